@@ -1,0 +1,122 @@
+"""Records -> shards. Equal records and settings give equal bytes."""
+
+import hashlib
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+
+import tensorflow as tf
+
+from t2i_tpu.data.schema import (
+    MANIFEST_NAME,
+    EmbeddingContract,
+    Manifest,
+    Record,
+    Shard,
+    TokenContract,
+    serialize,
+)
+from t2i_tpu.errors import UserError
+
+
+def write_dataset(
+    output: str,
+    splits: Mapping[str, Iterable[Record]],
+    *,
+    name: str,
+    num_streams: int = 16,
+    shard_size: int = 4096,  # examples a shard; one shard of each stream is held in memory to shuffle it
+    embedding: EmbeddingContract | None = None,
+    tokens: TokenContract | None = None,
+    label_names: Sequence[str] | None = None,
+) -> Manifest:
+    """Writes a data set into the folder `output` (local or gs://) and returns its manifest.
+
+    Record i of a split goes to stream i mod num_streams. Shards get their final name when they are
+    whole and the manifest is written last, so a folder with a manifest is a whole data set.
+
+    Raises:
+      UserError: `output` holds a data set already, a key comes twice, images differ in shape, or a
+        split has fewer records than streams.
+    """
+    manifest_path = posixpath.join(output, MANIFEST_NAME)
+    if tf.io.gfile.exists(manifest_path):
+        raise UserError(f"{output!r} already holds a data set; choose another folder or delete it first")
+    tf.io.gfile.makedirs(output)
+    checks = _Checks()
+    written = {
+        split: _write_split(output, split, checks.watch(records), num_streams, shard_size)
+        for split, records in splits.items()
+    }
+    size, _, channels = checks.image_shape
+    manifest = Manifest(
+        name=name,
+        image_size=size,
+        channels=channels,
+        splits=written,
+        embedding=embedding,
+        tokens=tokens,
+        label_names=tuple(label_names) if label_names else None,
+    )
+    with tf.io.gfile.GFile(manifest_path + ".tmp", "w") as file:
+        file.write(manifest.to_json())
+    tf.io.gfile.rename(manifest_path + ".tmp", manifest_path)
+    return manifest
+
+
+class _Checks:
+    """What must hold over all the records of a data set."""
+
+    def __init__(self):
+        self.keys, self.image_shape = set(), None
+
+    def watch(self, records: Iterable[Record]) -> Iterable[Record]:
+        for record in records:
+            if record.key in self.keys:
+                raise UserError(f"key {record.key!r} comes twice; keys must be unique in a data set")
+            self.keys.add(record.key)
+            self.image_shape = self.image_shape or record.image.shape
+            if record.image.shape != self.image_shape or record.image.shape[0] != record.image.shape[1]:
+                raise UserError(
+                    f"image {record.key!r} is {record.image.shape}, wanted square and as the first, "
+                    f"{self.image_shape}"
+                )
+            yield record
+
+
+def _write_split(output, split, records, num_streams, shard_size):
+    streams = [_StreamWriter(output, f"{split}-{index:04d}", shard_size) for index in range(num_streams)]
+    for index, record in enumerate(records):
+        streams[index % num_streams].write(serialize(record))
+    shards = tuple(stream.close() for stream in streams)
+    if not all(shards):
+        raise UserError(f"split {split!r} has fewer records than streams ({num_streams}); ask for fewer streams")
+    return shards
+
+
+class _StreamWriter:
+    def __init__(self, folder, prefix, shard_size):
+        self.folder, self.prefix, self.shard_size = folder, prefix, shard_size
+        self.shards, self.pending = [], []
+
+    def write(self, serialized: bytes) -> None:
+        self.pending.append(serialized)
+        if len(self.pending) == self.shard_size:
+            self._flush()
+
+    def close(self) -> tuple[Shard, ...]:
+        if self.pending:
+            self._flush()
+        return tuple(self.shards)
+
+    def _flush(self) -> None:
+        file = f"{self.prefix}-{len(self.shards):05d}.tfrecord"
+        path = posixpath.join(self.folder, file)
+        with tf.io.TFRecordWriter(path + ".tmp") as writer:
+            for serialized in self.pending:
+                writer.write(serialized)
+        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+        with tf.io.gfile.GFile(path, "rb") as written:
+            content = written.read()
+        digest = hashlib.sha256(content).hexdigest()
+        self.shards.append(Shard(file, len(self.pending), len(content), digest))
+        self.pending = []
