@@ -1,0 +1,30 @@
+"""Classifier-free guidance and thresholding of the denoised estimate."""
+
+import math
+
+from keras import ops
+
+
+def guide(conditional, unconditional, guidance_scale: float):
+    """w x0_cond + (1 - w) x0_uncond (Ho and Salimans, 2022); 1 = off."""
+    return guidance_scale * conditional + (1 - guidance_scale) * unconditional
+
+
+def threshold(x, percentile: float):
+    """Dynamic thresholding (Saharia et al., 2022, section 2.3), one percentile per image.
+
+    Values beyond s = max(1, percentile of |x|) are cut to s and the image divided by s. With
+    percentile 0 the image is clipped to [-1, 1].
+    """
+    if not percentile:
+        return ops.clip(x, -1.0, 1.0)
+    flat = ops.reshape(ops.abs(x), (ops.shape(x)[0], -1))
+    size = flat.shape[1] or math.prod(x.shape[1:])
+    position = percentile / 100 * (size - 1)  # linear interpolation, as numpy.percentile
+    low = math.floor(position)
+    largest = ops.top_k(flat, size - low)[0]
+    low_value = largest[:, -1]
+    high_value = largest[:, -2] if low + 1 < size else low_value
+    bound = low_value + (position - low) * (high_value - low_value)
+    bound = ops.reshape(ops.maximum(bound, 1.0), (-1, *[1] * (len(x.shape) - 1)))
+    return ops.clip(x, -bound, bound) / bound

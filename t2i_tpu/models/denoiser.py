@@ -1,0 +1,105 @@
+"""The Denoiser: network, conditioning, path and prediction type behind one call."""
+
+
+from keras import layers, ops
+
+from t2i_tpu.config import Config
+from t2i_tpu.diffusion import prediction
+from t2i_tpu.diffusion.path import PATHS
+from t2i_tpu.models.ancestor_unet import AncestorUNet, BatchNorm
+from t2i_tpu.models.conditioning import (
+    EmbeddingConditioner,
+    LabelConditioner,
+    TokenConditioner,
+)
+from t2i_tpu.models.unet import UNet
+
+
+class Denoiser(layers.Layer):
+    """Estimates the clean image from a noisy one, a noise level and a raw condition.
+
+    Raw conditions are as in `models.conditioning`; zeros are the null condition.
+    """
+
+    def __init__(self, config: Config, channels: int, condition_shape: "ConditionShape", **kwargs):
+        super().__init__(name="denoiser", **kwargs)
+        self.diffusion_path = PATHS[config.diffusion.path]
+        self.prediction_type = config.diffusion.prediction_type
+        self.image_shape = (config.data.image_size, config.data.image_size, channels)
+        self.condition_shape = condition_shape
+        self.conditioner = _make_conditioner(config, condition_shape)
+        self.network = _make_network(config, channels, condition_shape)
+
+    def call(self, x, noise_level, condition, training=False):
+        """The raw prediction, float32.
+
+        Args:
+          x: float32 [B, H, W, C], noisy images; data lies in [-1, 1].
+          noise_level: float32 [B] in [0, 1].
+          condition: the raw condition of each image.
+        """
+        x = ops.cast(x, self.compute_dtype)
+        prompt = self.conditioner(condition)
+        return ops.cast(self.network(x, noise_level, prompt, training=training), "float32")
+
+    def denoise(self, x, noise_level, condition):
+        """The denoised image, float32 [B, H, W, C]; arguments as for `call`."""
+        output = self(x, noise_level, condition)
+        level = noise_level[:, None, None, None]
+        return prediction.denoised(self.prediction_type, self.diffusion_path, output, x, level)
+
+    def build_variables(self) -> "Denoiser":
+        """Creates every variable, with one call on a batch of zeros."""
+        condition = ops.zeros(self.condition_shape.batch(1), self.condition_shape.dtype)
+        self(ops.zeros((1, *self.image_shape)), ops.zeros((1,)), condition)
+        return self
+
+    def batch_norms(self) -> list[BatchNorm]:
+        """The layers whose batch statistics a step folds into moving ones."""
+        return [layer for layer in self._flatten_layers() if isinstance(layer, BatchNorm)]
+
+
+class ConditionShape:
+    """What a data set's raw condition looks like: a name, a shape without batch, a dtype and, for
+    classes and tokens, how many there are."""
+
+    def __init__(self, kind: str, shape: tuple[int, ...], count: int = 0):
+        self.kind, self.shape, self.count = kind, shape, count
+        self.dtype = "float32" if kind == "embedding" else "int32"
+
+    def batch(self, size: int) -> tuple[int, ...]:
+        return (size, *self.shape)
+
+
+def _make_conditioner(config, condition_shape) -> layers.Layer:
+    ancestor = config.model.blocks == "ancestor"
+    dim = config.model.embedding_dim
+    if condition_shape.kind == "embedding":
+        # The ancestor halves a precomputed embedding and does not normalise it.
+        if ancestor:
+            return EmbeddingConditioner(condition_shape.shape[0] // 2, False, name="conditioner")
+        return EmbeddingConditioner(dim, name="conditioner")
+    if condition_shape.kind == "label":
+        return LabelConditioner(condition_shape.count, dim, name="conditioner")
+    return TokenConditioner(condition_shape.count, condition_shape.shape[0], dim, name="conditioner")
+
+
+def _make_network(config, channels, condition_shape) -> layers.Layer:
+    model = config.model
+    if model.blocks == "ancestor":
+        halved = condition_shape.kind == "embedding"
+        dim = condition_shape.shape[0] // 2 if halved else model.embedding_dim
+        return AncestorUNet(
+            channels, model.widths, model.block_depth, model.attention_levels, dim, name="unet"
+        )
+    return UNet(
+        channels,
+        model.widths,
+        model.block_depth,
+        model.attention_levels,
+        model.patch_size,
+        model.embedding_dim,
+        cross_attention=condition_shape.kind == "tokens",
+        dropout_rate=model.dropout_rate,
+        name="unet",
+    )

@@ -1,0 +1,105 @@
+"""The modern U-Net: residual blocks modulated by the condition, attention at coarse levels."""
+
+from keras import layers, ops
+
+from t2i_tpu.models.attention import Attention
+from t2i_tpu.models.blocks import (
+    Downsample,
+    GroupNorm,
+    NoiseLevelEmbedding,
+    ResidualBlock,
+    Upsample,
+    convolution,
+    depth_to_space,
+    space_to_depth,
+)
+
+
+class UNet(layers.Layer):
+    """noisy image, noise level, condition -> the raw prediction, shaped as the image."""
+
+    def __init__(
+        self,
+        channels: int,  # of the image
+        widths: tuple[int, ...],  # channels of each resolution, finest first
+        block_depth: int,  # residual blocks per resolution, down and up
+        attention_levels: tuple[bool, ...],  # which resolutions attend
+        patch_size: int,  # pixels to channels at the stem
+        embedding_dim: int,  # of the noise level's and the condition's vector
+        cross_attention: bool,  # attend to the condition's sequence too
+        dropout_rate: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.patch_size = patch_size
+        self.noise_level_embedding = NoiseLevelEmbedding(embedding_dim, name="noise_level_embedding")
+        self.stem = convolution(widths[0], name="stem")
+
+        def block(input_width, level, name):
+            attends = attention_levels[level]
+            return _Block(input_width, widths[level], attends, cross_attention, dropout_rate, name=name)
+
+        self.down, self.downsample, skips = [], [], [widths[0]]
+        width = widths[0]
+        for level in range(len(widths)):
+            if level:
+                self.downsample.append(Downsample(widths[level], name=f"downsample{level}"))
+                width = widths[level]
+                skips.append(width)
+            self.down.append([])
+            for index in range(block_depth):
+                self.down[-1].append(block(width, level, f"down{level}_{index}"))
+                width = widths[level]
+                skips.append(width)
+        self.middle = block(width, len(widths) - 1, "middle")
+        self.up, self.upsample = [], []
+        for level in reversed(range(len(widths))):
+            self.up.append([])
+            for index in range(block_depth + 1):
+                self.up[-1].append(block(width + skips.pop(), level, f"up{level}_{index}"))
+                width = widths[level]
+            if level:
+                self.upsample.append(Upsample(widths[level - 1], name=f"upsample{level}"))
+                width = widths[level - 1]
+        self.norm = GroupNorm(widths[0], name="norm")
+        self.head = convolution(patch_size**2 * channels, kernel_initializer="zeros", name="head")
+
+    def call(self, x, noise_level, condition, training=False):
+        """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]."""
+        vector = ops.silu(self.noise_level_embedding(noise_level) + condition.vector)
+        x = self.stem(space_to_depth(x, self.patch_size))
+        skips = [x]
+        for level, blocks in enumerate(self.down):
+            if level:
+                x = self.downsample[level - 1](x)
+                skips.append(x)
+            for block in blocks:
+                x = block(x, vector, condition, training=training)
+                skips.append(x)
+        x = self.middle(x, vector, condition, training=training)
+        for level, blocks in enumerate(self.up):
+            for block in blocks:
+                x = ops.concatenate([x, skips.pop()], axis=-1)
+                x = block(x, vector, condition, training=training)
+            if level < len(self.upsample):
+                x = self.upsample[level](x)
+        return depth_to_space(self.head(ops.silu(self.norm(x))), self.patch_size)
+
+
+class _Block(layers.Layer):
+    """A residual block, and self- and cross-attention where the level has them."""
+
+    def __init__(self, input_width, width, attends, cross_attention, dropout_rate, **kwargs):
+        super().__init__(**kwargs)
+        self.residual = ResidualBlock(input_width, width, dropout_rate, name="residual")
+        self.norms = [GroupNorm(width, name=f"norm{index}") for index in range(attends * (1 + cross_attention))]
+        self.attentions = [Attention(width, name=f"attention{index}") for index in range(len(self.norms))]
+
+    def call(self, x, vector, condition, training=False):
+        x = self.residual(x, vector, training=training)
+        _, height, width, channels = x.shape
+        contexts = [(None, None), (condition.sequence, condition.mask)]
+        for norm, attention, (context, mask) in zip(self.norms, self.attentions, contexts, strict=False):
+            flat = ops.reshape(norm(x), (-1, height * width, channels))
+            x = x + ops.reshape(attention(flat, context, mask), (-1, height, width, channels))
+        return x
