@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     COND_DROPOUT = 2
     FLIP = 3
     SAMPLE = 4
+    SHUFFLE = 5
 
 
 def keys(seed: int, purpose: Purpose, step, slots):

@@ -79,16 +79,17 @@ class AncestorUNet(layers.Layer):
             return made
 
         last = len(widths) - 1
-        self.down, self.up = [], []
+        down, up = [], []
         for level in range(last):
-            self.down.append([block(level, f"down{level}_{index}") for index in range(block_depth)])
+            down.append([block(level, f"down{level}_{index}") for index in range(block_depth)])
             skips += [width] * block_depth
-        self.middle = [block(last, f"middle{index}") for index in range(block_depth)]
+        middle = [block(last, f"middle{index}") for index in range(block_depth)]
         for level in reversed(range(last)):
-            self.up.append([])
+            up.append([])
             for index in range(block_depth):
                 width += skips.pop()
-                self.up[-1].append(block(level, f"up{level}_{index}"))
+                up[-1].append(block(level, f"up{level}_{index}"))
+        self.down, self.middle, self.up = down, middle, up  # Keras tracks what a list holds by now
         self.head = convolution(channels, kernel_size=1, kernel_initializer="zeros", name="head")
 
     def call(self, x, noise_level, condition, training=False):

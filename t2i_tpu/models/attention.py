@@ -28,8 +28,8 @@ class Attention(layers.Layer):
         self.key_gain = self.add_weight(shape=shape, initializer="ones", name="key_gain")
         self.built = True
 
-    def call(self, x, context=None, mask=None):
-        """x [B, T, C], context [B, S, D] (x itself where None), mask [B, S] true to attend
+    def call(self, x, context=None, attend_to=None):
+        """x [B, T, C], context [B, S, D] (x itself where None), attend_to bool [B, S]
         -> [B, T, C]."""
         context = x if context is None else context
         query = rms_norm(self._heads(self.query(x))) * self.query_gain
@@ -37,8 +37,8 @@ class Attention(layers.Layer):
         value = self._heads(self.value(context))
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) * self.head_dim**-0.5
         logits = ops.cast(logits, "float32")
-        if mask is not None:
-            logits = ops.where(mask[:, None, None, :], logits, -1e9)
+        if attend_to is not None:
+            logits = ops.where(attend_to[:, None, None, :], logits, -1e9)
         weights = ops.cast(ops.softmax(logits), value.dtype)
         mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return self.out(ops.reshape(mixed, (-1, x.shape[1], self.heads * self.head_dim)))

@@ -76,6 +76,6 @@ class _TransformerBlock(layers.Layer):
         self.expand = layers.Dense(4 * dim, activation="gelu", name="expand")
         self.contract = layers.Dense(dim, kernel_initializer="zeros", name="contract")
 
-    def call(self, x, mask):
-        x = x + self.attention(self.norm1(x), mask=mask)
+    def call(self, x, attend_to):
+        x = x + self.attention(self.norm1(x), attend_to=attend_to)
         return x + self.contract(self.expand(self.norm2(x)))

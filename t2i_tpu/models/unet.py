@@ -39,28 +39,28 @@ class UNet(layers.Layer):
             attends = attention_levels[level]
             return _Block(input_width, widths[level], attends, cross_attention, dropout_rate, name=name)
 
-        self.down, self.downsample, skips = [], [], [widths[0]]
-        width = widths[0]
+        down, downsample, up, upsample = [], [], [], []
+        width, skips = widths[0], [widths[0]]
         for level in range(len(widths)):
             if level:
-                self.downsample.append(Downsample(widths[level], name=f"downsample{level}"))
                 width = widths[level]
+                downsample.append(Downsample(width, name=f"downsample{level}"))
                 skips.append(width)
-            self.down.append([])
+            down.append([])
             for index in range(block_depth):
-                self.down[-1].append(block(width, level, f"down{level}_{index}"))
-                width = widths[level]
+                down[-1].append(block(width, level, f"down{level}_{index}"))
                 skips.append(width)
         self.middle = block(width, len(widths) - 1, "middle")
-        self.up, self.upsample = [], []
         for level in reversed(range(len(widths))):
-            self.up.append([])
+            up.append([])
             for index in range(block_depth + 1):
-                self.up[-1].append(block(width + skips.pop(), level, f"up{level}_{index}"))
+                up[-1].append(block(width + skips.pop(), level, f"up{level}_{index}"))
                 width = widths[level]
             if level:
-                self.upsample.append(Upsample(widths[level - 1], name=f"upsample{level}"))
                 width = widths[level - 1]
+                upsample.append(Upsample(width, name=f"upsample{level}"))
+        # Keras tracks what a list holds when it is assigned.
+        self.down, self.downsample, self.up, self.upsample = down, downsample, up, upsample
         self.norm = GroupNorm(widths[0], name="norm")
         self.head = convolution(patch_size**2 * channels, kernel_initializer="zeros", name="head")
 
@@ -101,5 +101,5 @@ class _Block(layers.Layer):
         contexts = [(None, None), (condition.sequence, condition.mask)]
         for norm, attention, (context, mask) in zip(self.norms, self.attentions, contexts, strict=False):
             flat = ops.reshape(norm(x), (-1, height * width, channels))
-            x = x + ops.reshape(attention(flat, context, mask), (-1, height, width, channels))
+            x = x + ops.reshape(attention(flat, context, attend_to=mask), (-1, height, width, channels))
         return x

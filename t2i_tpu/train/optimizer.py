@@ -1,0 +1,131 @@
+"""The update after the gradients are summed: clip, AdamW, averages, loss scale; or skip it all.
+
+Keras' optimizers sum over replicas after they clip, and cannot leave a step out under
+MirroredStrategy (keras #18666), so the update is written here around TensorFlow's fused Adam. It
+has no branch: a step with a non-finite gradient runs with factors under which nothing moves.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from t2i_tpu.config import TrainConfig
+from t2i_tpu.models.ancestor_unet import BatchNorm
+from t2i_tpu.train.state import TrainState
+
+BETA_1, EPSILON = 0.9, 1e-8
+LOSS_SCALE_GROWTH_INTERVAL = 2000
+
+
+def learning_rate(train: TrainConfig, step: tf.Tensor) -> tf.Tensor:
+    """float32 rate of a step: linear warm-up, then constant or a cosine to 0 at total_steps."""
+    step = tf.cast(step, tf.float32)
+    rate = train.learning_rate * tf.minimum(1.0, (step + 1) / max(1, train.warmup_steps))
+    if train.decay == "cosine":
+        rate *= 0.5 * (1 + tf.cos(np.pi * tf.minimum(1.0, step / train.total_steps)))
+    return rate
+
+
+def ema_gamma(std: float) -> float:
+    """Exponent of the power-function average of relative width `std` (Karras et al., 2023,
+    equation 126): the root of gamma**3 + 7 gamma**2 + (16 - 1/std**2) gamma + 12 - 1/std**2."""
+    inverse = std**-2
+    return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
+
+
+def apply_gradients(
+    state: TrainState,
+    train: TrainConfig,
+    gradients: Sequence[tf.Tensor],  # of the loss times the loss scale, summed over replicas
+    statistics: Sequence[tf.Tensor],  # of the batch norms, averaged over replicas: mean, variance, ...
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Updates the state by one step, in a replica's context.
+
+    Returns:
+      The gradient's global norm before clipping, and 1.0 if the step was skipped, else 0.0.
+    """
+    unscale = 1.0 / state.loss_scale
+    norm = tf.linalg.global_norm(gradients) * unscale
+    finite = tf.math.is_finite(norm)
+    factor = unscale * (train.clip_norm / tf.maximum(norm, train.clip_norm) if train.clip_norm else 1.0)
+    factor = tf.where(finite, factor, 0.0)
+    gradients = [tf.math.multiply_no_nan(gradient, factor) for gradient in gradients]
+    good = tf.cast(finite, tf.float32)
+
+    # Bias correction and averages count the steps that were not skipped. A skipped one leaves the
+    # moments as they are (decay 1, gradient 0), the weights (rate 0) and the averages (share 0).
+    count = tf.cast(state.updates, tf.float32) + 1.0
+    rate = good * learning_rate(train, state.step)
+    decay_1 = tf.where(finite, BETA_1, 1.0)
+    decay_2 = tf.where(finite, train.beta_2, 1.0)
+    adam = {
+        "beta1_power": good * BETA_1**count,
+        "beta2_power": good * train.beta_2**count,
+        "lr": rate,
+        "beta1": decay_1,
+        "beta2": decay_2,
+        "epsilon": EPSILON,
+    }
+    shares = [good * (1.0 - (1.0 - 1.0 / count) ** (ema_gamma(std) + 1)) for std in train.ema_stds]
+
+    scalars = {"adam": adam, "weight_decay": rate * train.weight_decay, "shares": shares, "good": good}
+    scalars["statistics_share"] = good * (1.0 - BatchNorm.momentum)
+    context = tf.distribute.get_replica_context()
+    context.merge_call(_update, args=(state, train, gradients, statistics, scalars))
+    return norm, 1.0 - good
+
+
+def _update(strategy, state, train, gradients, statistics, scalars):
+    """In the cross-replica context: every device updates its own copy of every variable."""
+
+    def update(variable, function, *args):
+        strategy.extended.update(variable, function, args=args, group=False)
+
+    moments = zip(state.weights, gradients, state.first_moments, state.second_moments, strict=True)
+    for weight, gradient, m, v in moments:
+        if train.weight_decay:
+            update(weight, _decay, scalars["weight_decay"])
+        update(weight, _adam, m, v, gradient, scalars["adam"])
+    for moving, batch in zip(state.moving_statistics(), statistics, strict=True):
+        update(moving, _move, batch, scalars["statistics_share"])
+    for average, share in zip(state.averages, scalars["shares"], strict=True):
+        for copy, weight in zip(average.trainable_variables, state.weights, strict=True):
+            update(copy.value, _move, weight, share)
+        for copy, moving in zip(state.moving_statistics(average), state.moving_statistics(), strict=True):
+            update(copy, _move, moving, scalars["good"])
+    update(state.step, _add, 1)
+    update(state.updates, _add, scalars["good"])
+    if state.scales_loss:
+        update(state.loss_scale, _rescale, state.updates_since_scaling, scalars["good"])
+
+
+def _adam(weight, m, v, gradient, adam):
+    tf.raw_ops.ResourceApplyAdam(
+        var=weight.handle,
+        m=m.handle,
+        v=v.handle,
+        grad=gradient,
+        **adam,
+    )
+
+
+def _decay(weight, share):
+    weight.assign(weight * (1.0 - share))
+
+
+def _move(average, value, share):
+    average.assign_add((value - average) * share)
+
+
+def _add(counter, amount):
+    counter.assign_add(tf.cast(amount, counter.dtype))
+
+
+def _rescale(loss_scale, updates_since, good):
+    """Micikevicius et al., 2018: half after an overflow, double after a long time without one."""
+    since = (updates_since + 1) * tf.cast(good, tf.int64)
+    grow = since >= LOSS_SCALE_GROWTH_INTERVAL
+    changed = tf.where(grow, loss_scale * 2.0, loss_scale)
+    loss_scale.assign(tf.where(good > 0, changed, tf.maximum(loss_scale * 0.5, 1.0)))
+    updates_since.assign(tf.where(grow, tf.zeros_like(since), since))

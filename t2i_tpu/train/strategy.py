@@ -1,0 +1,75 @@
+"""Where a run computes: the tf.distribute strategy, and what its hardware is good at."""
+
+import os
+
+import tensorflow as tf
+
+from t2i_tpu.config import TrainConfig
+from t2i_tpu.errors import UserError
+
+STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """One of STRATEGIES -> its strategy.
+
+    auto is multiworker where TF_CONFIG is set, else gpu where there is one, else cpu. On gpu and
+    cpu the batch is spread over all the (logical) devices of the kind.
+
+    Raises:
+      UserError: no such strategy, or not the hardware for it.
+    """
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if name == "auto":
+        name = "multiworker" if os.environ.get("TF_CONFIG") else "gpu" if gpus else "cpu"
+    if name == "cpu":
+        return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices("CPU")])
+    if name == "gpu":
+        if not gpus:
+            raise UserError("--strategy=gpu: TensorFlow sees no GPU; install t2i-tpu[gpu] and a driver, or use cpu")
+        return tf.distribute.MirroredStrategy(gpus)
+    if name == "multiworker":
+        if not os.environ.get("TF_CONFIG"):
+            raise UserError("--strategy=multiworker: TF_CONFIG is not set; it names the workers and this one's index")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "tpu":
+        raise UserError("--strategy=tpu: this version cannot train on a TPU yet; use cpu, gpu or multiworker")
+    raise UserError(f"--strategy={name}: it must be one of {', '.join(STRATEGIES)}")
+
+
+def dtype_policy(train: TrainConfig) -> str:
+    """The Keras dtype policy: bfloat16 where the hardware multiplies it fast, float16 where it has
+    only that, float32 otherwise."""
+    if train.dtype_policy != "auto":
+        return train.dtype_policy
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+        return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
+    return "mixed_bfloat16" if _cpu_multiplies_bfloat16() else "float32"
+
+
+def use_xla(train: TrainConfig) -> bool:
+    """Whether to compile a replica's forward and backward with XLA: on GPUs it fuses what is bound
+    by memory; on CPUs oneDNN's convolutions are twice as fast as XLA's."""
+    if train.jit_compile == "auto":
+        return bool(tf.config.list_physical_devices("GPU"))
+    return train.jit_compile == "on"
+
+
+def per_replica_batch_size(strategy: tf.distribute.Strategy, global_batch_size: int) -> int:
+    replicas = strategy.num_replicas_in_sync
+    if global_batch_size % replicas:
+        raise UserError(
+            f"config.train.global_batch_size is {global_batch_size}; {replicas} replicas need a multiple of {replicas}"
+        )
+    return global_batch_size // replicas
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
