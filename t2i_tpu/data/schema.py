@@ -89,7 +89,9 @@ class Manifest:
 
     def streams(self, split: str) -> tuple[tuple[Shard, ...], ...]:
         if split not in self.splits:
-            raise UserError(f"data set {self.name!r} has no split {split!r}, only {', '.join(self.splits)}")
+            raise UserError(
+                f"data set {self.name!r} has no split {split!r}, only {', '.join(self.splits)}"
+            )
         return self.splits[split]
 
     def to_json(self) -> str:
@@ -100,7 +102,9 @@ class Manifest:
         """Raises KeyError, TypeError or ValueError where `text` is not a manifest."""
         fields = json.loads(text)
         if fields["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version {fields['format_version']}, this program reads {FORMAT_VERSION}")
+            raise ValueError(
+                f"format_version {fields['format_version']}, this program reads {FORMAT_VERSION}"
+            )
         fields["splits"] = {
             split: tuple(tuple(Shard(**shard) for shard in stream) for stream in streams)
             for split, streams in fields["splits"].items()
@@ -117,13 +121,16 @@ def read_manifest(folder: str) -> Manifest:
     """Reads `folder`/manifest.json and checks that every shard is there at its full size."""
     path = posixpath.join(folder, MANIFEST_NAME)
     if not tf.io.gfile.exists(path):
-        raise UserError(f"no data set at {folder!r}: {MANIFEST_NAME} is missing; check the path or prepare it")
-    with tf.io.gfile.GFile(path) as file:
-        text = file.read()
+        raise UserError(
+            f"no data set at {folder!r}: {MANIFEST_NAME} is missing; check the path or prepare it"
+        )
     try:
-        manifest = Manifest.from_json(text)
+        with tf.io.gfile.GFile(path) as file:
+            manifest = Manifest.from_json(file.read())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not a manifest that this version reads: {error!r}; prepare it again") from error
+        raise UserError(
+            f"{path} is not a manifest that this version reads: {error!r}; prepare it again"
+        ) from error
     for streams in manifest.splits.values():
         for shard in (shard for stream in streams for shard in stream):
             _check_size(posixpath.join(folder, shard.file), shard.num_bytes)
@@ -134,7 +141,9 @@ def _check_size(path: str, num_bytes: int) -> None:
     try:
         found = tf.io.gfile.stat(path).length
     except tf.errors.NotFoundError:
-        raise UserError(f"shard {path} is missing; restore it or prepare the data set again") from None
+        raise UserError(
+            f"shard {path} is missing; restore it or prepare the data set again"
+        ) from None
     if found != num_bytes:
         raise UserError(
             f"shard {path} has {found} bytes, its manifest says {num_bytes}: "
@@ -174,7 +183,9 @@ def parse(serialized: tf.Tensor, manifest: Manifest) -> dict[str, tf.Tensor]:
         features["tokens"] = tf.io.RaggedFeature(tf.int64)
     example = tf.io.parse_single_example(serialized, features)
     image = tf.io.decode_png(example["image"], channels=manifest.channels)
-    example["image"] = tf.ensure_shape(image, [manifest.image_size, manifest.image_size, manifest.channels])
+    example["image"] = tf.ensure_shape(
+        image, [manifest.image_size, manifest.image_size, manifest.channels]
+    )
     if manifest.embedding:
         values = tf.io.decode_raw(example["embedding"], tf.float32)
         example["embedding"] = tf.ensure_shape(values, [manifest.embedding.dim])
@@ -182,7 +193,9 @@ def parse(serialized: tf.Tensor, manifest: Manifest) -> dict[str, tf.Tensor]:
         example["label"] = tf.cast(example["label"], tf.int32)
     if manifest.tokens:
         tokens = tf.cast(example["tokens"][:length], tf.int32)
-        example["tokens"] = tf.ensure_shape(tf.pad(tokens, [[0, length - tf.shape(tokens)[0]]]), [length])
+        example["tokens"] = tf.ensure_shape(
+            tf.pad(tokens, [[0, length - tf.shape(tokens)[0]]]), [length]
+        )
     return example
 
 

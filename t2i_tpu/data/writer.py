@@ -4,6 +4,7 @@ import hashlib
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.data.schema import (
@@ -24,7 +25,7 @@ def write_dataset(
     *,
     name: str,
     num_streams: int = 16,
-    shard_size: int = 4096,  # examples a shard; one shard of each stream is held in memory to shuffle it
+    shard_size: int = 4096,  # examples; a shard of each stream is held in memory to shuffle it
     embedding: EmbeddingContract | None = None,
     tokens: TokenContract | None = None,
     label_names: Sequence[str] | None = None,
@@ -35,14 +36,16 @@ def write_dataset(
     whole and the manifest is written last, so a folder with a manifest is a whole data set.
 
     Raises:
-      UserError: `output` holds a data set already, a key comes twice, images differ in shape, or a
-        split has fewer records than streams.
+      UserError: `output` holds a data set already, a key comes twice, images differ in shape, a
+        record lacks what the manifest promises, or a split has fewer records than streams.
     """
     manifest_path = posixpath.join(output, MANIFEST_NAME)
     if tf.io.gfile.exists(manifest_path):
-        raise UserError(f"{output!r} already holds a data set; choose another folder or delete it first")
+        raise UserError(
+            f"{output!r} already holds a data set; choose another folder or delete it first"
+        )
     tf.io.gfile.makedirs(output)
-    checks = _Checks()
+    checks = _Checks(embedding, tokens, label_names)
     written = {
         split: _write_split(output, split, checks.watch(records), num_streams, shard_size)
         for split, records in splits.items()
@@ -66,30 +69,57 @@ def write_dataset(
 class _Checks:
     """What must hold over all the records of a data set."""
 
-    def __init__(self):
+    def __init__(self, embedding, tokens, label_names):
+        self.embedding, self.tokens, self.label_names = embedding, tokens, label_names
         self.keys, self.image_shape = set(), None
 
     def watch(self, records: Iterable[Record]) -> Iterable[Record]:
         for record in records:
             if record.key in self.keys:
-                raise UserError(f"key {record.key!r} comes twice; keys must be unique in a data set")
-            self.keys.add(record.key)
-            self.image_shape = self.image_shape or record.image.shape
-            if record.image.shape != self.image_shape or record.image.shape[0] != record.image.shape[1]:
                 raise UserError(
-                    f"image {record.key!r} is {record.image.shape}, wanted square and as the first, "
-                    f"{self.image_shape}"
+                    f"key {record.key!r} comes twice; keys must be unique in a data set"
                 )
+            self.keys.add(record.key)
+            self._check_image(record)
+            self._check_promises(record)
             yield record
+
+    def _check_image(self, record: Record) -> None:
+        shape, dtype = record.image.shape, record.image.dtype
+        self.image_shape = self.image_shape or shape
+        square = len(shape) == 3 and shape[0] == shape[1] and shape[2] in (1, 3)
+        if not square or shape != self.image_shape or dtype != np.uint8:
+            raise UserError(
+                f"image {record.key!r} is {dtype} {shape}, wanted uint8, square, of 1 or 3 "
+                f"channels and as the first, {self.image_shape}"
+            )
+
+    def _check_promises(self, record: Record) -> None:
+        """What the manifest promises of every record must be in it."""
+        key, shape = record.key, np.shape(record.embedding)
+        if self.embedding and shape != (self.embedding.dim,):
+            raise UserError(
+                f"record {key!r} has an embedding of shape {shape}, wanted ({self.embedding.dim},)"
+            )
+        if self.tokens and record.tokens is None:
+            raise UserError(f"record {key!r} has no tokens in a data set of tokens")
+        if self.label_names and record.label not in range(len(self.label_names)):
+            raise UserError(
+                f"record {key!r} has label {record.label}, wanted 0 to {len(self.label_names) - 1}"
+            )
 
 
 def _write_split(output, split, records, num_streams, shard_size):
-    streams = [_StreamWriter(output, f"{split}-{index:04d}", shard_size) for index in range(num_streams)]
+    streams = [
+        _StreamWriter(output, f"{split}-{index:04d}", shard_size) for index in range(num_streams)
+    ]
     for index, record in enumerate(records):
         streams[index % num_streams].write(serialize(record))
     shards = tuple(stream.close() for stream in streams)
     if not all(shards):
-        raise UserError(f"split {split!r} has fewer records than streams ({num_streams}); ask for fewer streams")
+        raise UserError(
+            f"split {split!r} has fewer records than streams ({num_streams}); ask for fewer streams"
+        )
     return shards
 
 

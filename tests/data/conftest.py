@@ -1,0 +1,61 @@
+"""What the tests of data/ share: small records, small idx folders, and a plain reader of shards."""
+
+import gzip
+import posixpath
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from t2i_tpu.data.schema import Record, parse, read_manifest
+
+
+@pytest.fixture
+def make_records():
+    """`make_records(count, ...)`: seeded noise with all optional fields left out."""
+
+    def make(count, size=8, channels=3, prefix="r"):
+        images = np.random.default_rng(count).integers(0, 256, (count, size, size, channels))
+        return [
+            Record(f"{prefix}{index}", image.astype(np.uint8), caption=f"{prefix} {index}")
+            for index, image in enumerate(images)
+        ]
+
+    return make
+
+
+@pytest.fixture
+def read_shards():
+    """`read_shards(folder, split)`: parsed examples as numpy, stream after stream."""
+
+    def read(folder, split):
+        manifest = read_manifest(folder)
+        files = [
+            posixpath.join(folder, s.file) for stream in manifest.streams(split) for s in stream
+        ]
+        examples = tf.data.TFRecordDataset(files).map(lambda example: parse(example, manifest))
+        return list(examples.as_numpy_iterator())
+
+    return read
+
+
+@pytest.fixture
+def write_idx():
+    """`write_idx(folder, ...)`: the four files, by the format's definition; returns the arrays."""
+
+    def write(folder, train=20, test=17, gzipped=True, size=28):
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(0)
+        arrays = {}
+        for prefix, count in (("train", train), ("t10k", test)):
+            images = rng.integers(0, 256, (count, size, size)).astype(np.uint8)
+            labels = (np.arange(count) % 10).astype(np.uint8)
+            for stem, array in (("images-idx3", images), ("labels-idx1", labels)):
+                header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+                content = header + array.tobytes()
+                path = folder / f"{prefix}-{stem}-ubyte{'.gz' * gzipped}"
+                path.write_bytes(gzip.compress(content) if gzipped else content)
+            arrays[prefix] = images, labels
+        return arrays
+
+    return write

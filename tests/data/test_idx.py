@@ -1,0 +1,139 @@
+"""The idx reader, on small files of the true format, on damaged ones, and on Fashion MNIST."""
+
+import gzip
+import itertools
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from t2i_tpu.data.sources.idx import fingerprint, label_names, read_idx
+from t2i_tpu.errors import UserError
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+def test_records_are_the_files(tmp_path, write_idx, gzipped):
+    arrays = write_idx(tmp_path, train=20, test=17, gzipped=gzipped)
+    for split, prefix in (("train", "train"), ("heldout", "t10k")):
+        images, labels = arrays[prefix]
+        records = list(read_idx(str(tmp_path), split))
+        np.testing.assert_array_equal([record.image[:, :, 0] for record in records], images)
+        assert [record.label for record in records] == labels.tolist()
+        assert [record.caption for record in records] == [str(label) for label in labels]
+        assert records[0].image.shape == (28, 28, 1) and records[0].image.dtype == np.uint8
+    keys = [record.key for split in ("train", "heldout") for record in read_idx(tmp_path, split)]
+    assert len(set(keys)) == 37
+
+
+def test_labels_file_names_the_labels(tmp_path, write_idx):
+    write_idx(tmp_path)
+    before = fingerprint(tmp_path)
+    (tmp_path / "labels.txt").write_text("".join(f"class {label}\n" for label in range(10)))
+    assert next(read_idx(tmp_path, "train")).caption == "class 0"
+    assert fingerprint(tmp_path) != before
+    (tmp_path / "labels.txt").write_text("only one\n")
+    with pytest.raises(UserError, match="label 9 .* only 1 label names; .*labels.txt"):
+        read_idx(tmp_path, "train")
+
+
+def test_fingerprint_is_of_the_content(tmp_path, write_idx):
+    write_idx(tmp_path / "a")
+    write_idx(tmp_path / "b", gzipped=False)
+    write_idx(tmp_path / "c", test=18)
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b") != fingerprint(tmp_path / "c")
+
+
+def damage(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+def regzip(change):
+    return lambda content: gzip.compress(change(gzip.decompress(content)))
+
+
+DAMAGES = {
+    "empty": (lambda content: b"", "is empty"),
+    "empty inside": (regzip(lambda content: b""), "is empty"),
+    "cut gzip": (lambda content: content[: len(content) // 2], "cannot read"),
+    "not gzip": (lambda content: b"<html>404</html>", "cannot read"),
+    "corrupt gzip": (lambda content: content[:200] + b"\0" * 50 + content[250:], "cannot read"),
+    "cut data": (regzip(lambda content: content[:-1]), r"has \d+ bytes of data"),
+    "long data": (regzip(lambda content: content + b"x"), r"has \d+ bytes of data"),
+    "cut header": (regzip(lambda content: content[:6]), "has 0 bytes of data"),
+    "no items": (regzip(lambda content: content[:4] + bytes(12)), "asks for at least one"),
+    "magic": (regzip(lambda content: b"\x89PNG" + content[4:]), "not an idx file .*89504e47"),
+    "floats": (regzip(lambda content: b"\0\0\x0d\x03" + content[4:]), "not an idx file"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_told_in_one_line(tmp_path, write_idx, kind):
+    change, message = DAMAGES[kind]
+    write_idx(tmp_path)
+    damage(tmp_path / "t10k-images-idx3-ubyte.gz", change)
+    with pytest.raises(UserError, match=message) as raised:
+        read_idx(tmp_path, "heldout")
+    assert "t10k-images-idx3-ubyte.gz" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_swapped_files(tmp_path, write_idx):
+    write_idx(tmp_path)
+    images, labels = (tmp_path / f"train-{n}-ubyte.gz" for n in ("images-idx3", "labels-idx1"))
+    labels.write_bytes(images.read_bytes())
+    with pytest.raises(UserError, match="train-labels-idx1-ubyte.* not an idx file .*1 dimensions"):
+        read_idx(tmp_path, "train")
+
+
+def test_images_without_their_labels(tmp_path, write_idx):
+    write_idx(tmp_path / "long", train=30)
+    write_idx(tmp_path / "short", train=20)
+    name = "train-labels-idx1-ubyte.gz"
+    (tmp_path / "long" / name).write_bytes((tmp_path / "short" / name).read_bytes())
+    with pytest.raises(UserError, match="30 images and 20 labels in its train- files"):
+        read_idx(tmp_path / "long", "train")
+
+
+@pytest.mark.parametrize("stem", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_missing_file(tmp_path, write_idx, stem):
+    write_idx(tmp_path)
+    (tmp_path / f"{stem}.gz").unlink()
+    with pytest.raises(UserError, match=f"has no {stem}.gz"):
+        read_idx(tmp_path, "heldout" if stem.startswith("t10k") else "train")
+    with pytest.raises(UserError, match="idx folder .* has no"):
+        read_idx(tmp_path / "nowhere", "train")
+
+
+FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+
+
+def decode_with_tensorflow(path, header):
+    content = tf.io.decode_compressed(tf.io.read_file(path), "GZIP")
+    return tf.io.decode_raw(content, tf.uint8).numpy()[header:]
+
+
+@pytest.mark.parametrize(
+    ("split", "prefix", "each"), [("train", "train", 6000), ("heldout", "t10k", 1000)]
+)
+def test_the_real_fashion_mnist(fashion_mnist_idx, split, prefix, each):
+    folder = str(fashion_mnist_idx)
+    assert list(label_names(folder)) == FASHION
+    records = list(read_idx(folder, split))
+    assert np.bincount([record.label for record in records]).tolist() == [each] * 10
+    assert all(record.caption == FASHION[record.label] for record in records)
+
+    paths = [os.path.join(folder, f"{prefix}-{n}-ubyte.gz") for n in ("images-idx3", "labels-idx1")]
+    pixels = decode_with_tensorflow(paths[0], header=16).reshape(-1, 28, 28)
+    labels = decode_with_tensorflow(paths[1], header=8)
+    for index in itertools.chain(range(10), range(999, each * 10, 997)):
+        np.testing.assert_array_equal(records[index].image[:, :, 0], pixels[index])
+        assert records[index].label == labels[index]
+
+
+def test_the_real_fashion_mnist_has_its_published_statistics(fashion_mnist_idx):
+    """The mean and deviation that the field normalises Fashion MNIST by: 0.2860 and 0.3530."""
+    images = np.stack([record.image for record in read_idx(str(fashion_mnist_idx), "train")])
+    assert images.shape == (60000, 28, 28, 1)
+    assert images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)
+    assert images.std() / 255 == pytest.approx(0.3530, abs=1e-4)
+    assert next(read_idx(str(fashion_mnist_idx), "train")).caption == "Ankle boot"
