@@ -1,0 +1,60 @@
+"""Saving and restoring a run's variables, strictly: every one must be there and match."""
+
+import posixpath
+
+import tensorflow as tf
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.train.state import TrainState, weight_trackables
+
+
+class Checkpointer:
+    """The checkpoints of a workdir, on disk or gs://; keeps the newest `keep`."""
+
+    def __init__(self, workdir: str, state: TrainState, keep: int):
+        self.state = state
+        checkpoint = tf.train.Checkpoint(**state.trackables())
+        folder = checkpoint_folder(workdir)
+        self.manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=keep, checkpoint_name="step")
+
+    def restore(self) -> int:
+        """Restores the newest checkpoint, if there is one, and returns the step to go on from."""
+        latest = self.manager.latest_checkpoint
+        if latest:
+            _read(self.manager.checkpoint, latest).assert_consumed()
+        return int(self.state.step.numpy())
+
+    def save(self) -> None:
+        self.manager.save(checkpoint_number=int(self.state.step.numpy()), check_interval=False)
+
+
+def restore_weights(workdir: str, denoiser, averages: list) -> int:
+    """Restores what sampling needs from the newest checkpoint of a workdir; returns its step.
+
+    Raises:
+      UserError: there is no checkpoint, or it does not fit the config.
+    """
+    latest = tf.train.latest_checkpoint(checkpoint_folder(workdir))
+    if not latest:
+        raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
+    step = tf.Variable(0, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(step=step, **weight_trackables(denoiser, averages))
+    _read(checkpoint, latest).expect_partial()
+    return int(step.numpy())
+
+
+def checkpoint_folder(workdir: str) -> str:
+    return posixpath.join(workdir, "checkpoints")
+
+
+def _read(checkpoint, path):
+    try:
+        status = checkpoint.read(path)
+        status.assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"checkpoint {path} does not fit this config and version, or is damaged: {reason}; "
+            "remove it to take the one before"
+        ) from error
+    return status
