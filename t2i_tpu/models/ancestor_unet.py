@@ -2,12 +2,14 @@
 
 The same function as the ancestor's, computed at less cost. Its prompt is an image of equal pixels;
 pooling, resizing and normalising leave it so, and a softmax over equal pixels is uniform. So its
-prompt lives here at one pixel, and its cross-attention is what that comes to: the prompt's value,
-added everywhere (its query and key projections have no effect there and never see a gradient).
-Attention is unscaled, and normalisation is over the batch, as there: the one network of this
-package whose result depends on how a batch is spread over replicas.
+prompt lives here at one pixel; its cross-attention is what that comes to, the prompt's value added
+everywhere (its query and key projections have no effect there and never see a gradient); and the
+first block convolves the prompt's 544 channels once instead of once a pixel. Attention is unscaled,
+and normalisation is over the batch, as there: the one network of this package whose result depends
+on how a batch is spread over replicas.
 """
 
+import numpy as np
 from keras import layers, ops
 
 from t2i_tpu.models.blocks import convolution, sinusoids
@@ -70,11 +72,12 @@ class AncestorUNet(layers.Layer):
         self.stem = convolution(widths[0], kernel_size=1, name="stem")
         prompt_dim = embedding_dim + 32
         self.prompt_norm = BatchNorm(prompt_dim, name="prompt_norm")
-        width, skips = widths[0] + prompt_dim, []
+        width, skips = widths[0], []
 
         def block(level, name):
             nonlocal width
-            made = _Block(width, widths[level], attention_levels[level], prompt_dim, name=name)
+            first = name == "down0_0"
+            made = _Block(width, widths[level], attention_levels[level], prompt_dim, first, name=name)
             width = widths[level]
             return made
 
@@ -96,14 +99,12 @@ class AncestorUNet(layers.Layer):
         """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]."""
         waves = ops.cast(sinusoids(noise_level, 16), x.dtype)
         vector = ops.cast(condition.vector, x.dtype)
-        pixels = ops.concatenate([waves, vector], axis=-1)[:, None, None, :]
-        pixels = ops.broadcast_to(pixels, (*ops.shape(x)[:3], pixels.shape[-1]))
-        prompt = self.prompt_norm(ops.concatenate([vector, waves], axis=-1), training=training)
-        x = ops.concatenate([self.stem(x), pixels], axis=-1)
-        skips = []
+        raw_prompt = ops.concatenate([vector, waves], axis=-1)
+        prompt = self.prompt_norm(raw_prompt, training=training)
+        x, skips = self.stem(x), []
         for blocks in self.down:
             for block in blocks:
-                x = block(x, prompt, training=training)
+                x = block(x, prompt, raw_prompt, training=training)
                 skips.append(x)
             x = ops.average_pool(x, 2)
         for block in self.middle:
@@ -116,27 +117,77 @@ class AncestorUNet(layers.Layer):
 
 
 class _Block(layers.Layer):
-    """The DDIM example's residual block, then self- and cross-attention where there are any."""
+    """The DDIM example's residual block, then self- and cross-attention where there are any. The
+    first of all reads the raw prompt as further channels of its image."""
 
-    def __init__(self, input_width, width, attends, prompt_dim, **kwargs):
+    def __init__(self, input_width, width, attends, prompt_dim, first, **kwargs):
         super().__init__(**kwargs)
-        shortcut = input_width != width
-        self.shortcut = convolution(width, kernel_size=1, name="shortcut") if shortcut else None
+        self.prompted = first
+        self.shortcut = None
+        if first:
+            self.shortcut = _PromptedConvolution(input_width, prompt_dim, width, 1, name="shortcut")
+            self.prompt_norm = BatchNorm(prompt_dim, affine=False, name="prompt_norm")
+            self.conv1 = _PromptedConvolution(input_width, prompt_dim, width, 3, name="conv1")
+        else:
+            if input_width != width:
+                self.shortcut = convolution(width, kernel_size=1, name="shortcut")
+            self.conv1 = convolution(width, name="conv1")
         self.norm = BatchNorm(input_width, affine=False, name="norm")
-        self.conv1 = convolution(width, activation="swish", name="conv1")
         self.conv2 = convolution(width, name="conv2")
         self.self_attention = _SelfAttention(width, name="self_attention") if attends else None
         self.cross_attention = (
             _PromptAttention(width, prompt_dim, name="cross_attention") if attends else None
         )
 
-    def call(self, x, prompt, training=False):
-        residual = self.shortcut(x) if self.shortcut else x
-        x = self.conv2(self.conv1(self.norm(x, training=training))) + residual
+    def call(self, x, prompt, raw_prompt=None, training=False):
+        normed = self.norm(x, training=training)
+        if self.prompted:
+            residual = self.shortcut(x, raw_prompt)
+            x = self.conv1(normed, self.prompt_norm(raw_prompt, training=training))
+        else:
+            residual = self.shortcut(x) if self.shortcut else x
+            x = self.conv1(normed)
+        x = self.conv2(ops.silu(x)) + residual
         if self.self_attention:
             x = x + self.self_attention(x, training=training)
             x = x + self.cross_attention(prompt, training=training)
         return x
+
+
+class _PromptedConvolution(layers.Layer):
+    """A "same" convolution of an image whose last channels, the prompt's, are equal at all pixels.
+
+    There a pixel's result differs only by which taps of the kernel fall inside the image.
+    """
+
+    def __init__(self, image_width, prompt_dim, width, kernel_size, **kwargs):
+        super().__init__(**kwargs)
+        self.image_width, self.kernel_size, self.width = image_width, kernel_size, width
+        self.input_width = image_width + prompt_dim
+
+    def build(self, *_):
+        shape = (self.kernel_size, self.kernel_size, self.input_width, self.width)
+        self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
+        self.bias = self.add_weight(shape=(self.width,), initializer="zeros", name="bias")
+        self.built = True
+
+    def call(self, x, prompt):
+        """x [B, H, W, image_width], prompt [B, prompt_dim] -> [B, H, W, width]."""
+        _, height, width, _ = x.shape
+        taps = self.kernel_size**2
+        kernel = ops.reshape(self.kernel[:, :, self.image_width :], (taps, -1, self.width))
+        kernel = ops.reshape(ops.transpose(kernel, (1, 0, 2)), (-1, taps * self.width))
+        by_tap = ops.reshape(ops.matmul(prompt, kernel), (-1, taps, self.width))
+        inside = np.kron(_taps_inside(height, self.kernel_size), _taps_inside(width, self.kernel_size))
+        everywhere = ops.matmul(ops.convert_to_tensor(inside, dtype=x.dtype), by_tap)
+        everywhere = ops.reshape(everywhere + self.bias, (-1, height, width, self.width))
+        return ops.conv(x, self.kernel[:, :, : self.image_width], padding="same") + everywhere
+
+
+def _taps_inside(size, kernel_size):
+    """[size, kernel_size]: 1 where a tap of the kernel at a position falls inside the image."""
+    source = np.arange(size)[:, None] + np.arange(kernel_size) - kernel_size // 2
+    return ((source >= 0) & (source < size)).astype("float32")
 
 
 class _SelfAttention(layers.Layer):
