@@ -1,0 +1,1 @@
+"""What builds the embedded data set and its CLIP; `launch/build_embedded.py` runs it."""
