@@ -1,0 +1,83 @@
+"""Installs t2i-tpu: pip install -e ".[cpu]", or [gpu], [tpu]; the Makefile does it for you.
+
+The launch scripts and configs are not installed: run them from the checkout.
+"""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+README = ROOT / "README.md"
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "t2i_tpu/__init__.py").read_text("utf-8"))[1]
+
+# tensorflow-cpu is built for x86 Linux and Windows only; elsewhere plain tensorflow is as small.
+HAS_TENSORFLOW_CPU = "platform_machine == 'x86_64' or platform_machine == 'AMD64'"
+
+TFDS = [
+    "tensorflow-datasets>=4.9.9,<5",
+    "importlib_resources>=6.4",  # TFDS imports it and does not ask for it
+]
+
+setup(
+    name="t2i-tpu",
+    version=VERSION,
+    description="Text-to-image diffusion with Keras and tf.distribute, from a laptop to a TPU pod",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.10,<3.14",  # what TensorFlow 2.20 and 2.21 are built for
+    packages=find_packages(include=["t2i_tpu", "t2i_tpu.*"]),
+    package_data={
+        "t2i_tpu.data.embedded": [
+            f"**/*.{ending}"
+            for ending in ("tfrecord", "json", "onnx", "safetensors", "pt", "gz", "txt")
+        ]
+    },
+    zip_safe=False,
+    install_requires=[
+        "absl-py>=2.1",
+        "keras>=3.12,<4",
+        "ml_collections>=1.0",
+        "numpy>=1.26",
+        "onnxruntime>=1.20",  # the text tower of the embedded CLIP, without torch
+        "pillow>=10.3",
+        "tensorboard>=2.20",  # tf.summary loads it; TensorFlow 2.21 no longer asks for it
+        "tokenizers>=0.20,<1",
+        "tqdm>=4.66",
+    ],
+    # cpu, gpu and tpu are three builds of one module: install one of them.
+    extras_require={
+        "cpu": [
+            f"tensorflow-cpu>=2.20,<2.22; {HAS_TENSORFLOW_CPU}",
+            "tensorflow>=2.20,<2.22; platform_machine != 'x86_64' and platform_machine != 'AMD64'",
+        ],
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "tpu": [
+            "tensorflow-tpu==2.20.0",  # the newest there is
+            # tensorflow-tpu asks for libtpu~=0.0.14 and so gets the newest, which aborts at import:
+            # "ConfigureDistributedTpuOp_DoWork not available". 0.0.17 and 0.0.18 work.
+            "libtpu==0.0.18",
+        ],
+        "clip": [  # prompts through OpenAI's or LAION's CLIP; rebuilding the embedded one
+            "open_clip_torch>=3.0,<4",
+            "torch>=2.4",
+            "onnx>=1.17",
+            "onnxscript>=0.3",
+        ],
+        "data": TFDS,
+        "gcs": ["google-cloud-storage>=2.18,<4"],
+        "dev": [
+            *TFDS,
+            "pytest>=8.3,<10",
+            "pytest-timeout>=2.3",
+            "ruff==0.17.6",  # a newer one may format otherwise
+        ],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,55 @@
+"""Before any test: Keras on TensorFlow, four logical CPU devices, and what a skip means in CI."""
+
+import os
+import pathlib
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+import tensorflow as tf
+
+LOGICAL_DEVICES = 4  # most tests use one or two
+
+# Only before TensorFlow first asks for its devices, so here and not in a fixture.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * LOGICAL_DEVICES,
+)
+
+REQUIRE_ALL = os.environ.get("T2I_TPU_REQUIRE_ALL") == "1"
+FASHION_MNIST = pathlib.Path(
+    os.environ.get("T2I_TPU_FASHION_MNIST", "/usr/share/datasets/fashion-mnist")
+)
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_idx() -> pathlib.Path:
+    """The folder of the four real idx files, as Debian's dataset-fashion-mnist installs it."""
+    if not (FASHION_MNIST / "train-images-idx3-ubyte.gz").exists():
+        pytest.skip(
+            f"no Fashion MNIST in {FASHION_MNIST}: install Debian's dataset-fashion-mnist, "
+            "or set T2I_TPU_FASHION_MNIST to a folder of the four idx .gz files"
+        )
+    return FASHION_MNIST
+
+
+def _fail_if_skipped(report):
+    """T2I_TPU_REQUIRE_ALL=1: what could not run here has not passed."""
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"T2I_TPU_REQUIRE_ALL=1 allows no skip: {reason}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    outcome = yield
+    if not item.get_closest_marker("allowed_skip"):
+        _fail_if_skipped(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report():
+    outcome = yield  # a module that skips itself, as by pytest.importorskip
+    _fail_if_skipped(outcome.get_result())
