@@ -1,5 +1,6 @@
 """What the launch scripts share: flags, the config flag's errors, and one-line user errors."""
 
+import logging as python_logging
 import os
 import sys
 from collections.abc import Callable
@@ -28,7 +29,14 @@ def run(main: Callable[[], int | None]) -> None:
     What a user got wrong becomes one line on stderr and exit code 1; --verbosity=1 adds the trace.
     """
     logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_is_ours_or_a_warning)
     app.run(lambda _: _reported(main), flags_parser=lambda argv: _reported(lambda: _parse(argv)))
+
+
+def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:
+    return record.levelno >= python_logging.WARNING or "tensorflow" not in record.pathname
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -5,7 +5,8 @@ import posixpath
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.train.state import TrainState, weight_trackables
+from t2i_tpu.models.denoiser import Denoiser
+from t2i_tpu.train.state import TrainState, by_path
 
 
 class Checkpointer:
@@ -14,6 +15,7 @@ class Checkpointer:
     def __init__(self, workdir: str, state: TrainState, keep: int):
         self.state = state
         checkpoint = tf.train.Checkpoint(**state.trackables())
+        assert checkpoint.save_counter is not None  # made by asking, so that a restore can be strict
         folder = checkpoint_folder(workdir)
         self.manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=keep, checkpoint_name="step")
 
@@ -28,8 +30,9 @@ class Checkpointer:
         self.manager.save(checkpoint_number=int(self.state.step.numpy()), check_interval=False)
 
 
-def restore_weights(workdir: str, denoiser, averages: list) -> int:
-    """Restores what sampling needs from the newest checkpoint of a workdir; returns its step.
+def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
+    """Restores one model of a run, "weights" or "average0", from a workdir's newest checkpoint and
+    returns its step.
 
     Raises:
       UserError: there is no checkpoint, or it does not fit the config.
@@ -38,7 +41,7 @@ def restore_weights(workdir: str, denoiser, averages: list) -> int:
     if not latest:
         raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
     step = tf.Variable(0, dtype=tf.int64)
-    checkpoint = tf.train.Checkpoint(step=step, **weight_trackables(denoiser, averages))
+    checkpoint = tf.train.Checkpoint(step=step, **{name: by_path(denoiser)})
     _read(checkpoint, latest).expect_partial()
     return int(step.numpy())
 

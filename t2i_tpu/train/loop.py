@@ -20,6 +20,7 @@ from t2i_tpu.train import workdir as workdir_lib
 from t2i_tpu.train.checkpoint import Checkpointer
 from t2i_tpu.train.generator import Generator
 from t2i_tpu.train.optimizer import learning_rate
+from t2i_tpu.train.pictures import save_picture
 from t2i_tpu.train.preview import Preview
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.step import NUM_BANDS, make_device_loop, make_replica_step
@@ -134,7 +135,9 @@ class _Run:
         with self.writer.as_default(step=step):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
-        line = f"loss {scalars['loss']:.4f}, {scalars['images_per_second']:.0f} img/s"
+        line = f"loss {scalars['loss']:.4f}"
+        if log.seconds_per_step:
+            line += f", {scalars['images_per_second']:.0f} img/s"
         self.progress.set_postfix_str(line)
         if self.is_chief and self.progress.disable:
             remaining = (self.config.train.total_steps - step) * log.seconds_per_step
@@ -152,14 +155,9 @@ class _Run:
         picture = self.preview.draw(self.generator)
         if not self.is_chief:
             return
-        folder = posixpath.join(self.workdir, "previews")
-        tf.io.gfile.makedirs(folder)
-        pixels = np.asarray(picture)
-        path = posixpath.join(folder, f"step_{step:08d}.png")
-        with tf.io.gfile.GFile(path, "wb") as file:
-            file.write(tf.io.encode_png(pixels).numpy())
+        save_picture(picture, posixpath.join(self.workdir, "previews", f"step_{step:08d}.png"))
         with self.writer.as_default(step=step):
-            tf.summary.image("preview", pixels[None])
+            tf.summary.image("preview", np.asarray(picture)[None])
 
 
 class _Log:

@@ -14,7 +14,7 @@ class TrainState:
     """The variables of a run, made under a strategy; `trackables` names them for a checkpoint."""
 
     def __init__(self, config: Config, manifest: Manifest, policy: str, strategy: tf.distribute.Strategy):
-        keras.mixed_precision.set_global_policy(policy)
+        set_policy(policy)
         with strategy.scope():
             keras.utils.set_random_seed(config.seed)
             self.denoiser = make_denoiser(config, manifest)
@@ -58,14 +58,19 @@ class TrainState:
             "updates_since_scaling": self.updates_since_scaling,
             "first_moments": first,
             "second_moments": second,
-            **weight_trackables(self.denoiser, self.averages),
+            "weights": by_path(self.denoiser),
+            **{f"average{index}": by_path(average) for index, average in enumerate(self.averages)},
         }
 
 
-def weight_trackables(denoiser: Denoiser, averages: list[Denoiser]) -> dict[str, object]:
-    """The part of a checkpoint that sampling reads."""
-    named = {"weights": _by_path(denoiser)}
-    return named | {f"average{index}": _by_path(average) for index, average in enumerate(averages)}
+def by_path(denoiser: Denoiser) -> dict[str, tf.Variable]:
+    """A model's variables by name, as a checkpoint holds them."""
+    return {variable.path: variable.value for variable in denoiser.variables}
+
+
+def set_policy(policy: str) -> None:
+    """The dtype policy of every layer made from here on."""
+    keras.mixed_precision.set_global_policy(policy)
 
 
 def make_denoiser(config: Config, manifest: Manifest) -> Denoiser:
@@ -80,10 +85,6 @@ def condition_shape(config: Config, manifest: Manifest) -> ConditionShape:
     if kind == "label":
         return ConditionShape(kind, (), len(manifest.label_names))
     return ConditionShape(kind, (manifest.tokens.context_length,), manifest.tokens.vocab_size)
-
-
-def _by_path(denoiser):
-    return {variable.path: variable.value for variable in denoiser.variables}
 
 
 def _zeros_like(weight):

@@ -1,0 +1,63 @@
+"""Draw images: python launch/sample.py --workdir=runs/emoji32 --prompt="red heart" --output=heart.png
+
+--prompt (or --label, for a model of classes) may be given several times. Image i of every prompt is
+drawn from seed --seed + i, and is the same whatever else is drawn. An --output that ends in .png is
+one captioned picture; any other is a folder of single images at their own size.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import flags
+
+from t2i_tpu import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// path of a trained run.")
+PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw.")
+LABEL = flags.DEFINE_multi_string("label", [], "Class to draw: its name or number.")
+NUM_IMAGES = flags.DEFINE_integer("num_images", 4, "Images of each prompt.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the first image of each prompt.", lower_bound=0)
+STEPS = flags.DEFINE_integer("steps", None, "Of the sampler; more is finer and slower.")
+SAMPLER = flags.DEFINE_string("sampler", None, "ddim or dpmpp_2m.")
+GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "How hard to follow the prompt; 1 = off.")
+OUTPUT = flags.DEFINE_string("output", "sample.png", "A .png, or a folder.")
+STRATEGY = cli.define_strategy()
+flags.mark_flag_as_required("workdir")
+
+
+def main() -> None:
+    import numpy as np
+
+    from t2i_tpu.errors import UserError
+    from t2i_tpu.train import trained
+    from t2i_tpu.train.pictures import grid, picture_of, save_picture
+
+    names = PROMPT.value + LABEL.value
+    if not names:
+        raise UserError('nothing to draw; give --prompt="red heart" or, for a model of classes, --label=3')
+    model = trained.load(
+        WORKDIR.value,
+        STRATEGY.value,
+        steps=STEPS.value,
+        sampler=SAMPLER.value,
+        guidance_scale=GUIDANCE_SCALE.value,
+    )
+    conditions = model.conditions(PROMPT.value, LABEL.value)
+    seeds = np.arange(SEED.value, SEED.value + NUM_IMAGES.value)
+    noise = np.tile(model.generator.noise(seeds), (len(names), 1, 1, 1))
+    images = model.generator.images(np.repeat(conditions, len(seeds), axis=0), noise)
+    captions = [(name, seed) for name in names for seed in seeds]
+    if OUTPUT.value.lower().endswith(".png"):
+        title = f"{WORKDIR.value}, step {model.step}"
+        cells = [(image, f"{name} ({seed})") for image, (name, seed) in zip(images, captions, strict=True)]
+        save_picture(grid({title: cells}, columns=max(4, len(seeds))), OUTPUT.value)
+    else:
+        for index, (image, (_, seed)) in enumerate(zip(images, captions, strict=True)):
+            path = f"{OUTPUT.value.rstrip('/')}/{index // len(seeds):03d}_seed{seed}.png"
+            save_picture(picture_of(image), path)
+    print(f"drew {len(images)} image(s) into {OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,96 @@
+"""A trained model out of its workdir, ready to draw: prompts and labels -> images."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from t2i_tpu import config as config_lib
+from t2i_tpu.config import Config
+from t2i_tpu.data.encoders import make_encoder
+from t2i_tpu.data.schema import Manifest
+from t2i_tpu.errors import UserError
+from t2i_tpu.train import strategy as strategy_lib
+from t2i_tpu.train import workdir as workdir_lib
+from t2i_tpu.train.checkpoint import restore_weights
+from t2i_tpu.train.generator import Generator
+from t2i_tpu.train.state import make_denoiser, set_policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run's newest checkpoint.
+
+    Attributes:
+      config: resolved, as trained, with what the caller changed about sampling.
+      manifest: of the data set that it was trained on.
+      step: of the checkpoint.
+      generator: draws with the run's first average, or its weights where it has none.
+    """
+
+    config: Config
+    manifest: Manifest
+    step: int
+    generator: Generator
+
+    def conditions(self, prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+        """Raw conditions [N, ...] of prompts or of labels (names or numbers), whichever it takes.
+
+        Raises:
+          UserError: the model takes the other; a prompt is too long; a label is unknown; the
+            encoder is not the one that made the data set's embeddings.
+        """
+        if self.config.model.conditioning == "label":
+            if prompts:
+                raise UserError(f"this model was trained on labels; use --label, one of {self._labels()}")
+            return np.array([self._label(label) for label in labels], np.int32)
+        if labels:
+            raise UserError("this model was trained on prompts; use --prompt")
+        if self.config.model.conditioning == "tokens":
+            contract = self.manifest.tokens
+            ids = np.zeros((len(prompts), contract.context_length), np.int32)
+            for row, tokens in zip(ids, make_encoder(contract.encoder).tokenize(prompts), strict=True):
+                row[: len(tokens)] = tokens
+            return ids
+        contract = self.manifest.embedding
+        encoder = make_encoder(contract.encoder)
+        if encoder.weights_sha256 != contract.weights_sha256:
+            raise UserError(
+                f"encoder {contract.encoder!r} has other weights here than those that made the data set's "
+                "embeddings; install the version of them that it was prepared with"
+            )
+        return encoder.encode(prompts)
+
+    def _label(self, label: str) -> int:
+        """Counted from 1."""
+        names = list(self.manifest.label_names)
+        if label in names:
+            return names.index(label) + 1
+        if label.isdecimal() and int(label) < len(names):
+            return int(label) + 1
+        raise UserError(f"--label={label}: it must be one of {self._labels()}")
+
+    def _labels(self) -> str:
+        return ", ".join(self.manifest.label_names)
+
+
+def load(workdir: str, strategy_name: str = "auto", **sample) -> Trained:
+    """Opens a workdir (local or gs://) for sampling; `sample` replaces fields of config.sample that
+    are not None.
+
+    Raises:
+      UserError: there is no run or no checkpoint there, or a value is not allowed.
+    """
+    config, manifest = workdir_lib.read(workdir)
+    for name, value in sample.items():
+        if value is not None:
+            setattr(config.sample, name, value)
+    config = config_lib.resolve(config)
+    strategy = strategy_lib.make_strategy(strategy_name)
+    set_policy(strategy_lib.dtype_policy(config.train))
+    with strategy.scope():
+        denoiser = make_denoiser(config, manifest)
+    step = restore_weights(workdir, denoiser, "average0" if config.train.ema_stds else "weights")
+    xla = strategy_lib.use_xla(config.train)
+    return Trained(config, manifest, step, Generator(strategy, denoiser, config.sample, jit_compile=xla))
+
