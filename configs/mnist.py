@@ -6,7 +6,7 @@ Data: tensorflow-datasets downloads it (extra `data`); or --config.data.source=i
 four original files. Hardware, time and result: as configs/fashion_mnist.py.
 """
 
-from configs.fashion_mnist import get_config as fashion_mnist
+from fashion_mnist import get_config as fashion_mnist
 from t2i_tpu.config import Config
 
 

@@ -45,8 +45,11 @@ def _parse(argv: list[str]) -> list[str]:
         if name.startswith("config.") and name[7:] not in config_lib.field_names():
             near = config_lib.nearest(name[7:], config_lib.field_names())
             raise UserError(f"unknown key {name}{near}")
-        if name == "config" and "=" in argument and not os.path.exists(argument.split("=", 1)[1].split(":")[0]):
-            raise UserError(f"--config: there is no file {argument.split('=', 1)[1]!r}")
+        if name == "config" and "=" in argument:
+            path = argument.split("=", 1)[1]
+            if not os.path.isfile(path):
+                raise UserError(f"--config: there is no file {path!r}")
+            sys.path.append(os.path.dirname(os.path.abspath(path)))  # a config may import its neighbours
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
