@@ -6,6 +6,7 @@ Data, hardware and state: as configs/cifar10.py.
 """
 
 from cifar10 import get_config as cifar10
+
 from t2i_tpu.config import Config
 
 

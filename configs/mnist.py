@@ -7,6 +7,7 @@ four original files. Hardware, time and result: as configs/fashion_mnist.py.
 """
 
 from fashion_mnist import get_config as fashion_mnist
+
 from t2i_tpu.config import Config
 
 

@@ -20,12 +20,16 @@ FROM_PROMPT = flags.DEFINE_string("from_prompt", None, "Prompt of the first fram
 TO_PROMPT = flags.DEFINE_string("to_prompt", None, "Prompt of the last frame; mode embedding.")
 LABEL = flags.DEFINE_string("label", None, "Class to draw, for a model of classes; mode noise.")
 FROM_SEED = flags.DEFINE_integer("from_seed", 0, "Seed of the first frame.", lower_bound=0)
-TO_SEED = flags.DEFINE_integer("to_seed", None, "Seed of the last frame; mode noise.", lower_bound=0)
+TO_SEED = flags.DEFINE_integer(
+    "to_seed", None, "Seed of the last frame; mode noise.", lower_bound=0
+)
 MODE = flags.DEFINE_enum("mode", "embedding", ["embedding", "noise"], "What to walk through.")
 FRAMES = flags.DEFINE_integer("frames", 9, "Both ends included.", lower_bound=2)
 STEPS = flags.DEFINE_integer("steps", None, "Of the sampler.")
 SAMPLER = flags.DEFINE_string("sampler", None, "ddim or dpmpp_2m.")
-GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "How hard to follow the prompt; 1 = off.")
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "How hard to follow the prompt; 1 = off."
+)
 OUTPUT = flags.DEFINE_string("output", "interpolation.png", "A .png or a .gif.")
 STRATEGY = cli.define_strategy()
 flags.mark_flag_as_required("workdir")

@@ -20,7 +20,9 @@ NUM_IMAGES = flags.DEFINE_integer("num_images", 4, "Images of each prompt.", low
 SEED = flags.DEFINE_integer("seed", 0, "Of the first image of each prompt.", lower_bound=0)
 STEPS = flags.DEFINE_integer("steps", None, "Of the sampler; more is finer and slower.")
 SAMPLER = flags.DEFINE_string("sampler", None, "ddim or dpmpp_2m.")
-GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "How hard to follow the prompt; 1 = off.")
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "How hard to follow the prompt; 1 = off."
+)
 OUTPUT = flags.DEFINE_string("output", "sample.png", "A .png, or a folder.")
 STRATEGY = cli.define_strategy()
 flags.mark_flag_as_required("workdir")
@@ -35,7 +37,9 @@ def main() -> None:
 
     names = PROMPT.value + LABEL.value
     if not names:
-        raise UserError('nothing to draw; give --prompt="red heart" or, for a model of classes, --label=3')
+        raise UserError(
+            'nothing to draw; give --prompt="red heart" or, for a model of classes, --label=3'
+        )
     model = trained.load(
         WORKDIR.value,
         STRATEGY.value,
@@ -50,7 +54,10 @@ def main() -> None:
     captions = [(name, seed) for name in names for seed in seeds]
     if OUTPUT.value.lower().endswith(".png"):
         title = f"{WORKDIR.value}, step {model.step}"
-        cells = [(image, f"{name} ({seed})") for image, (name, seed) in zip(images, captions, strict=True)]
+        cells = [
+            (image, f"{name} ({seed})")
+            for image, (name, seed) in zip(images, captions, strict=True)
+        ]
         save_picture(grid({title: cells}, columns=max(4, len(seeds))), OUTPUT.value)
     else:
         for index, (image, (_, seed)) in enumerate(zip(images, captions, strict=True)):

@@ -13,7 +13,9 @@ from t2i_tpu import cli
 
 CONFIG = cli.define_config()
 STRATEGY = cli.define_strategy()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs://bucket/path for all that the run writes.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder or gs://bucket/path for all that the run writes."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 

@@ -49,13 +49,17 @@ def _parse(argv: list[str]) -> list[str]:
             path = argument.split("=", 1)[1]
             if not os.path.isfile(path):
                 raise UserError(f"--config: there is no file {path!r}")
-            sys.path.append(os.path.dirname(os.path.abspath(path)))  # a config may import its neighbours
+            sys.path.append(
+                os.path.dirname(os.path.abspath(path))
+            )  # a config may import its neighbours
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
     if len(rest) > 1:
-        raise UserError(f"{rest[1]!r} is not a flag; flags are written --name=value (--help lists them)")
+        raise UserError(
+            f"{rest[1]!r} is not a flag; flags are written --name=value (--help lists them)"
+        )
     return rest
 
 

@@ -12,18 +12,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from t2i_tpu.errors import UserError
+from t2i_tpu.recipes import RECIPES
 
 
 @dataclass
 class DataConfig:
-    source: str = "embedded:emoji"  # embedded:NAME | shards:DIR (local or gs://) | idx:DIR | tfds:NAME
+    source: str = (
+        "embedded:emoji"  # embedded:NAME | shards:DIR (local or gs://) | idx:DIR | tfds:NAME
+    )
     image_size: int = 32  # pixels; a whole fraction of the data set's
-    horizontal_flip: bool | None = None  # mirror half of the images (never where text or sides matter)
+    horizontal_flip: bool | None = (
+        None  # mirror half of the images (never where text or sides matter)
+    )
 
 
 @dataclass
 class ModelConfig:
-    conditioning: str = "embedding"  # embedding (precomputed) | label | tokens (trained with the denoiser)
+    conditioning: str = (
+        "embedding"  # embedding (precomputed) | label | tokens (trained with the denoiser)
+    )
     blocks: str | None = None  # modern | ancestor: the U-Net's building blocks
     widths: tuple[int, ...] | None = None  # channels of each resolution, finest first
     block_depth: int | None = None  # residual blocks per resolution
@@ -90,63 +97,6 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
 
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "ancestor": {
-        "data.horizontal_flip": False,
-        "model.blocks": "ancestor",
-        "model.widths": (64, 128, 192),
-        "model.block_depth": 2,
-        "model.attention_levels": (False, True, False),
-        "model.patch_size": 1,
-        "model.dropout_rate": 0.0,
-        "diffusion.path": "linear",
-        "diffusion.prediction_type": "denoised",
-        "diffusion.noise_levels": "half_normal",
-        "diffusion.loss": "absolute",
-        "diffusion.loss_weight": "uniform",
-        "diffusion.cond_dropout_rate": 0.15,
-        "sample.sampler": "ddim",
-        "sample.levels": "ancestor",
-        "sample.steps": 35,
-        "sample.guidance_scale": 3.0,
-        "sample.threshold_percentile": 99.5,
-        "train.learning_rate": 3e-4,
-        "train.warmup_steps": 0,
-        "train.decay": "constant",
-        "train.weight_decay": 0.0,
-        "train.beta_2": 0.999,
-        "train.clip_norm": 0.0,
-        "train.ema_stds": (),
-    },
-    "modern": {
-        "data.horizontal_flip": False,
-        "model.blocks": "modern",
-        "model.widths": (128, 256, 384),
-        "model.block_depth": 2,
-        "model.attention_levels": (False, True, True),
-        "model.patch_size": 2,
-        "model.dropout_rate": 0.0,
-        "diffusion.path": "linear",
-        "diffusion.prediction_type": "velocity",
-        "diffusion.noise_levels": "logit_normal",
-        "diffusion.loss": "squared",
-        "diffusion.loss_weight": "uniform",
-        "diffusion.cond_dropout_rate": 0.1,
-        "sample.sampler": "dpmpp_2m",
-        "sample.levels": "shifted",
-        "sample.steps": 20,
-        "sample.guidance_scale": 2.0,
-        "sample.threshold_percentile": 0.0,
-        "train.learning_rate": 1e-3,
-        "train.warmup_steps": 100,
-        "train.decay": "cosine",
-        "train.weight_decay": 0.0,
-        "train.beta_2": 0.99,
-        "train.clip_norm": 1.0,
-        "train.ema_stds": (0.1,),
-    },
-}
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "recipe": tuple(RECIPES),
@@ -259,7 +209,7 @@ def field_names() -> list[str]:
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """"; did you mean X?" or nothing."""
+    """ "; did you mean X?" or nothing."""
     match = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {match[0]!r}?" if match else ""
 
@@ -289,8 +239,14 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         return tuple(_typed(kind.__args__[0], item, name) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(kind, type) or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{name} is {value!r}; it must be of type {getattr(kind, '__name__', kind)}")
+    if (
+        not isinstance(kind, type)
+        or not isinstance(value, kind)
+        or (kind is int and isinstance(value, bool))
+    ):
+        raise UserError(
+            f"{name} is {value!r}; it must be of type {getattr(kind, '__name__', kind)}"
+        )
     return value
 
 
@@ -304,13 +260,17 @@ def _set(config: Config, name: str, value: Any) -> None:
 def _check_choice(name: str, value: Any) -> None:
     if value not in CHOICES[name]:
         choices = CHOICES[name]
-        raise UserError(f"config.{name} is {value!r}; it must be one of {', '.join(choices)}{nearest(str(value), choices)}")
+        raise UserError(
+            f"config.{name} is {value!r}; it must be one of {', '.join(choices)}{nearest(str(value), choices)}"
+        )
 
 
 def _check_model(config: Config) -> None:
     model = config.model
     if not model.widths or min(model.widths) < 1:
-        raise UserError(f"config.model.widths is {model.widths}; it needs one positive width per resolution")
+        raise UserError(
+            f"config.model.widths is {model.widths}; it needs one positive width per resolution"
+        )
     if len(model.attention_levels) != len(model.widths):
         raise UserError(
             f"config.model.attention_levels has {len(model.attention_levels)} entries, "
@@ -323,4 +283,6 @@ def _check_model(config: Config) -> None:
             f"{len(model.widths)} widths need a multiple of {coarsest}"
         )
     if any(not 0 < std < 0.28 for std in config.train.ema_stds):
-        raise UserError(f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28")
+        raise UserError(
+            f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"
+        )

@@ -155,7 +155,9 @@ class Dataset:
         def shuffled_records(visit):
             epoch = visit // len(shards)
             shard = shard_order(epoch)[visit % len(shards)]
-            whole = tf.data.TFRecordDataset(files[shard], buffer_size=1 << 20).batch(int(counts.max()))
+            whole = tf.data.TFRecordDataset(files[shard], buffer_size=1 << 20).batch(
+                int(counts.max())
+            )
             order = _permutation(seed, stream, epoch, shard + 1, tf.constant(counts)[shard])
             return whole.map(lambda records: tf.gather(records, order)).unbatch()
 

@@ -49,7 +49,11 @@ def loss_weight(name: str, prediction_type: str, path, noise_level):
     image, noise = _line(prediction_type, scales)
     # d x0 / d output, squared, turns an error of the output into one of x0.
     determinant = scales.signal * noise - scales.noise * image
-    gain = 1.0 if prediction_type == "denoised" else ops.square(scales.noise / ops.where(determinant == 0, 1e-3, determinant))
+    gain = (
+        1.0
+        if prediction_type == "denoised"
+        else ops.square(scales.noise / ops.where(determinant == 0, 1e-3, determinant))
+    )
     return ops.minimum(snr(path, noise_level), 5.0) * gain
 
 

@@ -74,7 +74,9 @@ def _word(value: int):
 
 
 def _rotate_left(word, bits: int):
-    return ops.bitwise_or(ops.left_shift(word, _word(bits)), ops.right_shift(word, _word(32 - bits)))
+    return ops.bitwise_or(
+        ops.left_shift(word, _word(bits)), ops.right_shift(word, _word(32 - bits))
+    )
 
 
 def _to_unit(bits):

@@ -27,7 +27,9 @@ def bench(config: Config, strategy_name: str = "auto", rounds: int = 5, steps: i
     config = config_lib.resolve(config)
     strategy = strategy_lib.make_strategy(strategy_name)
     batch_size = strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
-    dataset = open_dataset(locate(config.data.source), config.model.conditioning, config.data.image_size)
+    dataset = open_dataset(
+        locate(config.data.source), config.model.conditioning, config.data.image_size
+    )
     policy, xla = strategy_lib.dtype_policy(config.train), strategy_lib.use_xla(config.train)
     state = TrainState(config, dataset.manifest, policy, strategy)
     loop = make_device_loop(strategy, make_replica_step(config, state, xla))
@@ -54,23 +56,30 @@ def bench(config: Config, strategy_name: str = "auto", rounds: int = 5, steps: i
         peak_flops.append(peak.measure())
     step, best = statistics.median(step_seconds), statistics.median(peak_flops)
     products = _product_share(loop, iterator)
-    return "\n".join(
-        [
-            f"parameters         {sum(math.prod(w.shape) for w in state.weights) / 1e6:.2f} M",
-            f"setting            batch {config.train.global_batch_size}, {policy}, XLA {'on' if xla else 'off'}, "
-            f"{strategy.num_replicas_in_sync} replica(s)",
-            f"compile            {trace_seconds:.1f} s to trace, {max(0, first_seconds - step):.1f} s more in the first step",
-            f"images/s           {config.train.global_batch_size / step:.1f} "
-            f"(min {config.train.global_batch_size / max(step_seconds):.1f}, "
-            f"max {config.train.global_batch_size / min(step_seconds):.1f}, {rounds} rounds of {steps} steps)",
-            f"FLOPs of a step    {flops / 1e9:.1f} G (convolutions and matrix products, forward and backward)",
-            f"achieved           {flops / step / 1e9:.0f} GFLOP/s",
-            f"peak               {best / 1e9:.0f} GFLOP/s (min {min(peak_flops) / 1e9:.0f}, max {max(peak_flops) / 1e9:.0f}; "
-            f"{PEAK_SIZE}x{PEAK_SIZE} matrix product in {peak.dtype.name})",
-            f"utilisation        {flops / step / best:.0%}",
-            f"outside products   {'not known: the profiler saw no ops' if products is None else f'{1 - products:.0%} of the time in ops'}",
-        ]
+    images = [
+        config.train.global_batch_size / seconds
+        for seconds in (step, max(step_seconds), min(step_seconds))
+    ]
+    outside = (
+        "not known: the profiler saw no ops"
+        if products is None
+        else f"{1 - products:.0%} of the time in ops"
     )
+    lines = {
+        "parameters": f"{sum(math.prod(weight.shape) for weight in state.weights) / 1e6:.2f} M",
+        "setting": f"batch {config.train.global_batch_size}, {policy}, XLA {'on' if xla else 'off'}, "
+        f"{strategy.num_replicas_in_sync} replica(s)",
+        "compile": f"{trace_seconds:.1f} s to trace, {max(0, first_seconds - step):.1f} s more in the first step",
+        "images/s": "{:.1f} (min {:.1f}, max {:.1f}; ".format(*images)
+        + f"{rounds} rounds of {steps} steps)",
+        "FLOPs of a step": f"{flops / 1e9:.1f} G (convolutions and matrix products, forward and backward)",
+        "achieved": f"{flops / step / 1e9:.0f} GFLOP/s",
+        "peak": f"{best / 1e9:.0f} GFLOP/s (min {min(peak_flops) / 1e9:.0f}, max {max(peak_flops) / 1e9:.0f}; "
+        f"{PEAK_SIZE}x{PEAK_SIZE} matrix product in {peak.dtype.name})",
+        "utilisation": f"{flops / step / best:.0%}",
+        "outside products": outside,
+    }
+    return "\n".join(f"{name:18} {value}" for name, value in lines.items())
 
 
 class _Peak:
@@ -105,5 +114,9 @@ def _product_share(loop, iterator) -> float | None:
         loop(iterator, tf.constant(2))[0].numpy()
         tf.profiler.experimental.stop()
         seconds = op_seconds(folder)
-    inside = sum(time for op, time in seconds.items() if any(name in op for name in ("Conv2D", "MatMul", "Einsum")))
+    inside = sum(
+        time
+        for op, time in seconds.items()
+        if any(name in op for name in ("Conv2D", "MatMul", "Einsum"))
+    )
     return inside / sum(seconds.values()) if inside else None

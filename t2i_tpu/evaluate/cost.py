@@ -6,7 +6,15 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 # Ops that run other ops: their time is counted there.
-_CALLS = {"While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall", "Run", "Record", "Process"}
+_CALLS = {
+    "While",
+    "StatelessWhile",
+    "PartitionedCall",
+    "StatefulPartitionedCall",
+    "Run",
+    "Record",
+    "Process",
+}
 
 
 def product_flops(graph: tf.Graph) -> int:

@@ -42,7 +42,9 @@ class BatchNorm(layers.Layer):
 
     def call(self, x, training=False):
         if training:
-            mean, variance = ops.moments(ops.cast(x, "float32"), axes=tuple(range(len(x.shape) - 1)))
+            mean, variance = ops.moments(
+                ops.cast(x, "float32"), axes=tuple(range(len(x.shape) - 1))
+            )
             self.batch_statistics = (mean, variance)
         else:
             mean = ops.cast(self.moving_mean, "float32")
@@ -77,7 +79,9 @@ class AncestorUNet(layers.Layer):
         def block(level, name):
             nonlocal width
             first = name == "down0_0"
-            made = _Block(width, widths[level], attention_levels[level], prompt_dim, first, name=name)
+            made = _Block(
+                width, widths[level], attention_levels[level], prompt_dim, first, name=name
+            )
             width = widths[level]
             return made
 
@@ -178,7 +182,9 @@ class _PromptedConvolution(layers.Layer):
         kernel = ops.reshape(self.kernel[:, :, self.image_width :], (taps, -1, self.width))
         kernel = ops.reshape(ops.transpose(kernel, (1, 0, 2)), (-1, taps * self.width))
         by_tap = ops.reshape(ops.matmul(prompt, kernel), (-1, taps, self.width))
-        inside = np.kron(_taps_inside(height, self.kernel_size), _taps_inside(width, self.kernel_size))
+        inside = np.kron(
+            _taps_inside(height, self.kernel_size), _taps_inside(width, self.kernel_size)
+        )
         everywhere = ops.matmul(ops.convert_to_tensor(inside, dtype=x.dtype), by_tap)
         everywhere = ops.reshape(everywhere + self.bias, (-1, height, width, self.width))
         return ops.conv(x, self.kernel[:, :, : self.image_width], padding="same") + everywhere
@@ -235,7 +241,9 @@ def upsample_bilinear(x):
     for axis in (1, 2):
         size = x.shape[axis]
         before = ops.concatenate([_slice(x, axis, 0, 1), _slice(x, axis, 0, size - 1)], axis=axis)
-        after = ops.concatenate([_slice(x, axis, 1, size), _slice(x, axis, size - 1, size)], axis=axis)
+        after = ops.concatenate(
+            [_slice(x, axis, 1, size), _slice(x, axis, size - 1, size)], axis=axis
+        )
         pair = ops.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=axis + 1)
         shape = [-1, *x.shape[1:]]
         shape[axis] = 2 * size

@@ -52,4 +52,6 @@ class Attention(layers.Layer):
 def rms_norm(x):
     """x / its root mean square over the last axis; 0 stays 0."""
     wide = ops.cast(x, "float32")
-    return x * ops.cast(ops.rsqrt(ops.mean(ops.square(wide), axis=-1, keepdims=True) + 1e-6), x.dtype)
+    return x * ops.cast(
+        ops.rsqrt(ops.mean(ops.square(wide), axis=-1, keepdims=True) + 1e-6), x.dtype
+    )

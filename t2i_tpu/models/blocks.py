@@ -13,7 +13,9 @@ class GroupNorm(layers.Layer):
 
     def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
-        self.groups = next(groups for groups in (32, 16, 8, 4, 2, 1) if channels % (groups * 4) == 0 or groups == 1)
+        self.groups = next(
+            groups for groups in (32, 16, 8, 4, 2, 1) if channels % (groups * 4) == 0 or groups == 1
+        )
         self.channels = channels
 
     def build(self, *_):
@@ -51,7 +53,9 @@ class ResidualBlock(layers.Layer):
         self.norm2 = GroupNorm(width, name="norm2")
         self.dropout = layers.Dropout(dropout_rate, name="dropout") if dropout_rate else None
         self.conv2 = convolution(width, kernel_initializer="zeros", name="conv2")
-        self.shortcut = convolution(width, kernel_size=1, name="shortcut") if input_width != width else None
+        self.shortcut = (
+            convolution(width, kernel_size=1, name="shortcut") if input_width != width else None
+        )
 
     def call(self, x, condition, training=False):
         """x [B, H, W, input_width], condition [B, D] -> [B, H, W, width]."""
@@ -131,7 +135,7 @@ def sinusoids(noise_level, frequencies: int):
     """float32 [B] -> [B, 2 * frequencies]: sines, then cosines of 2 pi f n, f from 1 to 1000."""
     # In float32: 2 pi 1000 n has no meaning in 8 bits of mantissa.
     log_frequencies = ops.linspace(0.0, 6.907755278982137, frequencies, dtype="float32")
-    angles = 6.283185307179586 * ops.exp(log_frequencies) * ops.cast(noise_level, "float32")[:, None]
+    angles = (
+        6.283185307179586 * ops.exp(log_frequencies) * ops.cast(noise_level, "float32")[:, None]
+    )
     return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
-
-

@@ -1,6 +1,5 @@
 """The Denoiser: network, conditioning, path and prediction type behind one call."""
 
-
 from keras import layers, ops
 
 from t2i_tpu.config import Config
@@ -81,7 +80,9 @@ def _make_conditioner(config, condition_shape) -> layers.Layer:
         return EmbeddingConditioner(dim, name="conditioner")
     if condition_shape.kind == "label":
         return LabelConditioner(condition_shape.count, dim, name="conditioner")
-    return TokenConditioner(condition_shape.count, condition_shape.shape[0], dim, name="conditioner")
+    return TokenConditioner(
+        condition_shape.count, condition_shape.shape[0], dim, name="conditioner"
+    )
 
 
 def _make_network(config, channels, condition_shape) -> layers.Layer:

@@ -27,7 +27,9 @@ def generate(denoiser: Denoiser, condition, noise, sample: SampleConfig):
 
     def denoise(x, level):
         batch = ops.concatenate([x, x]) if guided else x
-        denoised = denoiser.denoise(batch, ops.broadcast_to(level, ops.shape(batch)[:1]), conditions)
+        denoised = denoiser.denoise(
+            batch, ops.broadcast_to(level, ops.shape(batch)[:1]), conditions
+        )
         if guided:
             denoised = guidance.guide(*ops.split(denoised, 2), sample.guidance_scale)
         return guidance.threshold(denoised, sample.threshold_percentile)

@@ -32,12 +32,16 @@ class UNet(layers.Layer):
     ):
         super().__init__(**kwargs)
         self.patch_size = patch_size
-        self.noise_level_embedding = NoiseLevelEmbedding(embedding_dim, name="noise_level_embedding")
+        self.noise_level_embedding = NoiseLevelEmbedding(
+            embedding_dim, name="noise_level_embedding"
+        )
         self.stem = convolution(widths[0], name="stem")
 
         def block(input_width, level, name):
             attends = attention_levels[level]
-            return _Block(input_width, widths[level], attends, cross_attention, dropout_rate, name=name)
+            return _Block(
+                input_width, widths[level], attends, cross_attention, dropout_rate, name=name
+            )
 
         down, downsample, up, upsample = [], [], [], []
         width, skips = widths[0], [widths[0]]
@@ -92,14 +96,23 @@ class _Block(layers.Layer):
     def __init__(self, input_width, width, attends, cross_attention, dropout_rate, **kwargs):
         super().__init__(**kwargs)
         self.residual = ResidualBlock(input_width, width, dropout_rate, name="residual")
-        self.norms = [GroupNorm(width, name=f"norm{index}") for index in range(attends * (1 + cross_attention))]
-        self.attentions = [Attention(width, name=f"attention{index}") for index in range(len(self.norms))]
+        self.norms = [
+            GroupNorm(width, name=f"norm{index}")
+            for index in range(attends * (1 + cross_attention))
+        ]
+        self.attentions = [
+            Attention(width, name=f"attention{index}") for index in range(len(self.norms))
+        ]
 
     def call(self, x, vector, condition, training=False):
         x = self.residual(x, vector, training=training)
         _, height, width, channels = x.shape
         contexts = [(None, None), (condition.sequence, condition.mask)]
-        for norm, attention, (context, mask) in zip(self.norms, self.attentions, contexts, strict=False):
+        for norm, attention, (context, mask) in zip(
+            self.norms, self.attentions, contexts, strict=False
+        ):
             flat = ops.reshape(norm(x), (-1, height * width, channels))
-            x = x + ops.reshape(attention(flat, context, attend_to=mask), (-1, height, width, channels))
+            x = x + ops.reshape(
+                attention(flat, context, attend_to=mask), (-1, height, width, channels)
+            )
         return x

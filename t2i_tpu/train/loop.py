@@ -37,8 +37,14 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
     config = config_lib.resolve(config)
     strategy = strategy_lib.make_strategy(strategy_name)
     batch_size = strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
-    dataset = open_dataset(locate(config.data.source), config.model.conditioning, config.data.image_size)
-    hosts = strategy.cluster_resolver.cluster_spec().num_tasks("worker") if _is_multiworker(strategy) else 1
+    dataset = open_dataset(
+        locate(config.data.source), config.model.conditioning, config.data.image_size
+    )
+    hosts = (
+        strategy.cluster_resolver.cluster_spec().num_tasks("worker")
+        if _is_multiworker(strategy)
+        else 1
+    )
     check_divides(config.train.global_batch_size, dataset.manifest.num_streams(), hosts)
     workdir_lib.check(workdir, config, dataset.manifest)
     preview = Preview(config.preview, dataset)
@@ -86,10 +92,18 @@ class _Run:
         self.checkpointer, self.preview = checkpointer, preview
         self.is_chief = not _is_multiworker(strategy) or strategy.cluster_resolver.task_id == 0
         self.jit_compile = strategy_lib.use_xla(config.train)
-        self.device_loop = make_device_loop(strategy, make_replica_step(config, state, self.jit_compile))
-        self.generator = Generator(strategy, state.sampled, config.sample, jit_compile=self.jit_compile)
+        self.device_loop = make_device_loop(
+            strategy, make_replica_step(config, state, self.jit_compile)
+        )
+        self.generator = Generator(
+            strategy, state.sampled, config.sample, jit_compile=self.jit_compile
+        )
         logs = posixpath.join(workdir, "logs")
-        self.writer = tf.summary.create_file_writer(logs) if self.is_chief else tf.summary.create_noop_writer()
+        self.writer = (
+            tf.summary.create_file_writer(logs)
+            if self.is_chief
+            else tf.summary.create_noop_writer()
+        )
         self.stop_signal = None
         self.progress = None
 
@@ -102,7 +116,10 @@ class _Run:
         log = _Log(self.config)
         with _SignalsCaught(self), self.progress:
             while step < total and not self.stop_signal:
-                due = [every - step % every for every in (train.log_every, train.preview_every, train.checkpoint_every)]
+                due = [
+                    every - step % every
+                    for every in (train.log_every, train.preview_every, train.checkpoint_every)
+                ]
                 count = min(train.steps_per_loop, total - step, *due)
                 log.add(*self._advance(iterator, step, count))
                 step += count
@@ -116,7 +133,11 @@ class _Run:
                         self.checkpointer.save()
                     self.writer.flush()
         if self.stop_signal and step < total:
-            logging.info("stopped at step %d by %s; run the same command again to go on", step, self.stop_signal)
+            logging.info(
+                "stopped at step %d by %s; run the same command again to go on",
+                step,
+                self.stop_signal,
+            )
             return EXIT_STOPPED
         logging.info("done: %d steps in %s", total, self.workdir)
         return 0
@@ -127,7 +148,9 @@ class _Run:
         metrics = metrics.numpy()
         seconds = time.perf_counter() - begin
         if int(self.state.step.numpy()) != step + count:
-            raise RuntimeError(f"the device is at step {self.state.step.numpy()}, the host at {step + count}")
+            raise RuntimeError(
+                f"the device is at step {self.state.step.numpy()}, the host at {step + count}"
+            )
         return metrics, float(waited), seconds
 
     def _log(self, log, step):
@@ -183,7 +206,11 @@ class _Log:
         norm, skipped, steps = self.metrics[2 * NUM_BANDS :]
         if self.timed_steps:
             self.seconds_per_step = self.seconds / self.timed_steps
-        rate = self.config.train.global_batch_size / self.seconds_per_step if self.seconds_per_step else math.nan
+        rate = (
+            self.config.train.global_batch_size / self.seconds_per_step
+            if self.seconds_per_step
+            else math.nan
+        )
         scalars = {
             "loss": loss.sum() / count.sum(),
             "gradient_norm": norm / max(1, steps - skipped),

@@ -38,7 +38,9 @@ def apply_gradients(
     state: TrainState,
     train: TrainConfig,
     gradients: Sequence[tf.Tensor],  # of the loss times the loss scale, summed over replicas
-    statistics: Sequence[tf.Tensor],  # of the batch norms, averaged over replicas: mean, variance, ...
+    statistics: Sequence[
+        tf.Tensor
+    ],  # of the batch norms, averaged over replicas: mean, variance, ...
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Updates the state by one step, in a replica's context.
 
@@ -48,7 +50,9 @@ def apply_gradients(
     unscale = 1.0 / state.loss_scale
     norm = tf.linalg.global_norm(gradients) * unscale
     finite = tf.math.is_finite(norm)
-    factor = unscale * (train.clip_norm / tf.maximum(norm, train.clip_norm) if train.clip_norm else 1.0)
+    factor = unscale * (
+        train.clip_norm / tf.maximum(norm, train.clip_norm) if train.clip_norm else 1.0
+    )
     factor = tf.where(finite, factor, 0.0)
     gradients = [tf.math.multiply_no_nan(gradient, factor) for gradient in gradients]
     good = tf.cast(finite, tf.float32)
@@ -69,7 +73,12 @@ def apply_gradients(
     }
     shares = [good * (1.0 - (1.0 - 1.0 / count) ** (ema_gamma(std) + 1)) for std in train.ema_stds]
 
-    scalars = {"adam": adam, "weight_decay": rate * train.weight_decay, "shares": shares, "good": good}
+    scalars = {
+        "adam": adam,
+        "weight_decay": rate * train.weight_decay,
+        "shares": shares,
+        "good": good,
+    }
     scalars["statistics_share"] = good * (1.0 - BatchNorm.momentum)
     context = tf.distribute.get_replica_context()
     context.merge_call(_update, args=(state, train, gradients, statistics, scalars))
@@ -92,7 +101,9 @@ def _update(strategy, state, train, gradients, statistics, scalars):
     for average, share in zip(state.averages, scalars["shares"], strict=True):
         for copy, weight in zip(average.trainable_variables, state.weights, strict=True):
             update(copy.value, _move, weight, share)
-        for copy, moving in zip(state.moving_statistics(average), state.moving_statistics(), strict=True):
+        for copy, moving in zip(
+            state.moving_statistics(average), state.moving_statistics(), strict=True
+        ):
             update(copy, _move, moving, scalars["good"])
     update(state.step, _add, 1)
     update(state.updates, _add, scalars["good"])

@@ -29,7 +29,12 @@ def grid(sections: dict[str, list[tuple[np.ndarray, str]]], columns: int = COLUM
         for index, (image, caption) in enumerate(section):
             x, y = GAP + index % columns * cell[0], top + index // columns * cell[1]
             picture.paste(enlarged(image, scale), (x, y))
-            pen.text((x, y + height * scale), _fitted(caption, pen, font, cell[0] - GAP), fill="#555", font=font)
+            pen.text(
+                (x, y + height * scale),
+                _fitted(caption, pen, font, cell[0] - GAP),
+                fill="#555",
+                font=font,
+            )
         top += count * cell[1] + GAP // 2
     return picture
 

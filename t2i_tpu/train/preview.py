@@ -13,11 +13,16 @@ class Preview:
     """The captions to draw, their real images and their seeds, fixed for the run."""
 
     def __init__(self, config: PreviewConfig, dataset: Dataset):
-        train = dataset.examples("train", max(config.num_train, len(config.captions)), config.captions)
+        train = dataset.examples(
+            "train", max(config.num_train, len(config.captions)), config.captions
+        )
         heldout = []
         if config.num_heldout and "heldout" in dataset.manifest.splits:
             heldout = dataset.examples("heldout", config.num_heldout)
-        self.sections = {"training captions: drawn | real": train, "held-out captions: drawn | real": heldout}
+        self.sections = {
+            "training captions: drawn | real": train,
+            "held-out captions: drawn | real": heldout,
+        }
         self.sections = {title: examples for title, examples in self.sections.items() if examples}
 
     def draw(self, generator: Generator) -> Image.Image:

@@ -13,7 +13,9 @@ INITIAL_LOSS_SCALE = 2.0**15
 class TrainState:
     """The variables of a run, made under a strategy; `trackables` names them for a checkpoint."""
 
-    def __init__(self, config: Config, manifest: Manifest, policy: str, strategy: tf.distribute.Strategy):
+    def __init__(
+        self, config: Config, manifest: Manifest, policy: str, strategy: tf.distribute.Strategy
+    ):
         set_policy(policy)
         with strategy.scope():
             keras.utils.set_random_seed(config.seed)
@@ -39,7 +41,9 @@ class TrainState:
     def moving_statistics(self, denoiser: Denoiser | None = None) -> list[tf.Variable]:
         """Mean and variance of each batch norm, in the order of `batch_statistics`."""
         norms = (denoiser or self.denoiser).batch_norms()
-        return [moving.value for norm in norms for moving in (norm.moving_mean, norm.moving_variance)]
+        return [
+            moving.value for norm in norms for moving in (norm.moving_mean, norm.moving_variance)
+        ]
 
     def batch_statistics(self) -> list[tf.Tensor]:
         """What the batch norms saw in the latest forward pass of training."""
@@ -47,7 +51,9 @@ class TrainState:
 
     def trackables(self) -> dict[str, object]:
         """What a checkpoint holds, by stable names."""
-        moments = zip(self.denoiser.trainable_variables, self.first_moments, self.second_moments, strict=True)
+        moments = zip(
+            self.denoiser.trainable_variables, self.first_moments, self.second_moments, strict=True
+        )
         first, second = {}, {}
         for weight, m, v in moments:
             first[weight.path], second[weight.path] = m, v

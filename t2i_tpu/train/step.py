@@ -54,14 +54,20 @@ def losses(config: Config, denoiser, corrupted: dict[str, tf.Tensor]) -> tf.Tens
     """The loss of each example, float32 [b]."""
     level = corrupted["noise_level"][:, None, None, None]
     kind, path = config.diffusion.prediction_type, denoiser.diffusion_path
-    output = denoiser(corrupted["noisy"], corrupted["noise_level"], corrupted["condition"], training=True)
+    output = denoiser(
+        corrupted["noisy"], corrupted["noise_level"], corrupted["condition"], training=True
+    )
     error = output - prediction.target(kind, path, corrupted["image"], corrupted["noise"], level)
     error = tf.abs(error) if config.diffusion.loss == "absolute" else tf.square(error)
-    weight = prediction.loss_weight(config.diffusion.loss_weight, kind, path, corrupted["noise_level"])
+    weight = prediction.loss_weight(
+        config.diffusion.loss_weight, kind, path, corrupted["noise_level"]
+    )
     return weight * tf.reduce_mean(error, axis=[1, 2, 3])
 
 
-def make_replica_step(config: Config, state: TrainState, jit_compile: bool) -> Callable[[Batch], tf.Tensor]:
+def make_replica_step(
+    config: Config, state: TrainState, jit_compile: bool
+) -> Callable[[Batch], tf.Tensor]:
     """A function of one replica's batch that trains one step and returns its metrics.
 
     The metrics are float32 [2 * NUM_BANDS + 3], to be summed over replicas: loss by noise-level
@@ -89,7 +95,10 @@ def make_replica_step(config: Config, state: TrainState, jit_compile: bool) -> C
         in_band = tf.one_hot(band, NUM_BANDS)
         first = tf.cast(tf.equal(context.replica_id_in_sync_group, 0), tf.float32)
         scalars = first * tf.stack([tf.math.multiply_no_nan(norm, 1.0 - skipped), skipped, 1.0])
-        return tf.concat([tf.linalg.matvec(in_band, each, transpose_a=True), tf.reduce_sum(in_band, 0), scalars], 0)
+        return tf.concat(
+            [tf.linalg.matvec(in_band, each, transpose_a=True), tf.reduce_sum(in_band, 0), scalars],
+            0,
+        )
 
     return replica_step
 
@@ -105,9 +114,13 @@ def make_device_loop(strategy: tf.distribute.Strategy, replica_step: Callable) -
             begin = tf.timestamp()
             with tf.control_dependencies([begin]):
                 batch = next(iterator)
-            with tf.control_dependencies(tf.nest.flatten(strategy.experimental_local_results(batch))):
+            with tf.control_dependencies(
+                tf.nest.flatten(strategy.experimental_local_results(batch))
+            ):
                 waited += tf.timestamp() - begin
-            total += strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(replica_step, (batch,)), axis=None)
+            total += strategy.reduce(
+                tf.distribute.ReduceOp.SUM, strategy.run(replica_step, (batch,)), axis=None
+            )
         return total, waited
 
     return device_loop

@@ -23,17 +23,25 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     if name == "auto":
         name = "multiworker" if os.environ.get("TF_CONFIG") else "gpu" if gpus else "cpu"
     if name == "cpu":
-        return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices("CPU")])
+        return tf.distribute.MirroredStrategy(
+            [device.name for device in tf.config.list_logical_devices("CPU")]
+        )
     if name == "gpu":
         if not gpus:
-            raise UserError("--strategy=gpu: TensorFlow sees no GPU; install t2i-tpu[gpu] and a driver, or use cpu")
+            raise UserError(
+                "--strategy=gpu: TensorFlow sees no GPU; install t2i-tpu[gpu] and a driver, or use cpu"
+            )
         return tf.distribute.MirroredStrategy(gpus)
     if name == "multiworker":
         if not os.environ.get("TF_CONFIG"):
-            raise UserError("--strategy=multiworker: TF_CONFIG is not set; it names the workers and this one's index")
+            raise UserError(
+                "--strategy=multiworker: TF_CONFIG is not set; it names the workers and this one's index"
+            )
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
-        raise UserError("--strategy=tpu: this version cannot train on a TPU yet; use cpu, gpu or multiworker")
+        raise UserError(
+            "--strategy=tpu: this version cannot train on a TPU yet; use cpu, gpu or multiworker"
+        )
     raise UserError(f"--strategy={name}: it must be one of {', '.join(STRATEGIES)}")
 
 
@@ -44,8 +52,16 @@ def dtype_policy(train: TrainConfig) -> str:
         return train.dtype_policy
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
-        return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16" if capability >= (7, 0) else "float32"
+        capability = tf.config.experimental.get_device_details(gpus[0]).get(
+            "compute_capability", (0, 0)
+        )
+        return (
+            "mixed_bfloat16"
+            if capability >= (8, 0)
+            else "mixed_float16"
+            if capability >= (7, 0)
+            else "float32"
+        )
     return "mixed_bfloat16" if _cpu_multiplies_bfloat16() else "float32"
 
 

@@ -42,14 +42,18 @@ class Trained:
         """
         if self.config.model.conditioning == "label":
             if prompts:
-                raise UserError(f"this model was trained on labels; use --label, one of {self._labels()}")
+                raise UserError(
+                    f"this model was trained on labels; use --label, one of {self._labels()}"
+                )
             return np.array([self._label(label) for label in labels], np.int32)
         if labels:
             raise UserError("this model was trained on prompts; use --prompt")
         if self.config.model.conditioning == "tokens":
             contract = self.manifest.tokens
             ids = np.zeros((len(prompts), contract.context_length), np.int32)
-            for row, tokens in zip(ids, make_encoder(contract.encoder).tokenize(prompts), strict=True):
+            for row, tokens in zip(
+                ids, make_encoder(contract.encoder).tokenize(prompts), strict=True
+            ):
                 row[: len(tokens)] = tokens
             return ids
         contract = self.manifest.embedding
@@ -92,5 +96,6 @@ def load(workdir: str, strategy_name: str = "auto", **sample) -> Trained:
         denoiser = make_denoiser(config, manifest)
     step = restore_weights(workdir, denoiser, "average0" if config.train.ema_stds else "weights")
     xla = strategy_lib.use_xla(config.train)
-    return Trained(config, manifest, step, Generator(strategy, denoiser, config.sample, jit_compile=xla))
-
+    return Trained(
+        config, manifest, step, Generator(strategy, denoiser, config.sample, jit_compile=xla)
+    )

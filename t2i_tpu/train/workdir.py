@@ -1,8 +1,8 @@
 """The folder that holds all that a run writes, and what makes it the same run.
 
-  config.json    the resolved config
-  manifest.json  the data set's manifest: what the model was trained on and with which embeddings
-  checkpoints/   previews/   logs/ (TensorBoard)
+config.json    the resolved config
+manifest.json  the data set's manifest: what the model was trained on and with which embeddings
+checkpoints/   previews/   logs/ (TensorBoard)
 """
 
 import posixpath
@@ -24,14 +24,18 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
         return
     old_config, old_manifest = read(workdir)
     changed = [
-        line for line in differences(old_config, config) if not line.startswith(tuple(f"config.train.{n}:" for n in _FREE))
+        line
+        for line in differences(old_config, config)
+        if not line.startswith(tuple(f"config.train.{n}:" for n in _FREE))
     ]
     if changed:
         raise UserError(
             f"{workdir!r} holds a run of another config ({changed[0]}); use another --workdir or the same config"
         )
     if old_manifest != manifest:
-        raise UserError(f"{workdir!r} holds a run on other data than {config.data.source!r} now is; use another --workdir")
+        raise UserError(
+            f"{workdir!r} holds a run on other data than {config.data.source!r} now is; use another --workdir"
+        )
 
 
 def write(workdir: str, config: Config, manifest: Manifest) -> None:
@@ -53,10 +57,14 @@ def read(workdir: str) -> tuple[Config, Manifest]:
     for name in (CONFIG_NAME, MANIFEST_NAME):
         path = posixpath.join(workdir, name)
         if not tf.io.gfile.exists(path):
-            raise UserError(f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir")
+            raise UserError(
+                f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir"
+            )
         with tf.io.gfile.GFile(path) as file:
             texts.append(file.read())
     try:
         return from_json(texts[0]), Manifest.from_json(texts[1])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{workdir!r}: its {CONFIG_NAME} or {MANIFEST_NAME} is damaged or of another version: {error}") from error
+        raise UserError(
+            f"{workdir!r}: its {CONFIG_NAME} or {MANIFEST_NAME} is damaged or of another version: {error}"
+        ) from error

@@ -1,0 +1,190 @@
+"""The data set that ships with the package."""
+
+import hashlib
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from t2i_tpu.data import encoders
+from t2i_tpu.data.embedded.build import captions, splits, texts, vocabulary
+from t2i_tpu.data.schema import parse, read_manifest
+
+FOLDER = os.path.join(os.path.dirname(encoders.EMBEDDED_CLIP), "emoji")
+TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return read_manifest(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return encoders.make_encoder("embedded")
+
+
+@pytest.fixture(scope="module")
+def examples(manifest):
+    """{split: columns} of everything."""
+
+    def columns(split):
+        files = [
+            os.path.join(FOLDER, shard.file)
+            for stream in manifest.streams(split)
+            for shard in stream
+        ]
+        parsed = tf.data.TFRecordDataset(files).map(lambda record: parse(record, manifest))
+        return {name: np.stack(values) for name, values in _transpose(parsed).items()}
+
+    return {split: columns(split) for split in manifest.splits}
+
+
+def _transpose(parsed):
+    rows = list(parsed.as_numpy_iterator())
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def test_every_emoji_once_in_two_splits(manifest, examples):
+    assert set(examples) == {"train", "heldout"}
+    keys = [key for split in examples.values() for key in split["key"]]
+    assert len(keys) == len(set(keys)) == 3786
+    for split in examples:
+        assert manifest.num_streams(split) == 16
+        assert manifest.num_examples(split) == len(examples[split]["key"])
+    assert 0.08 < len(examples["heldout"]["key"]) / 3786 < 0.12
+
+
+def test_shards_are_those_of_the_manifest(manifest):
+    for split in manifest.splits:
+        for stream in manifest.streams(split):
+            for shard in stream:
+                with open(os.path.join(FOLDER, shard.file), "rb") as file:
+                    assert hashlib.sha256(file.read()).hexdigest() == shard.sha256
+
+
+def test_captions_are_unique_plain_phrases(examples):
+    every = [text.decode() for split in examples.values() for text in split["caption"]]
+    assert len(set(every)) == len(every)
+    assert all(
+        text == text.lower().strip() and text.isascii() and ":" not in text for text in every
+    )
+
+
+def test_held_out_parts_occur_in_training(examples):
+    train = [text.decode() for text in examples["train"]["caption"]]
+    words = {word for text in train for word in text.split()}
+    heldout = [text.decode() for text in examples["heldout"]["caption"]]
+    assert not set(train) & set(heldout)
+    assert {word for text in heldout for word in text.split()} <= words
+    for tone in TONES:
+        assert any(f" {tone} skin tone" in text for text in train)
+        assert any(f" {tone} skin tone" in text for text in heldout)
+
+
+def test_images_are_64_pixels_on_white(examples):
+    images = examples["train"]["image"]
+    assert images.shape[1:] == (64, 64, 3)
+    assert images.dtype == np.uint8
+    corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert np.mean(corners == 255) > 0.95
+    assert images.std((1, 2, 3)).min() > 1
+
+
+def test_embeddings_and_tokens_are_the_encoders(manifest, examples, encoder):
+    assert manifest.embedding.weights_sha256 == encoder.weights_sha256
+    assert manifest.embedding.encoder == encoder.encoder_id
+    assert manifest.tokens.vocab_size == encoder.vocab_size
+    for split in examples.values():
+        prompts = [text.decode() for text in split["caption"]]
+        np.testing.assert_allclose(encoder.encode(prompts), split["embedding"], atol=1e-4, rtol=0)
+        for ids, stored in zip(encoder.tokenize(prompts), split["tokens"], strict=True):
+            np.testing.assert_array_equal(stored, ids + [0] * (len(stored) - len(ids)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "wanted"),
+    [
+        ("puppy", "dog"),
+        ("a red heart", "red heart"),
+        ("Kitten", "cat"),
+        ("fire engine", "fire"),
+        ("french flag", "flag of france"),
+        ("an emoji of a pizza", "pizza"),
+        ("cop with dark skin tone", "police officer"),
+        ("automobile", "automobile"),
+    ],
+)
+def test_prompts_find_what_they_mean(examples, encoder, prompt, wanted):
+    nearest = np.argmax(examples["train"]["embedding"] @ encoder.encode([prompt])[0])
+    assert wanted in examples["train"]["caption"][nearest].decode()
+
+
+def test_skin_tones_are_told_apart(examples, encoder):
+    """Of one emoji's stored embeddings, the nearest to a reworded prompt has its skin tone."""
+    train = examples["train"]
+    found = [i for i, text in enumerate(train["caption"]) if text.startswith(b"waving hand")]
+    assert len(found) >= 4
+    for i in found:
+        prompt = f"an emoji of a {train['caption'][i].decode()}"
+        scores = train["embedding"][found] @ encoder.encode([prompt])[0]
+        assert found[np.argmax(scores)] == i
+
+
+def test_size_in_the_package():
+    root = os.path.dirname(FOLDER)
+    sizes = [
+        os.path.getsize(os.path.join(path, f)) for path, _, files in os.walk(root) for f in files
+    ]
+    assert sum(sizes) < 20e6
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("woman farmer: medium-dark skin tone", "woman farmer with medium-dark skin tone"),
+        ("man: dark skin tone, red hair", "man with dark skin tone and red hair"),
+        ("woman: light skin tone, bald", "bald woman with light skin tone"),
+        ("person with white cane: dark skin tone, facing right",
+         "person with white cane facing right and dark skin tone"),
+        ("flag: São Tomé & Príncipe", "flag of sao tome and principe"),
+        ("keycap: #", "keycap number sign"),
+        ("kiss: man, man, dark skin tone", "kiss between two men with dark skin tone"),
+        ("kiss: woman, man, dark skin tone, light skin tone",
+         "kiss between a woman with dark skin tone and a man with light skin tone"),
+        ("family: man, woman, girl, boy", "family of a man, a woman, a girl and a boy"),
+    ],
+)  # fmt: skip
+def test_caption_of_name(name, caption):
+    parsed, tones, details = captions._parse(captions.plain(name))
+    assert captions._caption(parsed, details, tones, "") == caption
+
+
+def _emoji(base, tones=()):
+    text = " and ".join([base, *tones])
+    return captions.Emoji(text, "", text, base, tuple(tones), ("a", "b"), "")
+
+
+def test_split_holds_out_combinations_only():
+    people = [f"{who} {what}" for what in map(str, range(40)) for who in ("man", "woman", "person")]
+    tones = [()] + [(f"{tone} skin tone",) for tone in TONES]
+    emoji = [_emoji(base, tone) for base in people for tone in tones] + [_emoji("dog")]
+    train, heldout = splits.split_emoji(emoji)
+    assert sorted(map(hash, train + heldout)) == sorted(map(hash, emoji))
+    assert 0.1 < len(heldout) / len(emoji) < 0.3
+    assert splits.parts(heldout) <= splits.parts(train)
+    assert _emoji("dog") in train
+    assert splits.split_emoji(emoji[::-1])[1] == heldout[::-1]
+
+
+def test_vocabulary_is_reproducible(tmp_path):
+    corpus = texts.vocabulary_corpus([_emoji("red heart"), _emoji("red car")])
+    merges = vocabulary.train_merges(corpus, 20)
+    assert merges == vocabulary.train_merges(corpus, 20)
+    assert len(set(merges)) == 20
+    tokenizer = vocabulary.fast_tokenizer(merges)
+    assert tokenizer.get_vocab_size() == 512 + 20 + 2
+    start, *ids, end = tokenizer.encode("Red  red").ids
+    assert (start, end) == (532, 533)
+    assert ids[: len(ids) // 2] == ids[len(ids) // 2 :]
