@@ -1,4 +1,12 @@
-"""Fashion MNIST, 28x28, ten classes."""
+"""Fashion MNIST, 28x28, ten classes.
+
+  python launch/train.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist \\
+      --config.data.source=idx:/usr/share/datasets/fashion-mnist
+
+Data: the four original files, as Debian's package dataset-fashion-mnist has them; without the last
+flag tensorflow-datasets downloads it (extra `data`). Hardware: a CPU of two cores with bfloat16, 15
+minutes; a GPU, about one. Expect garments of all ten classes that one tells apart at a glance.
+"""
 
 from t2i_tpu.config import Config
 
@@ -11,5 +19,19 @@ def get_config() -> Config:
     config.model.widths = (96, 192)
     config.model.attention_levels = (False, True)
     config.model.embedding_dim = 256
-    config.train.total_steps = 2000
+    config.train.total_steps = 1400
+    config.train.preview_every = 350
+    config.train.checkpoint_every = 350
+    config.preview.captions = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
     return config

@@ -38,9 +38,7 @@ def apply_gradients(
     state: TrainState,
     train: TrainConfig,
     gradients: Sequence[tf.Tensor],  # of the loss times the loss scale, summed over replicas
-    statistics: Sequence[
-        tf.Tensor
-    ],  # of the batch norms, averaged over replicas: mean, variance, ...
+    statistics: Sequence[tf.Tensor],  # of the batch norms, averaged: mean, variance, mean, ...
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Updates the state by one step, in a replica's context.
 
@@ -77,9 +75,9 @@ def apply_gradients(
         "adam": adam,
         "weight_decay": rate * train.weight_decay,
         "shares": shares,
+        "statistics_share": good * (1.0 - BatchNorm.momentum),
         "good": good,
     }
-    scalars["statistics_share"] = good * (1.0 - BatchNorm.momentum)
     context = tf.distribute.get_replica_context()
     context.merge_call(_update, args=(state, train, gradients, statistics, scalars))
     return norm, 1.0 - good
@@ -112,13 +110,8 @@ def _update(strategy, state, train, gradients, statistics, scalars):
 
 
 def _adam(weight, m, v, gradient, adam):
-    tf.raw_ops.ResourceApplyAdam(
-        var=weight.handle,
-        m=m.handle,
-        v=v.handle,
-        grad=gradient,
-        **adam,
-    )
+    handles = {"var": weight.handle, "m": m.handle, "v": v.handle}
+    tf.raw_ops.ResourceApplyAdam(grad=gradient, **handles, **adam)
 
 
 def _decay(weight, share):
@@ -126,7 +119,8 @@ def _decay(weight, share):
 
 
 def _move(average, value, share):
-    average.assign_add((value - average) * share)
+    # Not a plain product: a share of 0 must leave the average alone whatever the value is.
+    average.assign_add(tf.math.multiply_no_nan(value - average, share))
 
 
 def _add(counter, amount):

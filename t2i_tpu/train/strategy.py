@@ -77,7 +77,8 @@ def per_replica_batch_size(strategy: tf.distribute.Strategy, global_batch_size: 
     replicas = strategy.num_replicas_in_sync
     if global_batch_size % replicas:
         raise UserError(
-            f"config.train.global_batch_size is {global_batch_size}; {replicas} replicas need a multiple of {replicas}"
+            f"config.train.global_batch_size is {global_batch_size}; "
+            f"{replicas} replicas need a multiple of {replicas}"
         )
     return global_batch_size // replicas
 
