@@ -40,12 +40,8 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
     dataset = open_dataset(
         locate(config.data.source), config.model.conditioning, config.data.image_size
     )
-    hosts = (
-        strategy.cluster_resolver.cluster_spec().num_tasks("worker")
-        if _is_multiworker(strategy)
-        else 1
-    )
-    check_divides(config.train.global_batch_size, dataset.manifest.num_streams(), hosts)
+    host, num_hosts = strategy_lib.host_index(strategy)
+    check_divides(config.train.global_batch_size, dataset.manifest.num_streams(), num_hosts)
     workdir_lib.check(workdir, config, dataset.manifest)
     preview = Preview(config.preview, dataset)
 
@@ -56,7 +52,7 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
     if start >= config.train.total_steps:
         logging.info("finished: %s holds all %d steps; see its previews/", workdir, start)
         return 0
-    run = _Run(config, workdir, strategy, state, checkpointer, preview)
+    run = _Run(config, workdir, strategy, state, checkpointer, preview, is_chief=host == 0)
     if run.is_chief:
         workdir_lib.write(workdir, config, dataset.manifest)
     logging.info(
@@ -87,10 +83,10 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
 class _Run:
     """A run under way."""
 
-    def __init__(self, config, workdir, strategy, state, checkpointer, preview):
+    def __init__(self, config, workdir, strategy, state, checkpointer, preview, is_chief):
         self.config, self.workdir, self.state = config, workdir, state
         self.checkpointer, self.preview = checkpointer, preview
-        self.is_chief = not _is_multiworker(strategy) or strategy.cluster_resolver.task_id == 0
+        self.is_chief = is_chief
         self.jit_compile = strategy_lib.use_xla(config.train)
         self.device_loop = make_device_loop(
             strategy, make_replica_step(config, state, self.jit_compile)
@@ -245,7 +241,3 @@ class _SignalsCaught:
         if self.run.stop_signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.run.stop_signal = signal.Signals(number).name
-
-
-def _is_multiworker(strategy) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

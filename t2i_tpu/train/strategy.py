@@ -45,6 +45,17 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     raise UserError(f"--strategy={name}: it must be one of {', '.join(STRATEGIES)}")
 
 
+def host_index(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Which host of the run this is, and of how many; host 0 writes the workdir."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    cluster = resolver.cluster_spec().as_dict()
+    chiefs, workers = (len(cluster.get(kind, ())) for kind in ("chief", "worker"))
+    first = 0 if resolver.task_type == "chief" else chiefs
+    return first + resolver.task_id, chiefs + workers
+
+
 def dtype_policy(train: TrainConfig) -> str:
     """The Keras dtype policy: bfloat16 where the hardware multiplies it fast, float16 where it has
     only that, float32 otherwise."""

@@ -39,12 +39,21 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
 
 
 def write(workdir: str, config: Config, manifest: Manifest) -> None:
-    tf.io.gfile.makedirs(workdir)
-    for name, text in ((MANIFEST_NAME, manifest.to_json()), (CONFIG_NAME, to_json(config))):
-        path = posixpath.join(workdir, name)
-        with tf.io.gfile.GFile(path + ".tmp", "w") as file:
-            file.write(text)
-        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+    """Makes the workdir that of this run.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        tf.io.gfile.makedirs(workdir)
+        for name, text in ((MANIFEST_NAME, manifest.to_json()), (CONFIG_NAME, to_json(config))):
+            path = posixpath.join(workdir, name)
+            with tf.io.gfile.GFile(path + ".tmp", "w") as file:
+                file.write(text)
+            tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+    except tf.errors.OpError as error:
+        reason = error.message.splitlines()[0]
+        raise UserError(f"--workdir={workdir} cannot be written: {reason}") from error
 
 
 def read(workdir: str) -> tuple[Config, Manifest]:
