@@ -20,21 +20,13 @@ def target(prediction_type: str, path, x0, z, noise_level):
 
 
 def denoised(prediction_type: str, path, output, x_noisy, noise_level):
-    """The network's output, in float32, as an estimate of x0.
-
-    Solves output = p x0 + q z, x_noisy = alpha x0 + sigma z for x0. The determinant is 1 for v and
-    velocity on their own paths; for `noise` it is alpha, which is kept from zero.
-    """
-    scales = path(noise_level)
-    image, noise = _line(prediction_type, scales)
-    determinant = scales.signal * noise - scales.noise * image
-    tiny = 1e-3
-    determinant = ops.where(
-        ops.abs(determinant) < tiny, ops.where(determinant < 0, -tiny, tiny), determinant
-    )
+    """The network's output, in float32, as an estimate of x0: the solution of output = p x0 + q z
+    and x_noisy = alpha x0 + sigma z."""
     if prediction_type == "denoised":
-        return output  # and not noise / noise, which has no value at noise_level 0
-    return (noise * x_noisy - scales.noise * output) / determinant
+        return output
+    scales = path(noise_level)
+    _, noise = _line(prediction_type, scales)
+    return (noise * x_noisy - scales.noise * output) / _determinant(prediction_type, scales)
 
 
 def loss_weight(name: str, prediction_type: str, path, noise_level):
@@ -45,16 +37,19 @@ def loss_weight(name: str, prediction_type: str, path, noise_level):
     """
     if name == "uniform":
         return ops.ones_like(noise_level)
+    weight = ops.minimum(snr(path, noise_level), 5.0)
+    if prediction_type == "denoised":
+        return weight
     scales = path(noise_level)
-    image, noise = _line(prediction_type, scales)
     # d x0 / d output, squared, turns an error of the output into one of x0.
-    determinant = scales.signal * noise - scales.noise * image
-    gain = (
-        1.0
-        if prediction_type == "denoised"
-        else ops.square(scales.noise / ops.where(determinant == 0, 1e-3, determinant))
-    )
-    return ops.minimum(snr(path, noise_level), 5.0) * gain
+    return weight * ops.square(scales.noise / _determinant(prediction_type, scales))
+
+
+def _determinant(prediction_type, scales):
+    """Of the lines of `denoised`: 1 for velocity and, on the cosine path, for v; alpha for noise,
+    which is kept from zero."""
+    image, noise = _line(prediction_type, scales)
+    return ops.maximum(scales.signal * noise - scales.noise * image, 1e-3)
 
 
 def _line(prediction_type, scales):

@@ -1,0 +1,93 @@
+"""What the network predicts, against values worked out by hand, and the way back to the image."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from t2i_tpu.diffusion.path import PATHS, cosine, linear
+from t2i_tpu.diffusion.prediction import denoised, loss_weight, target
+
+TYPES = ("denoised", "noise", "v", "velocity")
+
+
+def numpy_scales(path, level):
+    if path == "linear":
+        return 1 - level, level
+    return np.cos(level * math.pi / 2), np.sin(level * math.pi / 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "level", "kind", "expected"),
+    [
+        (linear, 0.25, "denoised", 2.0),
+        (linear, 0.25, "noise", 4.0),
+        (linear, 0.25, "v", 0.75 * 4 - 0.25 * 2),
+        (linear, 0.25, "velocity", 4.0 - 2.0),
+        (cosine, 1 / 3, "denoised", 2.0),
+        (cosine, 1 / 3, "noise", 4.0),
+        (cosine, 1 / 3, "v", math.sqrt(3) / 2 * 4 - 0.5 * 2),
+        (cosine, 1 / 3, "velocity", -0.5 * 2 + math.sqrt(3) / 2 * 4),
+    ],
+)
+def test_target_by_hand(path, level, kind, expected):
+    got = target(kind, path, tf.constant(2.0), tf.constant(4.0), tf.constant(level))
+    assert float(got) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", PATHS)
+def test_target_leads_back_to_the_image(name, kind):
+    rng = np.random.default_rng(0)
+    x0, z = rng.uniform(-1, 1, (2, 12, 4)).astype("float32")
+    # From noise alone the image cannot be had back where no image is left: at 1.
+    levels = np.linspace(0, 0.9 if kind == "noise" else 1, 12)[:, None]
+    signal, noise = numpy_scales(name, levels)
+    x_noisy = tf.constant(signal * x0 + noise * z, tf.float32)
+    levels = tf.constant(levels, tf.float32)
+    output = target(kind, PATHS[name], x0, z, levels)
+    np.testing.assert_allclose(denoised(kind, PATHS[name], output, x_noisy, levels), x0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("path", PATHS.values())
+def test_denoised_is_finite_on_the_whole_path(path, kind):
+    levels = tf.linspace(0.0, 1.0, 101)
+    ones = tf.ones_like(levels)
+    assert np.isfinite(denoised(kind, path, ones, -ones, levels)).all()
+    assert np.isfinite(loss_weight("min_snr", kind, path, levels)).all()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", PATHS)
+def test_min_snr_weighs_the_images_error(name, kind):
+    """weight * (error of the output)**2 = min(SNR, 5) * (error of the image that it means)**2."""
+    levels = np.linspace(0.05, 0.95, 19)
+    signal, noise = numpy_scales(name, levels)
+    x_noisy, output, error = (np.full(19, value, "float32") for value in (0.7, -0.2, 0.5))
+    as_tensor = tf.constant(levels, tf.float32)
+    one = np.asarray(denoised(kind, PATHS[name], output, x_noisy, as_tensor), "float64")
+    other = np.asarray(denoised(kind, PATHS[name], output + error, x_noisy, as_tensor), "float64")
+    weight = np.asarray(loss_weight("min_snr", kind, PATHS[name], as_tensor))
+    expected = np.minimum((signal / noise) ** 2, 5) * (other - one) ** 2
+    np.testing.assert_allclose(weight * error**2, expected, rtol=1e-3)
+
+
+def test_min_snr_by_hand():
+    levels = tf.constant([0.25, 0.5, 0.8])  # SNR 9, 1, 1/16 on the linear path
+    np.testing.assert_allclose(
+        loss_weight("min_snr", "denoised", linear, levels), [5, 1, 1 / 16], rtol=1e-5
+    )
+    # noise: min(SNR, 5) / SNR; velocity: times noise_level**2
+    np.testing.assert_allclose(
+        loss_weight("min_snr", "noise", linear, levels), [5 / 9, 1, 1], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        loss_weight("min_snr", "velocity", linear, levels), [5 / 16, 0.25, 0.04], rtol=1e-5
+    )
+
+
+def test_uniform_weight_is_one():
+    levels = tf.constant([0.0, 0.3, 1.0])
+    assert np.asarray(loss_weight("uniform", "v", cosine, levels)).tolist() == [1, 1, 1]

@@ -1,0 +1,177 @@
+"""Samplers against literal loops in numpy float64, and against a trajectory known in closed form."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from t2i_tpu.diffusion import samplers
+from t2i_tpu.diffusion.path import PATHS, cosine, linear
+
+X = np.random.default_rng(0).standard_normal((2, 2, 2, 1))
+NUMPY_SCALES = {
+    "linear": lambda n: (1 - n, n),
+    "cosine": lambda n: (np.cos(n * np.pi / 2), np.sin(n * np.pi / 2)),
+}
+
+
+def sample(denoise, levels, sampler, path):
+    table = samplers.SAMPLERS[sampler](np.asarray(levels), PATHS[path])
+    return np.asarray(samplers.sample(denoise, tf.constant(X, tf.float32), table), "float64")
+
+
+class Gaussian:
+    """Data of N(mean, std**2) a pixel: the ideal denoiser is linear in x, and the probability flow
+    keeps (x - alpha mean) / sqrt(alpha**2 std**2 + sigma**2) constant."""
+
+    mean, std = 0.3, 0.4
+
+    def __init__(self, path):
+        self.scales = NUMPY_SCALES[path]
+
+    def numpy(self, x, level):
+        alpha, sigma = self.scales(level)
+        gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
+        return self.mean + gain * (x - alpha * self.mean)
+
+    def __call__(self, x, level):
+        """The same for tensors."""
+        alpha, sigma = (1 - level, level)
+        if self.scales is NUMPY_SCALES["cosine"]:
+            alpha, sigma = tf.cos(level * np.pi / 2), tf.sin(level * np.pi / 2)
+        gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
+        return self.mean + gain * (x - alpha * self.mean)
+
+    def exact(self, x, start, end):
+        """x carried along the flow from level `start` to `end`."""
+        (a, s), (b, t) = self.scales(start), self.scales(end)
+        share = (x - a * self.mean) / np.sqrt(a**2 * self.std**2 + s**2)
+        return b * self.mean + share * np.sqrt(b**2 * self.std**2 + t**2)
+
+
+def toy(x, level):
+    """A denoiser that is no straight line in anything."""
+    return tf.tanh(1.5 * x + 0.2) * (1 - 0.5 * level) + 0.1 * level**2
+
+
+def numpy_toy(x, level):
+    return np.tanh(1.5 * x + 0.2) * (1 - 0.5 * level) + 0.1 * level**2
+
+
+def test_the_ancestors_levels():
+    levels = samplers.ancestor_levels(35)
+    assert len(levels) == 35
+    by_hand = []
+    u = 0.0001
+    while u < 0.99:
+        by_hand.append(1 - u ** (1 / 3))
+        u += 1 / 35
+    by_hand[-1] = 0.01
+    np.testing.assert_allclose(levels, by_hand, rtol=1e-9)
+    assert levels[0] == pytest.approx(0.953584, abs=1e-6)  # 1 - 0.0464159
+    assert levels[-1] == 0.01
+    assert (np.diff(levels) < 0).all()
+
+
+def test_uniform_and_shifted_levels_by_hand():
+    np.testing.assert_allclose(samplers.uniform_levels(4), [1, 0.75, 0.5, 0.25, 0])
+    # Esser et al., equation 23, with alpha = 2: 2 t / (1 + t)
+    np.testing.assert_allclose(samplers.shifted_levels(4), [1, 6 / 7, 2 / 3, 0.4, 0])
+
+
+def test_ddim_is_the_ancestors_loop():
+    levels = samplers.ancestor_levels(35)
+    x = X.copy()
+    for n, m in zip(levels[:-1], levels[1:], strict=True):
+        x0 = numpy_toy(x, n)
+        x = ((n - m) * x0 + m * x) / n
+    np.testing.assert_allclose(sample(toy, levels, "ddim", "linear"), x0, atol=2e-6)
+
+
+def test_ddim_keeps_the_noise_on_the_cosine_path():
+    """Song et al., 2020, equation 12 with sigma 0: x0 and z by hand, then to the next level."""
+    levels = np.linspace(0.98, 0.02, 9)
+    x = X.copy()
+    for n, m in zip(levels[:-1], levels[1:], strict=True):
+        x0 = numpy_toy(x, n)
+        z = (x - np.cos(n * np.pi / 2) * x0) / np.sin(n * np.pi / 2)
+        x = np.cos(m * np.pi / 2) * x0 + np.sin(m * np.pi / 2) * z
+    np.testing.assert_allclose(sample(toy, levels, "ddim", "cosine"), x0, atol=2e-6)
+
+
+def literal_dpmpp_2m(denoise, x, levels, scales):
+    """Lu et al., 2022 (DPM-Solver++), algorithm 2, line by line; the last estimate."""
+    alpha, sigma = np.array([scales(level) for level in levels]).T
+    lambdas = np.log(alpha / sigma)
+    h = np.diff(lambdas, prepend=np.nan)  # h[i] = lambda[i] - lambda[i - 1]
+    queue = [denoise(x, levels[0])]
+    x = sigma[1] / sigma[0] * x - alpha[1] * (np.exp(-h[1]) - 1) * queue[0]
+    for i in range(2, len(levels)):
+        queue.append(denoise(x, levels[i - 1]))
+        r = h[i - 1] / h[i]
+        d = (1 + 1 / (2 * r)) * queue[-1] - 1 / (2 * r) * queue[-2]
+        x = sigma[i] / sigma[i - 1] * x - alpha[i] * (np.exp(-h[i]) - 1) * d
+    return queue[-1]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("steps", [1, 2, 12])
+def test_dpmpp_2m_is_algorithm_2(path, steps):
+    levels = np.linspace(0.99, 0.03, steps + 1) ** 1.3  # steps of unequal length
+    expected = literal_dpmpp_2m(numpy_toy, X, levels, NUMPY_SCALES[path])
+    np.testing.assert_allclose(sample(toy, levels, "dpmpp_2m", path), expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
+def test_order_of_convergence(sampler, order, path):
+    problem = Gaussian(path)
+    errors = []
+    for steps in (32, 64, 128):
+        levels = np.append(np.linspace(0.9, 0.1, steps + 1), 0.0)  # estimates at 0.1 last
+        expected = problem.numpy(problem.exact(X, 0.9, 0.1), 0.1)
+        errors.append(np.abs(sample(problem, levels, sampler, path) - expected).max())
+    np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), order, rtol=0.1)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("levels", ["uniform", "shifted"])
+def test_the_whole_path_ends_near_the_exact_image(levels, path):
+    problem = Gaussian(path)
+    expected = problem.exact(X, 1.0, 0.0)
+    errors = {
+        sampler: np.abs(sample(problem, samplers.LEVELS[levels](40), sampler, path) - expected).max()
+        for sampler in samplers.SAMPLERS
+    }
+    assert errors["dpmpp_2m"] < 0.01
+    assert errors["dpmpp_2m"] < errors["ddim"] < 0.1
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+@pytest.mark.parametrize("path", [linear, cosine])
+def test_a_path_from_1_to_0_starts_and_ends_exactly(path, sampler):
+    table = samplers.SAMPLERS[sampler](samplers.uniform_levels(7), path)
+    assert np.isfinite(np.stack(table)).all()
+    assert table.levels[0] == 1
+    assert table.before[0] == 0
+    # What the last step returns is its denoised estimate and nothing else.
+    assert (table.carry[-1], table.now[-1], table.before[-1]) == (0, 1, 0)
+
+
+def test_a_loop_of_many_steps_is_traced_once():
+    traces = []
+
+    def denoise(x, level):
+        traces.append(1)
+        return x * level
+
+    table = samplers.ddim(samplers.uniform_levels(30), linear)
+    run = tf.function(lambda x: samplers.sample(denoise, x, table))
+    first = run(tf.ones((1, 2, 2, 1)))
+    run(tf.zeros((1, 2, 2, 1)))
+    assert len(traces) == 1
+    # Each step: x <- n x + (m - n) x ... by hand, (n - m) / n * n x + m / n * x
+    x, levels = 1.0, np.linspace(1, 0, 31)
+    for n, m in zip(levels[:-1], levels[1:], strict=True):
+        x0 = n * x
+        x = ((n - m) * x0 + m * x) / n
+    np.testing.assert_allclose(first, np.full((1, 2, 2, 1), x0), rtol=1e-4)
