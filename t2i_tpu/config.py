@@ -8,6 +8,7 @@ A field of the method that is None takes its value from `recipe`: "modern", our 
 import dataclasses
 import difflib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +134,11 @@ _AT_LEAST: dict[str, float] = {
     "train.warmup_steps": 0,
     "train.weight_decay": 0,
     "train.clip_norm": 0,
+    "train.learning_rate": 0,
+    "train.beta_2": 0,
+    "sample.guidance_scale": 0,
+    "preview.num_train": 1,
+    "preview.num_heldout": 0,
     "seed": 0,
 }
 
@@ -151,7 +157,7 @@ def resolve(config: Config) -> Config:
     Raises:
       UserError: naming the field, what is wrong with it and what it takes.
     """
-    config = from_dict(dataclasses.asdict(config))
+    config = from_dict(_values(config))
     _check_choice("recipe", config.recipe)
     for name, value in RECIPES[config.recipe].items():
         if get(config, name) is None:
@@ -214,6 +220,14 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
+def _values(config: Any) -> dict[str, Any]:
+    """As dataclasses.asdict, with what a config file wrote beside the fields: `_build` refuses it."""
+    return {
+        name: _values(value) if dataclasses.is_dataclass(value) else value
+        for name, value in vars(config).items()
+    }
+
+
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
     fields = {item.name: item for item in dataclasses.fields(kind)}
     arguments = {}
@@ -235,18 +249,15 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     if value is None and optional:
         return None
     kind = kind.__args__[0] if optional else kind
-    if getattr(kind, "__origin__", None) is tuple and isinstance(value, (list, tuple)):
+    origin = getattr(kind, "__origin__", kind)  # tuple of tuple[int, ...]
+    if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_typed(kind.__args__[0], item, name) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if (
-        not isinstance(kind, type)
-        or not isinstance(value, kind)
-        or (kind is int and isinstance(value, bool))
-    ):
-        raise UserError(
-            f"{name} is {value!r}; it must be of type {getattr(kind, '__name__', kind)}"
-        )
+    if origin is float and type(value) is int:
+        value = float(value)
+    if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
+        raise UserError(f"{name} is {value!r}; it must be of type {origin.__name__}")
+    if origin is float and not math.isfinite(value):
+        raise UserError(f"{name} is {value!r}; it must be finite")
     return value
 
 
@@ -276,6 +287,8 @@ def _check_model(config: Config) -> None:
             f"config.model.attention_levels has {len(model.attention_levels)} entries, "
             f"config.model.widths {len(model.widths)}; they must be as many"
         )
+    if model.blocks == "ancestor":
+        _check_ancestor(model)
     coarsest = model.patch_size * 2 ** (len(model.widths) - 1)
     if config.data.image_size % coarsest:
         raise UserError(
@@ -285,4 +298,18 @@ def _check_model(config: Config) -> None:
     if any(not 0 < std < 0.28 for std in config.train.ema_stds):
         raise UserError(
             f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"
+        )
+
+
+def _check_ancestor(model: ModelConfig) -> None:
+    """What the ancestor's U-Net has no place for."""
+    for name, value in (("patch_size", 1), ("dropout_rate", 0.0)):
+        if getattr(model, name) != value:
+            raise UserError(
+                f"config.model.{name} is {getattr(model, name)}; the ancestor's blocks take {value}"
+            )
+    if len(model.widths) < 2 or min(model.widths) < 8:
+        raise UserError(
+            f"config.model.widths is {model.widths}; the ancestor's blocks need two widths or more, "
+            "none below 8"
         )

@@ -70,7 +70,7 @@ class AncestorUNet(layers.Layer):
         embedding_dim: int,  # of the condition's vector
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the noise level stays float32
         self.stem = convolution(widths[0], kernel_size=1, name="stem")
         prompt_dim = embedding_dim + 32
         self.prompt_norm = BatchNorm(prompt_dim, name="prompt_norm")

@@ -122,7 +122,7 @@ class NoiseLevelEmbedding(layers.Layer):
     """Sines and cosines of the noise level at 32 frequencies from 1 to 1000, then two layers."""
 
     def __init__(self, dim: int, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the noise level stays float32
         self.hidden = layers.Dense(dim, activation="silu", name="hidden")
         self.out = layers.Dense(dim, name="out")
 

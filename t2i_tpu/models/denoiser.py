@@ -21,7 +21,7 @@ class Denoiser(layers.Layer):
     """
 
     def __init__(self, config: Config, channels: int, condition_shape: "ConditionShape", **kwargs):
-        super().__init__(name="denoiser", **kwargs)
+        super().__init__(name="denoiser", autocast=False, **kwargs)  # the noise level stays float32
         self.diffusion_path = PATHS[config.diffusion.path]
         self.prediction_type = config.diffusion.prediction_type
         self.image_shape = (config.data.image_size, config.data.image_size, channels)

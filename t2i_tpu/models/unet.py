@@ -30,7 +30,7 @@ class UNet(layers.Layer):
         dropout_rate: float = 0.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the noise level stays float32
         self.patch_size = patch_size
         self.noise_level_embedding = NoiseLevelEmbedding(
             embedding_dim, name="noise_level_embedding"

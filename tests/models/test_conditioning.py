@@ -1,0 +1,113 @@
+"""Conditions: what dropping, normalising and padding must and must not change."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from t2i_tpu.models.conditioning import (
+    EmbeddingConditioner,
+    LabelConditioner,
+    TokenConditioner,
+    drop,
+)
+
+TOKENS = np.array([[5, 3, 7, 0, 0, 0], [2, 0, 0, 0, 0, 0]], "int32")
+
+
+def randomise(layer, seed=0):
+    rng = np.random.default_rng(seed)
+    for weight in layer.weights:
+        weight.assign(rng.standard_normal(weight.shape) * 0.3)
+
+
+@pytest.fixture
+def token_conditioner():
+    layer = TokenConditioner(vocab_size=11, length=6, dim=16)
+    layer(TOKENS)
+    randomise(layer)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [np.ones((3, 4), "float32"), np.array([4, 1, 9], "int32"), np.full((3, 5), 8, "int32")],
+    ids=["embedding", "label", "tokens"],
+)
+def test_drop_puts_zeros_where_it_does_not_keep(condition):
+    dropped = np.asarray(drop(tf.constant(condition), tf.constant([True, False, True])))
+    assert dropped.dtype == condition.dtype
+    np.testing.assert_array_equal(dropped[[0, 2]], condition[[0, 2]])
+    assert not dropped[1].any()
+
+
+def test_an_embedding_is_projected_at_unit_rms():
+    layer, embedding = EmbeddingConditioner(5), np.array([[3.0, 4.0], [0.0, 0.0]], "float32")
+    layer(embedding)
+    randomise(layer)
+    kernel, bias = (np.asarray(weight) for weight in layer.weights)
+    unit = embedding / np.sqrt(12.5)
+    np.testing.assert_allclose(layer(embedding).vector, unit @ kernel + bias, atol=1e-5)
+    # So it does not matter whether a data set's embeddings were normalised.
+    np.testing.assert_allclose(layer(embedding * 0.2).vector, layer(embedding).vector, atol=1e-4)
+
+
+def test_the_ancestors_embedding_is_projected_as_it_is():
+    layer, embedding = EmbeddingConditioner(5, normalize=False), np.array([[3.0, 4.0]], "float32")
+    layer(embedding)
+    randomise(layer)
+    kernel, bias = (np.asarray(weight) for weight in layer.weights)
+    np.testing.assert_allclose(layer(embedding).vector, embedding @ kernel + bias, atol=1e-5)
+
+
+def test_a_label_is_a_row_and_the_null_condition_row_0():
+    layer = LabelConditioner(num_classes=3, dim=4)
+    got = np.asarray(layer(np.array([0, 3, 1], "int32")).vector)
+    (table,) = layer.weights
+    assert table.shape == (4, 4)
+    np.testing.assert_array_equal(got, np.asarray(table)[[0, 3, 1]])
+
+
+def test_the_mask_says_where_the_tokens_are(token_conditioner):
+    condition = token_conditioner(TOKENS)
+    np.testing.assert_array_equal(condition.mask, TOKENS > 0)
+    assert condition.sequence.shape == (2, 6, 16)
+
+
+def test_a_padding_token_changes_nothing(token_conditioner):
+    before = token_conditioner(TOKENS)
+    rows = np.array(token_conditioner.table.embeddings)
+    rows[0] += 5.0
+    token_conditioner.table.embeddings.assign(rows)
+    after = token_conditioner(TOKENS)
+    np.testing.assert_array_equal(after.vector, before.vector)
+    mask = TOKENS > 0
+    np.testing.assert_array_equal(after.sequence.numpy()[mask], before.sequence.numpy()[mask])
+    # Nor does how much padding there is.
+    np.testing.assert_allclose(token_conditioner(TOKENS[:, :4]).vector, before.vector, atol=1e-6)
+
+
+def test_words_and_their_order_matter(token_conditioner):
+    base, swapped, other = ([[5, 3, 7, 0, 0, 0]], [[3, 5, 7, 0, 0, 0]], [[5, 3, 8, 0, 0, 0]])
+    vectors = [token_conditioner(np.array(row, "int32")).vector for row in (base, swapped, other)]
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+    assert np.abs(vectors[0] - vectors[2]).max() > 1e-3
+
+
+def test_the_null_prompts_vector_is_zero(token_conditioner):
+    condition = token_conditioner(np.zeros((2, 6), "int32"))
+    assert not np.any(condition.vector)
+    assert np.isfinite(condition.sequence).all()
+
+
+def test_a_prompt_is_the_mean_of_its_tokens(token_conditioner):
+    """The transformer's blocks at zero leave the tables' rows, normalised and averaged."""
+    for block in token_conditioner.blocks:
+        for weight in block.attention.out.weights + block.contract.weights:
+            weight.assign(keras.ops.zeros(weight.shape))
+    rows = np.asarray(token_conditioner.table.embeddings)[TOKENS[0, :3]]
+    rows = rows + np.asarray(token_conditioner.positions.embeddings)[:3]
+    rows = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-3)
+    norm = token_conditioner.norm
+    expected = np.mean(rows * np.asarray(norm.gamma) + np.asarray(norm.beta), axis=0)
+    np.testing.assert_allclose(token_conditioner(TOKENS).vector[0], expected, atol=1e-5)
