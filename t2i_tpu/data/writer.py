@@ -1,8 +1,9 @@
 """Records -> shards. Equal records and settings give equal bytes."""
 
+import collections
 import hashlib
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -29,11 +30,16 @@ def write_dataset(
     embedding: EmbeddingContract | None = None,
     tokens: TokenContract | None = None,
     label_names: Sequence[str] | None = None,
+    streams_of: Callable[[Record], range] | None = None,  # of each record; None = any of them
 ) -> Manifest:
     """Writes a data set into the folder `output` (local or gs://) and returns its manifest.
 
-    Record i of a split goes to stream i mod num_streams. Shards get their final name when they are
-    whole and the manifest is written last, so a folder with a manifest is a whole data set.
+    Record i of a split goes to stream i mod num_streams; with `streams_of`, record i of those that
+    share a range of streams to its stream i mod its length. Every stream gives as much to a batch,
+    so few records in many streams are seen more often: the streams weigh a mixture.
+
+    Shards get their final name when they are whole and the manifest is written last, so a folder
+    with a manifest is a whole data set.
 
     Raises:
       UserError: `output` holds a data set already, a key comes twice, images differ in shape, a
@@ -47,7 +53,9 @@ def write_dataset(
     tf.io.gfile.makedirs(output)
     checks = _Checks(embedding, tokens, label_names)
     written = {
-        split: _write_split(output, split, checks.watch(records), num_streams, shard_size)
+        split: _write_split(
+            output, split, checks.watch(records), num_streams, shard_size, streams_of
+        )
         for split, records in splits.items()
     }
     size, _, channels = checks.image_shape
@@ -109,12 +117,15 @@ class _Checks:
             )
 
 
-def _write_split(output, split, records, num_streams, shard_size):
+def _write_split(output, split, records, num_streams, shard_size, streams_of):
     streams = [
         _StreamWriter(output, f"{split}-{index:04d}", shard_size) for index in range(num_streams)
     ]
-    for index, record in enumerate(records):
-        streams[index % num_streams].write(serialize(record))
+    dealt = collections.Counter()
+    for record in records:
+        mine = streams_of(record) if streams_of else range(num_streams)
+        streams[mine[dealt[mine] % len(mine)]].write(serialize(record))
+        dealt[mine] += 1
     shards = tuple(stream.close() for stream in streams)
     if not all(shards):
         raise UserError(
