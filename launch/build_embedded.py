@@ -14,6 +14,7 @@ cores, and three packages from npm:
 
 Stages, in this order; each needs the files of those before it:
   clip       trains the CLIP on the train split         -> OUTPUT/clip
+  tune       its text tower for keywords                -> OUTPUT/clip
   recall     prints how well it finds images by text
   export     its text tower without torch               -> OUTPUT/clip/text_tower.onnx
   shards     images, captions, embeddings, tokens       -> OUTPUT/emoji (has to be absent)
@@ -27,7 +28,7 @@ from absl import app, flags, logging
 
 from t2i_tpu.data.embedded.build import captions, splits
 
-STAGES = ("clip", "recall", "export", "shards", "reference")
+STAGES = ("clip", "tune", "recall", "export", "shards", "reference")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("emoji_package", None, "Folder of npm's emoji-datasource-google.")
@@ -35,7 +36,8 @@ flags.DEFINE_list("cldr_package", None, "Folders of npm's cldr-annotations[-deri
 flags.DEFINE_string("output", None, "Folder to write clip/ and emoji/ into.")
 flags.DEFINE_string("reference", "clip_reference.npz", "File for open_clip's values.")
 flags.DEFINE_list("stages", list(STAGES), f"Some of {', '.join(STAGES)}.")
-flags.DEFINE_integer("clip_steps", 700, "Steps of 384 images that CLIP is trained for.", 1)
+flags.DEFINE_integer("clip_steps", 900, "Steps of 512 images that CLIP is trained for.", 1)
+flags.DEFINE_integer("tune_steps", 700, "Steps of 384 texts that its text tower is tuned for.", 1)
 flags.mark_flags_as_required(["emoji_package", "cldr_package", "output"])
 flags.register_validator("stages", lambda stages: set(stages) <= set(STAGES), "no such stage")
 
@@ -47,11 +49,13 @@ def main(_):
     clip_folder = os.path.join(FLAGS.output, "clip")
     if set(FLAGS.stages) - {"shards"}:
         # torch has to come before tensorflow, and the shards can be written without it.
-        from t2i_tpu.data.embedded.build import clip_training, export
+        from t2i_tpu.data.embedded.build import clip_training, export, text_tuning
     from t2i_tpu.data.embedded.build import dataset
 
     if "clip" in FLAGS.stages:
         clip_training.train(clip_folder, train, _images(train), num_steps=FLAGS.clip_steps)
+    if "tune" in FLAGS.stages:
+        text_tuning.tune(clip_folder, train, _images(train), num_steps=FLAGS.tune_steps)
     if "recall" in FLAGS.stages:
         for name, part in (("train", train), ("heldout", heldout)):
             logging.info("%s: %s", name, clip_training.recall(clip_folder, part, _images(part)))

@@ -19,7 +19,7 @@ CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the name that open_clip's `local-dir:` looks for
 CONTEXT_LENGTH = 32
 NUM_MERGES = 1500
-_HARD = 80  # emoji of a batch that come in several skin tones, where they have them
+_HARD = 64  # emoji of a batch that come in several skin tones, where they have them
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
@@ -68,7 +68,7 @@ def train(
     images: np.ndarray,  # uint8 [N, 64, 64, 3]
     *,
     num_steps: int,
-    batch_size: int = 384,
+    batch_size: int = 512,
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> None:
@@ -88,18 +88,14 @@ def train(
     progress = tqdm.trange(num_steps, desc="CLIP", mininterval=5)
     for step in progress:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _schedule(step, num_steps)
-        chosen = _batch(rng, variants, batch_size)
-        # Each image meets two texts, or its many keywords would come too seldom.
-        captions = tokenizer([texts.caption_text(emoji[index], rng) for index in chosen])
-        keywords = tokenizer([texts.keyword_text(emoji[index], rng) for index in chosen])
+            group["lr"] = learning_rate * schedule(step, num_steps)
+        chosen = _batch(rng, variants, len(emoji), batch_size)
+        tokens = tokenizer([texts.variant(emoji[index], rng) for index in chosen])
         with torch.autocast("cpu", torch.bfloat16):
-            image_features = model.encode_image(_augment(pixels[chosen]), normalize=True).float()
-            caption_features = _encode_text(model, captions).float()
-            keyword_features = _encode_text(model, keywords).float()
+            image_features = model.encode_image(_augment(pixels[chosen]), normalize=True)
+            text_features = encode_text(model, tokens)
         scale = model.logit_scale.exp()
-        loss = loss_fn(image_features, caption_features, scale)
-        loss = loss + loss_fn(image_features, keyword_features, scale)
+        loss = loss_fn(image_features.float(), text_features.float(), scale)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -111,7 +107,7 @@ def train(
     write_weights(folder, model)
 
 
-def _encode_text(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def encode_text(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """`model.encode_text(tokens, normalize=True)` at a third of the cost: texts of like length go
     together and are cut to it. What follows a text's end does not reach it, by the causal mask."""
     ends = tokens.argmax(-1)
@@ -146,16 +142,14 @@ def _augment(pixels: torch.Tensor) -> torch.Tensor:
     return moved * (1 + (torch.rand(count, 3, 1, 1) - 0.5) * 0.1)
 
 
-def _batch(rng: random.Random, variants: list[list[int]], batch_size: int) -> list[int]:
-    """Indices without repeats: of every emoji alike, though some have 26 variants in skin tone;
-    and some with several of their variants, which are the hard negatives of each other."""
+def _batch(rng: random.Random, variants: list[list[int]], count: int, size: int) -> list[int]:
+    """Indices without repeats; some come with their variants in skin tone, the hard negatives."""
     hard = [i for one in rng.sample(variants, min(_HARD, len(variants)))
             for i in rng.sample(one, min(4, len(one)))]  # fmt: skip
-    single = [rng.choice(one) for one in rng.sample(variants, len(variants))]
-    return list(dict.fromkeys(hard + single))[:batch_size]
+    return list(dict.fromkeys(hard + rng.sample(range(count), min(size, count))))[:size]
 
 
-def _schedule(step: int, num_steps: int) -> float:
+def schedule(step: int, num_steps: int) -> float:
     return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
@@ -170,35 +164,31 @@ def _decayed(model: torch.nn.Module) -> list[dict]:
 
 @torch.no_grad()
 def recall(folder: str, emoji: Sequence[Emoji], images: np.ndarray) -> dict[str, float]:
-    """Text to image: the share of texts whose image is the nearest of `images`, or of the five
-    nearest. A keyword has found its image where the image found has that keyword."""
+    """How often a text's nearest of all images (or captions) is right, and one of its nearest five.
+
+    A caption is right for its own image, a keyword for all images that have it.
+    """
     model, tokenizer = load(folder)
     model.eval()
-    features = torch.cat([model.encode_image(part, True) for part in prepare(images).split(512)])
 
-    def shares(prompts, is_right):
-        parts = [model.encode_text(tokenizer(list(part)), True) for part in _chunks(prompts, 512)]
-        nearest = (torch.cat(parts) @ features.T).topk(5).indices.tolist()
-        right = np.array(
-            [
-                [is_right(prompt, i) for i in row]
-                for prompt, row in zip(prompts, nearest, strict=True)
-            ]
-        )
-        return {1: right[:, 0].mean(), 5: right.any(1).mean()}
+    def encode(prompts):
+        parts = [prompts[start : start + 512] for start in range(0, len(prompts), 512)]
+        return torch.cat([model.encode_text(tokenizer(part), True) for part in parts])
 
     captions = [one.caption for one in emoji]
     words = [set(one.keywords) for one in emoji]
-    found = {
-        "caption": shares(captions, lambda text, i: captions[i] == text),
-        "keyword": shares(sorted(set.union(*words)), lambda text, i: text in words[i]),
+    keywords = sorted(set.union(*words))
+    keyword_is_right = np.array([[word in has for has in words] for word in keywords])
+    pixels = torch.cat([model.encode_image(part, True) for part in prepare(images).split(512)])
+    pairs = {
+        "caption_to_image": (encode(captions), pixels, np.eye(len(emoji), dtype=bool)),
+        "keyword_to_image": (encode(keywords), pixels, keyword_is_right),
+        "keyword_to_caption": (encode(keywords), encode(captions), keyword_is_right),
     }
-    return {
-        f"{kind}_recall@{k}": round(float(share), 4)
-        for kind, by_k in found.items()
-        for k, share in by_k.items()
-    }
-
-
-def _chunks(items: Sequence, size: int) -> list[Sequence]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    found = {}
+    for name, (queries, candidates, is_right) in pairs.items():
+        nearest = (queries @ candidates.T).topk(5).indices.numpy()
+        right = np.take_along_axis(is_right, nearest, 1)
+        found[f"{name}@1"] = round(float(right[:, 0].mean()), 4)
+        found[f"{name}@5"] = round(float(right.any(1).mean()), 4)
+    return found

@@ -9,27 +9,41 @@ _TEMPLATES = (
     "a picture of {}", "a small drawing of a {}", "icon of {}", "a cute {}", "{}.",
 )  # fmt: skip
 _FLAG = ("{}", "{} flag", "{}'s flag", "the {} flag")
+_FLAG_CAPTION = "flag of "
 
 
-def caption_text(emoji: Emoji, rng: random.Random) -> str:
-    """The caption, alone or in a phrase."""
-    return rng.choice(_TEMPLATES).format(emoji.caption) if rng.random() < 0.4 else emoji.caption
+def variant(emoji: Emoji, rng: random.Random) -> str:
+    """A random text for `emoji`: its caption or keywords, with or without a phrase around it."""
+    text = emoji.caption if rng.random() < 0.5 else _keywords(emoji, rng)
+    return in_phrase(text, rng, 0.4)
 
 
-def keyword_text(emoji: Emoji, rng: random.Random) -> str:
-    """One to three keywords, with the skin tone or without, alone or in a phrase."""
-    if emoji.caption.startswith("flag of "):
-        return rng.choice(_FLAG).format(emoji.caption.removeprefix("flag of "))
+def in_phrase(text: str, rng: random.Random, share: float) -> str:
+    return rng.choice(_TEMPLATES).format(text) if rng.random() < share else text
+
+
+def words_of(emoji: Emoji) -> tuple[str, ...]:
+    """What can be asked for: the keywords, the name without skin tone, and a flag's country."""
+    names = (emoji.base, emoji.base.removeprefix(_FLAG_CAPTION))
+    return tuple(dict.fromkeys([*emoji.keywords, *names]))
+
+
+def with_tones(text: str, tones: tuple[str, ...], rng: random.Random) -> str:
+    joint = " and ".join(tones)
+    return rng.choice((f"{text} with {joint}", f"{joint} {text}", f"{text}, {joint}"))
+
+
+def _keywords(emoji: Emoji, rng: random.Random) -> str:
+    if emoji.caption.startswith(_FLAG_CAPTION):
+        return rng.choice(_FLAG).format(emoji.caption.removeprefix(_FLAG_CAPTION))
     words = list(emoji.keywords) or [emoji.base]
-    # One keyword is the most frequent prompt, and the hardest: it has to find the image alone.
     chosen = rng.sample(words, min(len(words), rng.choice((1, 1, 1, 2, 3))))
-    if rng.random() < 0.15:
+    if rng.random() < 0.3:
         chosen.insert(0, emoji.base)
     text = rng.choice((" ", " ", ", ")).join(chosen)
-    if emoji.tones and rng.random() < 0.7:
-        tones = " and ".join(emoji.tones)
-        text = rng.choice((f"{text} with {tones}", f"{tones} {text}", f"{text}, {tones}"))
-    return rng.choice(_TEMPLATES).format(text) if rng.random() < 0.25 else text
+    if not emoji.tones or rng.random() < 0.3:
+        return text
+    return with_tones(text, emoji.tones, rng)
 
 
 def vocabulary_corpus(emoji: list[Emoji]) -> list[str]:
