@@ -1,4 +1,11 @@
-"""Emoji."""
+"""Text to image at 32x32 on the emoji that ship with the package.
+
+  make train-gpu    or    python launch/train.py --config=configs/emoji32.py --workdir=runs/emoji32
+
+Data: 3,430 Noto emoji with captions and embeddings, 356 held out. Model: 14.7M parameters.
+Hardware: a CPU of two cores with bfloat16, a quarter of an hour; a GPU, a minute or two. Expect the
+things of the preview to be recognised, and held-out people in the right skin tone and dress.
+"""
 
 from t2i_tpu.config import Config
 
@@ -10,9 +17,14 @@ def get_config() -> Config:
     config.model.widths = (96, 160, 224)
     config.model.attention_levels = (False, True, True)
     config.model.embedding_dim = 256
-    config.train.total_steps = 1400
-    config.train.preview_every = 350
-    config.train.checkpoint_every = 350
+    config.sample.guidance_scale = 2.5
+    config.train.global_batch_size = 32  # small: in a quarter of an hour, updates are what is short
+    config.train.learning_rate = 7e-4
+    config.train.total_steps = 2200
+    config.train.log_every = 50
+    config.train.steps_per_loop = 50
+    config.train.preview_every = 550
+    config.train.checkpoint_every = 550
     config.preview.captions = (
         "red heart",
         "pizza",

@@ -182,6 +182,12 @@ class Dataset:
 
 def _permutation(seed, stream, epoch, use, size):
     """A shuffle of range(size), int32 [size], keyed by (seed, stream, epoch, use)."""
+    scalars = (tf.cast(value, tf.int64) for value in (stream, epoch, use, size))
+    return _keyed_shuffle(seed, *scalars)
+
+
+@tf.function(autograph=False)  # traced once, not once a stream
+def _keyed_shuffle(seed, stream, epoch, use, size):
     key = random.keys(seed, random.Purpose.SHUFFLE, epoch, tf.reshape(stream, [1]))
     counter = tf.range(tf.cast(size, tf.int32))
     use = tf.fill(tf.shape(counter), tf.cast(use, tf.uint32))

@@ -30,7 +30,7 @@ def write_dataset(
     embedding: EmbeddingContract | None = None,
     tokens: TokenContract | None = None,
     label_names: Sequence[str] | None = None,
-    streams_of: Callable[[Record], range] | None = None,  # of each record; None = any of them
+    streams_of: Callable[[str, Record], range] | None = None,  # (split, record) -> where it may go
 ) -> Manifest:
     """Writes a data set into the folder `output` (local or gs://) and returns its manifest.
 
@@ -123,7 +123,7 @@ def _write_split(output, split, records, num_streams, shard_size, streams_of):
     ]
     dealt = collections.Counter()
     for record in records:
-        mine = streams_of(record) if streams_of else range(num_streams)
+        mine = streams_of(split, record) if streams_of else range(num_streams)
         streams[mine[dealt[mine] % len(mine)]].write(serialize(record))
         dealt[mine] += 1
     shards = tuple(stream.close() for stream in streams)

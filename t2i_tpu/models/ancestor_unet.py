@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from t2i_tpu.models.blocks import convolution, sinusoids
+from t2i_tpu.models.container import Container
 
 
 class BatchNorm(layers.Layer):
@@ -58,7 +59,7 @@ class BatchNorm(layers.Layer):
         return x * ops.cast(gain, x.dtype) + ops.cast(bias, x.dtype)
 
 
-class AncestorUNet(layers.Layer):
+class AncestorUNet(Container):
     """noisy image, noise level, condition -> the raw prediction, shaped as the image."""
 
     def __init__(
@@ -110,7 +111,7 @@ class AncestorUNet(layers.Layer):
             for block in blocks:
                 x = block(x, prompt, raw_prompt, training=training)
                 skips.append(x)
-            x = ops.average_pool(x, 2)
+            x = ops.average_pool(x, 2, strides=2)
         for block in self.middle:
             x = block(x, prompt, training=training)
         for blocks in self.up:
@@ -120,7 +121,7 @@ class AncestorUNet(layers.Layer):
         return self.head(x)
 
 
-class _Block(layers.Layer):
+class _Block(Container):
     """The DDIM example's residual block, then self- and cross-attention where there are any. The
     first of all reads the raw prompt as further channels of its image."""
 
@@ -196,7 +197,7 @@ def _taps_inside(size, kernel_size):
     return ((source >= 0) & (source < size)).astype("float32")
 
 
-class _SelfAttention(layers.Layer):
+class _SelfAttention(Container):
     """One head, an eighth of the width for queries and keys, unscaled. Rows are keys there."""
 
     def __init__(self, width, **kwargs):
@@ -217,7 +218,7 @@ class _SelfAttention(layers.Layer):
         return self.out_norm(ops.reshape(mixed, (-1, height, width, channels)), training=training)
 
 
-class _PromptAttention(layers.Layer):
+class _PromptAttention(Container):
     """The ancestor's cross-attention: see the head of this file."""
 
     def __init__(self, width, prompt_dim, **kwargs):

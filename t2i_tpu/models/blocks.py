@@ -2,6 +2,8 @@
 
 from keras import layers, ops
 
+from t2i_tpu.models.container import Container
+
 
 class GroupNorm(layers.Layer):
     """Group normalisation (Wu and He, 2018), optionally scaled and shifted by the condition.
@@ -42,7 +44,7 @@ class GroupNorm(layers.Layer):
         return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, self.channels))
 
 
-class ResidualBlock(layers.Layer):
+class ResidualBlock(Container):
     """norm, swish, conv, conditioned norm, swish, conv; the last conv starts at zero."""
 
     def __init__(self, input_width: int, width: int, dropout_rate: float = 0.0, **kwargs):
@@ -67,7 +69,7 @@ class ResidualBlock(layers.Layer):
         return self.conv2(residual) + (self.shortcut(x) if self.shortcut else x)
 
 
-class Downsample(layers.Layer):
+class Downsample(Container):
     """Halves the resolution: every 2x2 block through one matrix."""
 
     def __init__(self, width: int, **kwargs):
@@ -78,7 +80,7 @@ class Downsample(layers.Layer):
         return self.conv(x)
 
 
-class Upsample(layers.Layer):
+class Upsample(Container):
     """Doubles the resolution: the transpose of `Downsample`, free of checkerboard overlap."""
 
     def __init__(self, width: int, **kwargs):
@@ -118,7 +120,7 @@ def _per_image(coefficient, dtype):
     return ops.cast(coefficient[:, None, None, :], dtype)
 
 
-class NoiseLevelEmbedding(layers.Layer):
+class NoiseLevelEmbedding(Container):
     """Sines and cosines of the noise level at 32 frequencies from 1 to 1000, then two layers."""
 
     def __init__(self, dim: int, **kwargs):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from keras import layers, ops
 
 from t2i_tpu.models.attention import Attention, rms_norm
+from t2i_tpu.models.container import Container
 
 
 class Condition(NamedTuple):
@@ -23,7 +24,7 @@ def drop(condition, keep):
     return condition * ops.reshape(keep, (-1, *[1] * (len(condition.shape) - 1)))
 
 
-class EmbeddingConditioner(layers.Layer):
+class EmbeddingConditioner(Container):
     """A precomputed embedding, raw or normalised: brought to unit RMS if `normalize`, projected."""
 
     def __init__(self, dim: int, normalize: bool = True, **kwargs):
@@ -35,7 +36,7 @@ class EmbeddingConditioner(layers.Layer):
         return Condition(self.project(rms_norm(embedding) if self.normalize else embedding))
 
 
-class LabelConditioner(layers.Layer):
+class LabelConditioner(Container):
     """A class label through a learned embedding; row 0 is the null condition."""
 
     def __init__(self, num_classes: int, dim: int, **kwargs):
@@ -46,7 +47,7 @@ class LabelConditioner(layers.Layer):
         return Condition(self.table(label))
 
 
-class TokenConditioner(layers.Layer):
+class TokenConditioner(Container):
     """A small pre-norm transformer over the prompt's tokens, trained with the denoiser."""
 
     def __init__(self, vocab_size: int, length: int, dim: int, depth: int = 2, **kwargs):
@@ -67,7 +68,7 @@ class TokenConditioner(layers.Layer):
         return Condition(pooled, x, mask)
 
 
-class _TransformerBlock(layers.Layer):
+class _TransformerBlock(Container):
     def __init__(self, dim, **kwargs):
         super().__init__(**kwargs)
         self.norm1 = layers.LayerNormalization(name="norm1")

@@ -11,10 +11,11 @@ from t2i_tpu.models.conditioning import (
     LabelConditioner,
     TokenConditioner,
 )
+from t2i_tpu.models.container import Container
 from t2i_tpu.models.unet import UNet
 
 
-class Denoiser(layers.Layer):
+class Denoiser(Container):
     """Estimates the clean image from a noisy one, a noise level and a raw condition.
 
     Raw conditions are as in `models.conditioning`; zeros are the null condition.

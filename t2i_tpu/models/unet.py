@@ -1,6 +1,6 @@
 """The modern U-Net: residual blocks modulated by the condition, attention at coarse levels."""
 
-from keras import layers, ops
+from keras import ops
 
 from t2i_tpu.models.attention import Attention
 from t2i_tpu.models.blocks import (
@@ -13,9 +13,10 @@ from t2i_tpu.models.blocks import (
     depth_to_space,
     space_to_depth,
 )
+from t2i_tpu.models.container import Container
 
 
-class UNet(layers.Layer):
+class UNet(Container):
     """noisy image, noise level, condition -> the raw prediction, shaped as the image."""
 
     def __init__(
@@ -90,7 +91,7 @@ class UNet(layers.Layer):
         return depth_to_space(self.head(ops.silu(self.norm(x))), self.patch_size)
 
 
-class _Block(layers.Layer):
+class _Block(Container):
     """A residual block, and self- and cross-attention where the level has them."""
 
     def __init__(self, input_width, width, attends, cross_attention, dropout_rate, **kwargs):

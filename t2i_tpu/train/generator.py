@@ -28,7 +28,8 @@ class Generator:
 
         @tf.function(jit_compile=jit_compile, autograph=False)
         def replica_images(condition, noise):
-            return to_uint8(generate(denoiser, condition, noise, sample))
+            images = to_uint8(generate(denoiser, condition, noise, sample))
+            return tf.cast(images, tf.int32)  # collectives gather no uint8
 
         # The strategy's own call is compiled too, so that no Python runs per step or per replica.
         @tf.function(autograph=False)
@@ -44,7 +45,7 @@ class Generator:
             chunk = slice(start, start + self.batch_size)
             condition, z = (_filled(part[chunk], self.batch_size) for part in (conditions, noise))
             result = self._images(self._spread(condition), self._spread(z))
-            drawn.append(self.strategy.gather(result, axis=0).numpy())
+            drawn.append(self.strategy.gather(result, axis=0).numpy().astype(np.uint8))
         return np.concatenate(drawn)[: len(noise)]
 
     def noise(self, seeds: np.ndarray) -> np.ndarray:

@@ -106,6 +106,7 @@ def make_replica_step(
 def make_device_loop(strategy: tf.distribute.Strategy, replica_step: Callable) -> Callable:
     """(iterator, number of steps) -> the steps' summed metrics and the seconds spent waiting for
     input, all in one tf.function."""
+    replica_step = tf.autograph.experimental.do_not_convert(replica_step)  # only the loop has need
 
     @tf.function
     def device_loop(iterator, num_steps):

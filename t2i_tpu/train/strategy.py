@@ -19,18 +19,20 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     Raises:
       UserError: no such strategy, or not the hardware for it.
     """
-    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    # Logical devices are asked for late: from then on it is too late for several workers.
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
     if name == "auto":
-        name = "multiworker" if os.environ.get("TF_CONFIG") else "gpu" if gpus else "cpu"
+        name = "multiworker" if os.environ.get("TF_CONFIG") else "gpu" if has_gpu else "cpu"
     if name == "cpu":
-        return tf.distribute.MirroredStrategy(
-            [device.name for device in tf.config.list_logical_devices("CPU")]
-        )
+        cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+        # In one process there is nothing to gain from collectives, whose keys two strategies share.
+        return tf.distribute.MirroredStrategy(cpus, tf.distribute.ReductionToOneDevice())
     if name == "gpu":
-        if not gpus:
+        if not has_gpu:
             raise UserError(
                 "--strategy=gpu: TensorFlow sees no GPU; install t2i-tpu[gpu] and a driver, or use cpu"
             )
+        gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
         return tf.distribute.MirroredStrategy(gpus)
     if name == "multiworker":
         if not os.environ.get("TF_CONFIG"):

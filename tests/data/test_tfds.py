@@ -6,7 +6,9 @@ download, the checksum test, the unpacking, the builder and the reading are TFDS
 
 import functools
 import http.server
+import importlib
 import io
+import pathlib
 import shutil
 import socket
 import sys
@@ -23,6 +25,9 @@ from t2i_tpu.data.locate import locate
 from t2i_tpu.data.schema import read_manifest
 from t2i_tpu.data.sources import tfds as source
 from t2i_tpu.errors import UserError
+from t2i_tpu.train.loop import train
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 
 CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CIFAR100_NAMES = [f"fine_{index}" for index in range(100)]
@@ -155,6 +160,16 @@ def test_tfds_downloads_prepares_and_becomes_shards(
     asked = len(server.requests)
     shutil.rmtree(tmp_path / "tfds")
     assert locate(spec) == folder and len(server.requests) == asked  # neither TFDS nor network
+
+    monkeypatch.syspath_prepend(str(CONFIGS))
+    config = importlib.import_module(name).get_config()
+    assert config.data.source == f"tfds:{name}"
+    config.data.source = spec
+    config.model.widths, config.model.attention_levels = (8,), (False,)  # all else as it is
+    config.model.block_depth, config.sample.steps = 1, 2
+    config.train.global_batch_size, config.train.total_steps = 16, 2
+    assert train(config, str(tmp_path / "run"), "cpu") == 0
+    assert (tmp_path / "run/previews/step_00000002.png").exists()
 
 
 def test_prepared_elsewhere_needs_no_network_and_gives_the_same_records(

@@ -56,7 +56,9 @@ def test_threshold_of_an_image_does_not_depend_on_its_batch():
 
 def test_threshold_of_a_batch_of_unknown_size():
     x = images(3, (3, 4, 4, 3))
-    run = tf.function(lambda x: threshold(x, 99.5), input_signature=[tf.TensorSpec((None, 4, 4, 3))])
+    run = tf.function(
+        lambda x: threshold(x, 99.5), input_signature=[tf.TensorSpec((None, 4, 4, 3))]
+    )
     np.testing.assert_allclose(run(x), numpy_threshold(x, 99.5), rtol=1e-5, atol=1e-6)
 
 

@@ -26,9 +26,7 @@ def test_cosine_by_hand():
     np.testing.assert_allclose(
         scales.signal, [1, math.sqrt(3) / 2, math.sqrt(0.5), 0], rtol=1e-12, atol=1e-15
     )
-    np.testing.assert_allclose(
-        scales.noise, [0, 0.5, math.sqrt(0.5), 1], rtol=1e-12, atol=1e-15
-    )
+    np.testing.assert_allclose(scales.noise, [0, 0.5, math.sqrt(0.5), 1], rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(("path", "factor"), [(linear, 1.0), (cosine, math.pi / 2)])
@@ -51,7 +49,9 @@ def test_tensors_and_arrays_agree(path):
 
 def test_snr_by_hand():
     # linear: (3 / 1)**2 at 1/4; cosine: cot(30 degrees)**2 at 1/3
-    np.testing.assert_allclose(snr(linear, tf.constant([0.25, 0.5, 0.8])), [9, 1, 1 / 16], rtol=1e-5)
+    np.testing.assert_allclose(
+        snr(linear, tf.constant([0.25, 0.5, 0.8])), [9, 1, 1 / 16], rtol=1e-5
+    )
     np.testing.assert_allclose(snr(cosine, tf.constant([1 / 3, 0.5])), [3, 1], rtol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """Samplers against literal loops in numpy float64, and against a trajectory known in closed form."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -81,7 +83,7 @@ def test_uniform_and_shifted_levels_by_hand():
 def test_ddim_is_the_ancestors_loop():
     levels = samplers.ancestor_levels(35)
     x = X.copy()
-    for n, m in zip(levels[:-1], levels[1:], strict=True):
+    for n, m in pairwise(levels):
         x0 = numpy_toy(x, n)
         x = ((n - m) * x0 + m * x) / n
     np.testing.assert_allclose(sample(toy, levels, "ddim", "linear"), x0, atol=2e-6)
@@ -91,7 +93,7 @@ def test_ddim_keeps_the_noise_on_the_cosine_path():
     """Song et al., 2020, equation 12 with sigma 0: x0 and z by hand, then to the next level."""
     levels = np.linspace(0.98, 0.02, 9)
     x = X.copy()
-    for n, m in zip(levels[:-1], levels[1:], strict=True):
+    for n, m in pairwise(levels):
         x0 = numpy_toy(x, n)
         z = (x - np.cos(n * np.pi / 2) * x0) / np.sin(n * np.pi / 2)
         x = np.cos(m * np.pi / 2) * x0 + np.sin(m * np.pi / 2) * z
@@ -139,7 +141,9 @@ def test_the_whole_path_ends_near_the_exact_image(levels, path):
     problem = Gaussian(path)
     expected = problem.exact(X, 1.0, 0.0)
     errors = {
-        sampler: np.abs(sample(problem, samplers.LEVELS[levels](40), sampler, path) - expected).max()
+        sampler: np.abs(
+            sample(problem, samplers.LEVELS[levels](40), sampler, path) - expected
+        ).max()
         for sampler in samplers.SAMPLERS
     }
     assert errors["dpmpp_2m"] < 0.01
@@ -171,7 +175,7 @@ def test_a_loop_of_many_steps_is_traced_once():
     assert len(traces) == 1
     # Each step: x <- n x + (m - n) x ... by hand, (n - m) / n * n x + m / n * x
     x, levels = 1.0, np.linspace(1, 0, 31)
-    for n, m in zip(levels[:-1], levels[1:], strict=True):
+    for n, m in pairwise(levels):
         x0 = n * x
         x = ((n - m) * x0 + m * x) / n
     np.testing.assert_allclose(first, np.full((1, 2, 2, 1), x0), rtol=1e-4)

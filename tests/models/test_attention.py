@@ -28,7 +28,10 @@ def normalised(x):
 def literal(layer, x, context, attend_to=None):
     """One head and one query at a time."""
     x, context = x.astype("float64"), context.astype("float64")
-    w = {name: np.asarray(getattr(layer, name).kernel, "float64") for name in ("query", "key", "value", "out")}
+    w = {
+        name: np.asarray(getattr(layer, name).kernel, "float64")
+        for name in ("query", "key", "value", "out")
+    }
     size, heads = layer.head_dim, layer.heads
     out = np.zeros((*x.shape[:2], heads * size))
     for b in range(len(x)):

@@ -76,7 +76,7 @@ def test_the_mask_says_where_the_tokens_are(token_conditioner):
 
 def test_a_padding_token_changes_nothing(token_conditioner):
     before = token_conditioner(TOKENS)
-    rows = np.array(token_conditioner.table.embeddings)
+    rows = np.asarray(token_conditioner.table.embeddings).copy()
     rows[0] += 5.0
     token_conditioner.table.embeddings.assign(rows)
     after = token_conditioner(TOKENS)

@@ -1,0 +1,94 @@
+"""Run by test_backends.py under KERAS_BACKEND=jax: what diffusion/ and models/ give there.
+
+python backend_probe.py WEIGHTS.npz RESULT.npz
+"""
+
+import sys
+
+import keras
+import numpy as np
+
+from t2i_tpu.config import Config, SampleConfig, resolve
+from t2i_tpu.diffusion.random import Purpose, keys, normal, threefry2x32, uniform
+from t2i_tpu.models.denoiser import ConditionShape, Denoiser
+from t2i_tpu.models.generate import generate
+
+
+def results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
+    """(everything computed, the weights it was computed with) on whatever backend Keras has.
+
+    Without weights they are drawn; with weights these are used.
+    """
+    words = [
+        keras.ops.convert_to_tensor(np.array(part, "uint32"))
+        for part in ([0x13198A2E, 1], [0x03707344, 2], [0x243F6A88, 3], [0x85A308D3, 4])
+    ]
+    found = {"bits": np.stack(threefry2x32(tuple(words[:2]), tuple(words[2:])))}
+    drawn = keys(7, Purpose.NOISE, 3, np.arange(9, dtype="int32"))
+    found["keys"] = np.stack([np.asarray(part) for part in drawn])
+    found["uniform"] = np.asarray(uniform(drawn))
+    found["normal"] = np.asarray(normal(drawn, (3, 3)))
+
+    kept, rng = {}, np.random.default_rng(0)
+    x = rng.standard_normal((2, 8, 8, 3)).astype("float32")
+    level = np.array([0.1, 0.7], "float32")
+    conditions = {
+        "tokens": (
+            ConditionShape("tokens", (4,), 9),
+            np.array([[3, 1, 0, 0], [8, 2, 5, 0]], "int32"),
+        ),
+        "label": (ConditionShape("label", (), 3), np.array([1, 3], "int32")),
+    }
+    for recipe, kind in (("modern", "tokens"), ("ancestor", "label")):
+        config = Config(recipe=recipe)
+        config.data.image_size, config.model.embedding_dim, config.model.block_depth = 8, 8, 1
+        config.model.widths, config.model.attention_levels = (8, 16), (False, True)
+        shape, condition = conditions[kind]
+        denoiser = Denoiser(resolve(config), 3, shape)
+        # Called on symbols, to make its variables: JAX would compile each operation of a real call.
+        arrays = x, level, condition
+        denoiser(*(keras.Input(batch_shape=part.shape, dtype=str(part.dtype)) for part in arrays))
+        for variable in denoiser.variables:
+            name = f"{recipe}/{kind}/{variable.path}"
+            if weights is None:
+                values = rng.standard_normal(variable.shape) * 0.5
+                values /= np.sqrt(np.prod(variable.shape[:-1]))
+                values = 0.7 + np.abs(values) if "variance" in name else values
+                kept[name] = values.astype("float32")
+            else:
+                kept[name] = weights[name]
+            variable.assign(kept[name])
+
+        def images(x, level, condition, denoiser=denoiser):
+            sample = SampleConfig("dpmpp_2m", "shifted", 4, 2.0, 99.5)
+            return denoiser.denoise(x, level, condition), generate(denoiser, condition, x, sample)
+
+        tensors = [keras.ops.convert_to_tensor(part) for part in arrays]
+        denoised, drawn = compiled(images)(*tensors)
+        found[f"{recipe}/{kind}"] = np.asarray(denoised)
+        found[f"{recipe}/{kind}/images"] = np.asarray(drawn)
+    return found, kept
+
+
+def compiled(function):
+    """As a whole: one compilation for JAX, where each single operation would be one otherwise."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
+if __name__ == "__main__":
+    weights_path, result_path = sys.argv[1:]
+    computed, _ = results(dict(np.load(weights_path)))
+    from jax.extend.random import threefry_2x32
+
+    assert keras.backend.backend() == "jax"
+    assert "tensorflow" not in sys.modules, "something imported tensorflow"
+    key = np.array([0x13198A2E, 0x03707344], "uint32")
+    counter = np.array([0x243F6A88, 0x85A308D3], "uint32")
+    computed["jaxs_own_bits"] = np.asarray(threefry_2x32(key, counter))
+    np.savez(result_path, **computed)

@@ -1,0 +1,215 @@
+"""The order of the examples: against its own formula in numpy, for any hosts, any start."""
+
+import numpy as np
+import pytest
+
+from t2i_tpu.data.reader import check_divides, open_dataset
+from t2i_tpu.data.schema import EmbeddingContract, Record, TokenContract
+from t2i_tpu.data.writer import write_dataset
+from t2i_tpu.errors import UserError
+
+COUNT, STREAMS, SHARD, BATCH, SEED = 37, 4, 4, 8, 5
+MASK = 0xFFFFFFFF
+
+
+def threefry(key, counter):
+    """Threefry-2x32-20 on Python integers, from the paper's description."""
+    k = [*key, 0x1BD11BDA ^ key[0] ^ key[1]]
+    x, y = (counter[0] + k[0]) & MASK, (counter[1] + k[1]) & MASK
+    rotations = (13, 15, 26, 6, 17, 29, 16, 24)
+    for round_ in range(20):
+        x = (x + y) & MASK
+        turn = rotations[round_ % 8]
+        y = ((y << turn | y >> (32 - turn)) & MASK) ^ x
+        if round_ % 4 == 3:
+            group = round_ // 4 + 1
+            x, y = (x + k[group % 3]) & MASK, (y + k[(group + 1) % 3] + group) & MASK
+    return x, y
+
+
+def test_the_reference_cipher():
+    """Known answers of Random123's kat_vectors."""
+    assert threefry((0, 0), (0, 0)) == (0x6B200159, 0x99BA4EFE)
+    assert threefry((MASK, MASK), (MASK, MASK)) == (0x1CB996FC, 0xBB002BE7)
+    pi = (0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3)
+    assert threefry(*pi) == (0xC4923A9C, 0x483DF7A0)
+
+
+def shuffled(seed, stream, epoch, use, size):
+    """range(size) sorted by draws keyed by (seed, purpose 5), (epoch, stream), (use, index)."""
+    key = threefry((seed, 5), (epoch, stream))
+    draws = [threefry(key, (use, index))[0] for index in range(size)]
+    return sorted(range(size), key=draws.__getitem__)
+
+
+def stream_order(seed, stream, epochs, count=COUNT):
+    """The records of a stream by index, epoch after epoch: its shards in a shuffled order, each
+    shard's records shuffled with the key use = shard + 1."""
+    records = list(range(stream, count, STREAMS))  # record i goes to stream i mod S
+    shards = [records[start : start + SHARD] for start in range(0, len(records), SHARD)]
+    order = []
+    for epoch in range(epochs):
+        for shard in shuffled(seed, stream, epoch, 0, len(shards)):
+            within = shuffled(seed, stream, epoch, shard + 1, len(shards[shard]))
+            order += [shards[shard][index] for index in within]
+    return order
+
+
+def global_batches(seed, steps, first=0):
+    """[steps][slot] -> record: slot j of step t is place (t B + j) // S of stream j mod S."""
+    streams = [stream_order(seed, stream, 12) for stream in range(STREAMS)]
+    return [
+        [streams[slot % STREAMS][(step * BATCH + slot) // STREAMS] for slot in range(BATCH)]
+        for step in range(first, first + steps)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """37 records in 4 streams: 10, 9, 9 and 9, in shards of 4, 4 and 2 or 1; the label tells them."""
+    folder = tmp_path_factory.mktemp("reader") / "data"
+
+    def records():
+        for index in range(COUNT):
+            image = np.full((4, 4, 3), index, np.uint8)
+            yield Record(f"k{index}", image, f"caption {index}", label=index)
+
+    names = [f"name {index}" for index in range(COUNT)]
+    settings = dict(name="r", num_streams=STREAMS, shard_size=SHARD, label_names=names)
+    write_dataset(str(folder), {"train": records()}, **settings)
+    return str(folder)
+
+
+def read(folder, steps, seed=SEED, start=0, num_hosts=1, per_replica=BATCH):
+    """The same as `global_batches`, put together from all hosts; images must agree with labels."""
+    batches = [[None] * BATCH for _ in range(steps)]
+    dataset = open_dataset(folder, "label", 4)
+    for host in range(num_hosts):
+        elements = dataset.batches(seed, BATCH, per_replica, start, host, num_hosts)
+        needed = steps * BATCH // num_hosts // per_replica
+        for position, element in enumerate(elements.take(needed).as_numpy_iterator()):
+            assert element["image"].shape == (per_replica, 4, 4, 3)
+            step = position * per_replica * num_hosts // BATCH
+            for slot, condition, image in zip(
+                element["slot"], element["condition"], element["image"], strict=True
+            ):
+                assert batches[step][slot] is None  # nobody else has read this slot
+                assert np.all(image == condition - 1)
+                batches[step][slot] = int(condition) - 1  # labels count from 1
+    return batches
+
+
+def test_the_order_is_the_documented_formula(folder):
+    # 13 steps are 26 places of a stream: into the third epoch of each.
+    assert read(folder, 13) == global_batches(SEED, 13)
+    assert read(folder, 3, seed=2**32 - 1) == global_batches(2**32 - 1, 3)
+
+
+@pytest.mark.parametrize(("num_hosts", "replicas_of_a_host"), [(1, 4), (2, 1), (2, 2), (4, 2)])
+def test_any_hosts_and_replicas_see_the_same_batches(folder, num_hosts, replicas_of_a_host):
+    per_replica = BATCH // num_hosts // replicas_of_a_host
+    found = read(folder, 7, num_hosts=num_hosts, per_replica=per_replica)
+    assert found == global_batches(SEED, 7)
+
+
+@pytest.mark.parametrize("start", [1, 4, 5, 9, 10, 18])
+def test_a_resumed_order_is_the_undisturbed_one(folder, start):
+    """Starts inside shards, at their ends and at the ends of epochs of 9 and 10."""
+    assert read(folder, 3, start=start) == global_batches(SEED, 3, first=start)
+
+
+def test_hosts_resume_too(folder):
+    found = read(folder, 3, start=7, num_hosts=2, per_replica=2)
+    assert found == global_batches(SEED, 3, first=7)
+
+
+def test_every_example_once_an_epoch_in_ever_new_orders(folder):
+    batches = np.array(read(folder, 23))
+    for stream in range(STREAMS):
+        places = batches.reshape(-1, STREAMS)[:, stream]  # two places of each stream a step
+        members = list(range(stream, COUNT, STREAMS))
+        epochs = [places[i * len(members) :][: len(members)] for i in range(4)]
+        for epoch in epochs:
+            assert sorted(epoch) == members
+        assert len({tuple(epoch) for epoch in (*epochs, members)}) == 5
+    assert not np.array_equal(batches[:5], read(folder, 5, seed=SEED + 1))
+
+
+def test_images_shrink_by_the_mean_of_their_pixels(tmp_path):
+    """64 to 32, and to 16: numpy's mean, rounded half up, in training and in previews alike."""
+    image = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    image[:2, :2] = [[[0, 0, 0], [0, 1, 1]], [[1, 1, 1], [1, 1, 255]]]  # means 1/2, 3/4, 64 1/4
+    write_dataset(
+        str(tmp_path), {"train": [Record("k", image, label=0)]}, name="one", num_streams=1,
+        label_names=["only"],
+    )  # fmt: skip
+    for size in (32, 16, 64):
+        factor = 64 // size
+        blocks = image.reshape(size, factor, size, factor, 3).astype(np.float64)
+        expected = np.floor(blocks.mean((1, 3)) + 0.5)
+        if size == 32:
+            np.testing.assert_array_equal(expected[0, 0], [1, 1, 64])
+        dataset = open_dataset(str(tmp_path), "label", size)
+        (batch,) = dataset.batches(0, 1, 1).take(1).as_numpy_iterator()
+        np.testing.assert_array_equal(batch["image"][0], expected)
+        np.testing.assert_array_equal(dataset.examples("train", 1)[0]["image"], expected)
+    for size in (48, 128):
+        with pytest.raises(UserError, match=f"image_size is {size}"):
+            open_dataset(str(tmp_path), "label", size)
+
+
+def test_conditions_as_the_model_reads_them(tmp_path):
+    """Labels from 1, embeddings as they are, tokens padded with 0; none that is not there."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(3, 5)).astype(np.float32)
+    tokens = [[7], [7, 8, 9], [7, 8]]
+    image = np.zeros((4, 4, 1), np.uint8)
+    records = [
+        Record(f"k{i}", image, f"c{i}", label=i, embedding=embeddings[i], tokens=tokens[i])
+        for i in range(3)
+    ]
+    contracts = dict(
+        embedding=EmbeddingContract("embedded", "00", 5, True),
+        tokens=TokenContract("embedded", 10, 4),
+        label_names=list("abc"),
+    )
+    full = tmp_path / "full"
+    write_dataset(str(full), {"train": records}, name="f", num_streams=1, **contracts)
+    expected = {
+        "label": np.array([1, 2, 3], np.int32),
+        "embedding": embeddings,
+        "tokens": np.array([[7, 0, 0, 0], [7, 8, 9, 0], [7, 8, 0, 0]], np.int32),
+    }
+    for conditioning, values in expected.items():
+        examples = open_dataset(str(full), conditioning, 4).examples("train", 3)
+        found = np.stack([example["condition"] for example in examples])
+        np.testing.assert_array_equal(found, values)
+        assert found.dtype == values.dtype
+        bare = tmp_path / f"without {conditioning}"
+        left = {name: value for name, value in contracts.items() if not name.startswith(conditioning)}
+        write_dataset(str(bare), {"train": records}, name="b", num_streams=1, **left)
+        with pytest.raises(UserError, match=f"config.model.conditioning is '{conditioning}'"):
+            open_dataset(str(bare), conditioning, 4)
+
+
+def test_the_first_examples_and_the_wanted_captions(folder):
+    dataset = open_dataset(folder, "label", 4)
+
+    def keys(*arguments):
+        return [example["key"] for example in dataset.examples("train", *arguments)]
+
+    assert keys(6) == ["k0", "k1", "k2", "k3", "k4", "k5"]  # as they were written
+    assert keys(4, ("caption 30", "caption 1")) == ["k30", "k1", "k0", "k2"]
+    assert len(keys(100)) == COUNT
+    with pytest.raises(UserError, match="'caption 99'"):
+        keys(2, ("caption 3", "caption 99"))
+    with pytest.raises(UserError, match="no split 'heldout', only train"):
+        dataset.examples("heldout", 1)
+
+
+def test_what_does_not_divide_is_refused(folder):
+    check_divides(8, 4, 2)
+    with pytest.raises(UserError, match="global_batch_size is 10; the data set has 4 streams"):
+        open_dataset(folder, "label", 4).batches(0, 10, 5)
+    with pytest.raises(UserError, match="3 hosts cannot share 4 streams"):
+        open_dataset(folder, "label", 4).batches(0, 12, 4, num_hosts=3)

@@ -1,0 +1,87 @@
+"""Launch scripts as processes of their own, forked from one that has imported TensorFlow already.
+
+They read their flags, write and exit as if they had been typed; only the seconds of the imports are
+saved. Their one CPU device is not the four logical ones of tests/conftest.py.
+"""
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+import pathlib
+import runpy
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["tensorflow", "keras", "t2i_tpu.train.loop", "t2i_tpu.train.trained", "t2i_tpu.evaluate.bench"]
+)
+
+
+@dataclasses.dataclass
+class Result:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a user error comes to."""
+        assert self.code == 1, self
+        lines = self.stderr.splitlines()
+        assert len(lines) == 1, self.stderr
+        return lines[0]
+
+
+class Launched:
+    """A script under way."""
+
+    def __init__(self, script, arguments, folder, environment):
+        os.environ["PYTHONPATH"] = str(ROOT)  # for the server, which is started by the first
+        self.folder = folder
+        folder.mkdir(parents=True)
+        arguments = [str(argument) for argument in arguments]
+        self.process = _CONTEXT.Process(
+            target=_run, args=(script, arguments, str(folder), environment)
+        )
+        self.process.start()
+
+    def wait(self, seconds=280) -> Result:
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            raise TimeoutError((self.folder / "stderr").read_text())
+        texts = [(self.folder / name).read_text() for name in ("stdout", "stderr")]
+        return Result(self.process.exitcode, *texts)
+
+    def wait_for(self, condition, seconds=200) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end or not self.process.is_alive():
+                raise TimeoutError((self.folder / "stderr").read_text())
+            time.sleep(0.02)
+
+    def wait_for_handler(self, number) -> None:
+        """Until the process catches a signal, by what the kernel says of it."""
+
+        def catches():
+            status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+            caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+            return int(caught.split()[1], 16) >> (number - 1) & 1
+
+        self.wait_for(catches)
+
+
+def _run(script, arguments, folder, environment):
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(os.path.join(folder, name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(file, number)
+    # TensorFlow's logger got a handler of its own when it was imported before absl's was there.
+    logging.getLogger("tensorflow").handlers.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    path = str(ROOT / "launch" / script)
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name="__main__")

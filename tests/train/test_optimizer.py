@@ -1,0 +1,180 @@
+"""The update, on a real state, against Keras' optimizers, TensorFlow's clipping and closed forms."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from t2i_tpu import config as config_lib
+from t2i_tpu.data.schema import read_manifest
+from t2i_tpu.train import optimizer
+from t2i_tpu.train.state import TrainState
+from tests.train import tiny
+
+STEPS, WARMUP, TOTAL, PEAK = 20, 5, 24, 3e-3
+
+
+class Updates:
+    """A state and a compiled update of it by given gradients."""
+
+    def __init__(self, folder, **changes):
+        self.config = tiny.config(
+            folder,
+            train__total_steps=TOTAL,
+            train__warmup_steps=WARMUP,
+            train__learning_rate=PEAK,
+            train__beta_2=0.98,
+            **changes,
+        )
+        self.strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+        manifest = read_manifest(str(folder))
+        self.state = TrainState(self.config, manifest, "float32", self.strategy)
+        # Not the initial zeros of the last layers: a decay of zeros would be no decay.
+        for index, weight in enumerate(self.state.weights):
+            noise = np.random.default_rng(index).normal(size=weight.shape)
+            weight.assign(weight + 0.1 * noise)
+
+    @tf.function
+    def __call__(self, gradients):
+        def update(gradients):
+            return optimizer.apply_gradients(self.state, self.config.train, gradients, [])
+
+        return self.strategy.run(update, (gradients,))
+
+    def gradients(self, step):
+        rng = np.random.default_rng(1000 + step)
+        scale = 10.0 ** rng.uniform(-3, 0)
+        return [
+            tf.constant(rng.normal(size=weight.shape) * scale, tf.float32)
+            for weight in self.state.weights
+        ]
+
+
+class WarmUpThenCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear over 5 steps, under half a cosine that ends at step 24."""
+
+    def __call__(self, step):
+        step = keras.ops.cast(step, "float32")
+        warm = keras.ops.minimum(1.0, (step + 1.0) / 5.0)
+        return 3e-3 * warm * keras.ops.cos(0.5 * math.pi * step / 24.0) ** 2  # (1 + cos x) / 2
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_twenty_steps_are_those_of_keras(squares, weight_decay):
+    updates = Updates(
+        squares, train__clip_norm=0.0, train__weight_decay=weight_decay, train__ema_stds=()
+    )
+    twins = [keras.Variable(weight.numpy()) for weight in updates.state.weights]
+    settings = dict(learning_rate=WarmUpThenCosine(), beta_2=0.98, epsilon=1e-8)
+    if weight_decay:
+        reference = keras.optimizers.AdamW(weight_decay=weight_decay, **settings)
+    else:
+        reference = keras.optimizers.Adam(**settings)
+    reference.build(twins)
+    start = [weight.numpy() for weight in updates.state.weights]
+    for step in range(STEPS):
+        norm, skipped = updates(updates.gradients(step))
+        reference.apply(updates.gradients(step), twins)
+        assert skipped == 0
+        squared = sum(np.sum(np.square(g.numpy(), dtype=np.float64)) for g in updates.gradients(step))
+        np.testing.assert_allclose(norm, math.sqrt(squared), rtol=1e-5)
+    for weight, twin, first in zip(updates.state.weights, twins, start, strict=True):
+        np.testing.assert_allclose(weight.numpy(), twin.numpy(), atol=1e-6)
+        assert np.abs(weight.numpy() - first).max() > 1e-3
+
+
+def test_clipping_is_tensorflows(squares):
+    """From zero the first moments are a tenth of the clipped gradients."""
+    updates = Updates(squares, train__clip_norm=1.0, train__ema_stds=())
+    for scale in (10.0, 1e-4):  # above and below the limit
+        gradients = [gradient * scale for gradient in updates.gradients(3)]
+        clipped, norm = tf.clip_by_global_norm(gradients, 1.0)
+        for moment in updates.state.first_moments:
+            moment.assign(tf.zeros_like(moment))
+        found, _ = updates(gradients)
+        np.testing.assert_allclose(found, norm, rtol=1e-5)
+        for moment, gradient in zip(updates.state.first_moments, clipped, strict=True):
+            np.testing.assert_allclose(moment.numpy(), 0.1 * gradient.numpy(), rtol=2e-5, atol=1e-9)
+    assert norm < 1.0
+
+
+def test_averages_and_a_skipped_step(squares):
+    """Two averages are the sums of all past weights by the power profile; a step with a gradient
+    that is not finite moves nothing but the step, and leaves no trace in what follows."""
+    stds = (0.1, 0.2)
+    updates = Updates(squares, train__ema_stds=stds, train__decay="constant", train__weight_decay=0.1)
+    state, history = updates.state, []
+    for step in range(12):
+        if step == 7:
+            before = {name: value.copy() for name, value in all_values(state).items()}
+            broken = updates.gradients(step)
+            flat = broken[5].numpy().ravel()
+            flat[-1] = np.nan if step % 2 else np.inf
+            broken[5] = tf.constant(flat.reshape(broken[5].shape))
+            _, skipped = updates(broken)
+            assert skipped == 1
+            after = all_values(state)
+            changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
+            assert changed == {"step"} and after["step"] == before["step"] + 1
+            continue
+        _, skipped = updates(updates.gradients(step))
+        assert skipped == 0
+        history.append([weight.numpy().astype(np.float64) for weight in state.weights])
+    assert state.updates.numpy() == len(history) == 11 and state.step.numpy() == 12
+    for std, average in zip(stds, state.averages, strict=True):
+        power = bisected_gamma(std) + 1
+        # beta_t = (1 - 1/t)**(gamma + 1): the product of the later betas telescopes to (i/t)**power.
+        times = np.arange(0, len(history) + 1) / len(history)
+        shares = np.diff(times**power)
+        assert abs(shares.sum() - 1) < 1e-12
+        for index, copy in enumerate(average.trainable_variables):
+            expected = sum(share * past[index] for share, past in zip(shares, history, strict=True))
+            np.testing.assert_allclose(copy.numpy(), expected, atol=2e-6)
+            assert np.abs(copy.numpy() - history[-1][index]).max() > 1e-5
+
+
+def all_values(state):
+    found = {}
+    for group, value in state.trackables().items():
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        found |= {f"{group}/{name}".rstrip("/"): item.numpy() for name, item in items}
+    return found
+
+
+def relative_std(gamma):
+    """Of the density (gamma + 1) t**gamma on [0, 1] (Karras et al., 2023, equation 123)."""
+    return math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))
+
+
+def bisected_gamma(std):
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if relative_std(middle) > std else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize("std", [0.01, 0.05, 0.1, 0.2, 0.279])
+def test_gamma_of_a_width(std):
+    assert optimizer.ema_gamma(std) == pytest.approx(bisected_gamma(std), rel=1e-6)
+    assert relative_std(optimizer.ema_gamma(std)) == pytest.approx(std, rel=1e-6)
+
+
+def test_gamma_of_the_paper():
+    assert optimizer.ema_gamma(0.05) == pytest.approx(16.97, abs=5e-3)
+    assert optimizer.ema_gamma(0.10) == pytest.approx(6.94, abs=5e-3)
+
+
+def test_learning_rates_by_hand():
+    train = config_lib.resolve(config_lib.Config()).train
+    train.learning_rate, train.warmup_steps, train.total_steps = 0.8, 4, 16
+    train.decay = "constant"
+    rates = [float(optimizer.learning_rate(train, step)) for step in (0, 1, 3, 4, 15)]
+    np.testing.assert_allclose(rates, [0.2, 0.4, 0.8, 0.8, 0.8], rtol=1e-6)
+    train.decay = "cosine"
+    rates = [float(optimizer.learning_rate(train, step)) for step in (8, 16, 99)]
+    np.testing.assert_allclose(rates, [0.4, 0.0, 0.0], atol=1e-7)
+    train.warmup_steps = 0
+    assert float(optimizer.learning_rate(train, 0)) == pytest.approx(0.8)
