@@ -155,20 +155,17 @@ class _Run:
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
         line = f"loss {scalars['loss']:.4f}"
-        if log.seconds_per_step:
+        if log.seconds_per_step:  # not known after the first loop, which compiles
             line += f", {scalars['images_per_second']:.0f} img/s"
         self.progress.set_postfix_str(line)
         if self.is_chief and self.progress.disable:
-            remaining = (self.config.train.total_steps - step) * log.seconds_per_step
-            logging.info(
-                "step %d/%d: %s, waiting for input %.0f%%, %d:%02d left",
-                step,
-                self.config.train.total_steps,
-                line,
-                100 * scalars["input_wait_share"],
-                remaining // 60,
-                remaining % 60,
-            )
+            total = self.config.train.total_steps
+            if log.seconds_per_step:
+                line += f", waiting for input {scalars['input_wait_share']:.0%}"
+                line += ", {:.0f}:{:02.0f} left".format(
+                    *divmod((total - step) * log.seconds_per_step, 60)
+                )
+            logging.info("step %d/%d: %s", step, total, line)
 
     def _preview(self, step):
         picture = self.preview.draw(self.generator)
