@@ -15,7 +15,7 @@ from absl import flags
 
 from t2i_tpu import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// path of a trained run.")
+SAMPLING = cli.define_sampling()
 FROM_PROMPT = flags.DEFINE_string("from_prompt", None, "Prompt of the first frame.")
 TO_PROMPT = flags.DEFINE_string("to_prompt", None, "Prompt of the last frame; mode embedding.")
 LABEL = flags.DEFINE_string("label", None, "Class to draw, for a model of classes; mode noise.")
@@ -25,14 +25,7 @@ TO_SEED = flags.DEFINE_integer(
 )
 MODE = flags.DEFINE_enum("mode", "embedding", ["embedding", "noise"], "What to walk through.")
 FRAMES = flags.DEFINE_integer("frames", 9, "Both ends included.", lower_bound=2)
-STEPS = flags.DEFINE_integer("steps", None, "Of the sampler.")
-SAMPLER = flags.DEFINE_string("sampler", None, "ddim or dpmpp_2m.")
-GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "How hard to follow the prompt; 1 = off."
-)
 OUTPUT = flags.DEFINE_string("output", "interpolation.png", "A .png or a .gif.")
-STRATEGY = cli.define_strategy()
-flags.mark_flag_as_required("workdir")
 
 
 def main() -> None:
@@ -50,13 +43,7 @@ def main() -> None:
         raise UserError("--mode=noise needs --from_prompt (or --label), --from_seed and --to_seed")
     if not OUTPUT.value.lower().endswith((".png", ".gif")):
         raise UserError(f"--output={OUTPUT.value}: it must end in .png or .gif")
-    model = trained.load(
-        WORKDIR.value,
-        STRATEGY.value,
-        steps=STEPS.value,
-        sampler=SAMPLER.value,
-        guidance_scale=GUIDANCE_SCALE.value,
-    )
+    model = trained.load(**SAMPLING())
     frames = FRAMES.value
     if by_embedding:
         if model.config.model.conditioning != "embedding":

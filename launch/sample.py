@@ -13,19 +13,12 @@ from absl import flags
 
 from t2i_tpu import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// path of a trained run.")
+SAMPLING = cli.define_sampling()
 PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw.")
 LABEL = flags.DEFINE_multi_string("label", [], "Class to draw: its name or number.")
 NUM_IMAGES = flags.DEFINE_integer("num_images", 4, "Images of each prompt.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the first image of each prompt.", lower_bound=0)
-STEPS = flags.DEFINE_integer("steps", None, "Of the sampler; more is finer and slower.")
-SAMPLER = flags.DEFINE_string("sampler", None, "ddim or dpmpp_2m.")
-GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "How hard to follow the prompt; 1 = off."
-)
 OUTPUT = flags.DEFINE_string("output", "sample.png", "A .png, or a folder.")
-STRATEGY = cli.define_strategy()
-flags.mark_flag_as_required("workdir")
 
 
 def main() -> None:
@@ -40,20 +33,14 @@ def main() -> None:
         raise UserError(
             'nothing to draw; give --prompt="red heart" or, for a model of classes, --label=3'
         )
-    model = trained.load(
-        WORKDIR.value,
-        STRATEGY.value,
-        steps=STEPS.value,
-        sampler=SAMPLER.value,
-        guidance_scale=GUIDANCE_SCALE.value,
-    )
+    model = trained.load(**SAMPLING())
     conditions = model.conditions(PROMPT.value, LABEL.value)
     seeds = np.arange(SEED.value, SEED.value + NUM_IMAGES.value)
     noise = np.tile(model.generator.noise(seeds), (len(names), 1, 1, 1))
     images = model.generator.images(np.repeat(conditions, len(seeds), axis=0), noise)
     captions = [(name, seed) for name in names for seed in seeds]
     if OUTPUT.value.lower().endswith(".png"):
-        title = f"{WORKDIR.value}, step {model.step}"
+        title = f"{SAMPLING()['workdir']}, step {model.step}"
         cells = [
             (image, f"{name} ({seed})")
             for image, (name, seed) in zip(images, captions, strict=True)

@@ -25,6 +25,22 @@ def define_strategy() -> flags.FlagHolder:
     )
 
 
+def define_sampling() -> Callable[[], dict[str, object]]:
+    """The flags of a trained run and its sampler; the result gives them as `trained.load` takes
+    them, once they are parsed."""
+    holders = {
+        "workdir": flags.DEFINE_string("workdir", None, "Folder or gs:// path of a trained run."),
+        "strategy_name": define_strategy(),
+        "steps": flags.DEFINE_integer("steps", None, "Of the sampler; more is finer and slower."),
+        "sampler": flags.DEFINE_string("sampler", None, "ddim or dpmpp_2m."),
+        "guidance_scale": flags.DEFINE_float(
+            "guidance_scale", None, "How hard to follow the prompt; 1 = off."
+        ),
+    }
+    flags.mark_flag_as_required("workdir")
+    return lambda: {name: holder.value for name, holder in holders.items()}
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Parses the flags, calls `main()` and exits with what it returns.
 
