@@ -19,9 +19,15 @@ def get_config() -> Config:
     config.model.widths = (96, 192)
     config.model.attention_levels = (False, True)
     config.model.embedding_dim = 256
-    config.train.total_steps = 1400
-    config.train.preview_every = 350
-    config.train.checkpoint_every = 350
+    config.train.global_batch_size = 32
+    config.train.learning_rate = 7e-4
+    config.train.total_steps = 2000
+    config.train.log_every = 50
+    config.train.steps_per_loop = 50
+    config.train.preview_every = 500
+    config.train.checkpoint_every = 500
+    config.preview.num_train = 10
+    config.preview.num_heldout = 0  # its captions are the same ten words
     config.preview.captions = (
         "T-shirt/top",
         "Trouser",
