@@ -115,8 +115,6 @@ def _product_share(loop, iterator) -> float | None:
         tf.profiler.experimental.stop()
         seconds = op_seconds(folder)
     inside = sum(
-        time
-        for op, time in seconds.items()
-        if any(name in op for name in ("Conv2D", "MatMul", "Einsum"))
+        time for op, time in seconds.items() if any(name in op for name in ("Conv2D", "MatMul"))
     )
     return inside / sum(seconds.values()) if inside else None

@@ -21,8 +21,11 @@ def product_flops(graph: tf.Graph) -> int:
     """Multiply-adds, counted twice, of every convolution and matrix product in a FuncGraph and in the
     functions that it calls (loop bodies once), by the ops' static shapes."""
     total = 0
+    outputs = {id(output) for output in graph.outputs}
     for operation in graph.get_operations():
-        total += _flops(operation)
+        # A gradient that nobody asked for, as of the first layer's input, is pruned before it runs.
+        if any(tensor.consumers() or id(tensor) in outputs for tensor in operation.outputs):
+            total += _flops(operation)
         for name in _called(operation):
             inner = graph._get_function(name) if hasattr(graph, "_get_function") else None
             if inner is not None:

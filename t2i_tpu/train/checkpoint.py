@@ -25,9 +25,9 @@ class Checkpointer:
 
     def restore(self) -> int:
         """Restores the newest checkpoint, if there is one, and returns the step to go on from."""
-        latest = self.manager.latest_checkpoint
+        latest = _newest(self.manager.directory)
         if latest:
-            _read(self.manager.checkpoint, latest).assert_consumed()
+            _read(self.manager.checkpoint, latest, "assert_consumed")
         return int(self.state.step.numpy())
 
     def save(self) -> None:
@@ -41,12 +41,12 @@ def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
     Raises:
       UserError: there is no checkpoint, or it does not fit the config.
     """
-    latest = tf.train.latest_checkpoint(checkpoint_folder(workdir))
+    latest = _newest(checkpoint_folder(workdir))
     if not latest:
         raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
     step = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(step=step, **{name: by_path(denoiser)})
-    _read(checkpoint, latest).expect_partial()
+    _read(checkpoint, latest, "assert_existing_objects_matched").expect_partial()
     return int(step.numpy())
 
 
@@ -54,14 +54,22 @@ def checkpoint_folder(workdir: str) -> str:
     return posixpath.join(workdir, "checkpoints")
 
 
-def _read(checkpoint, path):
+def _newest(folder):
+    """The newest checkpoint whose files are there: a user may have removed a damaged one."""
+    state = tf.train.get_checkpoint_state(folder)
+    paths = reversed(state.all_model_checkpoint_paths) if state else ()
+    return next((path for path in paths if tf.io.gfile.exists(path + ".index")), None)
+
+
+def _read(checkpoint, path, check):
     try:
         status = checkpoint.read(path)
-        status.assert_existing_objects_matched()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        getattr(status, check)()
+    # TensorFlow says of a cut file that it is out of range, which Python gets as an IndexError.
+    except (AssertionError, IndexError, RuntimeError, ValueError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"checkpoint {path} does not fit this config and version, or is damaged: {reason}; "
-            "remove it to take the one before"
+            f"remove {path}.* to take the one before"
         ) from error
     return status

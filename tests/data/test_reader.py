@@ -186,7 +186,9 @@ def test_conditions_as_the_model_reads_them(tmp_path):
         np.testing.assert_array_equal(found, values)
         assert found.dtype == values.dtype
         bare = tmp_path / f"without {conditioning}"
-        left = {name: value for name, value in contracts.items() if not name.startswith(conditioning)}
+        left = {
+            name: value for name, value in contracts.items() if not name.startswith(conditioning)
+        }
         write_dataset(str(bare), {"train": records}, name="b", num_streams=1, **left)
         with pytest.raises(UserError, match=f"config.model.conditioning is '{conditioning}'"):
             open_dataset(str(bare), conditioning, 4)

@@ -136,7 +136,9 @@ def test_a_workdir_of_another_run(refused, squares, trained, tmp_path):
 def test_sampling(tmp_path, trained, run, listing, script, flags, words):
     workdir = trained("embedding")
     before = listing(workdir)
-    output = [] if any(flag.startswith("--output") for flag in flags) else [f"--output={tmp_path}/x"]
+    output = (
+        [] if any(flag.startswith("--output") for flag in flags) else [f"--output={tmp_path}/x"]
+    )
     error = run(script, [f"--workdir={workdir}", *output, *flags]).error
     for word in words:
         assert word in error

@@ -29,7 +29,8 @@ def test_a_run_writes_all_it_promises_and_then_is_finished(
     tmp_path, squares, config_file, run, listing
 ):
     workdir = tmp_path / "new" / "run"
-    flags = [f"--config={config_file}", f"--workdir={workdir}"] + tiny.flags(
+    flags = [f"--config={config_file}", f"--workdir={workdir}"]
+    flags += tiny.flags(
         squares,
         train__total_steps=7,
         train__log_every=2,

@@ -97,7 +97,9 @@ def test_of_damaged_data(saved, other, damage):
         data.write_bytes(content[:middle] + flipped + content[middle + 64 :])
     else:
         data.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
-    with pytest.raises(UserError, match="step-3 does not fit this config and version, or is damag") as e:
+    with pytest.raises(
+        UserError, match="step-3 does not fit this config and version, or is damag"
+    ) as e:
         Checkpointer(str(saved), other, 3).restore()
     one_line(e)
 
@@ -133,5 +135,10 @@ def test_the_newest_are_kept(tmp_path, run):
     # As the message says: without the newest, the one before is taken.
     for path in (tmp_path / "checkpoints").glob(f"step-{last}.*"):
         path.unlink()
-    shutil.copytree(tmp_path, tmp_path / "moved")
-    assert Checkpointer(str(tmp_path), run.state, 2).restore() == last - 1
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "checkpoints", moved / "checkpoints")
+    for folder in (tmp_path, moved):
+        assert Checkpointer(str(folder), run.state, 2).restore() == last - 1
+        assert restore_weights(str(folder), run.state.denoiser, "weights") == last - 1
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert Checkpointer(str(moved), run.state, 2).restore() == last - 1  # its paths are its own

@@ -78,7 +78,9 @@ def test_twenty_steps_are_those_of_keras(squares, weight_decay):
         norm, skipped = updates(updates.gradients(step))
         reference.apply(updates.gradients(step), twins)
         assert skipped == 0
-        squared = sum(np.sum(np.square(g.numpy(), dtype=np.float64)) for g in updates.gradients(step))
+        squared = sum(
+            np.sum(np.square(g.numpy(), dtype=np.float64)) for g in updates.gradients(step)
+        )
         np.testing.assert_allclose(norm, math.sqrt(squared), rtol=1e-5)
     for weight, twin, first in zip(updates.state.weights, twins, start, strict=True):
         np.testing.assert_allclose(weight.numpy(), twin.numpy(), atol=1e-6)
@@ -104,7 +106,9 @@ def test_averages_and_a_skipped_step(squares):
     """Two averages are the sums of all past weights by the power profile; a step with a gradient
     that is not finite moves nothing but the step, and leaves no trace in what follows."""
     stds = (0.1, 0.2)
-    updates = Updates(squares, train__ema_stds=stds, train__decay="constant", train__weight_decay=0.1)
+    updates = Updates(
+        squares, train__ema_stds=stds, train__decay="constant", train__weight_decay=0.1
+    )
     state, history = updates.state, []
     for step in range(12):
         if step == 7:

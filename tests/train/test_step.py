@@ -54,9 +54,7 @@ def test_what_the_network_is_shown(squares):
     config = tiny.config(squares, data__horizontal_flip=True)
     found = shown(config, np.arange(4096), 0)
     straight = found["raw"] / 127.5 - 1.0
-    flipped = np.any(
-        np.abs(found["image"] - straight) > 1e-6, axis=(1, 2, 3)
-    )
+    flipped = np.any(np.abs(found["image"] - straight) > 1e-6, axis=(1, 2, 3))
     expected = np.where(flipped[:, None, None, None], straight[:, :, ::-1], straight)
     np.testing.assert_allclose(found["image"], expected, atol=1e-6)
     level = found["noise_level"][:, None, None, None].astype(np.float64)
@@ -69,7 +67,9 @@ def test_what_the_network_is_shown(squares):
     assert abs(found["noise"].mean()) < 5 / math.sqrt(count)
     assert abs(found["noise"].var() - 1) < 5 * math.sqrt(2 / count)
     for share, probability in ((flipped, 0.5), (dropped, 0.1)):
-        assert abs(share.mean() - probability) < 5 * math.sqrt(probability * (1 - probability) / 4096)
+        assert abs(share.mean() - probability) < 5 * math.sqrt(
+            probability * (1 - probability) / 4096
+        )
     draws = np.stack([flipped, dropped, found["noise_level"], found["noise"][:, 0, 0, 0]])
     correlation = np.corrcoef(draws) - np.eye(4)
     assert np.abs(correlation).max() < 5 / math.sqrt(4096)

@@ -45,8 +45,8 @@ def test_how_often_a_run_is_looked_at_may_change(written, squares):
     ],
 )
 def test_what_a_run_computes_may_not(written, squares, changes):
-    folder, config, manifest = written
-    (name, value), = changes.items()
+    folder, _, manifest = written
+    ((name, value),) = changes.items()
     with pytest.raises(UserError) as error:
         workdir.check(str(folder), tiny.config(squares, **changes), manifest)
     field = name.replace("__", ".")
@@ -72,7 +72,7 @@ def test_an_empty_or_absent_workdir_is_free(tmp_path, squares):
 @pytest.mark.parametrize("name", ["config.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "list", "missing", "unknown"])
 def test_damaged_files(written, name, damage):
-    folder, config, manifest = written
+    folder, _, _ = written
     path = folder / name
     text = path.read_text()
     if damage == "missing":

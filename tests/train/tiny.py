@@ -88,9 +88,7 @@ def config(folder, **changes) -> Config:
 
 def flags(folder, **changes) -> list[str]:
     """The same as overrides on a command line, for `CONFIG_FILE`."""
-    return [
-        f"--config.{name}={value}" for name, value in settings(folder, **changes).items()
-    ]
+    return [f"--config.{name}={value}" for name, value in settings(folder, **changes).items()]
 
 
 CONFIG_FILE = "from t2i_tpu.config import Config\n\n\ndef get_config():\n    return Config()\n"
@@ -100,8 +98,9 @@ class Run:
     """Training steps in this process, on the given logical devices."""
 
     def __init__(self, config: Config, devices=("CPU:0",), policy="float32", jit_compile=False):
-        self.config, self.strategy = config, tf.distribute.MirroredStrategy(
-            list(devices), tf.distribute.ReductionToOneDevice()
+        self.config, self.strategy = (
+            config,
+            tf.distribute.MirroredStrategy(list(devices), tf.distribute.ReductionToOneDevice()),
         )
         folder = config.data.source.removeprefix("shards:")
         self.dataset: Dataset = open_dataset(
