@@ -151,7 +151,7 @@ def test_what_the_ancestors_blocks_have_no_place_for(name, value):
     assert "ancestor" in refusal(name, value, recipe="ancestor")
 
 
-def test_the_ancestor_hears_its_prompt_at_the_second_width_or_never():
+def test_the_ancestors_blocks_need_two_widths():
     config = Config(recipe="ancestor")
     config.model.widths, config.model.attention_levels = (64,), (True,)
     with pytest.raises(UserError, match="config.model.widths"):

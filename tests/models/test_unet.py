@@ -157,7 +157,7 @@ def test_a_masked_token_changes_nothing():
     assert np.abs(network(x, level, changed) - before).max() > 1e-3
 
 
-def test_mixed_precision_stays_close_and_keeps_the_level(monkeypatch):
+def test_mixed_precision_keeps_the_level(monkeypatch):
     """In bfloat16 the levels 0.5 and 0.501 would be one."""
     seen = []
     network = UNet(CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, False, dtype="mixed_bfloat16")
