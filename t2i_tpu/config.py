@@ -45,7 +45,7 @@ class ModelConfig:
 class DiffusionConfig:
     path: str | None = None  # linear | cosine
     prediction_type: str | None = None  # denoised | noise | v | velocity
-    noise_levels: str | None = None  # half_normal | uniform | logit_normal
+    noise_levels: str | None = None  # half_normal | uniform | logit_normal | shifted
     loss: str | None = None  # absolute | squared
     loss_weight: str | None = None  # uniform | min_snr
     cond_dropout_rate: float | None = None  # share of examples trained without their condition
@@ -105,7 +105,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "model.blocks": ("modern", "ancestor"),
     "diffusion.path": ("linear", "cosine"),
     "diffusion.prediction_type": ("denoised", "noise", "v", "velocity"),
-    "diffusion.noise_levels": ("half_normal", "uniform", "logit_normal"),
+    "diffusion.noise_levels": ("half_normal", "uniform", "logit_normal", "shifted"),
     "diffusion.loss": ("absolute", "squared"),
     "diffusion.loss_weight": ("uniform", "min_snr"),
     "sample.sampler": ("ddim", "dpmpp_2m"),

@@ -40,7 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.dropout_rate": 0.0,
         "diffusion.path": "linear",
         "diffusion.prediction_type": "velocity",
-        "diffusion.noise_levels": "logit_normal",
+        "diffusion.noise_levels": "shifted",
         "diffusion.loss": "squared",
         "diffusion.loss_weight": "uniform",
         "diffusion.cond_dropout_rate": 0.1,

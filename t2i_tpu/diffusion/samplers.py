@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from t2i_tpu.diffusion.noise_levels import shifted
+
 
 class Table(NamedTuple):
     """A solver's coefficients, float64 [steps] each."""
@@ -39,11 +41,9 @@ def uniform_levels(steps: int) -> np.ndarray:
     return np.linspace(1, 0, steps + 1)
 
 
-def shifted_levels(steps: int, shift: float = 2.0) -> np.ndarray:
-    """Uniform levels moved towards noise, where the composition is decided (Esser et al., 2024,
-    equation 23)."""
-    levels = uniform_levels(steps)
-    return shift * levels / (1 + (shift - 1) * levels)
+def shifted_levels(steps: int) -> np.ndarray:
+    """Uniform levels moved towards noise, where the composition is decided."""
+    return shifted(uniform_levels(steps), shift=2.0)
 
 
 LEVELS = {"ancestor": ancestor_levels, "uniform": uniform_levels, "shifted": shifted_levels}
