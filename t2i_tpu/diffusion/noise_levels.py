@@ -26,7 +26,7 @@ def shifted(u, shift: float = 3.0):
     """Uniform levels moved towards noise (Esser et al., 2024, equation 23).
 
     A 32x32 image can be told from thousands of others up to a level of about 0.9. Only beyond it
-    does the denoiser need the prompt, and so learn it: 24% of these levels, 10% of uniform ones,
+    does the denoiser need the prompt, and so learn it: 25% of these levels, 10% of uniform ones,
     1.4% of logit-normal ones.
     """
     return shift * u / (1 + (shift - 1) * u)
