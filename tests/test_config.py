@@ -43,7 +43,7 @@ CHOICES = {
     "model.blocks": "modern ancestor",
     "diffusion.path": "linear cosine",
     "diffusion.prediction_type": "denoised noise v velocity",
-    "diffusion.noise_levels": "half_normal uniform logit_normal",
+    "diffusion.noise_levels": "half_normal uniform logit_normal shifted",
     "diffusion.loss": "absolute squared",
     "diffusion.loss_weight": "uniform min_snr",
     "sample.sampler": "ddim dpmpp_2m",

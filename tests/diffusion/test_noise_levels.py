@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.diffusion.noise_levels import NOISE_LEVELS, half_normal, logit_normal, uniform
+from t2i_tpu.diffusion.noise_levels import NOISE_LEVELS, half_normal, logit_normal, shifted, uniform
 
 U = np.linspace(0.01, 0.99, 99)
 
@@ -39,6 +39,12 @@ def test_logit_normal_is_the_sigmoid_of_normal_quantiles():
 
 def test_uniform_is_what_is_drawn():
     assert np.asarray(uniform(tf.constant([0.25, 0.5]))).tolist() == [0.25, 0.5]
+
+
+def test_shifted_by_hand():
+    """Esser et al., 2024, equation 23, with alpha = 3: a quarter of the levels lie beyond 0.9."""
+    levels = np.asarray(shifted(tf.constant([0.25, 0.5, 0.75])))
+    np.testing.assert_allclose(levels, [0.5, 0.75, 0.9], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NOISE_LEVELS)
