@@ -71,6 +71,7 @@ setup(
         "gcs": ["google-cloud-storage>=2.18,<4"],
         "dev": [
             *TFDS,
+            "jax>=0.6,<1",  # the second backend that diffusion/ and models/ are tested on
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
             "ruff==0.17.6",  # a newer one may format otherwise

@@ -295,6 +295,8 @@ def _check_model(config: Config) -> None:
             f"config.data.image_size is {config.data.image_size}; patch_size {model.patch_size} and "
             f"{len(model.widths)} widths need a multiple of {coarsest}"
         )
+    if config.diffusion.loss_weight == "min_snr" and config.diffusion.loss != "squared":
+        raise UserError("config.diffusion.loss_weight 'min_snr' weighs config.diffusion.loss 'squared'")
     if any(not 0 < std < 0.28 for std in config.train.ema_stds):
         raise UserError(
             f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"
