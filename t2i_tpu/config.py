@@ -47,7 +47,7 @@ class DiffusionConfig:
     prediction_type: str | None = None  # denoised | noise | v | velocity
     noise_levels: str | None = None  # half_normal | uniform | logit_normal | shifted
     loss: str | None = None  # absolute | squared
-    loss_weight: str | None = None  # uniform | min_snr
+    loss_weight: str | None = None  # uniform | min_snr | velocity
     cond_dropout_rate: float | None = None  # share of examples trained without their condition
 
 
@@ -107,7 +107,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "diffusion.prediction_type": ("denoised", "noise", "v", "velocity"),
     "diffusion.noise_levels": ("half_normal", "uniform", "logit_normal", "shifted"),
     "diffusion.loss": ("absolute", "squared"),
-    "diffusion.loss_weight": ("uniform", "min_snr"),
+    "diffusion.loss_weight": ("uniform", "min_snr", "velocity"),
     "sample.sampler": ("ddim", "dpmpp_2m"),
     "sample.levels": ("ancestor", "uniform", "shifted"),
     "train.decay": ("constant", "cosine"),
@@ -295,8 +295,11 @@ def _check_model(config: Config) -> None:
             f"config.data.image_size is {config.data.image_size}; patch_size {model.patch_size} and "
             f"{len(model.widths)} widths need a multiple of {coarsest}"
         )
-    if config.diffusion.loss_weight == "min_snr" and config.diffusion.loss != "squared":
-        raise UserError("config.diffusion.loss_weight 'min_snr' weighs config.diffusion.loss 'squared'")
+    if config.diffusion.loss_weight != "uniform" and config.diffusion.loss != "squared":
+        raise UserError(
+            f"config.diffusion.loss_weight {config.diffusion.loss_weight!r} weighs a squared error; "
+            f"config.diffusion.loss is {config.diffusion.loss!r}"
+        )
     if any(not 0 < std < 0.28 for std in config.train.ema_stds):
         raise UserError(
             f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"

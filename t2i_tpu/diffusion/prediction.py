@@ -30,17 +30,21 @@ def denoised(prediction_type: str, path, output, x_noisy, noise_level):
 
 
 def loss_weight(name: str, prediction_type: str, path, noise_level):
-    """Weight of the error of the network's output at each noise level.
+    """Weight of the squared error of the network's output at each noise level.
 
-    min_snr: weight min(SNR, 5) on the squared error of x0 (Hang et al., 2023), carried over to
-    the output's own error.
+    min_snr: as weight min(SNR, 5) on the error of x0 (Hang et al., 2023).
+    velocity: as weight 1 on the error of the velocity that the output means (Li and He, 2025),
+      with sigma kept above 0.1.
     """
     if name == "uniform":
         return ops.ones_like(noise_level)
-    weight = ops.minimum(snr(path, noise_level), 5.0)
+    scales = path(noise_level)
+    if name == "min_snr":
+        weight = ops.minimum(snr(path, noise_level), 5.0)
+    else:  # on both paths an error of x0 is one of the velocity of 1 / sigma times its size
+        weight = 1.0 / ops.square(ops.maximum(scales.noise, 0.1))
     if prediction_type == "denoised":
         return weight
-    scales = path(noise_level)
     # d x0 / d output, squared, turns an error of the output into one of x0.
     return weight * ops.square(scales.noise / _determinant(prediction_type, scales))
 

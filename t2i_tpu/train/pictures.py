@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
+from t2i_tpu.errors import UserError
+
 COLUMNS = 8
 CELL = 64  # pixels of the shorter side that an image is enlarged to, at least
 GAP, LINE = 8, 14
@@ -69,15 +71,22 @@ def picture_of(image: np.ndarray) -> Image.Image:
 
 def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] = ()) -> None:
     """Writes a PNG or, where `path` ends so, a GIF of the picture and the frames after it, that
-    plays forever. The file gets its name only when it is whole."""
+    plays forever. The file gets its name only when it is whole.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     buffer = io.BytesIO()
     if path.lower().endswith(".gif"):
         picture.save(buffer, "GIF", save_all=True, append_images=list(frames), duration=80, loop=0)
     else:
         picture.save(buffer, "PNG")
     folder = path.rpartition("/")[0]
-    if folder:
-        tf.io.gfile.makedirs(folder)
-    with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
-        file.write(buffer.getvalue())
-    tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+    try:
+        if folder:
+            tf.io.gfile.makedirs(folder)
+        with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
+            file.write(buffer.getvalue())
+        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+    except tf.errors.OpError as error:
+        raise UserError(f"cannot write {path}: {error.message.splitlines()[0]}") from error

@@ -88,6 +88,19 @@ def test_min_snr_by_hand():
     )
 
 
+@pytest.mark.parametrize("name", PATHS)
+def test_velocity_weight_makes_every_error_one_of_the_velocity(name):
+    levels = np.linspace(0.1, 0.95, 18)
+    signal, noise = numpy_scales(name, levels)
+    # v = alpha' x0 + sigma' z with z = (x - alpha x0) / sigma; slopes by hand for the two paths.
+    slopes = (-1, 1) if name == "linear" else (-noise, signal)
+    by_image = slopes[0] - slopes[1] * signal / noise
+    weight = loss_weight("velocity", "denoised", PATHS[name], tf.constant(levels, tf.float32))
+    np.testing.assert_allclose(weight, np.minimum(by_image**2, 100), rtol=1e-4)
+    weight = loss_weight("velocity", "velocity", PATHS[name], tf.constant(levels, tf.float32))
+    np.testing.assert_allclose(weight, np.where(noise > 0.1, 1, weight), rtol=1e-4)
+
+
 def test_uniform_weight_is_one():
     levels = tf.constant([0.0, 0.3, 1.0])
     assert np.asarray(loss_weight("uniform", "v", cosine, levels)).tolist() == [1, 1, 1]
