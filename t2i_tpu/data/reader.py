@@ -6,6 +6,7 @@ records that are keyed by (seed, stream, epoch). So a run resumes by arithmetic:
 skipped by the manifest's counts. A host reads only the streams of its own slots.
 """
 
+import contextlib
 import dataclasses
 import posixpath
 from collections.abc import Iterator
@@ -206,6 +207,21 @@ def check_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> N
             f"{num_hosts} hosts cannot share {num_streams} streams evenly; use a number of hosts that divides "
             f"{num_streams} or prepare the data set with more streams"
         )
+
+
+@contextlib.contextmanager
+def damage_told(dataset: Dataset) -> Iterator[None]:
+    """A record whose checksum is wrong is a UserError: its shard has the right size, so that
+    nothing was seen when the data set was opened."""
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        lines = error.message.splitlines()
+        reason = next((line for line in lines if "record" in line), lines[0])
+        raise UserError(
+            f"a shard in {dataset.folder} is damaged ({reason}); find it by the manifest's sha256 "
+            "and restore it, or prepare the data set again"
+        ) from error
 
 
 def open_dataset(folder: str, conditioning: str, image_size: int) -> Dataset:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
-from t2i_tpu.data.reader import check_divides, open_dataset
+from t2i_tpu.data.reader import check_divides, damage_told, open_dataset
 from t2i_tpu.train import strategy as strategy_lib
 from t2i_tpu.train import workdir as workdir_lib
 from t2i_tpu.train.checkpoint import Checkpointer
@@ -43,7 +43,8 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
     host, num_hosts = strategy_lib.host_index(strategy)
     check_divides(config.train.global_batch_size, dataset.manifest.num_streams(), num_hosts)
     workdir_lib.check(workdir, config, dataset.manifest)
-    preview = Preview(config.preview, dataset)
+    with damage_told(dataset):
+        preview = Preview(config.preview, dataset)
 
     policy = strategy_lib.dtype_policy(config.train)
     state = TrainState(config, dataset.manifest, policy, strategy)
@@ -77,7 +78,8 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
             context.num_input_pipelines,
         )
 
-    return run.until_done(iter(strategy.distribute_datasets_from_function(batches)), start)
+    with damage_told(dataset):
+        return run.until_done(iter(strategy.distribute_datasets_from_function(batches)), start)
 
 
 class _Run:

@@ -96,6 +96,24 @@ def test_damaged_data(refused, squares, tmp_path, damage):
     assert str(shard) in error and "again" in error
 
 
+def test_a_damaged_record_and_its_mending(tmp_path, squares, config_file, run):
+    """It has the right size, so only reading it tells; nothing is in the way of going on."""
+    data = tmp_path / "data"
+    shutil.copytree(squares, data)
+    shard = data / "train-0001-00001.tfrecord"
+    content = shard.read_bytes()
+    middle = len(content) // 2
+    shard.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'workdir'}"]
+    flags += tiny.flags(data, train__total_steps=4)
+    result = run("train.py", flags)
+    assert result.code == 1 and "Traceback" not in result.stderr
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith(f"train.py: error: a shard in {data} is damaged (corrupted record")
+    shard.write_bytes(content)
+    assert run("train.py", flags).code == 0
+
+
 def test_a_workdir_of_another_run(refused, squares, trained, tmp_path):
     """`trained` was trained for 12 steps, on these shards."""
     workdir = trained("embedding")
@@ -143,6 +161,14 @@ def test_sampling(tmp_path, trained, run, listing, script, flags, words):
     for word in words:
         assert word in error
     assert listing(workdir) == before and not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written(tmp_path, trained, run):
+    (tmp_path / "file").write_text("x")
+    flags = [f"--workdir={trained('embedding')}", "--prompt=x", "--num_images=1"]
+    error = run("sample.py", [*flags, f"--output={tmp_path / 'file' / 'folder'}"]).error
+    assert f"cannot write {tmp_path / 'file' / 'folder'}" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("label", ["purple", "4", "-1", ""])
