@@ -95,6 +95,7 @@ def _make_network(config, channels, condition_shape) -> layers.Layer:
             channels, model.widths, model.block_depth, model.attention_levels, dim, name="unet"
         )
     return UNet(
+        config.data.image_size,
         channels,
         model.widths,
         model.block_depth,

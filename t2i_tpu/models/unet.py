@@ -1,6 +1,6 @@
 """The modern U-Net: residual blocks modulated by the condition, attention at coarse levels."""
 
-from keras import ops
+from keras import layers, ops
 
 from t2i_tpu.models.attention import Attention
 from t2i_tpu.models.blocks import (
@@ -21,6 +21,7 @@ class UNet(Container):
 
     def __init__(
         self,
+        image_size: int,
         channels: int,  # of the image
         widths: tuple[int, ...],  # channels of each resolution, finest first
         block_depth: int,  # residual blocks per resolution, down and up
@@ -45,20 +46,21 @@ class UNet(Container):
             )
 
         down, downsample, up, upsample = [], [], [], []
-        width, skips = widths[0], [widths[0]]
+        width, skips = widths[0], []
         for level in range(len(widths)):
             if level:
                 width = widths[level]
                 downsample.append(Downsample(width, name=f"downsample{level}"))
-                skips.append(width)
             down.append([])
             for index in range(block_depth):
                 down[-1].append(block(width, level, f"down{level}_{index}"))
                 skips.append(width)
+        coarsest = image_size // (patch_size * 2 ** (len(widths) - 1))
+        self.layout = Layout(coarsest, width, name="layout")
         self.middle = block(width, len(widths) - 1, "middle")
         for level in reversed(range(len(widths))):
             up.append([])
-            for index in range(block_depth + 1):
+            for index in range(block_depth):
                 up[-1].append(block(width + skips.pop(), level, f"up{level}_{index}"))
                 width = widths[level]
             if level:
@@ -73,15 +75,14 @@ class UNet(Container):
         """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]."""
         vector = ops.silu(self.noise_level_embedding(noise_level) + condition.vector)
         x = self.stem(space_to_depth(x, self.patch_size))
-        skips = [x]
+        skips = []
         for level, blocks in enumerate(self.down):
             if level:
                 x = self.downsample[level - 1](x)
-                skips.append(x)
             for block in blocks:
                 x = block(x, vector, condition, training=training)
                 skips.append(x)
-        x = self.middle(x, vector, condition, training=training)
+        x = self.middle(x + self.layout(vector), vector, condition, training=training)
         for level, blocks in enumerate(self.up):
             for block in blocks:
                 x = ops.concatenate([x, skips.pop()], axis=-1)
@@ -89,6 +90,24 @@ class UNet(Container):
             if level < len(self.upsample):
                 x = self.upsample[level](x)
         return depth_to_space(self.head(ops.silu(self.norm(x))), self.patch_size)
+
+
+class Layout(Container):
+    """The condition drawn onto the coarsest grid, by way of a few numbers.
+
+    Convolutions know a position only by the zeros beyond the border, and modulation treats all
+    positions alike. At pure noise the layout has to come from the prompt; this is its way in.
+    """
+
+    def __init__(self, size: int, width: int, rank: int = 64, **kwargs):
+        super().__init__(**kwargs)
+        self.shape = (-1, size, size, width)
+        self.numbers = layers.Dense(rank, name="numbers")
+        self.grid = layers.Dense(size * size * width, kernel_initializer="zeros", name="grid")
+
+    def call(self, vector):
+        """[B, D] -> [B, size, size, width]."""
+        return ops.reshape(self.grid(self.numbers(vector)), self.shape)
 
 
 class _Block(Container):
