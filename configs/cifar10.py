@@ -3,7 +3,7 @@
   python launch/train.py --config=configs/cifar10.py --workdir=runs/cifar10
 
 Data: tensorflow-datasets downloads it (extra `data`). Hardware: one GPU with 16 GB or a TPU v3-8;
-not a CPU (37M parameters). Not yet trained to the end by us: no score is claimed.
+not a CPU (21M parameters). Not yet trained to the end by us: no score is claimed.
 """
 
 from t2i_tpu.config import Config

@@ -19,6 +19,7 @@ def get_config() -> Config:
     config.model.widths = (128, 256, 384)
     config.model.attention_levels = (False, True, True)
     config.model.patch_size = 2
+    config.model.embedding_dim = 1024
     config.train.learning_rate = 3e-4
     config.train.warmup_steps = 2000
     config.train.global_batch_size = 256

@@ -1,9 +1,9 @@
 """The modern U-Net against a second one, written in plain TensorFlow from its description.
 
 Stem (space to depth, 3x3); at each resolution `block_depth` residual blocks modulated by
-swish(level + condition), then self- and cross-attention with a norm before; a skip from the stem,
-every block and every downsampling; one block in the middle; one block more on the way up; norm,
-swish, head at zero (3x3, depth to space).
+swish(level + condition), then self- and cross-attention with a norm before; a skip from every
+block; at the coarsest grid two matrices of the modulation vector are added; one block in the middle;
+as many blocks up as down; norm, swish, head at zero (3x3, depth to space).
 """
 
 import numpy as np
@@ -32,7 +32,9 @@ def inputs(seed=0):
 
 
 def randomised(patch_size, cross_attention=True):
-    network = UNet(CHANNELS, WIDTHS, DEPTH, ATTENDS, patch_size, DIM, cross_attention, name="unet")
+    network = UNet(
+        SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, patch_size, DIM, cross_attention, name="unet"
+    )
     network(*inputs())
     rng = np.random.default_rng(1)
     for weight in network.weights:
@@ -110,17 +112,16 @@ class Literal:
         def block(name, x, level):
             return self.block(name, x, vector, condition, WIDTHS[level], ATTENDS[level])
 
-        s0 = x
-        s1 = block("down0_0", s0, 0)
+        s1 = block("down0_0", x, 0)
         s2 = block("down0_1", s1, 0)
-        s3 = self.conv("downsample1/conv", s2, stride=2)
-        s4 = block("down1_0", s3, 1)
-        s5 = block("down1_1", s4, 1)
-        x = block("middle", s5, 1)
-        for index, skip in enumerate((s5, s4, s3)):
+        s3 = block("down1_0", self.conv("downsample1/conv", s2, stride=2), 1)
+        s4 = block("down1_1", s3, 1)
+        layout = self.dense("layout/grid", self.dense("layout/numbers", vector))
+        x = block("middle", s4 + tf.reshape(layout, s4.shape), 1)
+        for index, skip in enumerate((s4, s3)):
             x = block(f"up1_{index}", tf.concat([x, skip], -1), 1)
         x = tf.nn.depth_to_space(self.conv("upsample1/conv", x), 2)
-        for index, skip in enumerate((s2, s1, s0)):
+        for index, skip in enumerate((s2, s1)):
             x = block(f"up0_{index}", tf.concat([x, skip], -1), 0)
         x = self.conv("head", tf.nn.silu(self.norm("norm", x)))
         return tf.nn.depth_to_space(x, self.patch_size) if self.patch_size > 1 else x
@@ -140,7 +141,7 @@ def test_it_is_the_literal_network_and_has_no_weight_more(patch_size, cross_atte
 
 
 def test_it_starts_at_zero():
-    network = UNet(CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, cross_attention=False)
+    network = UNet(SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, cross_attention=False)
     x, level, condition = inputs()
     output = network(x, level, Condition(condition.vector))
     assert output.shape == x.shape
@@ -160,7 +161,7 @@ def test_a_masked_token_changes_nothing():
 def test_mixed_precision_keeps_the_level(monkeypatch):
     """In bfloat16 the levels 0.5 and 0.501 would be one."""
     seen = []
-    network = UNet(CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, False, dtype="mixed_bfloat16")
+    network = UNet(SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, False, dtype="mixed_bfloat16")
     call = network.noise_level_embedding.call
     monkeypatch.setattr(
         network.noise_level_embedding, "call", lambda level: (seen.append(level), call(level))[1]

@@ -81,7 +81,8 @@ def test_what_the_network_is_shown(squares):
 @pytest.fixture(scope="module")
 def counted(squares):
     """A run on two devices whose replica step counts how often Python runs it."""
-    run, calls = tiny.Run(tiny.config(squares), ["CPU:0", "CPU:1"]), []
+    target = dict(diffusion__prediction_type="velocity", diffusion__loss_weight="uniform")
+    run, calls = tiny.Run(tiny.config(squares, **target), ["CPU:0", "CPU:1"]), []
 
     def replica_step(batch):
         calls.append(sorted(batch))
