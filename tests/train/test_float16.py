@@ -34,7 +34,7 @@ def test_it_trains(run):
     assert {weight.dtype.name for weight in run.state.weights} == {"float32"}
     assert run.state.loss_scale.numpy() == state.INITIAL_LOSS_SCALE
     first, _, last = run.steps(10), run.steps(40), run.steps(10)
-    assert first[-2] == last[-2] == 0  # no step was skipped
+    assert first[-2] <= 3 and last[-2] == 0  # the first scale may be too large: it comes down
     assert mean_loss(last) < 0.8 * mean_loss(first)
     assert np.all(np.isfinite(last))
 
