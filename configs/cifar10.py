@@ -18,7 +18,6 @@ def get_config() -> Config:
     config.model.widths = (128, 256, 256)
     config.model.attention_levels = (False, True, False)
     config.model.patch_size = 1
-    config.model.dropout_rate = 0.1
     config.train.learning_rate = 4e-4
     config.train.warmup_steps = 2000
     config.train.global_batch_size = 256

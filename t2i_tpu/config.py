@@ -37,7 +37,6 @@ class ModelConfig:
     block_depth: int | None = None  # residual blocks per resolution
     attention_levels: tuple[bool, ...] | None = None  # which resolutions attend
     patch_size: int | None = None  # space-to-depth at the stem
-    dropout_rate: float | None = None  # inside the residual blocks
     embedding_dim: int = 512  # width of the condition inside the network
 
 
@@ -120,7 +119,6 @@ _AT_LEAST: dict[str, float] = {
     "model.block_depth": 1,
     "model.patch_size": 1,
     "model.embedding_dim": 1,
-    "model.dropout_rate": 0,
     "diffusion.cond_dropout_rate": 0,
     "sample.steps": 2,
     "sample.threshold_percentile": 0,
@@ -143,7 +141,6 @@ _AT_LEAST: dict[str, float] = {
 }
 
 _BELOW: dict[str, float] = {
-    "model.dropout_rate": 1,
     "diffusion.cond_dropout_rate": 1,
     "sample.threshold_percentile": 100,
     "train.beta_2": 1,
@@ -308,11 +305,10 @@ def _check_model(config: Config) -> None:
 
 def _check_ancestor(model: ModelConfig) -> None:
     """What the ancestor's U-Net has no place for."""
-    for name, value in (("patch_size", 1), ("dropout_rate", 0.0)):
-        if getattr(model, name) != value:
-            raise UserError(
-                f"config.model.{name} is {getattr(model, name)}; the ancestor's blocks take {value}"
-            )
+    if model.patch_size != 1:
+        raise UserError(
+            f"config.model.patch_size is {model.patch_size}; the ancestor's blocks take 1"
+        )
     if len(model.widths) < 2 or min(model.widths) < 8:
         raise UserError(
             f"config.model.widths is {model.widths}; the ancestor's blocks need two widths or more, "

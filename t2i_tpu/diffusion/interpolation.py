@@ -26,4 +26,5 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     else:
         direction = (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)
     points = direction * ((1 - share) * lengths[0] + share * lengths[1])
+    points[[0, -1]] = np.ravel(start), np.ravel(end)  # to the last bit
     return points.reshape(frames, *np.shape(start)).astype(np.float32)

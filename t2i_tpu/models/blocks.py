@@ -47,25 +47,22 @@ class GroupNorm(layers.Layer):
 class ResidualBlock(Container):
     """norm, swish, conv, conditioned norm, swish, conv; the last conv starts at zero."""
 
-    def __init__(self, input_width: int, width: int, dropout_rate: float = 0.0, **kwargs):
+    def __init__(self, input_width: int, width: int, **kwargs):
         super().__init__(**kwargs)
         self.norm1 = GroupNorm(input_width, name="norm1")
         self.conv1 = convolution(width, name="conv1")
         self.modulation = layers.Dense(2 * width, kernel_initializer="zeros", name="modulation")
         self.norm2 = GroupNorm(width, name="norm2")
-        self.dropout = layers.Dropout(dropout_rate, name="dropout") if dropout_rate else None
         self.conv2 = convolution(width, kernel_initializer="zeros", name="conv2")
         self.shortcut = (
             convolution(width, kernel_size=1, name="shortcut") if input_width != width else None
         )
 
-    def call(self, x, condition, training=False):
+    def call(self, x, condition):
         """x [B, H, W, input_width], condition [B, D] -> [B, H, W, width]."""
         scale, shift = ops.split(self.modulation(condition), 2, axis=-1)
         residual = self.conv1(ops.silu(self.norm1(x)))
         residual = ops.silu(self.norm2(residual, scale, shift))
-        if self.dropout:
-            residual = self.dropout(residual, training=training)
         return self.conv2(residual) + (self.shortcut(x) if self.shortcut else x)
 
 

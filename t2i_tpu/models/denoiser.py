@@ -103,6 +103,5 @@ def _make_network(config, channels, condition_shape) -> layers.Layer:
         model.patch_size,
         model.embedding_dim,
         cross_attention=condition_shape.kind == "tokens",
-        dropout_rate=model.dropout_rate,
         name="unet",
     )

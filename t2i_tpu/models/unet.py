@@ -29,7 +29,6 @@ class UNet(Container):
         patch_size: int,  # pixels to channels at the stem
         embedding_dim: int,  # of the noise level's and the condition's vector
         cross_attention: bool,  # attend to the condition's sequence too
-        dropout_rate: float = 0.0,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # the noise level stays float32
@@ -41,9 +40,7 @@ class UNet(Container):
 
         def block(input_width, level, name):
             attends = attention_levels[level]
-            return _Block(
-                input_width, widths[level], attends, cross_attention, dropout_rate, name=name
-            )
+            return _Block(input_width, widths[level], attends, cross_attention, name=name)
 
         down, downsample, up, upsample = [], [], [], []
         width, skips = widths[0], []
@@ -72,7 +69,8 @@ class UNet(Container):
         self.head = convolution(patch_size**2 * channels, kernel_initializer="zeros", name="head")
 
     def call(self, x, noise_level, condition, training=False):
-        """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]."""
+        """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]; training
+        makes no difference here, as it does in the ancestor's."""
         vector = ops.silu(self.noise_level_embedding(noise_level) + condition.vector)
         x = self.stem(space_to_depth(x, self.patch_size))
         skips = []
@@ -80,13 +78,13 @@ class UNet(Container):
             if level:
                 x = self.downsample[level - 1](x)
             for block in blocks:
-                x = block(x, vector, condition, training=training)
+                x = block(x, vector, condition)
                 skips.append(x)
-        x = self.middle(x + self.layout(vector), vector, condition, training=training)
+        x = self.middle(x + self.layout(vector), vector, condition)
         for level, blocks in enumerate(self.up):
             for block in blocks:
                 x = ops.concatenate([x, skips.pop()], axis=-1)
-                x = block(x, vector, condition, training=training)
+                x = block(x, vector, condition)
             if level < len(self.upsample):
                 x = self.upsample[level](x)
         return depth_to_space(self.head(ops.silu(self.norm(x))), self.patch_size)
@@ -113,9 +111,9 @@ class Layout(Container):
 class _Block(Container):
     """A residual block, and self- and cross-attention where the level has them."""
 
-    def __init__(self, input_width, width, attends, cross_attention, dropout_rate, **kwargs):
+    def __init__(self, input_width, width, attends, cross_attention, **kwargs):
         super().__init__(**kwargs)
-        self.residual = ResidualBlock(input_width, width, dropout_rate, name="residual")
+        self.residual = ResidualBlock(input_width, width, name="residual")
         self.norms = [
             GroupNorm(width, name=f"norm{index}")
             for index in range(attends * (1 + cross_attention))
@@ -124,8 +122,8 @@ class _Block(Container):
             Attention(width, name=f"attention{index}") for index in range(len(self.norms))
         ]
 
-    def call(self, x, vector, condition, training=False):
-        x = self.residual(x, vector, training=training)
+    def call(self, x, vector, condition):
+        x = self.residual(x, vector)
         _, height, width, channels = x.shape
         contexts = [(None, None), (condition.sequence, condition.mask)]
         for norm, attention, (context, mask) in zip(
