@@ -20,11 +20,11 @@ def get_config() -> Config:
     config.sample.guidance_scale = 2.5
     config.train.global_batch_size = 32  # small: in a quarter of an hour, updates are what is short
     config.train.learning_rate = 7e-4
-    config.train.total_steps = 2400
+    config.train.total_steps = 2000
     config.train.log_every = 50
     config.train.steps_per_loop = 50
-    config.train.preview_every = 600
-    config.train.checkpoint_every = 600
+    config.train.preview_every = 500
+    config.train.checkpoint_every = 500
     config.preview.captions = (
         "red heart",
         "pizza",

@@ -6,7 +6,7 @@ with 0. The null condition of classifier-free guidance is zeros, whatever the ki
 
 from typing import NamedTuple
 
-from keras import layers, ops
+from keras import initializers, layers, ops
 
 from t2i_tpu.models.attention import Attention, rms_norm
 from t2i_tpu.models.container import Container
@@ -24,16 +24,48 @@ def drop(condition, keep):
     return condition * ops.reshape(keep, (-1, *[1] * (len(condition.shape) - 1)))
 
 
-class EmbeddingConditioner(Container):
-    """A precomputed embedding, raw or normalised: brought to unit RMS if `normalize`, projected."""
+class EmbeddingProjection(Container):
+    """A precomputed embedding as it is, through one matrix: the ancestor's."""
 
-    def __init__(self, dim: int, normalize: bool = True, **kwargs):
+    def __init__(self, dim: int, **kwargs):
         super().__init__(**kwargs)
-        self.normalize = normalize
         self.project = layers.Dense(dim, name="project")
 
     def call(self, embedding):
-        return Condition(self.project(rms_norm(embedding) if self.normalize else embedding))
+        return Condition(self.project(embedding))
+
+
+class EmbeddingConditioner(Container):
+    """A precomputed embedding, raw or normalised: its direction and 512 Fourier features of it.
+
+    CLIP's embeddings fill few directions, and a network learns slowly what changes fast with its
+    input (Tancik et al., 2020). The inner product of two prompts' random features (Rahimi and
+    Recht, 2007) falls off with their distance d as exp(-d**2 / (2 * 0.5**2)), so that what differs
+    in meaning is nearly orthogonal and synonyms are not. The frequencies are not trained.
+    """
+
+    num_frequencies, bandwidth = 256, 0.5
+
+    def __init__(self, dim: int, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # angles need float32
+        self.project = layers.Dense(dim, name="project")
+
+    def build(self, shape):
+        # The direction comes with RMS 1, so with length sqrt(dimension).
+        scale = 1.0 / (self.bandwidth * shape[-1] ** 0.5)
+        self.frequencies = self.add_weight(
+            shape=(shape[-1], self.num_frequencies),
+            initializer=initializers.RandomNormal(stddev=scale, seed=0),
+            trainable=False,
+            name="frequencies",
+        )
+        super().build(shape)
+
+    def call(self, embedding):
+        direction = rms_norm(embedding)
+        angles = ops.matmul(direction, ops.convert_to_tensor(self.frequencies, "float32"))
+        waves = 2.0**0.5 * ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+        return Condition(self.project(ops.concatenate([direction, waves], axis=-1)))
 
 
 class LabelConditioner(Container):

@@ -8,6 +8,7 @@ from t2i_tpu.diffusion.path import PATHS
 from t2i_tpu.models.ancestor_unet import AncestorUNet, BatchNorm
 from t2i_tpu.models.conditioning import (
     EmbeddingConditioner,
+    EmbeddingProjection,
     LabelConditioner,
     TokenConditioner,
 )
@@ -77,7 +78,7 @@ def _make_conditioner(config, condition_shape) -> layers.Layer:
     if condition_shape.kind == "embedding":
         # The ancestor halves a precomputed embedding and does not normalise it.
         if ancestor:
-            return EmbeddingConditioner(condition_shape.shape[0] // 2, False, name="conditioner")
+            return EmbeddingProjection(condition_shape.shape[0] // 2, name="conditioner")
         return EmbeddingConditioner(dim, name="conditioner")
     if condition_shape.kind == "label":
         return LabelConditioner(condition_shape.count, dim, name="conditioner")

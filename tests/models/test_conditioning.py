@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from t2i_tpu.models.conditioning import (
     EmbeddingConditioner,
+    EmbeddingProjection,
     LabelConditioner,
     TokenConditioner,
     drop,
@@ -41,19 +42,38 @@ def test_drop_puts_zeros_where_it_does_not_keep(condition):
     assert not dropped[1].any()
 
 
-def test_an_embedding_is_projected_at_unit_rms():
+def test_an_embedding_becomes_its_direction_and_waves_of_it():
     layer, embedding = EmbeddingConditioner(5), np.array([[3.0, 4.0], [0.0, 0.0]], "float32")
     layer(embedding)
     randomise(layer)
-    kernel, bias = (np.asarray(weight) for weight in layer.weights)
+    weights = {weight.path.rsplit("/", 1)[-1]: np.asarray(weight) for weight in layer.weights}
     unit = embedding / np.sqrt(12.5)
-    np.testing.assert_allclose(layer(embedding).vector, unit @ kernel + bias, atol=1e-5)
+    angles = unit @ weights["frequencies"]
+    read = np.concatenate([unit, np.sqrt(2) * np.sin(angles), np.sqrt(2) * np.cos(angles)], -1)
+    expected = read @ weights["kernel"] + weights["bias"]
+    np.testing.assert_allclose(layer(embedding).vector, expected, atol=1e-4)
     # So it does not matter whether a data set's embeddings were normalised.
-    np.testing.assert_allclose(layer(embedding * 0.2).vector, layer(embedding).vector, atol=1e-4)
+    np.testing.assert_allclose(layer(embedding * 0.2).vector, layer(embedding).vector, atol=1e-3)
+
+
+def test_the_waves_make_a_gaussian_kernel_of_the_distance():
+    rng = np.random.default_rng(0)
+    layer = EmbeddingConditioner(5)
+    points = rng.standard_normal((40, 128)).astype("float32")
+    points[1:] = points[0] + points[1:] * np.linspace(0.02, 1.5, 39, dtype="float32")[:, None]
+    layer(points)
+    assert [weight.path.rsplit("/", 1)[-1] for weight in layer.non_trainable_weights] == [
+        "frequencies"
+    ]
+    unit = points / np.linalg.norm(points, axis=-1, keepdims=True)
+    angles = unit * 128**0.5 @ np.asarray(layer.frequencies)
+    kernel = np.mean(np.cos(angles[:1] - angles), -1)  # sin sin + cos cos, averaged
+    distance = np.linalg.norm(unit[:1] - unit, axis=-1)
+    np.testing.assert_allclose(kernel, np.exp(-(distance**2) / (2 * 0.5**2)), atol=0.15)
 
 
 def test_the_ancestors_embedding_is_projected_as_it_is():
-    layer, embedding = EmbeddingConditioner(5, normalize=False), np.array([[3.0, 4.0]], "float32")
+    layer, embedding = EmbeddingProjection(5), np.array([[3.0, 4.0]], "float32")
     layer(embedding)
     randomise(layer)
     kernel, bias = (np.asarray(weight) for weight in layer.weights)
