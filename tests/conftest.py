@@ -6,6 +6,7 @@ import pathlib
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -53,3 +54,10 @@ def pytest_runtest_makereport(item):
 def pytest_make_collect_report():
     outcome = yield  # a module that skips itself, as by pytest.importorskip
     _fail_if_skipped(outcome.get_result())
+
+
+@pytest.fixture(autouse=True)
+def policy_restored():
+    """A run sets Keras' global dtype policy; the next test starts from the default."""
+    yield
+    keras.mixed_precision.set_global_policy("float32")
