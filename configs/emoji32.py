@@ -2,9 +2,10 @@
 
   make train-gpu    or    python launch/train.py --config=configs/emoji32.py --workdir=runs/emoji32
 
-Data: 3,430 Noto emoji with captions and embeddings, 356 held out. Model: 12.0M parameters.
-Hardware: a CPU of two cores with bfloat16, a quarter of an hour; a GPU, a minute or two. Expect the
-things of the preview to be recognised, and held-out people in the right skin tone and dress.
+Data: 3,430 Noto emoji with captions and embeddings, 356 held out. Model: 12.1M parameters.
+Hardware: a CPU of two cores with bfloat16, a quarter of an hour; GPUs not measured. Expect about
+half of the preview's things to be recognised, and held-out people in the right skin tone and dress;
+more steps go on learning the rest.
 """
 
 from t2i_tpu.config import Config

@@ -4,8 +4,8 @@
       --config.data.source=idx:/usr/share/datasets/fashion-mnist
 
 Data: the four original files, as Debian's package dataset-fashion-mnist has them; without the last
-flag tensorflow-datasets downloads it (extra `data`). Hardware: a CPU of two cores with bfloat16, 15
-minutes; a GPU, about one. Expect garments of all ten classes that one tells apart at a glance.
+flag tensorflow-datasets downloads it (extra `data`). Hardware: a CPU of two cores with bfloat16, 11
+to 15 minutes; GPUs not measured. Expect garments of all ten classes that one tells apart.
 """
 
 from t2i_tpu.config import Config
