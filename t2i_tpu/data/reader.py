@@ -19,8 +19,6 @@ from t2i_tpu.data.schema import Manifest
 from t2i_tpu.diffusion import random
 from t2i_tpu.errors import UserError
 
-CONDITIONINGS = ("embedding", "label", "tokens")
-
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -32,7 +30,7 @@ class Dataset:
 
     folder: str
     manifest: Manifest
-    conditioning: str  # one of CONDITIONINGS
+    conditioning: str  # embedding | label | tokens
     image_size: int
 
     def __post_init__(self):

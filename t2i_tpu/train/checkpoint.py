@@ -15,9 +15,8 @@ class Checkpointer:
     def __init__(self, workdir: str, state: TrainState, keep: int):
         self.state = state
         checkpoint = tf.train.Checkpoint(**state.trackables())
-        assert (
-            checkpoint.save_counter is not None
-        )  # made by asking, so that a restore can be strict
+        # Made by asking, so that a restore can be strict.
+        assert checkpoint.save_counter is not None
         folder = checkpoint_folder(workdir)
         self.manager = tf.train.CheckpointManager(
             checkpoint, folder, max_to_keep=keep, checkpoint_name="step"

@@ -2,7 +2,6 @@
 
 import itertools
 
-import keras
 import pytest
 
 from tests.launch.launcher import Launched
@@ -15,13 +14,6 @@ def squares(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squares")
     tiny.write(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def float32_again():
-    """A TrainState sets the dtype policy of the process."""
-    yield
-    keras.mixed_precision.set_global_policy("float32")
 
 
 @pytest.fixture
