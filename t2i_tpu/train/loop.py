@@ -40,20 +40,24 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
     dataset = open_dataset(
         locate(config.data.source), config.model.conditioning, config.data.image_size
     )
-    host, num_hosts = strategy_lib.host_index(strategy)
-    check_divides(config.train.global_batch_size, dataset.manifest.num_streams(), num_hosts)
+    check_divides(
+        config.train.global_batch_size,
+        dataset.manifest.num_streams(),
+        strategy_lib.num_input_hosts(strategy),
+    )
     workdir_lib.check(workdir, config, dataset.manifest)
     with damage_told(dataset):
         preview = Preview(config.preview, dataset)
 
-    policy = strategy_lib.dtype_policy(config.train)
+    policy = strategy_lib.dtype_policy(config.train, strategy)
     state = TrainState(config, dataset.manifest, policy, strategy)
     checkpointer = Checkpointer(workdir, state, config.train.keep_checkpoints)
     start = checkpointer.restore()
     if start >= config.train.total_steps:
         logging.info("finished: %s holds all %d steps; see its previews/", workdir, start)
         return 0
-    run = _Run(config, workdir, strategy, state, checkpointer, preview, is_chief=host == 0)
+    is_chief = strategy_lib.host_index(strategy)[0] == 0
+    run = _Run(config, workdir, strategy, state, checkpointer, preview, is_chief)
     if run.is_chief:
         workdir_lib.write(workdir, config, dataset.manifest)
     logging.info(
@@ -89,7 +93,7 @@ class _Run:
         self.config, self.workdir, self.state = config, workdir, state
         self.checkpointer, self.preview = checkpointer, preview
         self.is_chief = is_chief
-        self.jit_compile = strategy_lib.use_xla(config.train)
+        self.jit_compile = strategy_lib.use_xla(config.train, strategy)
         self.device_loop = make_device_loop(
             strategy, make_replica_step(config, state, self.jit_compile)
         )

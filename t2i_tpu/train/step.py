@@ -81,7 +81,8 @@ def make_replica_step(
         with tf.GradientTape() as tape:
             each = losses(config, state.denoiser, examples)
             loss = tf.reduce_sum(each) * (loss_scale / batch_size)
-        return tape.gradient(loss, state.weights), each, state.batch_statistics()
+        gradients = map(_dense, tape.gradient(loss, state.weights), state.weights)
+        return list(gradients), each, state.batch_statistics()
 
     def replica_step(batch: Batch) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
@@ -101,6 +102,13 @@ def make_replica_step(
         )
 
     return replica_step
+
+
+def _dense(gradient, weight):
+    """A table's gradient comes as rows; TensorFlow's own sum of them has no static shape for a TPU."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, weight.shape[0])
 
 
 def make_device_loop(strategy: tf.distribute.Strategy, replica_step: Callable) -> Callable:
