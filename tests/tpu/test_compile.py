@@ -3,14 +3,15 @@ environment of 1.1 GB in the cache folder, which preflight makes itself."""
 
 import json
 import os
-import time
+import resource
+import subprocess
 
 import pytest
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
-from t2i_tpu.tpu import hardware, lower, preflight, report
 from t2i_tpu.tpu import compile as compile_lib
+from t2i_tpu.tpu import hardware, lower, preflight, report
 from t2i_tpu.tpu.manifest import manifest_of
 
 V5E = hardware.parse("v5e-1")
@@ -51,9 +52,10 @@ def test_an_environment_that_cannot_be_made(monkeypatch, tmp_path):
 
 @pytest.mark.tpu_compile
 def test_small_config_for_v5e():
-    begin = time.monotonic()
+    begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     found = preflight.preflight(small(global_batch_size=64), "v5e-1")
-    assert time.monotonic() - begin < 300
+    # Of one core: how long it took depends on what else the machine does.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begin < 300
     assert found.failures == []
     assert all("tiles make" in note for note in found.notes)  # 32 channels are narrow
     compiled = found.programs["training step"]
@@ -73,7 +75,8 @@ def test_a_compiler_that_takes_too_long_is_stopped(step):
     python = compile_lib.environment()
     with pytest.raises(compile_lib.NotCompiled, match="at batch 64 for v5e took more than 1 s"):
         compile_lib.compile_for(step, V5E, python, timeout=1)
-    assert not os.popen(f"pgrep -P {os.getpid()} -f compiler_process").read()
+    children = ["ps", "--ppid", str(os.getpid()), "-o", "args="]
+    assert "compiler_process" not in subprocess.check_output(children, text=True)
 
 
 @pytest.mark.tpu_compile
