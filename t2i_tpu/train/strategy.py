@@ -66,12 +66,17 @@ def _connected_tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
         return tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu=name)
     # A name is looked up in Google's API by whichever client is installed, each with its own errors.
     except (tf.errors.OpError, ValueError, RuntimeError, ImportError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = next(filter(_says_something, str(error).splitlines()), type(error).__name__)
         where = "on this machine" if name == "local" else f"by the name of TPU_NAME={name}"
         raise UserError(
             f"--strategy=tpu: no TPU was found {where} ({reason:.160}); run on a TPU VM with "
             "t2i-tpu[tpu] installed (docs/tpu.md), or use cpu or gpu"
         ) from error
+
+
+def _says_something(line: str) -> bool:
+    """Of the lines of an error out of a graph: not where, but what."""
+    return bool(line) and not line.startswith(("Graph execution error", "Detected at", "<stack"))
 
 
 def num_input_hosts(strategy: tf.distribute.Strategy) -> int:
