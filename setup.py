@@ -34,7 +34,8 @@ setup(
         "t2i_tpu.data.embedded": [
             f"**/*.{ending}"
             for ending in ("tfrecord", "json", "onnx", "safetensors", "pt", "gz", "txt")
-        ]
+        ],
+        "t2i_tpu.tpu": ["*.json"],
     },
     zip_safe=False,
     install_requires=[

@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+from t2i_tpu.cache import cache_folder
 from t2i_tpu.data.schema import FORMAT_VERSION, MANIFEST_NAME, Record
 from t2i_tpu.data.sources import idx, tfds
 from t2i_tpu.data.writer import write_dataset
@@ -117,7 +118,7 @@ def _is_whole(folder: str) -> bool:
 
 def _prepared_once(kind: str, name: str, identity: str, write: Callable[[str], None]) -> str:
     """The cache's folder for this data; `write` fills it where it is not there yet."""
-    root = os.environ.get("T2I_TPU_CACHE") or os.path.expanduser("~/.cache/t2i_tpu")
+    root = cache_folder()
     digest = hashlib.sha256(f"{FORMAT_VERSION} {identity}".encode()).hexdigest()[:16]
     safe_name = re.sub(r"[^\w.-]+", "-", name)
     final = os.path.join(root, f"{kind}-{safe_name}-{digest}")
