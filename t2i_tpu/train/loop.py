@@ -15,6 +15,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import check_divides, damage_told, open_dataset
+from t2i_tpu.train import doctor
 from t2i_tpu.train import strategy as strategy_lib
 from t2i_tpu.train import workdir as workdir_lib
 from t2i_tpu.train.checkpoint import Checkpointer
@@ -53,6 +54,8 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
     if start >= config.train.total_steps:
         logging.info("finished: %s holds all %d steps; see its previews/", workdir, start)
         return 0
+    if host == 0:
+        doctor.check_run(config, workdir, state)
     run = _Run(config, workdir, strategy, state, checkpointer, preview, is_chief=host == 0)
     if run.is_chief:
         workdir_lib.write(workdir, config, dataset.manifest)
