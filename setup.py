@@ -44,6 +44,7 @@ setup(
         "ml_collections>=1.0",
         "numpy>=1.26",
         "onnxruntime>=1.20",  # the text tower of the embedded CLIP, without torch
+        "packaging>=24",
         "pillow>=10.3",
         "tensorboard>=2.20",  # tf.summary loads it; TensorFlow 2.21 no longer asks for it
         "tokenizers>=0.20,<1",

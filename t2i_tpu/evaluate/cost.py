@@ -40,7 +40,11 @@ def activation_bytes(graph: tf.Graph, batch_size: int) -> int:
     for operation in _operations(graph):
         if _is_backward(operation) and _flops(operation):
             for tensor in map(_viewed, operation.inputs):
-                if not _is_backward(tensor.op) and tensor.shape.rank and tensor.shape[0] == batch_size:
+                if (
+                    not _is_backward(tensor.op)
+                    and tensor.shape.rank
+                    and tensor.shape[0] == batch_size
+                ):
                     held[id(tensor)] = _bytes(tensor)
     return sum(held.values())
 

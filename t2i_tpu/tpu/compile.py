@@ -161,7 +161,11 @@ def _run(command, what, timeout) -> tuple[int, str]:
                     raise NotCompiled(f"{what} took more than {timeout:.0f} s and was stopped")
                 if seconds - (last - begin) >= (1 if interactive else 60):
                     last = time.monotonic()
-                    print(f"{what}: {seconds:.0f} s", end="\r" if interactive else "\n", file=sys.stderr)
+                    print(
+                        f"{what}: {seconds:.0f} s",
+                        end="\r" if interactive else "\n",
+                        file=sys.stderr,
+                    )
                 time.sleep(0.1)
         finally:
             if interactive:

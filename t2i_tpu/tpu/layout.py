@@ -71,7 +71,9 @@ def arrays(module: hlo_pb2.HloModuleProto) -> Iterator[Array]:
 def padding_waste(found: Sequence[Array]) -> float:
     """Bytes with tiles over bytes without, of the arrays in HBM; 1 is none."""
     kept = [array for array in found if array.in_hbm]
-    return sum(array.padded_bytes for array in kept) / max(1, sum(array.num_bytes for array in kept))
+    return sum(array.padded_bytes for array in kept) / max(
+        1, sum(array.num_bytes for array in kept)
+    )
 
 
 def largest_temporaries(found: Sequence[Array], count: int = 8) -> list[tuple[str, int]]:

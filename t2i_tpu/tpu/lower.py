@@ -54,7 +54,9 @@ def training_step(config: Config, manifest: Manifest, batch_size: int) -> Progra
     }
     weights = _FLOAT * sum(math.prod(weight.shape) for weight in state.weights)
     variables = 3 + len(config.train.ema_stds)
-    return _program("training step", step, (batch,), batch_size, (2 * variables + 1) * weights, weights)
+    return _program(
+        "training step", step, (batch,), batch_size, (2 * variables + 1) * weights, weights
+    )
 
 
 def sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:

@@ -15,6 +15,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import check_divides, damage_told, open_dataset
+from t2i_tpu.train import doctor
 from t2i_tpu.train import strategy as strategy_lib
 from t2i_tpu.train import workdir as workdir_lib
 from t2i_tpu.train.checkpoint import Checkpointer
@@ -57,6 +58,8 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
         logging.info("finished: %s holds all %d steps; see its previews/", workdir, start)
         return 0
     is_chief = strategy_lib.host_index(strategy)[0] == 0
+    if is_chief:
+        doctor.check_run(config, workdir, state)
     run = _Run(config, workdir, strategy, state, checkpointer, preview, is_chief)
     if run.is_chief:
         workdir_lib.write(workdir, config, dataset.manifest)

@@ -1,11 +1,11 @@
 """Where a run computes: the tf.distribute strategy, and what its hardware is good at."""
 
-import glob
 import importlib.util
 import os
 
 import tensorflow as tf
 
+from t2i_tpu import installed
 from t2i_tpu.config import TrainConfig
 from t2i_tpu.errors import UserError
 
@@ -55,9 +55,9 @@ def _found(has_gpu):
     if has_gpu:
         return "gpu"
     # Any other build would find a TPU VM's cores as little as a laptop's.
-    chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
     is_tpu_build = importlib.util.find_spec("libtpu") is not None
-    return "tpu" if is_tpu_build and (chips or os.environ.get("TPU_NAME")) else "cpu"
+    has_tpu = installed.tpu_chips() or os.environ.get("TPU_NAME")
+    return "tpu" if is_tpu_build and has_tpu else "cpu"
 
 
 def _connected_tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
