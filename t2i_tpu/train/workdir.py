@@ -6,10 +6,12 @@ checkpoints/   previews/   logs/ (TensorBoard)
 """
 
 import posixpath
+import uuid
 
 import tensorflow as tf
 
 from t2i_tpu.config import Config, differences, from_json, to_json
+from t2i_tpu.data import files
 from t2i_tpu.data.schema import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
 
@@ -38,6 +40,29 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
         )
 
 
+def probe(workdir: str) -> None:
+    """Writes, reads and removes a small file where the workdir is or will be.
+
+    Raises:
+      UserError: that cannot be done; for gs:// it names the bucket, the permission, the account.
+    """
+    folder = workdir
+    while not workdir.startswith("gs://") and not tf.io.gfile.exists(folder or "."):
+        folder = posixpath.dirname(folder)
+    path, content = posixpath.join(folder, f".probe-{uuid.uuid4().hex}"), b"can be written"
+    try:
+        files.write(path, content)
+        with tf.io.gfile.GFile(path, "rb") as file:
+            found = file.read()
+        tf.io.gfile.remove(path)
+    except tf.errors.OpError as error:
+        raise _not_writable(workdir, error) from error
+    if found != content:
+        raise UserError(
+            f"--workdir={workdir} cannot be used: what is written there reads otherwise"
+        )
+
+
 def write(workdir: str, config: Config, manifest: Manifest) -> None:
     """Makes the workdir that of this run.
 
@@ -46,14 +71,14 @@ def write(workdir: str, config: Config, manifest: Manifest) -> None:
     """
     try:
         tf.io.gfile.makedirs(workdir)
-        for name, text in ((MANIFEST_NAME, manifest.to_json()), (CONFIG_NAME, to_json(config))):
-            path = posixpath.join(workdir, name)
-            with tf.io.gfile.GFile(path + ".tmp", "w") as file:
-                file.write(text)
-            tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+        files.write(posixpath.join(workdir, MANIFEST_NAME), manifest.to_json())
+        files.write(posixpath.join(workdir, CONFIG_NAME), to_json(config))
     except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0]
-        raise UserError(f"--workdir={workdir} cannot be written: {reason}") from error
+        raise _not_writable(workdir, error) from error
+
+
+def _not_writable(workdir, error):
+    return UserError(f"--workdir={workdir} cannot be written: {files.refusal(workdir, error)}")
 
 
 def read(workdir: str) -> tuple[Config, Manifest]:
@@ -62,18 +87,18 @@ def read(workdir: str) -> tuple[Config, Manifest]:
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    texts = []
+    contents = []
     for name in (CONFIG_NAME, MANIFEST_NAME):
         path = posixpath.join(workdir, name)
         if not tf.io.gfile.exists(path):
             raise UserError(
                 f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir"
             )
-        with tf.io.gfile.GFile(path) as file:
-            texts.append(file.read())
+        with tf.io.gfile.GFile(path, "rb") as file:
+            contents.append(file.read())
     try:
-        return from_json(texts[0]), Manifest.from_json(texts[1])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return from_json(contents[0].decode()), Manifest.from_json(contents[1].decode())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{workdir!r}: its {CONFIG_NAME} or {MANIFEST_NAME} is damaged or of another version: {error}"
         ) from error

@@ -85,3 +85,18 @@ def test_damaged_files(written, name, damage):
         workdir.read(str(folder))
     assert name in str(error.value) and str(folder) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("deep", ["", "a/b"])
+def test_a_probe_leaves_nothing(tmp_path, deep):
+    workdir.probe(str(tmp_path / deep))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probe_of_what_nobody_can_write(tmp_path):
+    (tmp_path / "file").touch()
+    for path in ("/proc/run", f"{tmp_path}/file/run"):
+        with pytest.raises(UserError, match=f"--workdir={path} cannot be written: ") as error:
+            workdir.probe(path)
+        assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
