@@ -1,8 +1,10 @@
 """The folder that holds all that a run writes, and what makes it the same run.
 
-config.json    the resolved config
-manifest.json  the data set's manifest: what the model was trained on and with which embeddings
-checkpoints/   previews/   logs/ (TensorBoard)
+config.json     the resolved config
+manifest.json   the data set's manifest: what the model was trained on and with which embeddings
+lock.json       the process that is writing here (train/lock.py)
+rollbacks.json  what --on_nonfinite=rollback did (train/nonfinite.py)
+checkpoints/    (train/versions.py)   previews/   logs/ (TensorBoard)
 """
 
 import posixpath
@@ -17,7 +19,10 @@ from t2i_tpu.errors import UserError
 
 CONFIG_NAME = "config.json"
 # How often a run is looked at changes nothing in what it computes.
-_FREE = ("steps_per_loop", "log_every", "preview_every", "checkpoint_every", "keep_checkpoints")
+_FREE = (
+    *("steps_per_loop", "log_every", "preview_every", "checkpoint_every"),
+    *("keep_checkpoints", "keep_every", "keep_best", "max_skipped"),
+)
 
 
 def check(workdir: str, config: Config, manifest: Manifest) -> None:
