@@ -14,24 +14,23 @@ import tensorflow as tf
 from t2i_tpu import config as config_lib
 from t2i_tpu import installed
 from t2i_tpu.config import Config, TrainConfig
+from t2i_tpu.data import files
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import Dataset, damage_told, open_dataset
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding, tell
 from t2i_tpu.models.denoiser import Denoiser
-from t2i_tpu.train import storage
+from t2i_tpu.train import storage, versions
 from t2i_tpu.train import strategy as strategy_lib
-from t2i_tpu.train.checkpoint import checkpoint_folder
 from t2i_tpu.train.state import TrainState, make_denoiser, set_policy
 
 
 def check_run(config: Config, workdir: str, state: TrainState) -> None:
-    """Before the first step: known-bad GPUs, the write probe, and room for the checkpoints.
+    """Before the first step: known-bad GPUs, and room for the checkpoints.
 
     Raises:
       UserError: the run cannot end well here.
     """
-    storage.probe(workdir)
     size = sum(_bytes(variable) for variable in tf.nest.flatten(state.trackables()))
     found = installed.facts()
     findings = [*_unseen_gpus(found), _disk(config, workdir, size)]
@@ -142,7 +141,7 @@ def _data(config: Config, opened: list[Dataset]) -> str:
                 dataset.examples(split, 1)
     except tf.errors.OpError as error:
         path = source.partition(":")[2]
-        raise UserError(f"{path} cannot be read: {storage.refusal(path, error)}") from error
+        raise UserError(f"{path} cannot be read: {files.refusal(path, error)}") from error
     opened.append(dataset)
     return f"{source}: {dataset.manifest.num_examples('train')} examples, the first ones read"
 
@@ -166,7 +165,7 @@ def _disk(config: Config, workdir: str, size: int) -> Finding:
     if free is None:
         return Finding(OK, "disk", text)
     # A checkpoint is written before the oldest is removed.
-    needed = size * (keep + 1) - storage.used_bytes(checkpoint_folder(workdir))
+    needed = size * (keep + 1) - storage.used_bytes(versions.folder(workdir))
     text += f": {_shown(max(0, needed))} more needed, {_shown(free)} free"
     if needed <= free:
         return Finding(OK, "disk", text)

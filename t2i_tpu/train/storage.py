@@ -3,12 +3,12 @@
 import contextlib
 import os
 import posixpath
-import re
 import shutil
 import uuid
 
 import tensorflow as tf
 
+from t2i_tpu.data import files
 from t2i_tpu.errors import UserError
 
 _PROBE = b"t2i_tpu looks whether it can write here\n" * 100  # more than fits beside an inode
@@ -30,7 +30,7 @@ def probe(folder: str) -> None:
     except tf.errors.OpError as error:
         with contextlib.suppress(tf.errors.OpError):  # what refused the one may refuse the other
             tf.io.gfile.remove(path)
-        raise UserError(f"{folder} cannot be written: {refusal(path, error)}") from error
+        raise UserError(f"{folder} cannot be written: {files.refusal(path, error)}") from error
     if found != _PROBE:
         raise UserError(f"{folder} gives back other bytes than were written; use another folder")
 
@@ -45,45 +45,6 @@ def used_bytes(folder: str) -> int:
     if _is_remote(folder) or not os.path.isdir(folder):
         return 0
     return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
-
-
-def refusal(path: str, error: tf.errors.OpError) -> str:
-    """Why TensorFlow could not read or write a path, and what to do: for gs:// the bucket, the
-    permission and the account, out of the answer of Cloud Storage that the error quotes."""
-    if not path.startswith("gs://"):
-        reason = error.message.splitlines()[0].rpartition("; ")[2]
-        return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"
-    bucket = "gs://" + path.removeprefix("gs://").partition("/")[0]
-    answer = re.search(r'"message": "(.*?)"', error.message)
-    reason = answer[1] if answer else error.message.splitlines()[0]
-    denied = re.search(r"(.+) does not have (\S+) access", reason)
-    if denied and denied[1] == "Anonymous caller":
-        return (
-            f"there are no credentials, and {bucket} gives {denied[2]} to nobody without; run "
-            "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
-        )
-    if denied:
-        kind = "serviceAccount" if denied[1].endswith("gserviceaccount.com") else "user"
-        return (
-            f"{denied[1]} lacks {denied[2]} on {bucket}; run gcloud storage buckets "
-            f"add-iam-policy-binding {bucket} --member={kind}:{denied[1]} "
-            "--role=roles/storage.objectAdmin"
-        )
-    if "bucket does not exist" in reason:
-        return (
-            f"there is no bucket {bucket}; mend the name, or run gcloud storage buckets create "
-            f"{bucket} --location=REGION, the region of the machine"
-        )
-    return f"{bucket} answers: {reason}"
-
-
-_LOCAL_REMEDIES = {
-    "Permission denied": "give yourself the right to write there, or use another folder",
-    "Read-only file system": "use another folder",
-    "No space left on device": "free some, or use another disk",
-    "Disk quota exceeded": "free some, or use another disk",
-    "File too large": "raise the limit on file sizes (ulimit -f), or use another disk",
-}
 
 
 def _existing(folder: str) -> str:

@@ -12,6 +12,7 @@ from t2i_tpu.findings import OK, PROBLEM, WARNING
 from t2i_tpu.train import doctor
 from t2i_tpu.train.checkpoint import Checkpointer
 from t2i_tpu.train.state import TrainState, make_denoiser
+from t2i_tpu.train.versions import Keep
 from tests.train import tiny
 
 
@@ -80,8 +81,12 @@ def test_the_size_of_a_checkpoint_is_that_on_disk(tmp_path, squares):
     config = tiny.config(squares, model__widths=(64,))
     said = examined(config, str(tmp_path / "run"))["disk"].text
     state = TrainState(config, read_manifest(str(squares)), "float32", tf.distribute.get_strategy())
-    Checkpointer(str(tmp_path), state, keep=1).save()
-    on_disk = sum(path.stat().st_size for path in (tmp_path / "checkpoints").iterdir())
+    checkpointer = Checkpointer(str(tmp_path), state, Keep(1))
+    checkpointer.save()
+    checkpointer.finish()
+    on_disk = sum(
+        path.stat().st_size for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()
+    )
     assert abs(int(re.match(r"(\d+) MB a checkpoint", said)[1]) - on_disk / 1e6) < 1
 
 
@@ -100,9 +105,6 @@ def test_in_brief(tmp_path, squares, caplog):
     state = TrainState(config, read_manifest(str(squares)), "float32", tf.distribute.get_strategy())
     doctor.check_run(config, str(tmp_path / "run"), state)
     assert not caplog.records and list(tmp_path.iterdir()) == []
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be written"):
-        doctor.check_run(config, str(tmp_path / "file"), state)
     config.train.keep_checkpoints = 10**9
     with pytest.raises(UserError, match="^disk: .*keep_checkpoints"):
         doctor.check_run(config, str(tmp_path / "run"), state)
