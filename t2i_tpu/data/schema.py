@@ -66,6 +66,7 @@ class TokenContract:
     encoder: str
     vocab_size: int
     context_length: int
+    tokenizer_sha256: str = ""  # as TextEncoder has it; empty where it was not recorded
 
 
 @dataclasses.dataclass(frozen=True)

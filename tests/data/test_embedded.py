@@ -96,6 +96,7 @@ def test_embeddings_and_tokens_are_the_encoders(manifest, examples, encoder):
     assert manifest.embedding.weights_sha256 == encoder.weights_sha256
     assert manifest.embedding.encoder == encoder.encoder_id
     assert manifest.tokens.vocab_size == encoder.vocab_size
+    assert manifest.tokens.tokenizer_sha256 == encoder.tokenizer_sha256
     for split in examples.values():
         prompts = [text.decode() for text in split["caption"]]
         np.testing.assert_allclose(encoder.encode(prompts), split["embedding"], atol=1e-4, rtol=0)

@@ -58,7 +58,12 @@ def write_shards(
         num_streams=16,
         streams_of=streams_of,
         embedding=EmbeddingContract(encoder.encoder_id, encoder.weights_sha256, encoder.dim, True),
-        tokens=TokenContract(encoder.encoder_id, encoder.vocab_size, encoder.context_length),
+        tokens=TokenContract(
+            encoder.encoder_id,
+            encoder.vocab_size,
+            encoder.context_length,
+            encoder.tokenizer_sha256,
+        ),
     )
 
 
