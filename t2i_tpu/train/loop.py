@@ -70,6 +70,7 @@ def train(
     with contextlib.ExitStack() as held:
         lock = held.enter_context(Lock(workdir)) if is_chief else None
         held.enter_context(damage_told(dataset))
+        held.enter_context(hosts.loss_told())
         run = _Run(config, workdir, strategy, dataset, preview, lock)
         if lock:
             doctor.check_run(config, workdir, run.state)
@@ -150,6 +151,7 @@ class _Run:
                     iterator, log = self._batches(step), Log(train)
                     progress.reset(total)
                     progress.update(step)
+                    continue
                 reason = stop.reason()
                 if step % train.log_every == 0 or step == total:
                     scale = self.rollbacks.learning_rate_scale
