@@ -74,6 +74,7 @@ setup(
         "dev": [
             *TFDS,
             "jax>=0.6,<1",  # the second backend that diffusion/ and models/ are tested on
+            "google-crc32c>=1.5",  # the truth that our own checksum is tested against
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
             "ruff==0.17.6",  # a newer one may format otherwise

@@ -39,7 +39,10 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
     strategy = strategy_lib.make_strategy(strategy_name)
     batch_size = strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
     dataset = open_dataset(
-        locate(config.data.source), config.model.conditioning, config.data.image_size
+        locate(config.data.source),
+        config.model.conditioning,
+        config.data.image_size,
+        config.data.on_damage,
     )
     check_divides(
         config.train.global_batch_size,
