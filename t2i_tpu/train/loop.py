@@ -51,7 +51,10 @@ def train(
     strategy = strategy_lib.make_strategy(strategy_name)
     strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
     dataset = open_dataset(
-        locate(config.data.source), config.model.conditioning, config.data.image_size
+        locate(config.data.source),
+        config.model.conditioning,
+        config.data.image_size,
+        config.data.on_damage,
     )
     check_divides(
         config.train.global_batch_size,

@@ -35,15 +35,11 @@ def examples(manifest):
             for stream in manifest.streams(split)
             for shard in stream
         ]
-        parsed = tf.data.TFRecordDataset(files).map(lambda record: parse(record, manifest))
-        return {name: np.stack(values) for name, values in _transpose(parsed).items()}
+        batches = tf.data.TFRecordDataset(files).batch(100)
+        parsed = list(batches.map(lambda batch: parse(batch, manifest)).as_numpy_iterator())
+        return {name: np.concatenate([batch[name] for batch in parsed]) for name in parsed[0]}
 
     return {split: columns(split) for split in manifest.splits}
-
-
-def _transpose(parsed):
-    rows = list(parsed.as_numpy_iterator())
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def test_every_emoji_once_in_two_splits(manifest, examples):

@@ -131,7 +131,11 @@ def test_a_damaged_record_and_its_mending(tmp_path, squares, config_file, run):
     result = run("train.py", flags)
     assert result.code == 1 and "Traceback" not in result.stderr
     error = result.stderr.splitlines()[-1]
-    assert error.startswith(f"train.py: error: a shard in {data} is damaged (corrupted record")
+    assert error.startswith(f"train.py: error: shard {shard} is damaged at record 1 of 3;")
+    skipping = run("train.py", [*flags, "--config.data.on_damage=skip"])
+    assert skipping.code == 0
+    assert f"{shard}: skipped 1 damaged record(s): 1" in skipping.stderr
+    shutil.rmtree(tmp_path / "workdir")
     shard.write_bytes(content)
     assert run("train.py", flags).code == 0
 
