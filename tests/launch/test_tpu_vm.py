@@ -85,7 +85,9 @@ def test_from_create_to_delete(cloud):
     expected = ["--strategy=tpu", "--config=configs/new one.py", WORKDIR, *words]
     assert trained == [expected, {}]
     assert ["install", "-qq", "-e", ".[tpu]"] in cloud.lines("installed")
-    assert all("--worker=all" in call for call in cloud.calls if call[3:4] == ["scp"])
+    there = "t2i_tpu.tgz", "tpu_host.sh setup", "tpu_host.sh start"
+    calls = [call for call in cloud.calls if any(word in " ".join(call) for word in there)]
+    assert len(calls) == 4 and all("--worker=all" in call for call in calls)
     cloud.run("delete", "tpu")
     assert cloud.calls[-1] == (
         "compute tpus queued-resources delete tpu --zone=us-central1-a --force --quiet".split()
