@@ -34,7 +34,8 @@ setup(
         "t2i_tpu.data.embedded": [
             f"**/*.{ending}"
             for ending in ("tfrecord", "json", "onnx", "safetensors", "pt", "gz", "txt")
-        ]
+        ],
+        "t2i_tpu.tpu": ["*.json"],
     },
     zip_safe=False,
     install_requires=[
@@ -43,6 +44,7 @@ setup(
         "ml_collections>=1.0",
         "numpy>=1.26",
         "onnxruntime>=1.20",  # the text tower of the embedded CLIP, without torch
+        "packaging>=24",
         "pillow>=10.3",
         "tensorboard>=2.20",  # tf.summary loads it; TensorFlow 2.21 no longer asks for it
         "tokenizers>=0.20,<1",

@@ -11,7 +11,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from t2i_tpu import config as config_lib
+from t2i_tpu import installed
 from t2i_tpu.errors import UserError
+from t2i_tpu.findings import tell
 
 
 def define_config() -> flags.FlagHolder:
@@ -41,19 +43,26 @@ def define_sampling() -> Callable[[], dict[str, object]]:
     return lambda: {name: holder.value for name, holder in holders.items()}
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], imports_tensorflow: bool = True) -> None:
     """Parses the flags, calls `main()` and exits with what it returns.
 
     What a user got wrong becomes one line on stderr and exit code 1; --verbosity=1 adds the trace.
+    So do versions that are known not to work together, before TensorFlow is imported.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # tf.distribute needs it, whatever others may want
+    if not installed.tpu_chips():
+        # On its import libtpu asks the metadata server of a TPU VM, for minutes where there is none.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_ours_or_a_warning)
-    app.run(lambda _: _started(main), flags_parser=lambda argv: _reported(lambda: _parse(argv)))
+    start = _with_tensorflow if imports_tensorflow else _reported
+    app.run(lambda _: start(main), flags_parser=lambda argv: _reported(lambda: _parse(argv)))
 
 
-def _started(main):
+def _with_tensorflow(main):
+    _reported(lambda: tell(installed.known_bad(installed.facts())))
     _import_tensorflow()
     return _reported(main)
 
@@ -80,11 +89,14 @@ def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    is_given = any(re.match("--?config(=|$)", argument) for argument in argv[1:])
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
         if name.startswith("config.") and name[7:] not in config_lib.field_names():
             near = config_lib.nearest(name[7:], config_lib.field_names())
             raise UserError(f"unknown key {name}{near}")
+        if name.startswith("config.") and not is_given:
+            raise UserError(f"--{name} changes a config; name its file too: --config=FILE.py")
         if name == "config" and argument.startswith("-"):
             path = value if equals else following
             if not os.path.isfile(path):
@@ -99,7 +111,7 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(_one_line(error)) from error
     except Exception as error:  # a config file is a program of the user's
         raise UserError(f"the --config file fails with {_one_line(error)}") from error
-    if "config" in flags.FLAGS and type(flags.FLAGS["config"].value) is not config_lib.Config:
+    if is_given and type(flags.FLAGS["config"].value) is not config_lib.Config:
         raise UserError("--config: the file's get_config() must return a t2i_tpu.config.Config")
     if len(rest) > 1:
         raise UserError(

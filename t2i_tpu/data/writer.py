@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from t2i_tpu.data import files
 from t2i_tpu.data.schema import (
     MANIFEST_NAME,
     EmbeddingContract,
@@ -68,9 +69,7 @@ def write_dataset(
         tokens=tokens,
         label_names=tuple(label_names) if label_names else None,
     )
-    with tf.io.gfile.GFile(manifest_path + ".tmp", "w") as file:
-        file.write(manifest.to_json())
-    tf.io.gfile.rename(manifest_path + ".tmp", manifest_path)
+    files.write(manifest_path, manifest.to_json())
     return manifest
 
 
@@ -152,10 +151,9 @@ class _StreamWriter:
     def _flush(self) -> None:
         file = f"{self.prefix}-{len(self.shards):05d}.tfrecord"
         path = posixpath.join(self.folder, file)
-        with tf.io.TFRecordWriter(path + ".tmp") as writer:
+        with files.whole(path) as partial, tf.io.TFRecordWriter(partial) as writer:
             for serialized in self.pending:
                 writer.write(serialized)
-        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
         with tf.io.gfile.GFile(path, "rb") as written:
             content = written.read()
         digest = hashlib.sha256(content).hexdigest()

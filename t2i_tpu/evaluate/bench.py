@@ -30,7 +30,8 @@ def bench(config: Config, strategy_name: str = "auto", rounds: int = 5, steps: i
     dataset = open_dataset(
         locate(config.data.source), config.model.conditioning, config.data.image_size
     )
-    policy, xla = strategy_lib.dtype_policy(config.train), strategy_lib.use_xla(config.train)
+    policy = strategy_lib.dtype_policy(config.train, strategy)
+    xla = strategy_lib.use_xla(config.train, strategy)
     state = TrainState(config, dataset.manifest, policy, strategy)
     loop = make_device_loop(strategy, make_replica_step(config, state, xla))
 

@@ -20,17 +20,61 @@ _CALLS = {
 def product_flops(graph: tf.Graph) -> int:
     """Multiply-adds, counted twice, of every convolution and matrix product in a FuncGraph and in the
     functions that it calls (loop bodies once), by the ops' static shapes."""
-    total = 0
+    return sum(_flops(operation) for operation in _operations(graph))
+
+
+def product_bytes(graph: tf.Graph) -> int:
+    """Bytes of the operands and results of the same: what has to move if all else is fused."""
+    return sum(
+        _bytes(tensor)
+        for operation in _operations(graph)
+        if _flops(operation)
+        for tensor in (*operation.inputs, *operation.outputs)
+    )
+
+
+def activation_bytes(graph: tf.Graph, batch_size: int) -> int:
+    """Bytes of the forward pass's values that the backward pass's products read, each once: what
+    training has to hold when all else is fused, unless it computes some of them again."""
+    held = {}
+    for operation in _operations(graph):
+        if _is_backward(operation) and _flops(operation):
+            for tensor in map(_viewed, operation.inputs):
+                if (
+                    not _is_backward(tensor.op)
+                    and tensor.shape.rank
+                    and tensor.shape[0] == batch_size
+                ):
+                    held[id(tensor)] = _bytes(tensor)
+    return sum(held.values())
+
+
+def _is_backward(operation):
+    return operation.name.startswith("gradient_tape/")
+
+
+def _viewed(tensor):
+    """The tensor that this one is another shape of."""
+    while tensor.op.type in ("Reshape", "Identity", "ExpandDims", "Squeeze"):
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _bytes(tensor) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.size if tensor.shape.is_fully_defined() else 0
+
+
+def _operations(graph):
+    """What runs of a FuncGraph and of the functions that it calls, loop bodies once."""
     outputs = {id(output) for output in graph.outputs}
     for operation in graph.get_operations():
         # A gradient that nobody asked for, as of the first layer's input, is pruned before it runs.
         if any(tensor.consumers() or id(tensor) in outputs for tensor in operation.outputs):
-            total += _flops(operation)
+            yield operation
         for name in _called(operation):
             inner = graph._get_function(name) if hasattr(graph, "_get_function") else None
             if inner is not None:
-                total += product_flops(inner.graph)
-    return total
+                yield from _operations(inner.graph)
 
 
 def _called(operation):

@@ -48,6 +48,15 @@ class Generator:
             drawn.append(self.strategy.gather(result, axis=0).numpy().astype(np.uint8))
         return np.concatenate(drawn)[: len(noise)]
 
+    def traced(self) -> tf.Graph:
+        """The graph that draws a batch, not run."""
+        shape = self.denoiser.condition_shape
+        condition = np.zeros(shape.batch(self.batch_size), shape.dtype)
+        noise = np.zeros((self.batch_size, *self.denoiser.image_shape), np.float32)
+        return self._images.get_concrete_function(
+            self._spread(condition), self._spread(noise)
+        ).graph
+
     def noise(self, seeds: np.ndarray) -> np.ndarray:
         """Integer seeds [N] -> float32 [N, H, W, C]."""
         return np.asarray(seeded_noise(np.asarray(seeds), self.denoiser.image_shape))

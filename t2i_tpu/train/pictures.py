@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
+from t2i_tpu.data import files
 from t2i_tpu.errors import UserError
 
 COLUMNS = 8
@@ -85,8 +86,6 @@ def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] 
     try:
         if folder:
             tf.io.gfile.makedirs(folder)
-        with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
-            file.write(buffer.getvalue())
-        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+        files.write(path, buffer.getvalue())
     except tf.errors.OpError as error:
-        raise UserError(f"cannot write {path}: {error.message.splitlines()[0]}") from error
+        raise UserError(f"cannot write {path}: {files.refusal(path, error)}") from error

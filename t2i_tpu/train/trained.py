@@ -91,11 +91,11 @@ def load(workdir: str, strategy_name: str = "auto", **sample) -> Trained:
             setattr(config.sample, name, value)
     config = config_lib.resolve(config)
     strategy = strategy_lib.make_strategy(strategy_name)
-    set_policy(strategy_lib.dtype_policy(config.train))
+    set_policy(strategy_lib.dtype_policy(config.train, strategy))
     with strategy.scope():
         denoiser = make_denoiser(config, manifest)
     step = restore_weights(workdir, denoiser, "average0" if config.train.ema_stds else "weights")
-    xla = strategy_lib.use_xla(config.train)
+    xla = strategy_lib.use_xla(config.train, strategy)
     return Trained(
         config, manifest, step, Generator(strategy, denoiser, config.sample, jit_compile=xla)
     )

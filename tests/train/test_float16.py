@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from t2i_tpu.train import optimizer, state, strategy
 from t2i_tpu.train.step import NUM_BANDS
@@ -18,7 +19,8 @@ def run(squares):
         train__warmup_steps=10,
         train__learning_rate=3e-3,
     )
-    policy, xla = strategy.dtype_policy(config.train), strategy.use_xla(config.train)
+    one = tf.distribute.get_strategy()
+    policy, xla = strategy.dtype_policy(config.train, one), strategy.use_xla(config.train, one)
     assert (policy, xla) == ("mixed_float16", True)
     return tiny.Run(config, ["CPU:0", "CPU:1"], policy, jit_compile=xla)
 

@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 
+from t2i_tpu.train import versions
 from tests.train import tiny
 
 
@@ -56,8 +57,7 @@ def test_killed_between_checkpoints_loses_only_the_steps_since(squares, tmp_path
     flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
     flags += tiny.flags(squares, train__total_steps=10_000, train__checkpoint_every=5)
     running = launch("train.py", flags)
-    latest = tmp_path / "run" / "checkpoints" / "checkpoint"
-    running.wait_for(lambda: latest.exists() and "step-10" in latest.read_text())
+    running.wait_for(lambda: 10 in versions.steps(str(tmp_path / "run")))
     running.process.kill()
     assert running.wait().code == -signal.SIGKILL
     stopped = int(tiny.checkpoint_values(tmp_path / "run")["step"])

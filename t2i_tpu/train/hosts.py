@@ -1,0 +1,22 @@
+"""What several hosts of one run must agree on, between two device loops."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from t2i_tpu.train.strategy import host_index
+
+
+def summed(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[int]:
+    """The sum over hosts of each one's `values`; every host must call it, and gets the same."""
+    _, num_hosts = host_index(strategy)
+    if num_hosts == 1:
+        return list(values)
+    per_host = strategy.num_replicas_in_sync // num_hosts
+
+    def mine(context):
+        first = context.replica_id_in_sync_group % per_host == 0
+        return tf.constant(values, tf.int32) * int(first)
+
+    parts = strategy.experimental_distribute_values_from_function(mine)
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy().tolist()

@@ -1,0 +1,60 @@
+"""Cloud TPU types, against what Google's documentation says of them."""
+
+import pytest
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.tpu import hardware
+
+# name: replicas, chips, hosts, GiB of a replica, bfloat16 TFLOP/s and GB/s of all its chips
+TYPES = {
+    "v2-8": (8, 4, 1, 8, 184, 2800),
+    "v3-8": (8, 4, 1, 16, 492, 3600),
+    "v3-32": (32, 16, 4, 16, 1968, 14400),
+    "v4-8": (4, 4, 1, 32, 1100, 4800),
+    "v5e-1": (1, 1, 1, 16, 197, 819),
+    "v5e-8": (8, 8, 1, 16, 1576, 6552),
+    "v5e-16": (16, 16, 4, 16, 3152, 13104),
+    "v5p-8": (4, 4, 1, 95, 1836, 11060),
+    "v6e-8": (8, 8, 1, 32, 7344, 13104),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_types(name):
+    tpu = hardware.parse(name)
+    found = (
+        tpu.num_replicas,
+        tpu.chips,
+        tpu.num_hosts,
+        tpu.hbm_bytes / hardware.GIB,
+        tpu.num_replicas * tpu.flops_per_s / 1e12,
+        tpu.num_replicas * tpu.bytes_per_s / 1e9,
+    )
+    assert found == pytest.approx(TYPES[name])
+    assert 0 < tpu.spot < tpu.on_demand
+
+
+def test_gcloud_s_own_name():
+    assert hardware.parse("v5litepod-8") == hardware.parse("v5e-8")
+    assert hardware.parse("V3-8").on_demand == 8.0
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("v3_8", r"--tpu=v3_8: no such TPU; did you mean v3-8\?; known are v2, v3, v4"),
+        ("h100", "--tpu=h100: no such TPU; known are"),
+        ("v3-16", "--tpu=v3-16: v3 comes as v3-8, v3-32"),
+        ("v3", "--tpu=v3: v3 comes as v3-8"),
+        ("v4-08", "v4 comes as v4-8"),
+    ],
+)
+def test_unknown_types(name, message):
+    with pytest.raises(UserError, match=message):
+        hardware.parse(name)
+
+
+def test_gpus():
+    assert [gpu.name for gpu in hardware.gpus()] == ["V100", "A100", "H100"]
+    for gpu in hardware.gpus():
+        assert gpu.num_replicas == 1 and 0 < gpu.spot < gpu.on_demand
