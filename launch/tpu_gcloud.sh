@@ -9,6 +9,7 @@ name='' type='' zone='' runtime='' account='' project='' spot='' direct='' dry_r
 where=() # --zone and --project
 errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT
+trap 'exit 130' INT # gcloud takes a Ctrl-C for itself, and bash would go on
 exec 3>&1 # where --dry-run prints, from inside $(...) too
 
 fail() {
