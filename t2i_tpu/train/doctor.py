@@ -26,12 +26,11 @@ from t2i_tpu.train.state import TrainState, make_denoiser, set_policy
 
 
 def check_run(config: Config, workdir: str, state: TrainState) -> None:
-    """Before the first step: known-bad GPUs, the write probe, and room for the checkpoints.
+    """Before the first step: known-bad GPUs, and room for the checkpoints.
 
     Raises:
       UserError: the run cannot end well here.
     """
-    storage.probe(workdir)
     size = sum(_bytes(variable) for variable in tf.nest.flatten(state.trackables()))
     found = installed.facts()
     findings = [*_unseen_gpus(found), _disk(config, workdir, size)]

@@ -15,7 +15,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import check_divides, damage_told, open_dataset
-from t2i_tpu.train import doctor
+from t2i_tpu.train import doctor, storage
 from t2i_tpu.train import strategy as strategy_lib
 from t2i_tpu.train import workdir as workdir_lib
 from t2i_tpu.train.checkpoint import Checkpointer
@@ -43,6 +43,8 @@ def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
     )
     host, num_hosts = strategy_lib.host_index(strategy)
     check_divides(config.train.global_batch_size, dataset.manifest.num_streams(), num_hosts)
+    if host == 0:
+        storage.probe(workdir)
     workdir_lib.check(workdir, config, dataset.manifest)
     with damage_told(dataset):
         preview = Preview(config.preview, dataset)

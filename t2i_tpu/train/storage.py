@@ -21,16 +21,20 @@ def probe(folder: str) -> None:
       UserError: what is refused, where, to whom, and what to do.
     """
     path = posixpath.join(_existing(folder), f".probe-{uuid.uuid4().hex}.tmp")
+    is_left = False
     try:
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(_PROBE)
+        is_left = True
         with tf.io.gfile.GFile(path, "rb") as file:
             found = file.read()
         tf.io.gfile.remove(path)
     except tf.errors.OpError as error:
-        with contextlib.suppress(tf.errors.OpError):  # what refused the one may refuse the other
-            tf.io.gfile.remove(path)
-        raise UserError(f"{folder} cannot be written: {refusal(path, error)}") from error
+        with contextlib.suppress(tf.errors.OpError):
+            tf.io.gfile.remove(path)  # what refused the one may refuse the other
+            is_left = False
+        left = f" (and {path} is left there)" if is_left else ""
+        raise UserError(f"{folder} cannot be written: {refusal(path, error)}{left}") from error
     if found != _PROBE:
         raise UserError(f"{folder} gives back other bytes than were written; use another folder")
 
@@ -54,7 +58,7 @@ def refusal(path: str, error: tf.errors.OpError) -> str:
         reason = error.message.splitlines()[0].rpartition("; ")[2]
         return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"
     bucket = "gs://" + path.removeprefix("gs://").partition("/")[0]
-    answer = re.search(r'"message": "(.*?)"', error.message)
+    answer = re.search(r'"message":\s*"(.*?)"', error.message)
     reason = answer[1] if answer else error.message.splitlines()[0]
     denied = re.search(r"(.+) does not have (\S+) access", reason)
     if denied and denied[1] == "Anonymous caller":
@@ -69,7 +73,10 @@ def refusal(path: str, error: tf.errors.OpError) -> str:
             f"add-iam-policy-binding {bucket} --member={kind}:{denied[1]} "
             "--role=roles/storage.objectAdmin"
         )
-    if "bucket does not exist" in reason:
+    # An upload finds nothing only where there is no bucket.
+    if "bucket does not exist" in reason or (
+        isinstance(error, tf.errors.NotFoundError) and "initiating an upload" in error.message
+    ):
         return (
             f"there is no bucket {bucket}; mend the name, or run gcloud storage buckets create "
             f"{bucket} --location=REGION, the region of the machine"
