@@ -104,7 +104,8 @@ addresses() {
     attribute worker-network-endpoints | tr ',' '\n' | cut -d: -f3
 }
 
-# Sets what TensorFlow reads before it is imported: from v5 on it reaches a TPU through PJRT only.
+# What TensorFlow reads when it is imported: from v5 on it reaches a TPU through PJRT only (keras.io's
+# example "DistributedEmbedding using TPU SparseCore and TensorFlow").
 choose_runtime() {
     case $(generation) in
         v5p | v5e | v6e)

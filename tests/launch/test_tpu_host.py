@@ -2,7 +2,6 @@
 
 import contextlib
 import http.server
-import json
 import os
 import signal
 import socket
@@ -36,7 +35,8 @@ def host(tmp_path):
         )
 
     host.start = start
-    return host
+    yield host
+    host.cut_off()
 
 
 def finished(process):
@@ -184,25 +184,28 @@ def test_a_host_that_does_not_serve_is_named(host):
     assert host.lines("trained") == []
 
 
-def test_stop_lets_it_save(host):
-    host.plan("wait", "wait")
+def test_start_state_and_stop(host):
+    host.plan("wait", "wait", "wait")
     words = ["configs/new one.py", "gs://bucket/x"]
 
     def asked(*more):
         return finished(host.start(["launch/tpu_host.sh", *more]))[1].splitlines()
 
-    try:
-        assert asked("state", *words) == ["idle"]
-        for count in (1, 2):  # the second start replaces the first
-            asked("start", *words)
-            deadline = time.monotonic() + 30
-            while len(host.lines("trained")) < count and time.monotonic() < deadline:
-                time.sleep(0.05)
-        assert asked("state", *words)[0] == "running"
-        assert asked("state", *words, "--more")[0] == "other"
-        asked("stop")
-        assert asked("state", *words)[0] == "exit 75"
-        assert asked("state", *words, "--more")[0] == "idle"
-    finally:
-        host.clean_up()
-    assert json.loads((host.folder / "trainings").read_text()) == []
+    def start(count):
+        asked("start", *words)
+        deadline = time.monotonic() + 30
+        while len(host.lines("trained")) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    assert asked("state", *words) == ["idle"]
+    start(1)
+    start(2)  # instead of the first
+    assert asked("state", *words) == ["running", "step 1/2: wait"]
+    assert asked("state", *words, "--more")[0] == "other"
+    asked("stop")
+    assert asked("state", *words)[0] == "exit 75"  # it was let save
+    assert asked("state", *words, "--more")[0] == "idle"
+    start(3)
+    host.cut_off()
+    assert asked("state", *words)[0] == "lost"  # and not the 75 of the one before

@@ -123,13 +123,14 @@ def test_75_means_start_it_again(cloud):
     assert cloud.verbs == ["create", "scp", "setup", "start", "start", "start"]
 
 
-def test_another_exit_code_is_passed_on_and_not_held_against_the_next_training(cloud):
-    cloud.play(trainings=[3, 0])
+def test_another_exit_code_is_passed_on_and_not_taken_for_that_of_the_next_training(cloud):
+    cloud.play(trainings=[3, 0, 0])
     cloud.run(*CREATE)
     error = cloud.run(*TRAIN, code=3)
     assert "exit code 3" in error and "logs tpu" in error
     cloud.run(*TRAIN)
-    assert cloud.verbs == ["create", "scp", "setup", "start", "start"]
+    cloud.run(*TRAIN)  # its config may have changed
+    assert cloud.verbs == ["create", "scp", "setup", "start", "start", "start"]
 
 
 def test_the_training_outlives_its_watcher_and_takes_a_new_one(cloud):
@@ -158,7 +159,7 @@ def test_a_machine_that_was_started_anew_goes_on(cloud):
     cloud.run(*CREATE)
     watcher = cloud.start(*TRAIN)
     wait_for(lambda: len(cloud.lines("trained")) == 1)
-    cloud.clean_up()  # nothing could write down how it ended
+    cloud.cut_off()  # nothing could write down how it ended
     stdout, stderr = watcher.communicate(timeout=30)
     assert watcher.returncode == 0, stdout + stderr
     assert cloud.verbs == ["create", "scp", "setup", "start", "start"]

@@ -54,6 +54,7 @@ class Cloud:
         (self.checkout / "configs/new one.py").touch()  # not known to git
         self._git("init", "-q")
         self._git("add", "launch", "Makefile", "setup.py")
+        self.started = []
         self.play()
 
     def _git(self, *words):
@@ -82,7 +83,7 @@ class Cloud:
         } | more
 
     def start(self, *words, **environment):
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(self.checkout / "launch/tpu_vm.sh"), *words],
             env=self.environment(**environment),
             stdout=subprocess.PIPE,
@@ -90,6 +91,8 @@ class Cloud:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def run(self, *words, code=0, **environment):
         """-> its stdout, or its one line of error where an error is expected."""
@@ -122,7 +125,14 @@ class Cloud:
                 found.append(verb)
         return found
 
-    def clean_up(self):
+    def cut_off(self):
+        """Ends what runs on the TPU, as if its machine had gone."""
         for pid in self.folder.glob("**/.tpu/pid"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(pid.read_text()), signal.SIGKILL)
+
+    def clean_up(self):
+        for process in self.started:
+            if process.poll() is None:  # after a failed test
+                os.killpg(process.pid, signal.SIGKILL)
+        self.cut_off()
