@@ -20,6 +20,12 @@ TFDS = [
     "importlib_resources>=6.4",  # TFDS imports it and does not ask for it
 ]
 
+PREPARE = [  # launch/prepare_data.py: parquet, {a..b} in patterns, near-duplicates
+    "braceexpand>=0.1.7",
+    "imagehash>=4.3",
+    "pyarrow>=15",
+]
+
 setup(
     name="t2i-tpu",
     version=VERSION,
@@ -70,6 +76,7 @@ setup(
             "onnxscript>=0.3",
         ],
         "data": TFDS,
+        "prepare": PREPARE,
         "gcs": ["google-cloud-storage>=2.18,<4"],
         "dev": [
             *TFDS,
