@@ -21,6 +21,12 @@ TFDS = [
 ]
 GCS = ["google-cloud-storage>=2.18,<4"]
 
+PREPARE = [  # launch/prepare_data.py: parquet, {a..b} in patterns, near-duplicates
+    "braceexpand>=0.1.7",
+    "imagehash>=4.3",
+    "pyarrow>=15",
+]
+
 setup(
     name="t2i-tpu",
     version=VERSION,
@@ -72,6 +78,7 @@ setup(
         ],
         "data": TFDS,
         "gcs": GCS,
+        "prepare": PREPARE,
         "dev": [
             *TFDS,
             *GCS,

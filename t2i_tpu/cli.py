@@ -4,7 +4,6 @@ import logging as python_logging
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -67,25 +66,9 @@ def run(main: Callable[[], int | None], imports_tensorflow: bool = True) -> None
 
 def _with_tensorflow(main):
     _reported(lambda: tell(installed.known_bad(installed.facts())))
-    _import_tensorflow()
+    from t2i_tpu import tensorflow_quietly  # noqa: F401
+
     return _reported(main)
-
-
-def _import_tensorflow() -> None:
-    """TensorFlow 2.21 says that oneDNN is on when it is imported, four lines that no log level
-    keeps from stderr. They are shown where the import fails."""
-    with tempfile.TemporaryFile() as held:
-        stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
 
 
 def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import posixpath
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,25 +160,39 @@ def _check_size(path: str, num_bytes: int) -> None:
 
 
 def serialize(record: Record, image_format: str) -> bytes:
-    """Record -> tf.train.Example bytes; the image as lossless PNG or as it is."""
+    """Record -> the bytes of its `to_example`; equal records give equal bytes."""
+    # A protobuf map has no fixed order unless asked for.
+    return to_example(record, image_format).SerializeToString(deterministic=True)
+
+
+def to_example(record: Record, image_format: str) -> tf.train.Example:
+    """The image as it is ("raw") or as lossless PNG ("png")."""
     if image_format == "png":
         image = tf.io.encode_png(record.image, compression=9).numpy()
     else:
         image = record.image.tobytes()
-    features = {
-        "key": _bytes(record.key.encode()),
-        "image": _bytes(image),
-        "caption": _bytes(record.caption.encode()),
-    }
+    example = tf.train.Example()
+    _set(example, "key", record.key.encode())
+    _set(example, "image", image)
+    _set(example, "caption", record.caption.encode())
     if record.label is not None:
-        features["label"] = _ints([record.label])
-    if record.embedding is not None:
-        features["embedding"] = _bytes(np.asarray(record.embedding, "<f4").tobytes())
-    if record.tokens is not None:
-        features["tokens"] = _ints(record.tokens)
-    # A protobuf map has no fixed order unless asked for; equal records must give equal bytes.
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
+        example.features.feature["label"].int64_list.value.append(record.label)
+    add_text(example, record.embedding, record.tokens)
+    return example
+
+
+def add_text(
+    example: tf.train.Example, embedding: np.ndarray | None, tokens: Sequence[int] | None
+) -> None:
+    """Puts into an example what an encoder made of its caption."""
+    if embedding is not None:
+        _set(example, "embedding", np.asarray(embedding, "<f4").tobytes())
+    if tokens is not None:
+        example.features.feature["tokens"].int64_list.value.extend(tokens)
+
+
+def _set(example: tf.train.Example, name: str, value: bytes) -> None:
+    example.features.feature[name].bytes_list.value.append(value)
 
 
 def parse(
@@ -220,11 +234,3 @@ def _decode(images: tf.Tensor, manifest: Manifest) -> tf.Tensor:
         images,
         fn_output_signature=tf.TensorSpec(shape, tf.uint8),
     )
-
-
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _ints(values: list[int]) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))

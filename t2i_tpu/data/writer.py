@@ -144,22 +144,27 @@ def _write_split(streams, split, records, streams_of, image_format):
 
 
 class StreamWriter:
-    """Serialized examples -> the shards of one stream, FOLDER/PREFIX-00000.tfrecord and on."""
+    """Serialized examples -> the shards of one stream, FOLDER/PREFIX-00000.tfrecord and on.
 
-    def __init__(self, folder: str, prefix: str, shard_size: int):
-        self.folder, self.prefix, self.shard_size = folder, prefix, shard_size
+    With `keep`, a shard that is there already is not written again: a run that was interrupted had
+    the same examples.
+    """
+
+    def __init__(self, folder: str, prefix: str, shard_size: int, keep: bool = False):
+        self.folder, self.prefix, self.shard_size, self.keep = folder, prefix, shard_size, keep
         self.shards, self.count, self.writer = [], 0, None
 
     def write(self, serialized: bytes) -> None:
-        if self.writer is None:
+        if self.count == 0 and not (self.keep and tf.io.gfile.exists(self._path())):
             self.writer = tf.io.TFRecordWriter(self._path() + ".tmp")
-        self.writer.write(serialized)
+        if self.writer:
+            self.writer.write(serialized)
         self.count += 1
         if self.count == self.shard_size:
             self._finish()
 
     def close(self) -> tuple[Shard, ...]:
-        if self.writer:
+        if self.count:
             self._finish()
         return tuple(self.shards)
 
@@ -168,8 +173,9 @@ class StreamWriter:
 
     def _finish(self) -> None:
         path = self._path()
-        self.writer.close()
-        tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+        if self.writer:
+            self.writer.close()
+            tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
         num_bytes, digest = hash_file(path)
         self.shards.append(Shard(posixpath.basename(path), self.count, num_bytes, digest))
         self.writer, self.count = None, 0
