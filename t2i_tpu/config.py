@@ -25,6 +25,7 @@ class DataConfig:
     horizontal_flip: bool | None = (
         None  # mirror half of the images (never where text or sides matter)
     )
+    on_damage: str = "raise"  # raise | skip: a record whose checksum is wrong
 
 
 @dataclass
@@ -68,7 +69,10 @@ class TrainConfig:
     log_every: int = 20
     preview_every: int = 500
     checkpoint_every: int = 500
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = 3  # the newest
+    keep_every: int = 0  # and those of every so many steps; 0 = none
+    keep_best: int = 0  # and so many of the lowest logged loss, which is noisy
+    max_skipped: int = 25  # steps in a row with non-finite gradients that end a run
     learning_rate: float | None = None  # peak
     warmup_steps: int | None = None
     decay: str | None = None  # constant | cosine, to zero at total_steps
@@ -101,6 +105,7 @@ class Config:
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "recipe": tuple(RECIPES),
+    "data.on_damage": ("raise", "skip"),
     "model.conditioning": ("embedding", "label", "tokens"),
     "model.blocks": ("modern", "ancestor"),
     "diffusion.path": ("linear", "cosine"),
@@ -130,6 +135,9 @@ _AT_LEAST: dict[str, float] = {
     "train.preview_every": 1,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 1,
+    "train.keep_every": 0,
+    "train.keep_best": 0,
+    "train.max_skipped": 1,
     "train.warmup_steps": 0,
     "train.weight_decay": 0,
     "train.clip_norm": 0,

@@ -22,8 +22,9 @@ _EMBEDDED = os.path.join(os.path.dirname(__file__), "embedded")
 _SPLITS = ("train", "heldout")
 
 
-def locate(source: str) -> str:
-    """Returns the folder of shards of a source, preparing it first where that is needed.
+def locate(source: str, prepare: bool = True) -> str | None:
+    """Returns the folder of shards of a source, preparing it first where that is needed, or None
+    where `prepare` is off and it would be.
 
     A source is one of
       embedded:NAME       a data set that ships with the package
@@ -42,7 +43,7 @@ def locate(source: str) -> str:
         raise UserError(f"no data source {source!r}; {_hint(source, kind)}")
     if not name:
         raise UserError(f"data source {source!r} lacks what follows the colon; want {_USAGE}")
-    return _KINDS[kind](name)
+    return _KINDS[kind](name, prepare)
 
 
 def _hint(source: str, kind: str) -> str:
@@ -54,7 +55,7 @@ def _hint(source: str, kind: str) -> str:
     return f"want {_USAGE}"
 
 
-def _locate_embedded(name: str) -> str:
+def _locate_embedded(name: str, prepare: bool) -> str:
     folder = os.path.join(_EMBEDDED, name)
     if not _is_whole(folder):
         names = os.listdir(_EMBEDDED) if os.path.isdir(_EMBEDDED) else []
@@ -63,11 +64,11 @@ def _locate_embedded(name: str) -> str:
     return folder
 
 
-def _locate_shards(path: str) -> str:
+def _locate_shards(path: str, prepare: bool) -> str:
     return os.path.expanduser(path)
 
 
-def _locate_idx(path: str) -> str:
+def _locate_idx(path: str, prepare: bool) -> str | None:
     folder = os.path.abspath(os.path.expanduser(path))
     name = os.path.basename(folder)
 
@@ -76,10 +77,10 @@ def _locate_idx(path: str) -> str:
         splits = {split: _watched(records[split], split, len(records[split])) for split in _SPLITS}
         write_dataset(output, splits, name=name, label_names=idx.label_names(folder))
 
-    return _prepared_once("idx", name, idx.fingerprint(folder), write)
+    return _prepared_once("idx", name, idx.fingerprint(folder), write, prepare)
 
 
-def _locate_tfds(spec: str) -> str:
+def _locate_tfds(spec: str, prepare: bool) -> str | None:
     name, _, data_dir = spec.partition("@")
     data_dir = os.path.expanduser(data_dir) or None
     builder = tfds.open_builder(name, data_dir)
@@ -96,10 +97,10 @@ def _locate_tfds(spec: str) -> str:
 
     # TFDS's version stands for the content; its folder tells apart copies of different makers.
     identity = f"{builder.info.full_name} {builder.data_path}"
-    return _prepared_once("tfds", builder.info.full_name, identity, write)
+    return _prepared_once("tfds", builder.info.full_name, identity, write, prepare)
 
 
-_KINDS: dict[str, Callable[[str], str]] = {
+_KINDS: dict[str, Callable[[str, bool], str | None]] = {
     "embedded": _locate_embedded,
     "shards": _locate_shards,
     "idx": _locate_idx,
@@ -116,14 +117,18 @@ def _is_whole(folder: str) -> bool:
     return os.path.exists(os.path.join(folder, MANIFEST_NAME))
 
 
-def _prepared_once(kind: str, name: str, identity: str, write: Callable[[str], None]) -> str:
-    """The cache's folder for this data; `write` fills it where it is not there yet."""
+def _prepared_once(
+    kind: str, name: str, identity: str, write: Callable[[str], None], prepare: bool
+) -> str | None:
+    """The cache's folder for this data; `write` fills it where it is not there yet and `prepare`."""
     root = cache_folder()
     digest = hashlib.sha256(f"{FORMAT_VERSION} {identity}".encode()).hexdigest()[:16]
     safe_name = re.sub(r"[^\w.-]+", "-", name)
     final = os.path.join(root, f"{kind}-{safe_name}-{digest}")
     if _is_whole(final):
         return final
+    if not prepare:
+        return None
     logging.info("preparing %s:%s in %s, once", kind, name, final)
     try:
         os.makedirs(root, exist_ok=True)

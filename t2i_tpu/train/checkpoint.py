@@ -1,74 +1,160 @@
-"""Saving and restoring a run's variables, strictly: every one must be there and match."""
+"""Saving a run's variables while it goes on, and restoring them strictly: each must be there."""
 
-import posixpath
+import contextlib
+import math
+import threading
+from collections.abc import Callable
 
 import tensorflow as tf
+from absl import logging
 
+from t2i_tpu.data import files
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser
+from t2i_tpu.train import versions
 from t2i_tpu.train.state import TrainState, by_path
+from t2i_tpu.train.versions import Keep
 
 
 class Checkpointer:
-    """The checkpoints of a workdir, on disk or gs://; keeps the newest `keep`."""
+    """The checkpoints of a workdir, on disk or gs://.
 
-    def __init__(self, workdir: str, state: TrainState, keep: int):
-        self.state = state
-        checkpoint = tf.train.Checkpoint(**state.trackables())
-        # Made by asking, so that a restore can be strict.
-        assert checkpoint.save_counter is not None
-        folder = checkpoint_folder(workdir)
-        self.manager = tf.train.CheckpointManager(
-            checkpoint, folder, max_to_keep=keep, checkpoint_name="step"
-        )
+    A save copies the variables into the host's memory, and a thread writes them from there. There
+    is at most one write at a time: a save waits for the one before it.
+    """
 
-    def restore(self) -> int:
-        """Restores the newest checkpoint, if there is one, and returns the step to go on from."""
-        latest = _newest(self.manager.directory)
-        if latest:
-            _read(self.manager.checkpoint, latest, "assert_consumed")
+    def __init__(
+        self,
+        workdir: str,
+        state: TrainState,
+        keep: Keep,
+        check_ours: Callable[[], None] = lambda: (
+            None
+        ),  # raises UserError if the workdir no longer is
+    ):
+        self.workdir, self.state, self.keep, self.check_ours = workdir, state, keep, check_ours
+        self._copies, self._writing, self._failure = {}, None, None
+
+    def restore(self, before: float = math.inf) -> int:
+        """Restores the newest checkpoint that is whole, if there is one, and returns the state's
+        step. Only those of a step below `before` are looked at.
+
+        Raises:
+          UserError: none is whole, or it does not fit the config.
+        """
+        version = next(versions.good(self.workdir, before), None)
+        if version:
+            checkpoint = tf.train.Checkpoint(**self.state.trackables())
+            _read(checkpoint, self.workdir, version.step, "assert_consumed")
         return int(self.state.step.numpy())
 
-    def save(self) -> None:
-        self.manager.save(checkpoint_number=int(self.state.step.numpy()), check_interval=False)
+    def save(self, metrics: dict[str, float] | None = None) -> None:
+        """Copies the state; it is written meanwhile. A write that fails is a warning: the next
+        save may do better, and `finish` tells if the last did not."""
+        self.wait()
+        self._copy()
+        step = int(self._copies["step"].numpy())
+        self._writing = threading.Thread(
+            target=self._write, args=(step, metrics or {}), daemon=True
+        )
+        self._writing.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._writing:
+            self._writing.join()
+            self._writing = None
+
+    close = wait
+
+    def finish(self) -> None:
+        """Raises UserError if the latest checkpoint could not be written."""
+        self.wait()
+        if self._failure:
+            raise UserError(self._failure)
+
+    def _copy(self):
+        trackables = self.state.trackables()
+        if not self._copies:
+            with tf.device("CPU:0"):
+                self._copies = {
+                    name: {key: _copy_of(part) for key, part in value.items()}
+                    if isinstance(value, dict)
+                    else _copy_of(value)
+                    for name, value in trackables.items()
+                }
+        for (_, copy), (_, variable) in zip(_flat(self._copies), _flat(trackables), strict=True):
+            copy.assign(variable.read_value())
+
+    def _write(self, step, metrics):
+        path = versions.prefix(self.workdir, step)
+        self._failure = None
+        try:
+            self._check_finite()
+            self.check_ours()
+            tf.io.gfile.makedirs(versions.folder(self.workdir))
+            versions.remove(self.workdir, step)  # a damaged one of the same step
+            tf.train.Checkpoint(**self._copies).write(path)
+            self.check_ours()
+            versions.commit(self.workdir, step, metrics)
+            versions.remove_unfinished(self.workdir)
+            if self._copies["skipped_in_a_row"].numpy() == 0:  # else one from before may be wanted
+                for old in self.keep.dropped(self.workdir):
+                    versions.remove(self.workdir, old)
+        except UserError as error:
+            self._failed(path, str(error))
+        except tf.errors.OpError as error:
+            self._failed(path, files.refusal(self.workdir, error))
+            with contextlib.suppress(tf.errors.OpError):
+                versions.remove_unfinished(self.workdir)  # a full disk has use for the room
+
+    def _failed(self, path, reason):
+        self._failure = f"checkpoint {path} could not be written: {reason}"
+        logging.warning("%s", self._failure)
+
+    def _check_finite(self):
+        for name, copy in _flat(self._copies):
+            if copy.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(copy))):
+                raise UserError(f"{name} is not finite")
 
 
 def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
-    """Restores one model of a run, "weights" or "average0", from a workdir's newest checkpoint and
-    returns its step.
+    """Restores one model of a run, "weights" or "average0", from a workdir's newest checkpoint that
+    is whole, and returns its step.
 
     Raises:
       UserError: there is no checkpoint, or it does not fit the config.
     """
-    latest = _newest(checkpoint_folder(workdir))
-    if not latest:
+    version = next(versions.good(workdir), None)
+    if not version:
         raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
-    step = tf.Variable(0, dtype=tf.int64)
-    checkpoint = tf.train.Checkpoint(step=step, **{name: by_path(denoiser)})
-    _read(checkpoint, latest, "assert_existing_objects_matched").expect_partial()
-    return int(step.numpy())
+    checkpoint = tf.train.Checkpoint(**{name: by_path(denoiser)})
+    _read(checkpoint, workdir, version.step, "assert_existing_objects_matched")
+    return version.step
 
 
-def checkpoint_folder(workdir: str) -> str:
-    return posixpath.join(workdir, "checkpoints")
-
-
-def _newest(folder):
-    """The newest checkpoint whose files are there: a user may have removed a damaged one."""
-    state = tf.train.get_checkpoint_state(folder)
-    paths = reversed(state.all_model_checkpoint_paths) if state else ()
-    return next((path for path in paths if tf.io.gfile.exists(path + ".index")), None)
-
-
-def _read(checkpoint, path, check):
+def _read(checkpoint, workdir, step, check):
+    path = versions.prefix(workdir, step)
     try:
         status = checkpoint.read(path)
         getattr(status, check)()
-    # TensorFlow says of a cut file that it is out of range, which Python gets as an IndexError.
+        status.expect_partial()
     except (AssertionError, IndexError, RuntimeError, ValueError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"checkpoint {path} does not fit this config and version, or is damaged: {reason}; "
-            f"remove {path}.* to take the one before"
+            f"checkpoint {path} does not fit this config and version: {reason}; use those that it "
+            "was written with, or another --workdir"
         ) from error
-    return status
+
+
+def _copy_of(variable):
+    return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
+
+
+def _flat(trackables):
+    """(name, variable) of each."""
+    for name, value in trackables.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{key}", part) for key, part in value.items())
+        else:
+            yield name, value

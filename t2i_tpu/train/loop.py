@@ -1,8 +1,8 @@
 """The host's loop around the device's: steps, then log, preview, checkpoint, stop."""
 
+import contextlib
 import math
 import posixpath
-import signal
 import sys
 import time
 
@@ -15,109 +15,131 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import check_divides, damage_told, open_dataset
+from t2i_tpu.errors import UserError
+from t2i_tpu.train import doctor, hosts, nonfinite, storage, versions
 from t2i_tpu.train import strategy as strategy_lib
 from t2i_tpu.train import workdir as workdir_lib
 from t2i_tpu.train.checkpoint import Checkpointer
 from t2i_tpu.train.generator import Generator
-from t2i_tpu.train.optimizer import learning_rate
+from t2i_tpu.train.lock import Lock
+from t2i_tpu.train.log import Log
 from t2i_tpu.train.pictures import save_picture
 from t2i_tpu.train.preview import Preview
 from t2i_tpu.train.state import TrainState
-from t2i_tpu.train.step import NUM_BANDS, make_device_loop, make_replica_step
+from t2i_tpu.train.step import make_device_loop, make_replica_step
+from t2i_tpu.train.stop import Stop
+from t2i_tpu.train.watchdog import Watchdog
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal with everything saved; start the command again
+EXIT_STOPPED = (
+    75  # EX_TEMPFAIL: stopped from outside with everything saved; start the command again
+)
 
 
-def train(config: Config, workdir: str, strategy_name: str = "auto") -> int:
+def train(
+    config: Config,
+    workdir: str,
+    strategy_name: str = "auto",
+    on_nonfinite: str = "stop",  # after config.train.max_skipped skipped steps; or rollback
+    watchdog_minutes: float = 10.0,  # without a step until it is told; 0 = never
+) -> int:
     """Trains a config into a workdir, going on where it stopped; returns the exit code.
 
     Raises:
-      UserError: before anything in the workdir is touched.
+      UserError: before anything in the workdir is touched; or the run cannot go on.
     """
     config = config_lib.resolve(config)
     strategy = strategy_lib.make_strategy(strategy_name)
-    batch_size = strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
+    strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
     dataset = open_dataset(
-        locate(config.data.source), config.model.conditioning, config.data.image_size
+        locate(config.data.source),
+        config.model.conditioning,
+        config.data.image_size,
+        config.data.on_damage,
     )
     check_divides(
         config.train.global_batch_size,
         dataset.manifest.num_streams(),
         strategy_lib.num_input_hosts(strategy),
     )
+    is_chief = strategy_lib.host_index(strategy)[0] == 0
+    if is_chief:
+        storage.probe(workdir)
     workdir_lib.check(workdir, config, dataset.manifest)
     with damage_told(dataset):
         preview = Preview(config.preview, dataset)
-
-    policy = strategy_lib.dtype_policy(config.train, strategy)
-    state = TrainState(config, dataset.manifest, policy, strategy)
-    checkpointer = Checkpointer(workdir, state, config.train.keep_checkpoints)
-    start = checkpointer.restore()
-    if start >= config.train.total_steps:
-        logging.info("finished: %s holds all %d steps; see its previews/", workdir, start)
+    if _is_finished(config, workdir):
         return 0
-    is_chief = strategy_lib.host_index(strategy)[0] == 0
-    run = _Run(config, workdir, strategy, state, checkpointer, preview, is_chief)
-    if run.is_chief:
-        workdir_lib.write(workdir, config, dataset.manifest)
-    logging.info(
-        "%s step %d of %d: %d examples, %.1fM parameters, %d replica(s), %s, XLA %s",
-        "resuming at" if start else "starting at",
-        start,
-        config.train.total_steps,
-        dataset.manifest.num_examples("train"),
-        sum(math.prod(weight.shape) for weight in state.weights) / 1e6,
-        strategy.num_replicas_in_sync,
-        policy,
-        "on" if run.jit_compile else "off",
-    )
 
-    def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        return dataset.batches(
-            config.seed,
-            config.train.global_batch_size,
-            batch_size,
-            start,
-            context.input_pipeline_id,
-            context.num_input_pipelines,
-        )
+    with contextlib.ExitStack() as held:
+        lock = held.enter_context(Lock(workdir)) if is_chief else None
+        held.enter_context(damage_told(dataset))
+        held.enter_context(hosts.loss_told())
+        run = _Run(config, workdir, strategy, dataset, preview, lock)
+        if lock:
+            doctor.check_run(config, workdir, run.state)
+            lock.check()  # whoever came at the same moment knows by now
+            workdir_lib.write(workdir, config, dataset.manifest)
+        stop = held.enter_context(Stop(strategy))
+        watchdog = held.enter_context(Watchdog(watchdog_minutes, run.waits_for_input))
+        return run.until_done(stop, watchdog, rolls_back=on_nonfinite == "rollback")
 
-    with damage_told(dataset):
-        return run.until_done(iter(strategy.distribute_datasets_from_function(batches)), start)
+
+def _is_finished(config, workdir):
+    total = config.train.total_steps
+    if max(versions.steps(workdir), default=0) < total:
+        return False
+    if next(versions.good(workdir)).step < total:
+        return False
+    logging.info("finished: %s holds all %d steps; see its previews/", workdir, total)
+    return True
 
 
 class _Run:
-    """A run under way."""
+    """A run under way; `lock` is None on hosts that write nothing."""
 
-    def __init__(self, config, workdir, strategy, state, checkpointer, preview, is_chief):
-        self.config, self.workdir, self.state = config, workdir, state
-        self.checkpointer, self.preview = checkpointer, preview
-        self.is_chief = is_chief
-        self.jit_compile = strategy_lib.use_xla(config.train, strategy)
+    def __init__(self, config, workdir, strategy, dataset, preview, lock):
+        self.config, self.workdir, self.strategy = config, workdir, strategy
+        self.dataset, self.preview, self.lock = dataset, preview, lock
+        train = config.train
+        self.policy = strategy_lib.dtype_policy(train, strategy)
+        self.jit_compile = strategy_lib.use_xla(train, strategy)
+        self.batch_size = strategy_lib.per_replica_batch_size(strategy, train.global_batch_size)
+        self.state = TrainState(config, dataset.manifest, self.policy, strategy)
+        keep = versions.Keep(train.keep_checkpoints, train.keep_every, train.keep_best)
+        check_ours = lock.check if lock else lambda: None
+        self.checkpointer = Checkpointer(workdir, self.state, keep, check_ours)
+        self.start = self.checkpointer.restore()
+        self.rollbacks = nonfinite.Rollbacks(workdir)
+        self.state.learning_rate_scale.assign(self.rollbacks.learning_rate_scale)
+        self.waiting = tf.Variable(False, trainable=False)
         self.device_loop = make_device_loop(
-            strategy, make_replica_step(config, state, self.jit_compile)
+            strategy, make_replica_step(config, self.state, self.jit_compile), self.waiting
         )
         self.generator = Generator(
-            strategy, state.sampled, config.sample, jit_compile=self.jit_compile
+            strategy, self.state.sampled, config.sample, jit_compile=self.jit_compile
         )
         logs = posixpath.join(workdir, "logs")
         self.writer = (
-            tf.summary.create_file_writer(logs)
-            if self.is_chief
-            else tf.summary.create_noop_writer()
+            tf.summary.create_file_writer(logs) if lock else tf.summary.create_noop_writer()
         )
-        self.stop_signal = None
-        self.progress = None
 
-    def until_done(self, iterator, step) -> int:
+    def waits_for_input(self) -> bool:
+        return bool(self.waiting.numpy())
+
+    def until_done(self, stop: Stop, watchdog: Watchdog, rolls_back: bool) -> int:
         train, total = self.config.train, self.config.train.total_steps
-        interactive = self.is_chief and sys.stderr.isatty()
-        self.progress = tqdm(
-            total=total, initial=step, unit="step", disable=not interactive, dynamic_ncols=True
+        step, reason, log = self.start, None, Log(train)
+        self._tell_start()
+        progress = tqdm(
+            total=total,
+            initial=step,
+            unit="step",
+            disable=not (self.lock and sys.stderr.isatty()),
+            dynamic_ncols=True,
         )
-        log = _Log(self.config)
-        with _SignalsCaught(self), self.progress:
-            while step < total and not self.stop_signal:
+        iterator = self._batches(step)
+        with contextlib.closing(self.checkpointer), progress:
+            while step < total and not reason:
                 due = [
                     every - step % every
                     for every in (train.log_every, train.preview_every, train.checkpoint_every)
@@ -125,24 +147,58 @@ class _Run:
                 count = min(train.steps_per_loop, total - step, *due)
                 log.add(*self._advance(iterator, step, count))
                 step += count
-                self.progress.update(count)
+                watchdog.step()
+                progress.update(count)
+                if self.state.skipped_in_a_row.numpy() >= train.max_skipped:
+                    step = self._go_back(step, rolls_back)
+                    iterator, log = self._batches(step), Log(train)
+                    progress.reset(total)
+                    progress.update(step)
+                    continue
+                reason = stop.reason()
                 if step % train.log_every == 0 or step == total:
-                    self._log(log, step)
+                    scale = self.rollbacks.learning_rate_scale
+                    log.write(step, scale, self.writer, progress, tell=bool(self.lock))
                 if step % train.preview_every == 0 or step == total:
-                    self._preview(step)
-                if step % train.checkpoint_every == 0 or step == total or self.stop_signal:
-                    if self.is_chief:
-                        self.checkpointer.save()
-                    self.writer.flush()
-        if self.stop_signal and step < total:
+                    with watchdog.doing("a preview"):
+                        self._preview(step)
+                if step % train.checkpoint_every == 0 or step == total or reason:
+                    with watchdog.doing("the checkpoint write before"):
+                        self._save(log)
+            with watchdog.doing("the last checkpoint write"):
+                self.checkpointer.finish()
+        if reason and step < total:
             logging.info(
-                "stopped at step %d by %s; run the same command again to go on",
-                step,
-                self.stop_signal,
+                "stopped at step %d by %s; run the same command again to go on", step, reason
             )
             return EXIT_STOPPED
         logging.info("done: %d steps in %s", total, self.workdir)
         return 0
+
+    def _tell_start(self):
+        logging.info(
+            "%s step %d of %d: %d examples, %.1fM parameters, %d replica(s), %s, XLA %s",
+            "resuming at" if self.start else "starting at",
+            self.start,
+            self.config.train.total_steps,
+            self.dataset.manifest.num_examples("train"),
+            sum(math.prod(weight.shape) for weight in self.state.weights) / 1e6,
+            self.strategy.num_replicas_in_sync,
+            self.policy,
+            "on" if self.jit_compile else "off",
+        )
+
+    def _batches(self, start):
+        def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return self._host_batches(start, context.input_pipeline_id, context.num_input_pipelines)
+
+        return iter(self.strategy.distribute_datasets_from_function(batches))
+
+    def _host_batches(self, start, host, num_hosts):
+        train = self.config.train
+        return self.dataset.batches(
+            self.config.seed, train.global_batch_size, self.batch_size, start, host, num_hosts
+        )
 
     def _advance(self, iterator, step, count):
         begin = time.perf_counter()
@@ -153,94 +209,54 @@ class _Run:
             raise RuntimeError(
                 f"the device is at step {self.state.step.numpy()}, the host at {step + count}"
             )
+        if self.lock and self.lock.lost:
+            raise self.lock.lost
         return metrics, float(waited), seconds
 
-    def _log(self, log, step):
-        scalars = log.take(step)
-        with self.writer.as_default(step=step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
-        line = f"loss {scalars['loss']:.4f}"
-        if log.seconds_per_step:  # not known after the first loop, which compiles
-            line += f", {scalars['images_per_second']:.0f} img/s"
-        self.progress.set_postfix_str(line)
-        if self.is_chief and self.progress.disable:
-            total = self.config.train.total_steps
-            if log.seconds_per_step:
-                line += f", waiting for input {scalars['input_wait_share']:.0%}"
-                line += ", {:.0f}:{:02.0f} left".format(
-                    *divmod((total - step) * log.seconds_per_step, 60)
-                )
-            logging.info("step %d/%d: %s", step, total, line)
+    def _go_back(self, step, rolls_back):
+        """Back to the newest checkpoint from before the trouble, or UserError."""
+        skipped = int(self.state.skipped_in_a_row.numpy())
+        host, num_hosts = strategy_lib.host_index(self.strategy)
+        batches = self._host_batches(step - 1, host, num_hosts)
+        batches = batches.take(self.strategy.num_replicas_in_sync // num_hosts)
+        where = nonfinite.located(self.config, self.state, batches, step - 1)
+        told = f"no finite gradients in {skipped} steps up to {step}: {where}"
+        if not rolls_back:
+            raise UserError(
+                f"{told}; nothing that is not finite was saved; use --on_nonfinite=rollback, or a "
+                "lower config.train.learning_rate in another --workdir"
+            )
+        self.checkpointer.wait()
+        to = self.rollbacks.target(self.workdir, step - skipped) if self.lock else 0
+        (to,) = hosts.summed(self.strategy, [to])
+        if not to:
+            raise UserError(
+                f"{told}; there is no checkpoint from before to go back to: use a lower "
+                "config.train.learning_rate in another --workdir"
+            )
+        self.rollbacks.add(step, to, write=bool(self.lock))
+        scale = self.rollbacks.learning_rate_scale
+        logging.warning("%s; back to step %d at %g of the learning rate", told, to, scale)
+        if self.lock:
+            for newer in versions.steps(self.workdir):
+                if newer > to:
+                    versions.remove(self.workdir, newer)
+        self.state.learning_rate_scale.assign(scale)
+        return self.checkpointer.restore(before=to + 1)
 
     def _preview(self, step):
         picture = self.preview.draw(self.generator)
-        if not self.is_chief:
+        if not self.lock:
             return
-        save_picture(picture, posixpath.join(self.workdir, "previews", f"step_{step:08d}.png"))
+        try:
+            path = posixpath.join(self.workdir, "previews", f"step_{step:08d}.png")
+            save_picture(picture, path)
+        except UserError as error:  # a full disk: the weights are worth more
+            logging.warning("%s", error)
         with self.writer.as_default(step=step):
             tf.summary.image("preview", np.asarray(picture)[None])
 
-
-class _Log:
-    """Metrics between two log lines."""
-
-    def __init__(self, config):
-        self.config, self.seconds_per_step, self.compiled = config, 0.0, False
-        self._clear()
-
-    def _clear(self):
-        self.metrics, self.waited, self.seconds, self.timed_steps = 0.0, 0.0, 0.0, 0
-
-    def add(self, metrics, waited, seconds):
-        self.metrics = self.metrics + metrics.astype(np.float64)
-        if not self.compiled:  # the first loop's time is the compiler's
-            self.compiled = True
-            return
-        self.waited, self.seconds = self.waited + waited, self.seconds + seconds
-        self.timed_steps += int(metrics[-1])
-
-    def take(self, step) -> dict[str, float]:
-        loss, count = self.metrics[:NUM_BANDS], self.metrics[NUM_BANDS : 2 * NUM_BANDS]
-        norm, skipped, steps = self.metrics[2 * NUM_BANDS :]
-        if self.timed_steps:
-            self.seconds_per_step = self.seconds / self.timed_steps
-        rate = (
-            self.config.train.global_batch_size / self.seconds_per_step
-            if self.seconds_per_step
-            else math.nan
-        )
-        scalars = {
-            "loss": loss.sum() / count.sum(),
-            "gradient_norm": norm / max(1, steps - skipped),
-            "learning_rate": float(learning_rate(self.config.train, step)),
-            "images_per_second": rate,
-            "input_wait_share": self.waited / self.seconds if self.seconds else 0.0,
-            "skipped_steps": skipped,
-        }
-        for band in range(NUM_BANDS):
-            if count[band]:
-                low, high = band / NUM_BANDS, (band + 1) / NUM_BANDS
-                scalars[f"loss_by_noise_level/{low:.2f}_to_{high:.2f}"] = loss[band] / count[band]
-        self._clear()
-        return scalars
-
-
-class _SignalsCaught:
-    """SIGTERM and the first Ctrl-C let the loop in hand finish and save; the second Ctrl-C stops at once."""
-
-    def __init__(self, run):
-        self.run, self.old = run, {}
-
-    def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.old[number] = signal.signal(number, self._stop)
-
-    def __exit__(self, *_):
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
-
-    def _stop(self, number, _frame):
-        if self.run.stop_signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.run.stop_signal = signal.Signals(number).name
+    def _save(self, log):
+        if self.lock:
+            self.checkpointer.save({"loss": log.latest["loss"]} if log.latest else {})
+        self.writer.flush()

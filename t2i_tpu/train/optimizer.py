@@ -58,7 +58,7 @@ def apply_gradients(
     # Bias correction and averages count the steps that were not skipped. A skipped one leaves the
     # moments as they are (decay 1, gradient 0), the weights (rate 0) and the averages (share 0).
     count = tf.cast(state.updates, tf.float32) + 1.0
-    rate = good * learning_rate(train, state.step)
+    rate = good * learning_rate(train, state.step) * state.learning_rate_scale
     decay_1 = tf.where(finite, BETA_1, 1.0)
     decay_2 = tf.where(finite, train.beta_2, 1.0)
     adam = {
@@ -105,6 +105,7 @@ def _update(strategy, state, train, gradients, statistics, scalars):
             update(copy, _move, moving, scalars["good"])
     update(state.step, _add, 1)
     update(state.updates, _add, scalars["good"])
+    update(state.skipped_in_a_row, _count_skipped, scalars["good"])
     if state.scales_loss:
         update(state.loss_scale, _rescale, state.updates_since_scaling, scalars["good"])
 
@@ -125,6 +126,10 @@ def _move(average, value, share):
 
 def _add(counter, amount):
     counter.assign_add(tf.cast(amount, counter.dtype))
+
+
+def _count_skipped(skipped, good):
+    skipped.assign((skipped + 1) * tf.cast(1.0 - good, skipped.dtype))
 
 
 def _rescale(loss_scale, updates_since, good):

@@ -26,9 +26,12 @@ class TrainState:
             self.averages = [make_denoiser(config, manifest) for _ in config.train.ema_stds]
             self.step = _scalar(0, tf.int64)
             self.updates = _scalar(0, tf.int64)  # steps whose gradients were finite
+            self.skipped_in_a_row = _scalar(0, tf.int64)  # the latest steps whose were not
             self.scales_loss = policy == "mixed_float16"
             self.loss_scale = _scalar(INITIAL_LOSS_SCALE if self.scales_loss else 1.0, tf.float32)
             self.updates_since_scaling = _scalar(0, tf.int64)
+            # Not of a checkpoint: going back to one lowers it (train/nonfinite.py).
+            self.learning_rate_scale = _scalar(1.0, tf.float32)
         for average in self.averages:
             for copy, weight in zip(average.variables, self.denoiser.variables, strict=True):
                 copy.value.assign(weight.value)
@@ -60,6 +63,7 @@ class TrainState:
         return {
             "step": self.step,
             "updates": self.updates,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "loss_scale": self.loss_scale,
             "updates_since_scaling": self.updates_since_scaling,
             "first_moments": first,

@@ -111,22 +111,30 @@ def _dense(gradient, weight):
     return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, weight.shape[0])
 
 
-def make_device_loop(strategy: tf.distribute.Strategy, replica_step: Callable) -> Callable:
+def make_device_loop(
+    strategy: tf.distribute.Strategy,
+    replica_step: Callable,
+    waiting: tf.Variable | None = None,  # true while the loop waits for input; for others to read
+) -> Callable:
     """(iterator, number of steps) -> the steps' summed metrics and the seconds spent waiting for
     input, all in one tf.function."""
     replica_step = tf.autograph.experimental.do_not_convert(replica_step)  # only the loop has need
+
+    def tell(waits):
+        return [] if waiting is None else [waiting.assign(waits, read_value=False)]
 
     @tf.function
     def device_loop(iterator, num_steps):
         total, waited = tf.zeros([2 * NUM_BANDS + 3]), tf.zeros([], tf.float64)
         for _ in tf.range(num_steps):
             begin = tf.timestamp()
-            with tf.control_dependencies([begin]):
+            with tf.control_dependencies([begin, *tell(True)]):
                 batch = next(iterator)
             with tf.control_dependencies(
                 tf.nest.flatten(strategy.experimental_local_results(batch))
             ):
                 waited += tf.timestamp() - begin
+                tell(False)
             total += strategy.reduce(
                 tf.distribute.ReduceOp.SUM, strategy.run(replica_step, (batch,)), axis=None
             )

@@ -1,11 +1,11 @@
 """Where a run computes: the tf.distribute strategy, and what its hardware is good at."""
 
-import glob
 import importlib.util
 import os
 
 import tensorflow as tf
 
+from t2i_tpu import installed
 from t2i_tpu.config import TrainConfig
 from t2i_tpu.errors import UserError
 
@@ -55,9 +55,9 @@ def _found(has_gpu):
     if has_gpu:
         return "gpu"
     # Any other build would find a TPU VM's cores as little as a laptop's.
-    chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
     is_tpu_build = importlib.util.find_spec("libtpu") is not None
-    return "tpu" if is_tpu_build and (chips or os.environ.get("TPU_NAME")) else "cpu"
+    has_tpu = installed.tpu_chips() or os.environ.get("TPU_NAME")
+    return "tpu" if is_tpu_build and has_tpu else "cpu"
 
 
 def _connected_tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
@@ -66,12 +66,17 @@ def _connected_tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
         return tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu=name)
     # A name is looked up in Google's API by whichever client is installed, each with its own errors.
     except (tf.errors.OpError, ValueError, RuntimeError, ImportError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = next(filter(_says_something, str(error).splitlines()), type(error).__name__)
         where = "on this machine" if name == "local" else f"by the name of TPU_NAME={name}"
         raise UserError(
             f"--strategy=tpu: no TPU was found {where} ({reason:.160}); run on a TPU VM with "
             "t2i-tpu[tpu] installed (docs/tpu.md), or use cpu or gpu"
         ) from error
+
+
+def _says_something(line: str) -> bool:
+    """Of the lines of an error out of a graph: not where, but what."""
+    return bool(line) and not line.startswith(("Graph execution error", "Detected at", "<stack"))
 
 
 def num_input_hosts(strategy: tf.distribute.Strategy) -> int:

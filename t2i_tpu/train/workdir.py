@@ -1,8 +1,10 @@
 """The folder that holds all that a run writes, and what makes it the same run.
 
-config.json    the resolved config
-manifest.json  the data set's manifest: what the model was trained on and with which embeddings
-checkpoints/   previews/   logs/ (TensorBoard)
+config.json     the resolved config
+manifest.json   the data set's manifest: what the model was trained on and with which embeddings
+lock.json       the process that is writing here (train/lock.py)
+rollbacks.json  what --on_nonfinite=rollback did (train/nonfinite.py)
+checkpoints/    (train/versions.py)   previews/   logs/ (TensorBoard)
 """
 
 import posixpath
@@ -10,12 +12,23 @@ import posixpath
 import tensorflow as tf
 
 from t2i_tpu.config import Config, differences, from_json, to_json
+from t2i_tpu.data import files
 from t2i_tpu.data.schema import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
 
 CONFIG_NAME = "config.json"
-# How often a run is looked at changes nothing in what it computes.
-_FREE = ("steps_per_loop", "log_every", "preview_every", "checkpoint_every", "keep_checkpoints")
+# How often a run is looked at changes nothing in what it computes; damage may be met on the way.
+_FREE = (
+    "data.on_damage",
+    "train.steps_per_loop",
+    "train.log_every",
+    "train.preview_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.keep_every",
+    "train.keep_best",
+    "train.max_skipped",
+)
 
 
 def check(workdir: str, config: Config, manifest: Manifest) -> None:
@@ -26,7 +39,7 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
     changed = [
         line
         for line in differences(old_config, config)
-        if not line.startswith(tuple(f"config.train.{n}:" for n in _FREE))
+        if not line.startswith(tuple(f"config.{name}:" for name in _FREE))
     ]
     if changed:
         raise UserError(
@@ -46,14 +59,14 @@ def write(workdir: str, config: Config, manifest: Manifest) -> None:
     """
     try:
         tf.io.gfile.makedirs(workdir)
-        for name, text in ((MANIFEST_NAME, manifest.to_json()), (CONFIG_NAME, to_json(config))):
-            path = posixpath.join(workdir, name)
-            with tf.io.gfile.GFile(path + ".tmp", "w") as file:
-                file.write(text)
-            tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+        files.write(posixpath.join(workdir, MANIFEST_NAME), manifest.to_json())
+        files.write(posixpath.join(workdir, CONFIG_NAME), to_json(config))
     except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0]
-        raise UserError(f"--workdir={workdir} cannot be written: {reason}") from error
+        raise _not_writable(workdir, error) from error
+
+
+def _not_writable(workdir, error):
+    return UserError(f"--workdir={workdir} cannot be written: {files.refusal(workdir, error)}")
 
 
 def read(workdir: str) -> tuple[Config, Manifest]:
@@ -62,18 +75,18 @@ def read(workdir: str) -> tuple[Config, Manifest]:
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    texts = []
+    contents = []
     for name in (CONFIG_NAME, MANIFEST_NAME):
         path = posixpath.join(workdir, name)
         if not tf.io.gfile.exists(path):
             raise UserError(
                 f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir"
             )
-        with tf.io.gfile.GFile(path) as file:
-            texts.append(file.read())
+        with tf.io.gfile.GFile(path, "rb") as file:
+            contents.append(file.read())
     try:
-        return from_json(texts[0]), Manifest.from_json(texts[1])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return from_json(contents[0].decode()), Manifest.from_json(contents[1].decode())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{workdir!r}: its {CONFIG_NAME} or {MANIFEST_NAME} is damaged or of another version: {error}"
         ) from error

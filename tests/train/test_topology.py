@@ -5,8 +5,9 @@ import socket
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from t2i_tpu.train.checkpoint import Checkpointer
+from t2i_tpu.train.versions import Keep
 from tests.train import tiny
 
 TOLERANCE = 1e-5
@@ -66,19 +67,18 @@ def test_two_machines_on_loopback(squares, alone, tmp_path, launch):
 
 def test_a_checkpoint_of_two_devices_goes_on_on_one(squares, tmp_path):
     """Ten steps on two devices, ten more on one."""
-    from t2i_tpu.train.checkpoint import Checkpointer
-
     config = tiny.config(squares)
     two = tiny.Run(config, ["CPU:0", "CPU:1"])
     two.steps(10)
-    Checkpointer(str(tmp_path), two.state, 1).save()
+    checkpointer = Checkpointer(str(tmp_path), two.state, Keep(1))
+    checkpointer.save()
+    checkpointer.finish()
     two.steps(10)
     one = tiny.Run(config)
-    start = Checkpointer(str(tmp_path), one.state, 1).restore()
+    start = Checkpointer(str(tmp_path), one.state, Keep(1)).restore()
     assert start == 10
     one.iterator = one.batches(start)
     one.steps(10)
     found, expected = one.values(), two.values()
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE)
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("step-10")

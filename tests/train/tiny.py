@@ -8,6 +8,7 @@ from t2i_tpu.config import Config
 from t2i_tpu.data import schema, writer
 from t2i_tpu.data.encoders import make_encoder
 from t2i_tpu.data.reader import Dataset, open_dataset
+from t2i_tpu.train import versions
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.step import make_device_loop, make_replica_step
 
@@ -48,7 +49,9 @@ def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> 
         num_streams=num_streams,
         shard_size=shard_size,
         embedding=schema.EmbeddingContract("embedded", encoder.weights_sha256, encoder.dim, True),
-        tokens=schema.TokenContract("embedded", encoder.vocab_size, encoder.context_length),
+        tokens=schema.TokenContract(
+            "embedded", encoder.vocab_size, encoder.context_length, encoder.tokenizer_sha256
+        ),
         label_names=names,
     )
 
@@ -136,11 +139,11 @@ class Run:
 
 
 def checkpoint_values(workdir) -> dict[str, np.ndarray]:
-    """The same names and values out of a workdir's newest checkpoint."""
-    latest = tf.train.latest_checkpoint(str(workdir / "checkpoints"))
-    reader = tf.train.load_checkpoint(latest)
+    """The same names and values out of a workdir's newest checkpoint, as TensorFlow reads them."""
+    step = versions.steps(str(workdir))[0]
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"step-{step}"))
     ending, found = "/.ATTRIBUTES/VARIABLE_VALUE", {}
     for name in reader.get_variable_to_shape_map():
-        if name.endswith(ending) and not name.startswith("save_counter"):
+        if name.endswith(ending):
             found[name.removesuffix(ending).replace(".S", "/")] = reader.get_tensor(name)
     return found

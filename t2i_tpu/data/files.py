@@ -1,0 +1,70 @@
+"""Files that get their name only when they are whole, on disk and gs://."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+
+@contextlib.contextmanager
+def whole(path: str) -> Iterator[str]:
+    """Yields another name to write under; the file gets its own when the block is done."""
+    partial = path + ".tmp"
+    try:
+        yield partial
+        tf.io.gfile.rename(partial, path, overwrite=True)
+    except tf.errors.OpError:
+        with contextlib.suppress(tf.errors.OpError):
+            tf.io.gfile.remove(partial)
+        raise
+
+
+def write(path: str, content: str | bytes) -> None:
+    """Writes or replaces a file. Raises tf.errors.OpError where it cannot be written."""
+    with whole(path) as partial, tf.io.gfile.GFile(partial, "wb") as file:
+        file.write(content)
+
+
+def refusal(path: str, error: tf.errors.OpError) -> str:
+    """Why TensorFlow could not read or write a path, and what to do: for gs:// the bucket, the
+    permission and the account, out of the answer of Cloud Storage that the error quotes."""
+    if not path.startswith("gs://"):
+        reason = error.message.splitlines()[0].rpartition("; ")[2]
+        return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"
+    bucket = "gs://" + path.removeprefix("gs://").partition("/")[0]
+    answer = re.search(r'"message":\s*"(.*?)"', error.message)
+    reason = answer[1] if answer else error.message.splitlines()[0]
+    denied = re.search(r"(.+) does not have (\S+) access", reason)
+    if denied and denied[1] == "Anonymous caller":
+        return (
+            f"there are no credentials, and {bucket} gives {denied[2]} to nobody without; run "
+            "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
+        )
+    if denied:
+        kind = "serviceAccount" if denied[1].endswith("gserviceaccount.com") else "user"
+        return (
+            f"{denied[1]} lacks {denied[2]} on {bucket}; run gcloud storage buckets "
+            f"add-iam-policy-binding {bucket} --member={kind}:{denied[1]} "
+            "--role=roles/storage.objectAdmin"
+        )
+    if re.search(r"\b401\b|Invalid Credentials", error.message):
+        return f"{bucket} knows no such account; run gcloud auth application-default login"
+    # An upload finds nothing only where there is no bucket.
+    if "bucket does not exist" in reason or (
+        isinstance(error, tf.errors.NotFoundError) and "initiating an upload" in error.message
+    ):
+        return (
+            f"there is no bucket {bucket}; mend the name, or run gcloud storage buckets create "
+            f"{bucket} --location=REGION, the region of the machine"
+        )
+    return f"{bucket} answers: {reason}"
+
+
+_LOCAL_REMEDIES = {
+    "Permission denied": "give yourself the right to write there, or use another folder",
+    "Read-only file system": "use another folder",
+    "No space left on device": "free some, or use another disk",
+    "Disk quota exceeded": "free some, or use another disk",
+    "File too large": "raise the limit on file sizes (ulimit -f), or use another disk",
+}
