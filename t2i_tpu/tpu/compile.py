@@ -49,6 +49,7 @@ class Compiled:
       temporary_bytes: all else that is alive at the fullest moment.
       flops: by the compiler's own count.
       traffic: bytes from and to HBM.
+      cycles: of the core, by the compiler's own model of it.
       padding_waste: bytes of its arrays with tiles over bytes without.
       largest: layers and the bytes of what they leave in HBM, some of it one after the other.
     """
@@ -59,6 +60,7 @@ class Compiled:
     code_bytes: int
     flops: float
     traffic: int
+    cycles: int
     padding_waste: float
     largest: list[tuple[str, int]]
     seconds: float
@@ -104,6 +106,7 @@ def compile_for(program: Program, tpu: Tpu, python: str, timeout: float) -> Comp
         code_bytes=result["code_bytes"],
         flops=result["flops"],
         traffic=layout.hbm_traffic(module),
+        cycles=layout.estimated_cycles(module),
         padding_waste=layout.padding_waste(arrays),
         largest=layout.largest_temporaries(arrays),
         seconds=time.monotonic() - begin,

@@ -89,6 +89,15 @@ def hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
     return total
 
 
+def estimated_cycles(module: hlo_pb2.HloModuleProto) -> int:
+    """The core's cycles by the compiler's own model of it, loop bodies once."""
+    found = (
+        re.search(rb'"estimated_cycles":"(\d+)"', instruction.backend_config)
+        for instruction in _executed(module)
+    )
+    return sum(int(cycles[1]) for cycles in found if cycles)
+
+
 def _executed(module):
     """The instructions of the program itself and of its loop bodies, not of fusions or reducers."""
     computations = {computation.id: computation for computation in module.computations}

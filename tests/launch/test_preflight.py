@@ -10,13 +10,14 @@ from tests.train import tiny
 
 
 @pytest.fixture
-def preflight(tmp_path, squares, config_file, run):
+def preflight(tmp_path, squares, config_file, start):
     """`preflight(flags)` -> (the result, the report that it wrote or None)."""
 
-    def preflight(*flags, compiles=False):
+    def preflight(*flags, compiles=False, seconds=280):
         output = tmp_path / "report.json"
         common = [f"--config={config_file}", f"--output={output}", f"--compile={compiles}"]
-        result = run("preflight.py", [*common, *tiny.flags(squares), *flags])
+        launched = start("preflight.py", [*common, *tiny.flags(squares), *flags])
+        result = launched.wait(seconds)
         return result, json.loads(output.read_text()) if output.exists() else None
 
     return preflight
@@ -50,7 +51,8 @@ def test_data_that_are_not_there_yet(preflight):
 @pytest.mark.tpu_compile
 def test_too_large_a_batch_is_caught_and_one_that_fits_is_named(preflight):
     flags = "--tpu=v5e-1", "--config.train.global_batch_size=524288"
-    result, report = preflight(*flags, "--config.train.dtype_policy=auto", compiles=True)
+    flags = *flags, "--config.train.dtype_policy=auto"
+    result, report = preflight(*flags, compiles=True, seconds=850)
     assert result.code == 1, result.stdout
     refused, advice = report["failures"]
     assert refused.startswith("training step: RESOURCE_EXHAUSTED") and "HBM" in refused

@@ -77,3 +77,11 @@ def test_traffic(module):
     """What an instruction reads and writes in HBM: the fusion 8192 and 2048, the copies 2048 twice
     and 8192 twice; what is on the chip is free."""
     assert layout.hbm_traffic(module) == 8192 + 2048 + 2 * 2048 + 2 * 8192
+
+
+def test_cycles(module):
+    """The compiler writes its estimate beside an instruction; what is inside of a fusion is in its."""
+    for computation, cycles in zip(module.computations, (40, 7), strict=True):
+        last = computation.instructions[-1]
+        last.backend_config = f'{{"window":[],"estimated_cycles":"{cycles}"}}'.encode()
+    assert layout.estimated_cycles(module) == 40
