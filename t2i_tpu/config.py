@@ -39,7 +39,6 @@ class ModelConfig:
     attention_levels: tuple[bool, ...] | None = None  # which resolutions attend
     patch_size: int | None = None  # space-to-depth at the stem
     embedding_dim: int = 512  # width of the condition inside the network
-    rematerialize: bool = False  # forget blocks' insides, compute them again: less memory, slower
 
 
 @dataclass

@@ -104,6 +104,5 @@ def _make_network(config, channels, condition_shape) -> layers.Layer:
         model.patch_size,
         model.embedding_dim,
         cross_attention=condition_shape.kind == "tokens",
-        rematerialize=model.rematerialize,
         name="unet",
     )

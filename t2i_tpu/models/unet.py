@@ -1,6 +1,6 @@
 """The modern U-Net: residual blocks modulated by the condition, attention at coarse levels."""
 
-from keras import layers, ops, remat
+from keras import layers, ops
 
 from t2i_tpu.models.attention import Attention
 from t2i_tpu.models.blocks import (
@@ -29,11 +29,10 @@ class UNet(Container):
         patch_size: int,  # pixels to channels at the stem
         embedding_dim: int,  # of the noise level's and the condition's vector
         cross_attention: bool,  # attend to the condition's sequence too
-        rematerialize: bool = False,  # compute blocks again in the backward pass: slower, less memory
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # the noise level stays float32
-        self.patch_size, self.rematerialize = patch_size, rematerialize
+        self.patch_size = patch_size
         self.noise_level_embedding = NoiseLevelEmbedding(
             embedding_dim, name="noise_level_embedding"
         )
@@ -70,14 +69,8 @@ class UNet(Container):
         self.head = convolution(patch_size**2 * channels, kernel_initializer="zeros", name="head")
 
     def call(self, x, noise_level, condition, training=False):
-        """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]; the result
-        is the same in training, as it is not in the ancestor's."""
-
-        def run(block, x):
-            if not (self.rematerialize and training):
-                return block(x, vector, condition)
-            return _rematerialized(block, x, vector, condition)
-
+        """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]; training
+        makes no difference here, as it does in the ancestor's."""
         vector = ops.silu(self.noise_level_embedding(noise_level) + condition.vector)
         x = self.stem(space_to_depth(x, self.patch_size))
         skips = []
@@ -85,26 +78,16 @@ class UNet(Container):
             if level:
                 x = self.downsample[level - 1](x)
             for block in blocks:
-                x = run(block, x)
+                x = block(x, vector, condition)
                 skips.append(x)
-        x = run(self.middle, x + self.layout(vector))
+        x = self.middle(x + self.layout(vector), vector, condition)
         for level, blocks in enumerate(self.up):
             for block in blocks:
                 x = ops.concatenate([x, skips.pop()], axis=-1)
-                x = run(block, x)
+                x = block(x, vector, condition)
             if level < len(self.upsample):
                 x = self.upsample[level](x)
         return depth_to_space(self.head(ops.silu(self.norm(x))), self.patch_size)
-
-
-def _rematerialized(block, x, vector, condition):
-    """block(x, vector, condition), of which the backward pass keeps only what goes in (Chen et al.,
-    2016, "Training deep nets with sublinear memory cost")."""
-    if condition.sequence is None:
-        return remat(lambda x, vector: block(x, vector, condition))(x, vector)
-    return remat(
-        lambda x, vector, sequence: block(x, vector, condition._replace(sequence=sequence))
-    )(x, vector, condition.sequence)
 
 
 class Layout(Container):

@@ -24,8 +24,7 @@ class Program:
       hlo: a serialized HloModuleProto.
       product_flops: of its convolutions and matrix products, loop bodies once.
       product_bytes: of their operands and results.
-      activation_bytes: of the forward pass's values that the backward pass's products read; 0 if
-        blocks are computed again.
+      activation_bytes: of the forward pass's values that the backward pass's products read.
       optimizer_bytes: of the variables and gradients that the update reads and writes.
       gradient_bytes: to be summed over the replicas.
       state_bytes: of the weights, moments and averages.
@@ -51,10 +50,8 @@ def training_step(config: Config, manifest: Manifest, batch_size: int) -> Progra
     )
     batch = next(iter(zeros(config, manifest, batch_size)))
     weights = _FLOAT * sum(math.prod(weight.shape) for weight in state.weights)
-    program = _program("training step", step, (batch,), batch_size)
     return dataclasses.replace(
-        program,
-        activation_bytes=0 if config.model.rematerialize else program.activation_bytes,
+        _program("training step", step, (batch,), batch_size),
         # The update reads the gradient, and reads and writes each variable.
         optimizer_bytes=(1 + 2 * (3 + len(config.train.ema_stds))) * weights,
         gradient_bytes=weights,

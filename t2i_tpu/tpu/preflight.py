@@ -185,8 +185,7 @@ def _largest_batch(report, config, manifest, needed, compiled, tries=3) -> str:
         if needed <= tpu.hbm_bytes:
             return (
                 f"a per-replica batch of {batch} fits, compiled to {_gib(needed)}: "
-                f"--config.train.global_batch_size={batch * tpu.num_replicas}, or "
-                "--config.model.rematerialize=true"
+                f"--config.train.global_batch_size={batch * tpu.num_replicas}"
             )
     return f"no per-replica batch of {batch} or more fits a replica of {tpu.name}"
 
