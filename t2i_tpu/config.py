@@ -25,6 +25,7 @@ class DataConfig:
     horizontal_flip: bool | None = (
         None  # mirror half of the images (never where text or sides matter)
     )
+    on_damage: str = "raise"  # raise | skip: a record whose checksum is wrong
 
 
 @dataclass
@@ -103,6 +104,7 @@ class Config:
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "recipe": tuple(RECIPES),
+    "data.on_damage": ("raise", "skip"),
     "model.conditioning": ("embedding", "label", "tokens"),
     "model.blocks": ("modern", "ancestor"),
     "diffusion.path": ("linear", "cosine"),

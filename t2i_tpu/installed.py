@@ -38,6 +38,7 @@ _GPU_QUERY = "name", "driver_version", "compute_cap", "memory.total"
 # Facts beside the versions of distributions.
 DRIVER, CAPABILITY, TPU = "NVIDIA driver", "GPU's compute capability", "TPU chips"
 
+_ROOT = "/"  # of the kernel's files about the hardware
 _PCI_IDS = "vendor", "device"
 _GOOGLE = "0x1ae0"
 # v2 and v3, v4, v5p, v5e, v6e, v7, as jax's hardware_utils.py lists them.
@@ -235,11 +236,11 @@ def _matching(alternatives: str, bad: str, found: dict[str, str]) -> str | None:
 
 
 def _nvidia_driver() -> str | None:
-    if not os.path.exists("/dev/nvidiactl"):
+    if not os.path.exists(f"{_ROOT}dev/nvidiactl"):  # a container may see /proc without the device
         return None
     try:
-        with open("/proc/driver/nvidia/version") as file:
-            match = re.search(r"Kernel Module\D*([\d.]+)", file.read())
+        with open(f"{_ROOT}proc/driver/nvidia/version") as file:
+            match = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", file.read())
     except OSError:
         return None
     return match[1] if match else None
@@ -248,7 +249,7 @@ def _nvidia_driver() -> str | None:
 def tpu_chips() -> int:
     """Chips on the PCI bus. Nothing is opened: a process that computes on them is not disturbed."""
     count = 0
-    for folder in glob.glob("/sys/bus/pci/devices/*/"):
+    for folder in glob.glob(f"{_ROOT}sys/bus/pci/devices/*/"):
         try:
             ids = tuple(pathlib.Path(folder, name).read_text().strip() for name in _PCI_IDS)
         except OSError:

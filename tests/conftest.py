@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import uuid
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -9,6 +10,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 import tensorflow as tf
+
+from tests.gcs import harness
 
 LOGICAL_DEVICES = 4  # most tests use one or two
 
@@ -33,6 +36,31 @@ def fashion_mnist_idx() -> pathlib.Path:
             "or set T2I_TPU_FASHION_MNIST to a folder of the four idx .gz files"
         )
     return FASHION_MNIST
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+    """The one that all tests share; they use `gcs`."""
+    try:
+        with harness.started() as server:
+            yield server
+    except harness.Unavailable as reason:
+        pytest.skip(f"no gs:// harness: {reason}")
+
+
+@pytest.fixture
+def gcs(gcs_server) -> harness.Gcs:
+    """gs:// on loopback, by `gcs.call(function)` and `gcs.run(command)`; see tests/gcs/harness.py."""
+    yield gcs_server
+    gcs_server.stop_started()
+
+
+@pytest.fixture
+def bucket(gcs):
+    """The gs:// address of an empty bucket of this test's own."""
+    address = gcs.make_bucket(f"bucket-{uuid.uuid4().hex[:8]}")
+    yield address
+    gcs.empty(address)
 
 
 def _fail_if_skipped(report):

@@ -39,6 +39,7 @@ def load(path):
 
 CHOICES = {
     "recipe": "ancestor modern",
+    "data.on_damage": "raise skip",
     "model.conditioning": "embedding label tokens",
     "model.blocks": "modern ancestor",
     "diffusion.path": "linear cosine",

@@ -150,3 +150,38 @@ def test_gpus_are_told_by_nvidia_smi(site, tmp_path, monkeypatch):
 def test_no_nvidia_smi(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert installed.gpus() == []
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """`machine(path, text)` plants one of the kernel's files about the hardware."""
+    monkeypatch.setattr(installed, "_ROOT", f"{tmp_path}/")
+
+    def machine(path, text=""):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    return machine
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build",
+    ],
+)
+def test_the_drivers_version(machine, text):
+    machine("proc/driver/nvidia/version", text + "\nGCC version:  gcc version 12.2.0\n")
+    assert installed.DRIVER not in installed.facts()
+    machine("dev/nvidiactl")
+    assert installed.facts()[installed.DRIVER] == "550.54.15"
+
+
+def test_tpus_are_counted_on_the_bus(machine):
+    ids = [("0x1ae0", "0x0063"), ("0x1ae0", "0x0063"), ("0x1ae0", "0x0042"), ("0x8086", "0x0063")]
+    assert installed.TPU not in installed.facts()
+    for number, (vendor, device) in enumerate(ids):  # the third is Google's network card
+        machine(f"sys/bus/pci/devices/0000:00:0{number}.0/vendor", vendor + "\n")
+        machine(f"sys/bus/pci/devices/0000:00:0{number}.0/device", device + "\n")
+    assert installed.facts()[installed.TPU] == "2"

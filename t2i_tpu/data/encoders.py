@@ -18,6 +18,12 @@ from t2i_tpu.errors import UserError
 
 EMBEDDED_CLIP = os.path.join(os.path.dirname(__file__), "embedded", "clip")
 _BATCH_SIZE = 256
+# A tokenizer is known by what it does; open_clip's several kinds have nothing else in common.
+_SPECIMEN = (
+    "The quick brown fox jumps over 12 lazy dogs, 3456789 times; a photograph of an astronaut's "
+    'strawberry-coloured umbrella & grinning face with "big eyes" (watercolour, 1890s), #sunset '
+    "naïve façade 東京 ❤ internationalization"
+)
 
 
 class TextEncoder(Protocol):
@@ -29,6 +35,7 @@ class TextEncoder(Protocol):
       dim: length of an embedding.
       context_length: most tokens of a prompt, its start and end included.
       vocab_size: token ids are below it.
+      tokenizer_sha256: of the tokens that it makes of a text that never changes.
     """
 
     encoder_id: str
@@ -36,6 +43,7 @@ class TextEncoder(Protocol):
     dim: int
     context_length: int
     vocab_size: int
+    tokenizer_sha256: str
 
     def encode(self, prompts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
         """float32 [N, dim]; each row has length 1.
@@ -104,6 +112,11 @@ class _Encoder:
 
     def count_tokens(self, prompt: str) -> int:
         return len(self._token_ids([prompt])[0])
+
+    @functools.cached_property
+    def tokenizer_sha256(self) -> str:
+        (ids,) = self._token_ids([_SPECIMEN])
+        return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
 
 
 class EmbeddedEncoder(_Encoder):

@@ -33,7 +33,7 @@ def refusal(path: str, error: tf.errors.OpError) -> str:
         reason = error.message.splitlines()[0].rpartition("; ")[2]
         return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"
     bucket = "gs://" + path.removeprefix("gs://").partition("/")[0]
-    answer = re.search(r'"message": "(.*?)"', error.message)
+    answer = re.search(r'"message":\s*"(.*?)"', error.message)
     reason = answer[1] if answer else error.message.splitlines()[0]
     denied = re.search(r"(.+) does not have (\S+) access", reason)
     if denied and denied[1] == "Anonymous caller":
@@ -50,7 +50,10 @@ def refusal(path: str, error: tf.errors.OpError) -> str:
         )
     if re.search(r"\b401\b|Invalid Credentials", error.message):
         return f"{bucket} knows no such account; run gcloud auth application-default login"
-    if "bucket does not exist" in reason:
+    # An upload finds nothing only where there is no bucket.
+    if "bucket does not exist" in reason or (
+        isinstance(error, tf.errors.NotFoundError) and "initiating an upload" in error.message
+    ):
         return (
             f"there is no bucket {bucket}; mend the name, or run gcloud storage buckets create "
             f"{bucket} --location=REGION, the region of the machine"

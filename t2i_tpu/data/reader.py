@@ -9,15 +9,19 @@ skipped by the manifest's counts. A host reads only the streams of its own slots
 import contextlib
 import dataclasses
 import posixpath
+import re
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data import schema
+from t2i_tpu.data import schema, shard_file
 from t2i_tpu.data.schema import Manifest
 from t2i_tpu.diffusion import random
 from t2i_tpu.errors import UserError
+
+_ROUND = 256  # examples that are put together at a time: operations cost microseconds each
+_PARSED = 64  # examples parsed at a time: a whole shard would be one great allocation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Dataset:
     manifest: Manifest
     conditioning: str  # embedding | label | tokens
     image_size: int
+    on_damage: str = "raise"  # raise | skip, as `shard_file.read_shard` takes it
 
     def __post_init__(self):
         stored = self.manifest.image_size
@@ -68,22 +73,16 @@ class Dataset:
         check_divides(global_batch_size, len(streams), num_hosts)
         per_stream = global_batch_size // len(streams)
         mine = range(host, len(streams), num_hosts)
+        rounds = max(1, _ROUND // (per_stream * len(mine)))  # steps that are read together
         readers = [
-            self._stream(streams[index], seed, index, start_step * per_stream) for index in mine
+            self._stream(streams[index], seed, index, start_step * per_stream, rounds * per_stream)
+            for index in mine
         ]
-        rounds = tf.data.Dataset.zip(tuple(readers)).map(lambda *records: tf.stack(records))
-        slots = tf.data.Dataset.from_tensor_slices(
-            np.array(
-                [[turn * len(streams) + index for index in mine] for turn in range(per_stream)],
-                np.int32,
-            )
-        )
-        examples = tf.data.Dataset.zip((rounds, slots.repeat())).unbatch()
-        examples = examples.map(
-            self._example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-        batches = examples.batch(per_replica_batch_size, drop_remainder=True)
-        return batches.prefetch(4)
+        places = np.arange(per_stream)[:, None] * len(streams) + np.array(mine)
+        slots = tf.data.Dataset.from_tensors(np.tile(places.astype(np.int32).ravel(), rounds))
+        batches = tf.data.Dataset.zip((tf.data.Dataset.zip(tuple(readers)), slots.repeat()))
+        batches = batches.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return batches.rebatch(per_replica_batch_size, drop_remainder=True).prefetch(4)
 
     def examples(
         self, split: str, count: int, captions: tuple[str, ...] = ()
@@ -98,15 +97,15 @@ class Dataset:
         for serialized in self._in_order(split):
             if len(rest) >= count and len(found) == len(captions):
                 break
-            example = schema.parse(serialized, self.manifest)
-            caption = example["caption"].numpy().decode()
+            batch = schema.parse(serialized[None], self.manifest)
+            caption = batch["caption"][0].numpy().decode()
             if caption not in captions and len(rest) >= count:
                 continue
             example = {
                 "caption": caption,
-                "key": example["key"].numpy().decode(),
-                "image": self._resized(example["image"]).numpy(),
-                "condition": self.condition(example).numpy(),
+                "key": batch["key"][0].numpy().decode(),
+                "image": self._resized(batch["image"])[0].numpy(),
+                "condition": self.condition(batch)[0].numpy(),
             }
             if caption in captions:
                 found.setdefault(caption, example)
@@ -119,27 +118,31 @@ class Dataset:
             )
         return ([found[caption] for caption in captions] + rest)[:count]
 
-    def condition(self, example: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The raw condition of `models.conditioning`: labels count from 1, zeros mean none."""
-        value = example[self.conditioning]
-        return value + 1 if self.conditioning == "label" else value
+    def condition(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The raw conditions of `models.conditioning`: labels count from 1, zeros mean none."""
+        values = batch[self.conditioning]
+        return values + 1 if self.conditioning == "label" else values
 
-    def _example(self, serialized, slot):
-        example = schema.parse(serialized, self.manifest)
-        image = self._resized(example["image"])
-        return {"image": image, "condition": self.condition(example), "slot": slot}
+    def _batch(self, blocks, slots):
+        """[streams][block] -> slot after slot."""
 
-    def _resized(self, image):
+        def in_turn(name):
+            stacked = tf.stack([block[name] for block in blocks], axis=1)
+            return tf.reshape(stacked, [-1, *stacked.shape[2:]])
+
+        return {"image": in_turn("image"), "condition": in_turn("condition"), "slot": slots}
+
+    def _resized(self, images):
         factor = self.manifest.image_size // self.image_size
         if factor == 1:
-            return image
+            return images
         size, channels = self.image_size, self.manifest.channels
-        blocks = tf.reshape(tf.cast(image, tf.int32), [size, factor, size, factor, channels])
-        total = tf.reduce_sum(blocks, axis=[1, 3])
+        blocks = tf.reshape(tf.cast(images, tf.int32), [-1, size, factor, size, factor, channels])
+        total = tf.reduce_sum(blocks, axis=[2, 4])
         return tf.cast((total + factor * factor // 2) // (factor * factor), tf.uint8)
 
-    def _stream(self, shards, seed, stream, position):
-        """Serialized records of one stream, endlessly, from `position` on."""
+    def _stream(self, shards, seed, stream, position, block):
+        """image [block, H, W, C] and condition of one stream, endlessly, from `position` on."""
         counts = np.array([shard.num_examples for shard in shards], np.int64)
         files = tf.constant([posixpath.join(self.folder, shard.file) for shard in shards])
 
@@ -149,27 +152,45 @@ class Dataset:
         epoch, offset = divmod(position, int(counts.sum()))
         ends = np.cumsum(counts[shard_order(epoch).numpy()])
         visit = int(np.searchsorted(ends, offset, side="right"))
-        skipped = int(ends[visit - 1]) if visit else 0
+        skipped = offset - (int(ends[visit - 1]) if visit else 0)
+        first = epoch * len(shards) + visit
 
-        def shuffled_records(visit):
+        def shuffled(visit):
             epoch = visit // len(shards)
             shard = shard_order(epoch)[visit % len(shards)]
-            whole = tf.data.TFRecordDataset(files[shard], buffer_size=1 << 20).batch(
-                int(counts.max())
-            )
-            order = _permutation(seed, stream, epoch, shard + 1, tf.constant(counts)[shard])
-            return whole.map(lambda records: tf.gather(records, order)).unbatch()
+            count = tf.constant(counts)[shard]
+            order = _permutation(seed, stream, epoch, shard + 1, count)
+            order = order[tf.where(visit == first, skipped, 0) :]
+            return self._shard(files[shard], count).map(lambda records: (records, order))
 
-        visits = tf.data.Dataset.counter(epoch * len(shards) + visit, dtype=tf.int64)
-        return visits.flat_map(shuffled_records).skip(offset - skipped)
+        def parsed(records, order):
+            some = tf.data.Dataset.from_tensor_slices(order).batch(_PARSED)
+            return some.map(lambda order: self._parse(tf.gather(records, order)))
+
+        visits = tf.data.Dataset.counter(first, dtype=tf.int64).flat_map(shuffled)
+        # The next shard is read while this one is used.
+        return visits.prefetch(1).flat_map(parsed).rebatch(block, drop_remainder=True)
+
+    def _shard(self, file, count):
+        """A data set of one element: the shard's serialized examples, string [count]."""
+        if self.on_damage == "raise":  # `damage_told` finds out which
+            return tf.data.TFRecordDataset(file, buffer_size=1 << 20).batch(count)
+
+        def read(file, count):
+            return shard_file.read_shard(file.numpy().decode(), int(count), self.on_damage)
+
+        def records(file, count):
+            return tf.ensure_shape(tf.py_function(read, [file, count], tf.string), [None])
+
+        return tf.data.Dataset.from_tensors((file, count)).map(records)
+
+    def _parse(self, records):
+        parsed = schema.parse(records, self.manifest, ("image", self.conditioning))
+        return {"image": self._resized(parsed["image"]), "condition": self.condition(parsed)}
 
     def _in_order(self, split) -> Iterator[tf.Tensor]:
         """Serialized records of a split in the order in which they were written."""
-        readers = []
-        for shards in self.manifest.streams(split):
-            readers.append(
-                iter(tf.data.TFRecordDataset([posixpath.join(self.folder, s.file) for s in shards]))
-            )
+        readers = [self._of_stream(shards) for shards in self.manifest.streams(split)]
         while readers:
             for reader in list(readers):
                 record = next(reader, None)
@@ -177,6 +198,16 @@ class Dataset:
                     readers.remove(reader)
                 else:
                     yield record
+
+    def _of_stream(self, shards) -> Iterator[tf.Tensor]:
+        for shard in shards:
+            path, done = posixpath.join(self.folder, shard.file), 0
+            try:
+                for record in tf.data.TFRecordDataset(path):
+                    yield record
+                    done += 1
+            except tf.errors.DataLossError:
+                yield from shard_file.read_shard(path, shard.num_examples, self.on_damage)[done:]
 
 
 def _permutation(seed, stream, epoch, use, size):
@@ -209,19 +240,25 @@ def check_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> N
 
 @contextlib.contextmanager
 def damage_told(dataset: Dataset) -> Iterator[None]:
-    """A record whose checksum is wrong is a UserError: its shard has the right size, so that
-    nothing was seen when the data set was opened."""
+    """A record whose checksum is wrong is a UserError that names it: its shard has the right size,
+    so that nothing was seen when the data set was opened."""
     try:
         yield
-    except tf.errors.DataLossError as error:
-        lines = error.message.splitlines()
-        reason = next((line for line in lines if "record" in line), lines[0])
-        raise UserError(
-            f"a shard in {dataset.folder} is damaged ({reason}); find it by the manifest's sha256 "
-            "and restore it, or prepare the data set again"
-        ) from error
+    except tf.errors.OpError as error:
+        told = re.search(r"UserError: (.+)$", error.message, re.MULTILINE)  # by `on_damage=skip`
+        if told:
+            raise UserError(told[1]) from error
+        if not isinstance(error, tf.errors.DataLossError):
+            raise
+        for streams in dataset.manifest.splits.values():
+            for shard in (shard for stream in streams for shard in stream):
+                path = posixpath.join(dataset.folder, shard.file)
+                shard_file.check_shard(path, shard.num_examples)
+        raise
 
 
-def open_dataset(folder: str, conditioning: str, image_size: int) -> Dataset:
+def open_dataset(
+    folder: str, conditioning: str, image_size: int, on_damage: str = "raise"
+) -> Dataset:
     """Opens a folder of shards (local or gs://); see `Dataset`."""
-    return Dataset(folder, schema.read_manifest(folder), conditioning, image_size)
+    return Dataset(folder, schema.read_manifest(folder), conditioning, image_size, on_damage)

@@ -7,7 +7,10 @@ of the examples is a property of the data set and the seed, not of the machines 
 
 import dataclasses
 import json
+import math
 import posixpath
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -54,9 +57,11 @@ class EmbeddingContract:
     """What made the embeddings; sampling must use the same."""
 
     encoder: str  # as `make_encoder` takes it: "embedded", "ViT-L-14/openai"
-    weights_sha256: str
+    weights_sha256: str  # empty where it is not known: embeddings that came with the data
     dim: int
     normalized: bool
+    dtype: str = "float32"
+    pooled: bool = True  # one vector a caption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,7 @@ class TokenContract:
     encoder: str
     vocab_size: int
     context_length: int
+    tokenizer_sha256: str = ""  # as TextEncoder has it; empty where it was not recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +85,8 @@ class Manifest:
     embedding: EmbeddingContract | None = None
     tokens: TokenContract | None = None
     label_names: tuple[str, ...] | None = None
+    image_format: str = "png"  # png | raw: uint8 as it is, a third larger and far faster to read
+    preparation: dict[str, Any] | None = None  # how `data.prepare` made it and what was left out
     format_version: int = FORMAT_VERSION
 
     def num_examples(self, split: str) -> int:
@@ -151,57 +159,78 @@ def _check_size(path: str, num_bytes: int) -> None:
         )
 
 
-def serialize(record: Record) -> bytes:
-    """Record -> tf.train.Example bytes; the image as lossless PNG."""
-    features = {
-        "key": _bytes(record.key.encode()),
-        "image": _bytes(tf.io.encode_png(record.image, compression=9).numpy()),
-        "caption": _bytes(record.caption.encode()),
-    }
+def serialize(record: Record, image_format: str) -> bytes:
+    """Record -> the bytes of its `to_example`; equal records give equal bytes."""
+    # A protobuf map has no fixed order unless asked for.
+    return to_example(record, image_format).SerializeToString(deterministic=True)
+
+
+def to_example(record: Record, image_format: str) -> tf.train.Example:
+    """The image as it is ("raw") or as lossless PNG ("png")."""
+    if image_format == "png":
+        image = tf.io.encode_png(record.image, compression=9).numpy()
+    else:
+        image = record.image.tobytes()
+    example = tf.train.Example()
+    _set(example, "key", record.key.encode())
+    _set(example, "image", image)
+    _set(example, "caption", record.caption.encode())
     if record.label is not None:
-        features["label"] = _ints([record.label])
-    if record.embedding is not None:
-        features["embedding"] = _bytes(np.asarray(record.embedding, "<f4").tobytes())
-    if record.tokens is not None:
-        features["tokens"] = _ints(record.tokens)
-    # A protobuf map has no fixed order unless asked for; equal records must give equal bytes.
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
-
-
-def parse(serialized: tf.Tensor, manifest: Manifest) -> dict[str, tf.Tensor]:
-    """A scalar string -> key, caption, image uint8 [H, W, C] and what else the manifest promises:
-    embedding float32 [dim], tokens int32 [context_length] padded with 0, label int32 []."""
-    string = tf.io.FixedLenFeature([], tf.string)
-    features = {"key": string, "image": string, "caption": string}
-    if manifest.embedding:
-        features["embedding"] = string
-    if manifest.label_names:
-        features["label"] = tf.io.FixedLenFeature([], tf.int64)
-    if manifest.tokens:
-        length = manifest.tokens.context_length
-        features["tokens"] = tf.io.RaggedFeature(tf.int64)
-    example = tf.io.parse_single_example(serialized, features)
-    image = tf.io.decode_png(example["image"], channels=manifest.channels)
-    example["image"] = tf.ensure_shape(
-        image, [manifest.image_size, manifest.image_size, manifest.channels]
-    )
-    if manifest.embedding:
-        values = tf.io.decode_raw(example["embedding"], tf.float32)
-        example["embedding"] = tf.ensure_shape(values, [manifest.embedding.dim])
-    if manifest.label_names:
-        example["label"] = tf.cast(example["label"], tf.int32)
-    if manifest.tokens:
-        tokens = tf.cast(example["tokens"][:length], tf.int32)
-        example["tokens"] = tf.ensure_shape(
-            tf.pad(tokens, [[0, length - tf.shape(tokens)[0]]]), [length]
-        )
+        example.features.feature["label"].int64_list.value.append(record.label)
+    add_text(example, record.embedding, record.tokens)
     return example
 
 
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+def add_text(
+    example: tf.train.Example, embedding: np.ndarray | None, tokens: Sequence[int] | None
+) -> None:
+    """Puts into an example what an encoder made of its caption."""
+    if embedding is not None:
+        _set(example, "embedding", np.asarray(embedding, "<f4").tobytes())
+    if tokens is not None:
+        example.features.feature["tokens"].int64_list.value.extend(tokens)
 
 
-def _ints(values: list[int]) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+def _set(example: tf.train.Example, name: str, value: bytes) -> None:
+    example.features.feature[name].bytes_list.value.append(value)
+
+
+def parse(
+    serialized: tf.Tensor, manifest: Manifest, names: Collection[str] | None = None
+) -> dict[str, tf.Tensor]:
+    """Strings [N] -> key, caption, image uint8 [N, H, W, C] and what else the manifest promises:
+    embedding float32 [N, dim], tokens int32 [N, context_length] padded with 0, label int32 [N];
+    of these only `names`, if they are given."""
+    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("key", "image", "caption")}
+    if manifest.embedding:
+        features["embedding"] = tf.io.FixedLenFeature([], tf.string)
+    if manifest.label_names:
+        features["label"] = tf.io.FixedLenFeature([], tf.int64)
+    if manifest.tokens:
+        features["tokens"] = tf.io.RaggedFeature(tf.int64)
+    wanted = {name: features[name] for name in features if names is None or name in names}
+    examples = tf.io.parse_example(serialized, wanted)
+    if "image" in examples:
+        examples["image"] = _decode(examples["image"], manifest)
+    if "embedding" in examples:
+        values = tf.io.decode_raw(examples["embedding"], tf.float32)
+        examples["embedding"] = tf.ensure_shape(values, [None, manifest.embedding.dim])
+    if "label" in examples:
+        examples["label"] = tf.cast(examples["label"], tf.int32)
+    if "tokens" in examples:
+        shape = [None, manifest.tokens.context_length]
+        examples["tokens"] = tf.cast(examples["tokens"].to_tensor(shape=shape), tf.int32)
+    return examples
+
+
+def _decode(images: tf.Tensor, manifest: Manifest) -> tf.Tensor:
+    """Strings [N] -> uint8 [N, H, W, C]."""
+    shape = [manifest.image_size, manifest.image_size, manifest.channels]
+    if manifest.image_format == "raw":
+        pixels = tf.ensure_shape(tf.io.decode_raw(images, tf.uint8), [None, math.prod(shape)])
+        return tf.reshape(pixels, [-1, *shape])
+    return tf.map_fn(
+        lambda png: tf.ensure_shape(tf.io.decode_png(png, channels=manifest.channels), shape),
+        images,
+        fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+    )

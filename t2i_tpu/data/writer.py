@@ -20,6 +20,9 @@ from t2i_tpu.data.schema import (
 )
 from t2i_tpu.errors import UserError
 
+# Examples; the reader holds two shards of each stream in memory to shuffle them.
+SHARD_SIZE = 1024
+
 
 def write_dataset(
     output: str,
@@ -27,11 +30,12 @@ def write_dataset(
     *,
     name: str,
     num_streams: int = 16,
-    shard_size: int = 4096,  # examples; a shard of each stream is held in memory to shuffle it
+    shard_size: int = SHARD_SIZE,
     embedding: EmbeddingContract | None = None,
     tokens: TokenContract | None = None,
     label_names: Sequence[str] | None = None,
     streams_of: Callable[[str, Record], range] | None = None,  # (split, record) -> where it may go
+    image_format: str = "raw",  # png: smaller, for what ships with the package
 ) -> Manifest:
     """Writes a data set into the folder `output` (local or gs://) and returns its manifest.
 
@@ -55,7 +59,14 @@ def write_dataset(
     checks = _Checks(embedding, tokens, label_names)
     written = {
         split: _write_split(
-            output, split, checks.watch(records), num_streams, shard_size, streams_of
+            [
+                StreamWriter(output, f"{split}-{index:04d}", shard_size)
+                for index in range(num_streams)
+            ],
+            split,
+            checks.watch(records),
+            streams_of,
+            image_format,
         )
         for split, records in splits.items()
     }
@@ -68,6 +79,7 @@ def write_dataset(
         embedding=embedding,
         tokens=tokens,
         label_names=tuple(label_names) if label_names else None,
+        image_format=image_format,
     )
     files.write(manifest_path, manifest.to_json())
     return manifest
@@ -116,46 +128,64 @@ class _Checks:
             )
 
 
-def _write_split(output, split, records, num_streams, shard_size, streams_of):
-    streams = [
-        _StreamWriter(output, f"{split}-{index:04d}", shard_size) for index in range(num_streams)
-    ]
+def _write_split(streams, split, records, streams_of, image_format):
     dealt = collections.Counter()
     for record in records:
-        mine = streams_of(split, record) if streams_of else range(num_streams)
-        streams[mine[dealt[mine] % len(mine)]].write(serialize(record))
+        mine = streams_of(split, record) if streams_of else range(len(streams))
+        streams[mine[dealt[mine] % len(mine)]].write(serialize(record, image_format))
         dealt[mine] += 1
     shards = tuple(stream.close() for stream in streams)
     if not all(shards):
         raise UserError(
-            f"split {split!r} has fewer records than streams ({num_streams}); ask for fewer streams"
+            f"split {split!r} has fewer records than streams ({len(streams)}); "
+            "ask for fewer streams"
         )
     return shards
 
 
-class _StreamWriter:
-    def __init__(self, folder, prefix, shard_size):
-        self.folder, self.prefix, self.shard_size = folder, prefix, shard_size
-        self.shards, self.pending = [], []
+class StreamWriter:
+    """Serialized examples -> the shards of one stream, FOLDER/PREFIX-00000.tfrecord and on.
+
+    With `keep`, a shard that is there already is not written again: a run that was interrupted had
+    the same examples.
+    """
+
+    def __init__(self, folder: str, prefix: str, shard_size: int, keep: bool = False):
+        self.folder, self.prefix, self.shard_size, self.keep = folder, prefix, shard_size, keep
+        self.shards, self.count, self.writer = [], 0, None
 
     def write(self, serialized: bytes) -> None:
-        self.pending.append(serialized)
-        if len(self.pending) == self.shard_size:
-            self._flush()
+        if self.count == 0 and not (self.keep and tf.io.gfile.exists(self._path())):
+            self.writer = tf.io.TFRecordWriter(self._path() + ".tmp")
+        if self.writer:
+            self.writer.write(serialized)
+        self.count += 1
+        if self.count == self.shard_size:
+            self._finish()
 
     def close(self) -> tuple[Shard, ...]:
-        if self.pending:
-            self._flush()
+        if self.count:
+            self._finish()
         return tuple(self.shards)
 
-    def _flush(self) -> None:
-        file = f"{self.prefix}-{len(self.shards):05d}.tfrecord"
-        path = posixpath.join(self.folder, file)
-        with files.whole(path) as partial, tf.io.TFRecordWriter(partial) as writer:
-            for serialized in self.pending:
-                writer.write(serialized)
-        with tf.io.gfile.GFile(path, "rb") as written:
-            content = written.read()
-        digest = hashlib.sha256(content).hexdigest()
-        self.shards.append(Shard(file, len(self.pending), len(content), digest))
-        self.pending = []
+    def _path(self) -> str:
+        return posixpath.join(self.folder, f"{self.prefix}-{len(self.shards):05d}.tfrecord")
+
+    def _finish(self) -> None:
+        path = self._path()
+        if self.writer:
+            self.writer.close()
+            tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+        num_bytes, digest = hash_file(path)
+        self.shards.append(Shard(posixpath.basename(path), self.count, num_bytes, digest))
+        self.writer, self.count = None, 0
+
+
+def hash_file(path: str) -> tuple[int, str]:
+    """(bytes, SHA-256 in hex) of a file, local or gs://."""
+    digest, num_bytes = hashlib.sha256(), 0
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            num_bytes += len(block)
+    return num_bytes, digest.hexdigest()

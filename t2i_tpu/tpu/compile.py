@@ -47,7 +47,8 @@ class Compiled:
     Attributes:
       argument_bytes: weights, moments, averages, batch; updated in place.
       temporary_bytes: all else that is alive at the fullest moment.
-      flops, bytes_accessed: by the compiler's own count.
+      flops: by the compiler's own count.
+      traffic: bytes from and to HBM.
       padding_waste: bytes of its arrays with tiles over bytes without.
       largest: layers and the bytes of what they leave in HBM, some of it one after the other.
     """
@@ -57,7 +58,7 @@ class Compiled:
     temporary_bytes: int
     code_bytes: int
     flops: float
-    bytes_accessed: float
+    traffic: int
     padding_waste: float
     largest: list[tuple[str, int]]
     seconds: float
@@ -102,7 +103,7 @@ def compile_for(program: Program, tpu: Tpu, python: str, timeout: float) -> Comp
         temporary_bytes=result["temporary_bytes"],
         code_bytes=result["code_bytes"],
         flops=result["flops"],
-        bytes_accessed=result["bytes_accessed"],
+        traffic=layout.hbm_traffic(module),
         padding_waste=layout.padding_waste(arrays),
         largest=layout.largest_temporaries(arrays),
         seconds=time.monotonic() - begin,

@@ -70,7 +70,6 @@ def figures(program):
         "temporary_bytes": memory.temp_size_in_bytes,
         "code_bytes": memory.generated_code_size_in_bytes,
         "flops": cost["flops"],
-        "bytes_accessed": cost["bytes accessed"],
     }
 
 

@@ -15,8 +15,9 @@ from tensorflow.compiler.xla import xla_data_pb2
 from tensorflow.compiler.xla.service import hlo_pb2
 
 HBM = 0  # a layout's memory space; 1 is the core's own memory
-_ON_THE_WAY = ("-start", "-update")  # of an asynchronous copy: counted when it is done
+_ASYNCHRONOUS = ("-start", "-update")  # counted when they are done
 _NO_ARRAY = {"tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
+_IN_PLACE = ("Assign", "ResourceApply")  # TensorFlow's ops that update a variable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,48 +25,31 @@ class Array:
     """Something that the program keeps in memory.
 
     Attributes:
-      layer: the layers and the op that it comes from, "down0_1/residual/conv1/convolution".
+      layer: where it comes from, "down0_1/residual/conv1".
       num_bytes, padded_bytes: without and with what tiles add.
       in_hbm: or in the core's own memory.
-      is_argument: a weight or input, not computed by the program.
+      is_state: a weight or the like, or its new value in its place.
     """
 
     layer: str
     num_bytes: int
     padded_bytes: int
     in_hbm: bool
-    is_argument: bool
+    is_state: bool
 
 
 def arrays(module: hlo_pb2.HloModuleProto) -> Iterator[Array]:
     """Every array that a compiled program reads or makes, loop bodies once, what is inside of
     fusions left out."""
-    computations = {computation.id: computation for computation in module.computations}
-    waiting = [module.entry_computation_id]
-    while waiting:
-        number = waiting.pop()
-        for instruction in computations[number].instructions:
-            if instruction.opcode in ("while", "conditional", "call"):
-                waiting += instruction.called_computation_ids
-            is_argument = instruction.opcode == "parameter"
-            if instruction.opcode in _NO_ARRAY or instruction.opcode.endswith(_ON_THE_WAY):
-                continue
-            if is_argument and number != module.entry_computation_id:
-                continue
-            for shape in _leaves(instruction.shape):
-                yield Array(
-                    _layer(instruction.metadata.op_name),
-                    math.prod(shape.dimensions) * _bits(shape) // 8,
-                    padded_elements(
-                        shape.dimensions,
-                        shape.layout.minor_to_major,
-                        [tile.dimensions for tile in shape.layout.tiles],
-                    )
-                    * _bits(shape)
-                    // 8,
-                    shape.layout.memory_space == HBM,
-                    is_argument,
-                )
+    for instruction in _executed(module):
+        if instruction.opcode in _NO_ARRAY or instruction.opcode.endswith(_ASYNCHRONOUS):
+            continue
+        op = instruction.metadata.op_name
+        is_state = instruction.opcode == "parameter" or op.startswith(_IN_PLACE)
+        for shape in _leaves(instruction.shape):
+            in_hbm = shape.layout.memory_space == HBM
+            bare = math.prod(shape.dimensions) * _bits(shape) // 8
+            yield Array(_layer(op), bare, _padded_bytes(shape), in_hbm, is_state)
 
 
 def padding_waste(found: Sequence[Array]) -> float:
@@ -80,9 +64,49 @@ def largest_temporaries(found: Sequence[Array], count: int = 8) -> list[tuple[st
     """Layers and the bytes of what they leave in HBM, largest first; not all of it at one time."""
     total = Counter()
     for array in found:
-        if array.in_hbm and not array.is_argument:
+        if array.in_hbm and not array.is_state:
             total[array.layer] += array.padded_bytes
     return total.most_common(count)
+
+
+def hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
+    """Bytes that go from and to HBM: of every instruction's operands and results, tiles included."""
+    total = 0
+    by_id = {
+        item.id: item for computation in module.computations for item in computation.instructions
+    }
+    for instruction in _executed(module):
+        if instruction.opcode in {*_NO_ARRAY, "parameter", "constant"}:
+            continue
+        if instruction.opcode.endswith(_ASYNCHRONOUS):
+            continue
+        read = instruction.operand_ids
+        if instruction.opcode.endswith("-done"):
+            read = by_id[read[0]].operand_ids
+        for shape in (instruction.shape, *(by_id[number].shape for number in read)):
+            total += sum(
+                _padded_bytes(leaf) for leaf in _leaves(shape) if leaf.layout.memory_space == HBM
+            )
+    return total
+
+
+def _executed(module):
+    """The instructions of the program itself and of its loop bodies, not of fusions or reducers."""
+    computations = {computation.id: computation for computation in module.computations}
+    waiting = [module.entry_computation_id]
+    while waiting:
+        number = waiting.pop()
+        for instruction in computations[number].instructions:
+            if instruction.opcode in ("while", "conditional", "call"):
+                waiting += instruction.called_computation_ids
+            if instruction.opcode != "parameter" or number == module.entry_computation_id:
+                yield instruction
+
+
+def _padded_bytes(shape) -> int:
+    tiles = [tile.dimensions for tile in shape.layout.tiles]
+    elements = padded_elements(shape.dimensions, shape.layout.minor_to_major, tiles)
+    return elements * _bits(shape) // 8
 
 
 def padded_elements(
@@ -116,9 +140,9 @@ def _bits(shape) -> int:
 
 def _layer(op_name: str) -> str:
     """StatefulPartitionedCall/gradient_tape/denoiser_1/unet_1/up0_0_1/residual_1/norm1_1/Sum ->
-    up0_0/residual/norm1 (gradient)."""
+    up0_0/residual/norm1 (gradient); outside of the network, the op itself."""
     parts = [re.sub(r"_\d+$", "", part) for part in op_name.split("/")]
     gradient = " (gradient)" if "gradient_tape" in parts else ""
-    if "unet" in parts:
-        parts = parts[parts.index("unet") + 1 :]
-    return "/".join(parts[:-1] or parts)[:60] + gradient
+    inside = "unet" in parts[:-2]
+    layers = parts[parts.index("unet") + 1 : -1] if inside else parts[-1:]
+    return ("/".join(layers) or "copies") + gradient

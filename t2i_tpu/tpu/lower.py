@@ -9,12 +9,12 @@ from t2i_tpu.config import Config
 from t2i_tpu.data.schema import Manifest
 from t2i_tpu.evaluate.cost import activation_bytes, product_bytes, product_flops
 from t2i_tpu.models.generate import generate, to_uint8
-from t2i_tpu.train.state import TrainState, condition_shape, make_denoiser, set_policy
+from t2i_tpu.tpu.trace import zeros
+from t2i_tpu.train.state import TrainState, make_denoiser, set_policy
 from t2i_tpu.train.step import make_replica_step
 
 POLICY = "mixed_bfloat16"  # what TPUs multiply in
-# A step reads and writes a weight, its two moments and each average once; and reads its gradient.
-_FLOAT = 4
+_FLOAT = 4  # bytes of a weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,11 @@ class Program:
     Attributes:
       hlo: a serialized HloModuleProto.
       product_flops: of its convolutions and matrix products, loop bodies once.
-      product_bytes: of their operands and results, and of the optimizer's variables.
-      activation_bytes: of the forward pass's values that the backward pass reads.
+      product_bytes: of their operands and results.
+      activation_bytes: of the forward pass's values that the backward pass's products read.
+      optimizer_bytes: of the variables and gradients that the update reads and writes.
       gradient_bytes: to be summed over the replicas.
+      state_bytes: of the weights, moments and averages.
     """
 
     name: str
@@ -35,7 +37,9 @@ class Program:
     product_flops: int
     product_bytes: int
     activation_bytes: int
-    gradient_bytes: int
+    optimizer_bytes: int = 0
+    gradient_bytes: int = 0
+    state_bytes: int = 0
 
 
 def training_step(config: Config, manifest: Manifest, batch_size: int) -> Program:
@@ -45,17 +49,14 @@ def training_step(config: Config, manifest: Manifest, batch_size: int) -> Progra
     step = tf.function(
         make_replica_step(config, state, jit_compile=False), jit_compile=True, autograph=False
     )
-    condition = condition_shape(config, manifest)
-    size = config.data.image_size
-    batch = {
-        "image": tf.zeros([batch_size, size, size, manifest.channels], tf.uint8),
-        "condition": tf.zeros(condition.batch(batch_size), condition.dtype),
-        "slot": tf.zeros([batch_size], tf.int32),
-    }
+    batch = next(iter(zeros(config, manifest, batch_size)))
     weights = _FLOAT * sum(math.prod(weight.shape) for weight in state.weights)
-    variables = 3 + len(config.train.ema_stds)
-    return _program(
-        "training step", step, (batch,), batch_size, (2 * variables + 1) * weights, weights
+    return dataclasses.replace(
+        _program("training step", step, (batch,), batch_size),
+        # The update reads the gradient, and reads and writes each variable.
+        optimizer_bytes=(1 + 2 * (3 + len(config.train.ema_stds))) * weights,
+        gradient_bytes=weights,
+        state_bytes=(3 + len(config.train.ema_stds)) * weights,
     )
 
 
@@ -69,12 +70,14 @@ def sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:
         return tf.cast(to_uint8(generate(denoiser, condition, noise, config.sample)), tf.int32)
 
     shape = denoiser.condition_shape
-    condition = tf.zeros(shape.batch(batch_size), shape.dtype)
-    noise = tf.zeros([batch_size, *denoiser.image_shape])
-    return _program("sampler", images, (condition, noise), batch_size, 0, 0)
+    arguments = (
+        tf.zeros(shape.batch(batch_size), shape.dtype),
+        tf.zeros([batch_size, *denoiser.image_shape]),
+    )
+    return _program("sampler", images, arguments, batch_size)
 
 
-def _program(name, function, arguments, batch_size, optimizer_bytes, gradient_bytes):
+def _program(name, function, arguments, batch_size) -> Program:
     graph = function.get_concrete_function(*arguments).graph
     hlo = function.experimental_get_compiler_ir(*arguments)(
         stage="hlo_serialized", platform_name="CPU"
@@ -84,7 +87,6 @@ def _program(name, function, arguments, batch_size, optimizer_bytes, gradient_by
         batch_size,
         hlo,
         product_flops(graph),
-        product_bytes(graph) + optimizer_bytes,
+        product_bytes(graph),
         activation_bytes(graph, batch_size),
-        gradient_bytes,
     )

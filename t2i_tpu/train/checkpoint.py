@@ -98,8 +98,9 @@ class Checkpointer:
             self.check_ours()
             versions.commit(self.workdir, step, metrics)
             versions.remove_unfinished(self.workdir)
-            for old in self.keep.dropped(self.workdir):
-                versions.remove(self.workdir, old)
+            if self._copies["skipped_in_a_row"].numpy() == 0:  # else one from before may be wanted
+                for old in self.keep.dropped(self.workdir):
+                    versions.remove(self.workdir, old)
         except UserError as error:
             self._failed(path, str(error))
         except tf.errors.OpError as error:

@@ -1,9 +1,12 @@
-"""What several hosts of one run must agree on, between two device loops."""
+"""What several hosts of one run must agree on between two device loops, and the loss of one."""
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
+from t2i_tpu.errors import UserError
 from t2i_tpu.train.strategy import host_index
 
 
@@ -20,3 +23,18 @@ def summed(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[int]
 
     parts = strategy.experimental_distribute_values_from_function(mine)
     return strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy().tolist()
+
+
+@contextlib.contextmanager
+def loss_told() -> Iterator[None]:
+    """A host that is gone is a UserError on the others: they cannot go on without it."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if "ollective" not in error.message:
+            raise
+        who = re.search(r"/job:(\w+)/replica:\d+/task:(\d+)", error.message)
+        raise UserError(
+            f"{f'{who[1]} {who[2]}' if who else 'another worker'} of this run is gone; start the same "
+            "command again, on as many workers as you like: it goes on from the newest checkpoint"
+        ) from error

@@ -51,25 +51,29 @@ def train(
     strategy = strategy_lib.make_strategy(strategy_name)
     strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
     dataset = open_dataset(
-        locate(config.data.source), config.model.conditioning, config.data.image_size
+        locate(config.data.source),
+        config.model.conditioning,
+        config.data.image_size,
+        config.data.on_damage,
     )
     check_divides(
         config.train.global_batch_size,
         dataset.manifest.num_streams(),
         strategy_lib.num_input_hosts(strategy),
     )
+    is_chief = strategy_lib.host_index(strategy)[0] == 0
+    if is_chief:
+        storage.probe(workdir)
     workdir_lib.check(workdir, config, dataset.manifest)
     with damage_told(dataset):
         preview = Preview(config.preview, dataset)
     if _is_finished(config, workdir):
         return 0
 
-    is_chief = strategy_lib.host_index(strategy)[0] == 0
-    if is_chief:
-        storage.probe(workdir)
     with contextlib.ExitStack() as held:
         lock = held.enter_context(Lock(workdir)) if is_chief else None
         held.enter_context(damage_told(dataset))
+        held.enter_context(hosts.loss_told())
         run = _Run(config, workdir, strategy, dataset, preview, lock)
         if lock:
             doctor.check_run(config, workdir, run.state)
@@ -150,6 +154,7 @@ class _Run:
                     iterator, log = self._batches(step), Log(train)
                     progress.reset(total)
                     progress.update(step)
+                    continue
                 reason = stop.reason()
                 if step % train.log_every == 0 or step == total:
                     scale = self.rollbacks.learning_rate_scale

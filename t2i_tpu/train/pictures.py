@@ -13,32 +13,37 @@ from t2i_tpu.errors import UserError
 COLUMNS = 8
 CELL = 64  # pixels of the shorter side that an image is enlarged to, at least
 GAP, LINE = 8, 14
+MIN_WIDTH = 4 * (CELL + GAP) + GAP  # of a grid: room for a title over a single image
+Section = tuple[str, list[tuple[np.ndarray, str]]]  # title, (image uint8 [H, W, C], caption)
 
 
-def grid(sections: dict[str, list[tuple[np.ndarray, str]]], columns: int = COLUMNS) -> Image.Image:
-    """Sections of (image uint8 [H, W, C], caption) as one white picture."""
-    height, width, _ = next(iter(sections.values()))[0][0].shape
-    scale = _scale(next(iter(sections.values()))[0][0])
+def grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Image:
+    """Sections, each under its title, as one white picture. Titles are wrapped; a caption gets one
+    line under its image and is cut where it is longer."""
+    first = next(image for _, cells in sections for image, _ in cells)
+    height, width, _ = first.shape
+    scale = _scale(first)
     cell = (width * scale + GAP, height * scale + GAP + LINE)
-    rows = [-(-len(section) // columns) for section in sections.values()]
-    columns = min(columns, max(len(section) for section in sections.values()))
-    size = (columns * cell[0] + GAP, sum(rows) * cell[1] + len(sections) * (LINE + GAP) + GAP)
-    picture = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
-    top = GAP
-    for (title, section), count in zip(sections.items(), rows, strict=True):
-        pen.text((GAP, top), title, fill="black", font=font)
-        top += LINE + GAP // 2
-        for index, (image, caption) in enumerate(section):
+    columns = min(columns, max(len(cells) for _, cells in sections))
+    size = max(columns * cell[0] + GAP, MIN_WIDTH)
+    font = ImageFont.load_default(11)
+    titles = [_wrapped(title, font, size - 2 * GAP) for title, _ in sections]
+    rows = sum(-(-len(cells) // columns) for _, cells in sections)
+    lines = sum(len(title) for title in titles)
+    total = rows * cell[1] + lines * LINE + len(sections) * GAP + GAP
+    picture = Image.new("RGB", (size, total), "white")
+    pen, top = ImageDraw.Draw(picture), GAP
+    for title, (_, cells) in zip(titles, sections, strict=True):
+        for line in title:
+            pen.text((GAP, top), line, fill="black", font=font)
+            top += LINE
+        top += GAP // 2
+        for index, (image, caption) in enumerate(cells):
             x, y = GAP + index % columns * cell[0], top + index // columns * cell[1]
             picture.paste(enlarged(image, scale), (x, y))
-            pen.text(
-                (x, y + height * scale),
-                _fitted(caption, pen, font, cell[0] - GAP),
-                fill="#555",
-                font=font,
-            )
-        top += count * cell[1] + GAP // 2
+            caption = _fitted(caption, font, cell[0] - GAP)
+            pen.text((x, y + height * scale), caption, fill="#555", font=font)
+        top += -(-len(cells) // columns) * cell[1] + GAP // 2
     return picture
 
 
@@ -46,11 +51,27 @@ def _scale(image):
     return max(1, -(-CELL // min(image.shape[:2])))
 
 
-def _fitted(caption, pen, font, width):
-    while caption and pen.textlength(caption, font=font) > width:
-        caption = caption[:-1] if not caption.endswith("…") else caption[:-2].rstrip()
-        caption += "…"
-    return caption
+def _fitted(text, font, width):
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1].rstrip()
+    return text + "…"
+
+
+def _wrapped(text, font, width):
+    """Lines of at most `width` pixels, broken at spaces, or inside a word that fills a line."""
+    lines, line = [], ""
+    for word in text.split():
+        if line and font.getlength(f"{line} {word}") > width:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".lstrip()
+        while font.getlength(line) > width:
+            end = max(n for n in range(1, len(line)) if font.getlength(line[:n]) <= width)
+            lines.append(line[:end])
+            line = line[end:]
+    return [*lines, line]
 
 
 def strip(images: np.ndarray) -> Image.Image:

@@ -29,11 +29,12 @@ class Preview:
         examples = [example for section in self.sections.values() for example in section]
         noise = generator.noise(np.arange(len(examples)))
         drawn = generator.images(np.stack([example["condition"] for example in examples]), noise)
-        sections, start = {}, 0
+        sections, start = [], 0
         for title, section in self.sections.items():
-            sections[title] = [
+            cells = [
                 (np.concatenate([image, example["image"]], axis=1), example["caption"])
                 for image, example in zip(drawn[start:], section, strict=False)
             ]
+            sections.append((title, cells))
             start += len(section)
         return grid(sections)

@@ -21,16 +21,22 @@ def probe(folder: str) -> None:
       UserError: what is refused, where, to whom, and what to do.
     """
     path = posixpath.join(_existing(folder), f".probe-{uuid.uuid4().hex}.tmp")
+    is_left = False
     try:
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(_PROBE)
+        is_left = True
         with tf.io.gfile.GFile(path, "rb") as file:
             found = file.read()
         tf.io.gfile.remove(path)
     except tf.errors.OpError as error:
-        with contextlib.suppress(tf.errors.OpError):  # what refused the one may refuse the other
-            tf.io.gfile.remove(path)
-        raise UserError(f"{folder} cannot be written: {files.refusal(path, error)}") from error
+        with contextlib.suppress(tf.errors.OpError):
+            tf.io.gfile.remove(path)  # what refused the one may refuse the other
+            is_left = False
+        left = f" (and {path} is left there)" if is_left else ""
+        raise UserError(
+            f"{folder} cannot be written: {files.refusal(path, error)}{left}"
+        ) from error
     if found != _PROBE:
         raise UserError(f"{folder} gives back other bytes than were written; use another folder")
 

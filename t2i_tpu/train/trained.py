@@ -49,13 +49,7 @@ class Trained:
         if labels:
             raise UserError("this model was trained on prompts; use --prompt")
         if self.config.model.conditioning == "tokens":
-            contract = self.manifest.tokens
-            ids = np.zeros((len(prompts), contract.context_length), np.int32)
-            for row, tokens in zip(
-                ids, make_encoder(contract.encoder).tokenize(prompts), strict=True
-            ):
-                row[: len(tokens)] = tokens
-            return ids
+            return self._tokens(prompts)
         contract = self.manifest.embedding
         encoder = make_encoder(contract.encoder)
         if encoder.weights_sha256 != contract.weights_sha256:
@@ -64,6 +58,21 @@ class Trained:
                 "embeddings; install the version of them that it was prepared with"
             )
         return encoder.encode(prompts)
+
+    def _tokens(self, prompts: Sequence[str]) -> np.ndarray:
+        contract = self.manifest.tokens
+        encoder = make_encoder(contract.encoder)
+        promised = (contract.vocab_size, contract.context_length, contract.tokenizer_sha256)
+        sha256 = encoder.tokenizer_sha256 if contract.tokenizer_sha256 else ""
+        if (encoder.vocab_size, encoder.context_length, sha256) != promised:
+            raise UserError(
+                f"encoder {contract.encoder!r} makes other tokens here than those of the data set; "
+                "install the version of it that the data set was prepared with"
+            )
+        ids = np.zeros((len(prompts), contract.context_length), np.int32)
+        for row, tokens in zip(ids, encoder.tokenize(prompts), strict=True):
+            row[: len(tokens)] = tokens
+        return ids
 
     def _label(self, label: str) -> int:
         """Counted from 1."""

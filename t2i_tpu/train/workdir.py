@@ -17,10 +17,17 @@ from t2i_tpu.data.schema import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
 
 CONFIG_NAME = "config.json"
-# How often a run is looked at changes nothing in what it computes.
+# How often a run is looked at changes nothing in what it computes; damage may be met on the way.
 _FREE = (
-    *("steps_per_loop", "log_every", "preview_every", "checkpoint_every"),
-    *("keep_checkpoints", "keep_every", "keep_best", "max_skipped"),
+    "data.on_damage",
+    "train.steps_per_loop",
+    "train.log_every",
+    "train.preview_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.keep_every",
+    "train.keep_best",
+    "train.max_skipped",
 )
 
 
@@ -32,7 +39,7 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
     changed = [
         line
         for line in differences(old_config, config)
-        if not line.startswith(tuple(f"config.train.{n}:" for n in _FREE))
+        if not line.startswith(tuple(f"config.{name}:" for name in _FREE))
     ]
     if changed:
         raise UserError(

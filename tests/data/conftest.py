@@ -33,7 +33,8 @@ def read_shards():
         files = [
             posixpath.join(folder, s.file) for stream in manifest.streams(split) for s in stream
         ]
-        examples = tf.data.TFRecordDataset(files).map(lambda example: parse(example, manifest))
+        examples = tf.data.TFRecordDataset(files).batch(1)
+        examples = examples.map(lambda batch: parse(batch, manifest)).unbatch()
         return list(examples.as_numpy_iterator())
 
     return read

@@ -35,15 +35,11 @@ def examples(manifest):
             for stream in manifest.streams(split)
             for shard in stream
         ]
-        parsed = tf.data.TFRecordDataset(files).map(lambda record: parse(record, manifest))
-        return {name: np.stack(values) for name, values in _transpose(parsed).items()}
+        batches = tf.data.TFRecordDataset(files).batch(100)
+        parsed = list(batches.map(lambda batch: parse(batch, manifest)).as_numpy_iterator())
+        return {name: np.concatenate([batch[name] for batch in parsed]) for name in parsed[0]}
 
     return {split: columns(split) for split in manifest.splits}
-
-
-def _transpose(parsed):
-    rows = list(parsed.as_numpy_iterator())
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def test_every_emoji_once_in_two_splits(manifest, examples):
@@ -96,6 +92,7 @@ def test_embeddings_and_tokens_are_the_encoders(manifest, examples, encoder):
     assert manifest.embedding.weights_sha256 == encoder.weights_sha256
     assert manifest.embedding.encoder == encoder.encoder_id
     assert manifest.tokens.vocab_size == encoder.vocab_size
+    assert manifest.tokens.tokenizer_sha256 == encoder.tokenizer_sha256
     for split in examples.values():
         prompts = [text.decode() for text in split["caption"]]
         np.testing.assert_allclose(encoder.encode(prompts), split["embedding"], atol=1e-4, rtol=0)

@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib.util
+import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -65,6 +67,21 @@ def test_contract(encoder):
     assert max(max(ids) for ids in encoder.tokenize(["dog"])) < encoder.vocab_size
 
 
+def test_another_tokenizer_has_another_digest(encoder, tmp_path):
+    """One merge of two letters is left out, and words with it come apart."""
+    shutil.copytree(EMBEDDED_CLIP, tmp_path, dirs_exist_ok=True)
+    assert EmbeddedEncoder(str(tmp_path)).tokenizer_sha256 == encoder.tokenizer_sha256
+    path = tmp_path / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    merge = next(m for m in tokenizer["model"]["merges"] if "".join(m).replace(" ", "") == "th")
+    tokenizer["model"]["merges"].remove(merge)
+    path.write_text(json.dumps(tokenizer))
+    other = EmbeddedEncoder(str(tmp_path))
+    assert other.tokenize(["the"]) != encoder.tokenize(["the"])
+    assert other.vocab_size == encoder.vocab_size
+    assert other.tokenizer_sha256 != encoder.tokenizer_sha256
+
+
 @pytest.mark.parametrize("spec", ["", "ViT-L-14", "/openai", "ViT-L-14/"])
 def test_unknown_spec(spec):
     with pytest.raises(UserError, match="unknown encoder"):
@@ -100,7 +117,8 @@ class TestOpenClip:
         )
 
     def test_same_contract(self, encoder, through_open_clip):
-        for name in ("weights_sha256", "dim", "context_length", "vocab_size"):
+        names = "weights_sha256", "dim", "context_length", "vocab_size", "tokenizer_sha256"
+        for name in names:
             assert getattr(encoder, name) == getattr(through_open_clip, name)
         with pytest.raises(UserError, match="at most 32"):
             through_open_clip.encode(["dog " * 60])

@@ -46,9 +46,10 @@ def folder_bytes(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_round_trip_of_every_field(tmp_path, read_shards):
+@pytest.mark.parametrize("image_format", ["png", "raw"])
+def test_round_trip_of_every_field(tmp_path, read_shards, image_format):
     records = [full_record(index) for index in range(7)]
-    written = write_full(tmp_path, records)
+    written = write_full(tmp_path, records, image_format=image_format)
     assert read_manifest(str(tmp_path)) == written
     found = {example["key"].decode(): example for example in read_shards(str(tmp_path), "train")}
     assert len(found) == 7
@@ -74,9 +75,10 @@ def test_round_trip_without_optional_fields(tmp_path, make_records, read_shards,
 
 
 def test_long_tokens_are_cut_to_the_context():
-    manifest = Manifest("n", 8, 3, {}, tokens=TOKENS)
-    example = parse(tf.constant(serialize(full_record(tokens=[1, 2, 3, 4, 5, 6]))), manifest)
-    np.testing.assert_array_equal(example["tokens"], [1, 2, 3, 4, 5])
+    manifest = Manifest("n", 8, 3, {}, tokens=TOKENS, image_format="raw")
+    records = [full_record(tokens=tokens) for tokens in ([1, 2, 3, 4, 5, 6], [1])]
+    examples = parse(tf.constant([serialize(record, "raw") for record in records]), manifest)
+    np.testing.assert_array_equal(examples["tokens"], [[1, 2, 3, 4, 5], [1, 0, 0, 0, 0]])
 
 
 def test_records_go_round_the_streams_and_fill_shards(tmp_path, make_records, read_shards):

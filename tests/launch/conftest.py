@@ -12,13 +12,14 @@ from tests.train import tiny
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
-    """`start("train.py", flags, environment)` -> the `Launched` script."""
+    """`start("train.py", flags, environment)` -> the `Launched` script; `inside=gcs.inside` is where
+    gs:// works."""
     root, numbers = tmp_path_factory.mktemp("launched"), itertools.count()
     launched = []
 
-    def start(script, arguments, environment=()):
+    def start(script, arguments, environment=(), inside=None):
         folder = root / f"{next(numbers)}"
-        launched.append(Launched(script, arguments, folder, dict(environment)))
+        launched.append(Launched(script, arguments, folder, dict(environment), inside))
         return launched[-1]
 
     yield start
@@ -30,7 +31,7 @@ def start(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(start):
     """`run("train.py", flags)` -> its `Result`."""
-    return lambda script, arguments, environment=(): start(script, arguments, environment).wait()
+    return lambda *arguments, **options: start(*arguments, **options).wait()
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,20 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     ["tensorflow", "keras", "t2i_tpu.train.loop", "t2i_tpu.train.trained", "t2i_tpu.evaluate.bench"]
 )
+
+
+def forked(target, arguments) -> multiprocessing.Process:
+    """A started process that has imported TensorFlow already."""
+    # For the server, which the first call starts.
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["GCS_RETRY_CONFIG_INIT_DELAY_TIME_US"] = "10000"  # a second of its own otherwise
+    process = CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
 @dataclasses.dataclass
@@ -36,17 +46,13 @@ class Result:
 
 
 class Launched:
-    """A script under way."""
+    """A script under way; with `inside` of tests/gcs, where gs:// works."""
 
-    def __init__(self, script, arguments, folder, environment):
-        os.environ["PYTHONPATH"] = str(ROOT)  # for the server, which is started by the first
+    def __init__(self, script, arguments, folder, environment, inside=None):
         self.folder = folder
         folder.mkdir(parents=True)
         arguments = [str(argument) for argument in arguments]
-        self.process = _CONTEXT.Process(
-            target=_run, args=(script, arguments, str(folder), environment)
-        )
-        self.process.start()
+        self.process = forked(_run, (script, arguments, str(folder), environment, inside))
 
     def wait(self, seconds=280) -> Result:
         self.process.join(seconds)
@@ -74,12 +80,14 @@ class Launched:
         self.wait_for(catches)
 
 
-def _run(script, arguments, folder, environment):
+def _run(script, arguments, folder, environment, inside):
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(os.path.join(folder, name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(file, number)
     # TensorFlow's logger got a handler of its own when it was imported before absl's was there.
     logging.getLogger("tensorflow").handlers.clear()
+    if inside:
+        inside.enter()
     os.environ.update(environment)
     os.chdir(folder)
     path = str(ROOT / "launch" / script)

@@ -1,5 +1,6 @@
 """What a user can get wrong: one line that names it, exit code 1, and nothing written anywhere."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -68,6 +69,7 @@ def test_flags(refused, squares, flag, words):
         ("    return undefined\n", ["--config", "'undefined'"]),
         ("    return int('x')\n", ["--config", "invalid literal"]),
         ("    return {'train': 1}\n", ["get_config()", "t2i_tpu.config.Config"]),
+        ("    pass\n", ["get_config()", "t2i_tpu.config.Config"]),
         ("    return ((\n", ["--config", "wrong.py"]),
     ],
 )
@@ -76,6 +78,26 @@ def test_config_files(refused, squares, tmp_path, body, words):
     lines = "from t2i_tpu.config import Config\n\n\ndef get_config():\n    config = Config()\n"
     path.write_text(lines + body)
     error = refused(config=path)
+    for word in words:
+        assert word in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--config.train.total_steps=3", "--workdir=x"],
+            ["--config.train.total_steps", "FILE.py"],
+        ),
+        (["--config.seed", "3"], ["--config.seed", "--config=FILE.py"]),
+        (["--workdir=x"], ["error: --config must be given"]),
+        (["--config="], ["--config: there is no file ''"]),
+        (["--config"], ["--config: there is no file ''"]),
+        ([], ["error: --config and --workdir must be given"]),
+    ],
+)
+def test_without_a_config(run, flags, words):
+    error = run("train.py", flags).error
     for word in words:
         assert word in error
 
@@ -109,7 +131,11 @@ def test_a_damaged_record_and_its_mending(tmp_path, squares, config_file, run):
     result = run("train.py", flags)
     assert result.code == 1 and "Traceback" not in result.stderr
     error = result.stderr.splitlines()[-1]
-    assert error.startswith(f"train.py: error: a shard in {data} is damaged (corrupted record")
+    assert error.startswith(f"train.py: error: shard {shard} is damaged at record 1 of 3;")
+    skipping = run("train.py", [*flags, "--config.data.on_damage=skip"])
+    assert skipping.code == 0
+    assert f"{shard}: skipped 1 damaged record(s): 1" in skipping.stderr
+    shutil.rmtree(tmp_path / "workdir")
     shard.write_bytes(content)
     assert run("train.py", flags).code == 0
 
@@ -161,6 +187,28 @@ def test_sampling(tmp_path, trained, run, listing, script, flags, words):
     for word in words:
         assert word in error
     assert listing(workdir) == before and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "field", "value", "words"),
+    [
+        ("embedding", "weights_sha256", "0" * 64, "other weights here"),
+        ("tokens", "tokenizer_sha256", "0" * 64, "other tokens here"),
+        ("tokens", "tokenizer_sha256", "", None),  # of a data set that did not record it
+    ],
+)
+def test_another_encoder_than_the_data_sets(
+    tmp_path, trained, run, conditioning, field, value, words
+):
+    workdir = tmp_path / "workdir"
+    shutil.copytree(trained(conditioning), workdir)
+    path = workdir / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest[conditioning][field] = value
+    path.write_text(json.dumps(manifest))
+    flags = [f"--workdir={workdir}", "--prompt=x", "--num_images=1", f"--output={tmp_path / 'x'}"]
+    result = run("sample.py", flags)
+    assert words in result.error if words else result.code == 0
 
 
 def test_an_output_that_cannot_be_written(tmp_path, trained, run):

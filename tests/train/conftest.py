@@ -18,12 +18,13 @@ def squares(tmp_path_factory):
 
 @pytest.fixture
 def launch(tmp_path):
-    """`launch("train.py", flags, environment)` -> the `Launched` script."""
+    """`launch("train.py", flags, environment)` -> the `Launched` script; `inside=gcs.inside` is where
+    gs:// works."""
     launched, numbers = [], itertools.count()
 
-    def launch(script, arguments, environment=()):
+    def launch(script, arguments, environment=(), inside=None):
         folder = tmp_path / "launched" / f"{next(numbers)}"
-        launched.append(Launched(script, arguments, folder, dict(environment)))
+        launched.append(Launched(script, arguments, folder, dict(environment), inside))
         return launched[-1]
 
     yield launch

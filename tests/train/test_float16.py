@@ -48,7 +48,7 @@ def test_an_overflow_halves_the_scale_and_skips_the_step(run):
     metrics = run.steps(1)
     after = run.values()
     changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
-    assert changed == {"step", "loss_scale", "updates_since_scaling"}
+    assert changed == {"step", "skipped_in_a_row", "loss_scale", "updates_since_scaling"}
     assert after["step"] == before["step"] + 1
     assert after["loss_scale"] == 2.0**39
     assert before["updates_since_scaling"] > 0 and after["updates_since_scaling"] == 0
@@ -77,7 +77,7 @@ def test_an_infinite_weight_gradient_on_one_replica_skips_both(run):
     assert run.steps(1)[-2] == 1
     after = run.values()
     changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
-    assert changed == {"step", "loss_scale", "updates_since_scaling"}
+    assert changed == {"step", "skipped_in_a_row", "loss_scale", "updates_since_scaling"}
     for value in (*run.state.weights, run.state.loss_scale):
         one, other = (copy.numpy() for copy in run.strategy.experimental_local_results(value))
         np.testing.assert_array_equal(one, other)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageFont
 
 from t2i_tpu.config import PreviewConfig
 from t2i_tpu.data.reader import open_dataset
@@ -49,20 +49,36 @@ def test_a_strip_goes_from_left_to_right():
 def test_a_grid_holds_every_image_in_its_section():
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
     long = "a caption that is far too long for the cell that it has, so that it is cut"
-    sections = {
-        "first": [(image, long) for image in images[:3]],
-        "second": [(image, "short") for image in images[3:]],
-    }
-    grid = pictures.grid(sections, columns=2)
+    first, second = images[:3], images[3:]
+
+    def drawn(caption, title="second", other="short"):
+        sections = [("first", [(image, caption) for image in first])]
+        return pictures.grid([*sections, (title, [(image, other) for image in second])], columns=2)
+
+    grid = drawn(long)
     rows = [
         next(y for y in range(grid.height) if holds(grid.crop((0, y, grid.width, y + 64)), big))
         for big in (enlarged(image, 2) for image in images)
     ]
     assert rows[0] == rows[1] < rows[2] < rows[3] == rows[4]
-    other = pictures.grid(sections | {"first": [(i, long + "!") for i in images[:3]]}, columns=2)
-    np.testing.assert_array_equal(grid, other)  # what is cut off does not show
-    changed = pictures.grid(sections | {"second": [(i, "other") for i in images[3:]]}, columns=2)
-    assert np.any(np.asarray(changed) != np.asarray(grid))
+    np.testing.assert_array_equal(grid, drawn(long + "!"))  # what is cut off does not show
+    assert np.any(np.asarray(drawn(long, other="other")) != np.asarray(grid))
+    # A title is not cut, over however few images.
+    titled = drawn(long, long * 3)
+    assert titled.height > grid.height and titled.width == grid.width
+    changed = drawn(long, long * 3 + "!")
+    assert changed.size == titled.size and np.any(np.asarray(changed) != np.asarray(titled))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "one", "a caption of some length " * 5, "x" * 99, "ein 赤" * 40]
+)
+def test_wrapped_lines_fit_and_lose_nothing(text):
+    font = ImageFont.load_default(11)
+    lines = pictures._wrapped(text, font, 90)
+    assert all(font.getlength(line) <= 90 for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert len(lines) <= 2 * font.getlength(text) / 90 + 1
 
 
 def test_saving_makes_folders_and_leaves_nothing_else(tmp_path):

@@ -49,7 +49,9 @@ def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> 
         num_streams=num_streams,
         shard_size=shard_size,
         embedding=schema.EmbeddingContract("embedded", encoder.weights_sha256, encoder.dim, True),
-        tokens=schema.TokenContract("embedded", encoder.vocab_size, encoder.context_length),
+        tokens=schema.TokenContract(
+            "embedded", encoder.vocab_size, encoder.context_length, encoder.tokenizer_sha256
+        ),
         label_names=names,
     )
 

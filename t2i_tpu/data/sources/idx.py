@@ -1,5 +1,6 @@
 """Folders of four idx files, the format of MNIST and of the data sets made in its image."""
 
+import functools
 import gzip
 import hashlib
 import os
@@ -8,8 +9,10 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
+import tensorflow as tf
 
 from t2i_tpu.data.schema import Record
+from t2i_tpu.data.sources.source import Item, Unit, ranges
 from t2i_tpu.errors import UserError
 
 _PREFIXES = {"train": "train", "heldout": "t10k"}
@@ -31,6 +34,31 @@ _FASHION_MNIST_NAMES = (
     "Bag",
     "Ankle boot",
 )
+
+
+class IdxSource:
+    """Both splits, in units of rows."""
+
+    def __init__(self, folder: str):
+        self.folder = os.path.expanduser(folder)
+
+    def units(self) -> Iterator[Unit]:
+        for split in _PREFIXES:
+            for rows in ranges(len(_records(self.folder, split))):
+                yield rows | {"split": split}
+
+    def read(self, unit: Unit) -> Iterator[Item]:
+        for record in _records(self.folder, unit["split"])[unit["start"] : unit["stop"]]:
+            image = record.image[:, :, 0]
+            yield Item(record.key, image, record.caption, record.label, split=unit["split"])
+
+    def label_names(self) -> tuple[str, ...]:
+        return label_names(self.folder)
+
+
+@functools.lru_cache(maxsize=2)
+def _records(folder: str, split: str) -> list[Record]:
+    return list(read_idx(folder, split))
 
 
 def read_idx(folder: str, split: str) -> Iterator[Record]:
@@ -75,8 +103,8 @@ def label_names(folder: str) -> tuple[str, ...]:
     training labels are Fashion MNIST's (told by their content); otherwise "0", "1", ...
     """
     path = os.path.join(folder, _LABELS_FILE)
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
+    if tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
             return tuple(line.strip() for line in file if line.strip())
     path = _find(folder, "train-labels-idx1-ubyte")
     if hashlib.sha256(_read_bytes(path)).hexdigest() == _FASHION_MNIST_TRAIN_LABELS_SHA256:
@@ -95,7 +123,7 @@ def fingerprint(folder: str) -> str:
 
 def _find(folder: str, stem: str) -> str:
     for path in (os.path.join(folder, stem), os.path.join(folder, f"{stem}.gz")):
-        if os.path.exists(path):
+        if tf.io.gfile.exists(path):
             return path
     raise UserError(
         f"idx folder {folder!r} has no {stem}.gz (nor {stem}); it must hold images and labels "
@@ -124,11 +152,11 @@ def _read_array(path: str, ndim: int) -> np.ndarray:
 
 def _read_bytes(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with tf.io.gfile.GFile(path, "rb") as file:
             content = file.read()
         if path.endswith(".gz") and content:
             content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+    except (tf.errors.OpError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path} ({error}); fetch the file again") from error
     if not content:
         raise UserError(f"{path} is empty; fetch the file again")

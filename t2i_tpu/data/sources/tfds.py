@@ -1,25 +1,52 @@
 """Image classification data sets of tensorflow-datasets (TFDS)."""
 
 import difflib
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
 
 from t2i_tpu.data.schema import Record
+from t2i_tpu.data.sources.source import Item, Unit, ranges
 from t2i_tpu.errors import UserError
 
 _SPLITS = {"train": ("train",), "heldout": ("test", "validation")}  # the first that there is
 _PROBE_SECONDS = 10
 
 
-def read_tfds(name: str, data_dir: str | None, split: str) -> Iterator[Record]:
+class TfdsSource:
+    """Both splits, in units of rows; NAME or NAME@DATA_DIR."""
+
+    def __init__(self, spec: str):
+        self.name, _, data_dir = spec.partition("@")
+        self.data_dir = os.path.expanduser(data_dir) or None
+
+    def units(self) -> Iterator[Unit]:
+        builder = prepared_builder(self.name, self.data_dir)
+        for split in _SPLITS:
+            for rows in ranges(num_examples(builder, split)):
+                yield rows | {"split": split}
+
+    def read(self, unit: Unit) -> Iterator[Item]:
+        rows = unit["start"], unit["stop"]
+        for record in read_tfds(self.name, self.data_dir, unit["split"], rows):
+            yield Item(record.key, record.image, record.caption, record.label, split=unit["split"])
+
+    def label_names(self) -> tuple[str, ...]:
+        return label_names(prepared_builder(self.name, self.data_dir))
+
+
+def read_tfds(
+    name: str, data_dir: str | None, split: str, rows: tuple[int, int] | None = None
+) -> Iterator[Record]:
     """The records of one split, in the order that TFDS keeps them on disk.
 
     Args:
       name: as `tfds.builder` takes it: "cifar10", "emnist/letters", "cifar10:3.0.2".
       data_dir: where TFDS keeps prepared data; None is its own default.
       split: "train", or "heldout" for TFDS's test split, or else its validation split.
+      rows: (start, stop), or all.
 
     Yields:
       Records with image uint8 [height, width, channels], label, and the label's name as caption.
@@ -32,11 +59,11 @@ def read_tfds(name: str, data_dir: str | None, split: str) -> Iterator[Record]:
     builder = prepared_builder(name, data_dir)
     names = label_names(builder)
     examples = builder.as_dataset(
-        split=_tfds_split(builder, split),
+        split=_tfds_split(builder, split) + (f"[{rows[0]}:{rows[1]}]" if rows else ""),
         shuffle_files=False,
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
-    for index, example in enumerate(tfds.as_numpy(examples)):
+    for index, example in enumerate(tfds.as_numpy(examples), rows[0] if rows else 0):
         label = int(example["label"])
         if label < 0:
             raise UserError(f"TFDS {name!r} has no labels in its {split} split; take another")

@@ -56,9 +56,16 @@ def write_shards(
         {"train": records(train, 0), "heldout": records(heldout, 1)},
         name=posixpath.basename(output.rstrip("/")),
         num_streams=16,
+        shard_size=4096,
+        image_format="png",
         streams_of=streams_of,
         embedding=EmbeddingContract(encoder.encoder_id, encoder.weights_sha256, encoder.dim, True),
-        tokens=TokenContract(encoder.encoder_id, encoder.vocab_size, encoder.context_length),
+        tokens=TokenContract(
+            encoder.encoder_id,
+            encoder.vocab_size,
+            encoder.context_length,
+            encoder.tokenizer_sha256,
+        ),
     )
 
 

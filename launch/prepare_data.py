@@ -1,0 +1,81 @@
+"""Captioned images -> a data set that training reads, on disk or on Cloud Storage.
+
+  python launch/prepare_data.py --source=folder:photos --output=data/photos
+  python launch/train.py --config=configs/clip64.py --config.data.source=shards:data/photos
+
+--source  folder:PATH         images with .txt beside them, or a metadata.jsonl / captions.csv
+          webdataset:PATTERN  tar shards; img2dataset writes them
+          parquet:PATTERN     columns of image bytes and captions; Hugging Face's convention
+          npy:PATH            imgs.npy, captions.csv and perhaps embeddings.npy
+          idx:PATH            the four files of MNIST or its like
+          tfds:NAME[@DIR]     a classification data set of tensorflow-datasets
+
+Every example ends in one outcome, which the manifest counts; losses.csv names those left out.
+Killed at any time, the same command goes on. The number of workers does not change a byte.
+"""
+
+import dataclasses
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import flags
+
+from t2i_tpu import cli
+from t2i_tpu.data.prepare.filters import Filters
+
+SOURCE = flags.DEFINE_string("source", None, "KIND:PATH, see above; PATH may be gs://.")
+OUTPUT = flags.DEFINE_string("output", None, "New folder, or gs://bucket/path.")
+ENCODER = flags.DEFINE_string(
+    "encoder",
+    "embedded",
+    "embedded (small, ships), NAME/TAG or NAME:CHECKPOINT of open_clip (ViT-L-14/openai), or none: "
+    "keep what came with the data (none:ViT-L-14/openai says who made it).",
+)
+IMAGE_SIZE = flags.DEFINE_integer("image_size", 64, "Pixels of a side.", lower_bound=4)
+CROP = flags.DEFINE_string("crop", "center", "center, or none: the whole image, white beside it.")
+CHANNELS = flags.DEFINE_integer("channels", 3, "3, or 1 for grey.")
+HELDOUT_SHARE = flags.DEFINE_float("heldout_share", 0.01, "Kept from training, by key.")
+NUM_STREAMS = flags.DEFINE_integer(
+    "num_streams", 16, "Must divide the global batch, and hosts it.", lower_bound=1
+)
+SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Examples of a shard.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the order and of what is held out.", lower_bound=0)
+WORKERS = flags.DEFINE_integer("workers", None, "Processes; default: one a core.", lower_bound=1)
+_DEFINE = {"int": flags.DEFINE_integer, "float": flags.DEFINE_float, "str": flags.DEFINE_string}
+FILTERS = [
+    (_DEFINE | {"bool": flags.DEFINE_boolean})[str(one.type).split(" ")[0]](
+        one.name, None, one.metadata["help"]
+    )
+    for one in dataclasses.fields(Filters)
+]
+flags.mark_flags_as_required(["source", "output"])
+
+
+def main() -> None:
+    from t2i_tpu.data.prepare.run import prepare
+    from t2i_tpu.data.prepare.settings import Settings
+
+    settings = Settings(
+        source=SOURCE.value,
+        encoder=ENCODER.value,
+        image_size=IMAGE_SIZE.value,
+        channels=CHANNELS.value,
+        crop=CROP.value,
+        filters=Filters(**{one.name: one.value for one in FILTERS}),
+        heldout_share=HELDOUT_SHARE.value,
+        seed=SEED.value,
+        num_streams=NUM_STREAMS.value,
+        shard_size=SHARD_SIZE.value,
+    )
+    output = os.path.expanduser(OUTPUT.value)
+    manifest = prepare(settings, output, WORKERS.value or len(os.sched_getaffinity(0)))
+    for outcome, count in manifest.preparation["outcomes"].items():
+        print(f"{count:10d} {outcome}")
+    if manifest.preparation["captions_cut"]:
+        print(f"{manifest.preparation['captions_cut']:10d} captions were cut for the encoder")
+    print(f"{output} is whole: --config.data.source=shards:{output}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

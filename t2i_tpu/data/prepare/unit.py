@@ -1,0 +1,126 @@
+"""The work on one unit: items -> images that passed -> one file, and a record of all outcomes.
+
+UNIT.tfrecord holds examples as `schema.serialize` makes them, and beside them what the duplicates
+are told by. UNIT.json is written last: where it is, the unit is done.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from t2i_tpu.data import schema
+from t2i_tpu.data.prepare import filters, images
+from t2i_tpu.data.prepare.losses import Lost
+from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.sources.source import Item, Source, Unit
+from t2i_tpu.data.writer import write_whole
+from t2i_tpu.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """The record of a finished unit.
+
+    Attributes:
+      num_examples: in its file.
+      lost: (key, cause) of every other item.
+      dim: of the embeddings that came with it, if any did.
+      normalized: all of them have length 1.
+    """
+
+    num_examples: int
+    lost: tuple[tuple[str, str], ...]
+    dim: int | None
+    normalized: bool
+
+
+def unit_path(work: str, index: int) -> str:
+    """Without its ending."""
+    return posixpath.join(work, f"unit-{index:06d}")
+
+
+def read_done(work: str, index: int) -> Done:
+    with tf.io.gfile.GFile(unit_path(work, index) + ".json") as file:
+        return Done(**json.load(file))
+
+
+def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Settings) -> None:
+    """Reads a unit and writes its two files.
+
+    Raises:
+      UserError: of the source as a whole, or a library that a filter needs is missing.
+    """
+    path = unit_path(work, index)
+    # A worker that outlives its killed parent must not write into the file of another.
+    temporary = f"{path}.{os.getpid()}.tmp"
+    lost, dim, normalized, count = [], None, True, 0
+    label_names = source.label_names()
+    with tf.io.TFRecordWriter(temporary) as writer:
+        for item in source.read(unit):
+            try:
+                example = _example(item, settings, label_names)
+            except Lost as loss:
+                lost.append((item.key.encode("utf-8", "replace").decode(), loss.cause))
+                continue
+            if item.embedding is not None:
+                dim = dim or len(item.embedding)
+                normalized &= bool(abs(np.linalg.norm(item.embedding) - 1) < 1e-3)
+            writer.write(example)
+            count += 1
+    tf.io.gfile.rename(temporary, path + ".tfrecord", overwrite=True)
+    done = Done(count, tuple(lost), dim, normalized)
+    write_whole(path + ".json", json.dumps(dataclasses.asdict(done)))
+
+
+def read_examples(work: str, index: int) -> Iterator[tf.train.Example]:
+    for batch in tf.data.TFRecordDataset(unit_path(work, index) + ".tfrecord").batch(64):
+        yield from map(tf.train.Example.FromString, batch.numpy())
+
+
+def _example(item: Item, settings: Settings, label_names: tuple[str, ...] | None) -> bytes:
+    """Raises Lost by the first thing that is wrong or not wanted."""
+    if item.problem:
+        raise Lost(item.problem)
+    try:
+        item.key.encode()
+    except UnicodeEncodeError:
+        raise Lost("key_not_utf8") from None
+    caption = filters.clean_caption(item.caption)
+    image = images.decode(item.image)
+    filters.check_before_decoding(settings.filters, image.size, caption, item.columns)
+    if label_names and item.label not in range(len(label_names)):
+        raise Lost("bad_label")
+    embedding = item.embedding if settings.encoder.startswith("none") else None
+    if embedding is not None and (embedding.ndim != 1 or not np.isfinite(embedding).all()):
+        raise Lost("bad_embedding")
+    pixels = images.square(image, settings.image_size, settings.crop, settings.channels)
+    filters.check_pixels(settings.filters, pixels)
+    label = item.label if label_names else None
+    record = schema.Record(item.key, pixels, caption, label, embedding)
+    example = schema.to_example(record, "raw")
+    features = example.features.feature
+    if item.split:
+        features["split"].bytes_list.value.append(item.split.encode())
+    if settings.filters.drop_same_images:
+        content = item.image if isinstance(item.image, bytes) else item.image.tobytes()
+        features["sha256"].bytes_list.value.append(hashlib.sha256(content).digest())
+    if settings.filters.near_duplicates is not None:
+        features["hash"].bytes_list.value.append(perceptual_hash(pixels))
+    return example.SerializeToString(deterministic=True)
+
+
+def perceptual_hash(pixels: np.ndarray) -> bytes:
+    """64 bits of imagehash.phash."""
+    try:
+        import imagehash
+    except ImportError:
+        raise UserError("--near_duplicates needs imagehash; pip install t2i-tpu[prepare]") from None
+    image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    return np.packbits(imagehash.phash(image).hash).tobytes()

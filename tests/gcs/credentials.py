@@ -1,0 +1,46 @@
+"""What a client must have: a certificate that it trusts, and an account."""
+
+import json
+import pathlib
+import subprocess
+
+from tests.gcs.front import ACCOUNT, HOSTS
+
+
+def write_credentials(folder: pathlib.Path) -> str:
+    """A certificate for Google's hosts that nobody else trusts, and a service account's key file;
+    returns the latter's path."""
+    certificate, tls = folder / "certificate.pem", folder / "tls.pem"
+    key, account = folder / "key.pem", folder / "account.json"
+    names = ",".join(f"DNS:{host}" for host in HOSTS)
+    making = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=harness"
+    )
+    usage = ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
+    _openssl(
+        *making.split(),
+        *usage,
+        "-addext",
+        f"subjectAltName={names}",
+        "-keyout",
+        tls,
+        "-out",
+        certificate,
+    )
+    tls.write_bytes(tls.read_bytes() + certificate.read_bytes())
+    _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key)
+    fields = {
+        "type": "service_account",
+        "project_id": "harness",
+        "private_key_id": "1",
+        "private_key": key.read_text(),
+        "client_email": ACCOUNT,
+        "client_id": "1",
+        "token_uri": f"https://{HOSTS[2]}/token",
+    }
+    account.write_text(json.dumps(fields))
+    return str(account)
+
+
+def _openssl(*arguments):
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)

@@ -1,0 +1,237 @@
+"""What stands before fake-gcs-server so that it looks like Google to an unchanged client.
+
+It speaks TLS, hands out tokens, refuses who has none or lacks a permission, mends what the server
+and TensorFlow's client disagree on, and breaks connections on demand.
+"""
+
+import collections
+import http.client
+import http.server
+import json
+import random
+import re
+import socket
+import socketserver
+import ssl
+import threading
+import time
+import urllib.parse
+
+from tests.gcs.uploads import Uploads
+
+HOSTS = ("www.googleapis.com", "storage.googleapis.com", "oauth2.googleapis.com")
+TOKEN = "token-of-the-harness"
+ACCOUNT = "tester@harness.iam.gserviceaccount.com"
+SLOW_SECONDS = 1.0
+_OF_A_CONNECTION = {"connection", "content-length", "keep-alive", "te", "transfer-encoding"}
+_TARGET = re.compile(
+    r"(?:/upload|/download)?/storage/v1/b/([^/?]+)(/o(?:/([^/?]+)(/rewriteTo)?)?)?"
+)
+_REWRITE = re.compile(r"/rewriteTo/b/([^/?]+)/")
+_OF_METHOD = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "create", "DELETE": "delete"}
+
+
+class Rules:
+    """What goes wrong, and what was asked for; the tests change the one and read the other."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.set({})
+
+    def set(self, rules: dict) -> None:
+        """`rules`: rate and kinds of faults with their seed, and permissions denied by bucket."""
+        with self.lock:
+            self.rate, self.seed = rules.get("rate", 0.0), rules.get("seed", 0)
+            self.kinds, self.denied = rules.get("kinds", []), rules.get("denied", {})
+            self.requests, self.faults = [], collections.Counter()
+
+    def fault_of(self, request: str) -> str | None:
+        """What happens to the next request: the n-th after `set` always has the same fate."""
+        with self.lock:
+            draw = random.Random(f"{self.seed} {len(self.requests)}")
+            fault = draw.choice(self.kinds) if draw.random() < self.rate else None
+            self.requests.append(f"{fault} {request}" if fault else request)
+            if fault:
+                self.faults[fault] += 1
+            return fault
+
+    def report(self) -> dict:
+        with self.lock:
+            return {"requests": self.requests, "faults": self.faults}
+
+
+class Forwarding(http.server.BaseHTTPRequestHandler):
+    """A request to the server and its answer back."""
+
+    protocol_version = "HTTP/1.1"
+    port: int  # of the server
+
+    def body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b"".join(chunks)
+
+    def forwarded(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Status, headers and content of the server's answer."""
+        # TensorFlow sends "Transfer-Encoding: identity", which Go answers with 501.
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in _OF_A_CONNECTION}
+        server = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            server.request(self.command, self.path, body=body, headers=headers)
+            answer = server.getresponse()
+            content = answer.read()
+        finally:
+            server.close()
+        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in _OF_A_CONNECTION]
+        return answer.status, kept, content
+
+    def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        self.begin(status, headers, len(content))
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def begin(self, status, headers, length) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() == "location":  # where to go on with an upload
+                value = re.sub("^https?://[^/]*", f"https://{self.headers['Host']}", value)
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def answer_json(self, status: int, value: dict) -> None:
+        self.answer(status, [("Content-Type", "application/json")], json.dumps(value).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+class Front(Forwarding):
+    """What clients take for Google."""
+
+    rules: Rules
+    uploads: Uploads
+
+    def setup(self):
+        self.request.settimeout(60)
+        self.request.do_handshake()
+        super().setup()
+
+    def handle_request(self):
+        if self.command == "POST" and self.path.split("?")[0].endswith("/token"):
+            self.body()
+            answer = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
+            return self.answer_json(200, answer)
+        permission, bucket = self._permission()
+        fault = self.rules.fault_of(f"{self.command} {self.path}")
+        if fault == "cut":
+            return self._cut()
+        body = self.body()
+        if fault in ("429", "503"):
+            return self._refuse(int(fault), "The service is busy: please try again.")
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._refuse(
+                401, f"Anonymous caller does not have {permission} access to {bucket}."
+            )
+        if permission in self.rules.denied.get(bucket, ()):
+            return self._refuse(
+                403,
+                f"{ACCOUNT} does not have {permission} access to the Google Cloud Storage object. "
+                f"Permission '{permission}' denied on resource (or it may not exist).",
+            )
+        status, headers, content = self._done(body)
+        if fault == "lost":  # it was done, and the client does not learn it
+            return self._cut()
+        if fault not in ("short", "slow"):
+            return self.answer(status, headers, content)
+        self.begin(status, headers, len(content))
+        middle = len(content) // 2
+        self.wfile.write(content[:middle])
+        self.wfile.flush()
+        if fault == "short":
+            return self._cut()
+        time.sleep(SLOW_SECONDS)
+        self.wfile.write(content[middle:])
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request
+
+    def _done(self, body):
+        """The server's answer, or what it should answer where an upload goes on."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        if self.command != "PUT" or not (upload := query.get("upload_id", [""])[0]):
+            return self.forwarded(body)
+        content_range = self.headers.get("Content-Range", "")
+        if known := self.uploads.status(upload, content_range):
+            return known
+        answer = self.forwarded(body)
+        self.uploads.note(upload, content_range, answer)
+        return answer
+
+    def _permission(self) -> tuple[str, str]:
+        """Google's name of the permission that the request needs, and the bucket."""
+        path = self.path.partition("?")[0]
+        action = _OF_METHOD.get(self.command, "update")
+        if not (match := _TARGET.match(path)):  # storage.googleapis.com/BUCKET/OBJECT
+            return f"storage.objects.{action}", path.split("/")[1]
+        bucket, objects, name, _ = match.groups()
+        if rewrite := _REWRITE.search(path):
+            bucket = rewrite[1]
+        if not objects:
+            return f"storage.buckets.{action}", bucket
+        return f"storage.objects.{action if name or action != 'get' else 'list'}", bucket
+
+    def _refuse(self, status, message):
+        self.answer_json(status, {"error": {"code": status, "message": message}})
+
+    def _cut(self):
+        self.close_connection = True
+        self.connection.close()
+
+
+class Backdoor(Forwarding):
+    """The tests' own way to the server and the rules: neither tokens nor faults."""
+
+    rules: Rules
+
+    def handle_request(self):
+        body = self.body()
+        if self.path != "/rules":
+            return self.answer(*self.forwarded(body))
+        if self.command == "PUT":
+            self.rules.set(json.loads(body))
+        self.answer_json(200, self.rules.report())
+
+    do_GET = do_POST = do_PUT = do_DELETE = handle_request
+
+
+class _Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_):
+        pass  # a client that went away, or that we cut off
+
+
+class _UnixThreads(_Threads):
+    address_family = socket.AF_UNIX
+
+
+def serve(port: int, certificate: str, backdoor: str) -> None:
+    """Serves Google's hosts on 127.0.0.1:443 and the back door on a Unix socket, in threads."""
+    shared = {"port": port, "rules": Rules(), "uploads": Uploads()}
+    front = _Threads(("127.0.0.1", 443), type("Front", (Front,), shared))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    # The handshake is for the request's own thread: a client that stalls must not stop the others.
+    front.socket = context.wrap_socket(
+        front.socket, server_side=True, do_handshake_on_connect=False
+    )
+    back = _UnixThreads(backdoor, type("Backdoor", (Backdoor,), shared))
+    for server in (front, back):
+        threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,0 +1,59 @@
+"""What runs inside the namespaces: python -m tests.gcs.host FOLDER SERVER,
+started by harness.py.
+
+It says "ready" when gs:// works and ends when its standard input does, which is also when the
+tests die; the kernel then ends the server with it.
+"""
+
+import fcntl
+import pathlib
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+from tests.gcs import front
+
+PORT = 4443  # of the server; nobody else is on this loopback
+
+
+def main(folder: pathlib.Path, program: str) -> None:
+    _bring_loopback_up()
+    hosts = folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost {' '.join(front.HOSTS)}\n")
+    subprocess.run(["mount", "--bind", str(hosts), "/etc/hosts"], check=True)
+    flags = f"-backend memory -scheme http -host 127.0.0.1 -port {PORT} -log-level error"
+    flags += f" -external-url https://{front.HOSTS[1]} -public-host {front.HOSTS[1]}"
+    server = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", program, *flags.split()])
+    try:
+        _wait_for(server)
+        front.serve(PORT, str(folder / "tls.pem"), str(folder / "backdoor"))
+        print("ready", flush=True)
+        sys.stdin.read()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _bring_loopback_up():
+    """`ip link set lo up`, without the need for iproute2."""
+    get_flags, set_flags, up = 0x8913, 0x8914, 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sH14x", b"lo", 0)
+        flags = struct.unpack_from("16xH", fcntl.ioctl(control, get_flags, request))[0]
+        fcntl.ioctl(control, set_flags, struct.pack("16sH14x", b"lo", flags | up))
+
+
+def _wait_for(server, seconds=20):
+    end = time.monotonic() + seconds
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            return socket.create_connection(("127.0.0.1", PORT), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+    raise TimeoutError(f"fake-gcs-server does not answer; its exit code is {server.poll()}")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), sys.argv[2])
