@@ -55,7 +55,9 @@ def run(main: Callable[[], int | None]) -> None:
 
 def _started(main):
     _import_tensorflow()
-    return _reported(main)
+    from t2i_tpu.data.gcs import refusals_told
+
+    return _reported(refusals_told()(main))
 
 
 def _import_tensorflow() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
+from t2i_tpu.data import gcs
 from t2i_tpu.errors import UserError
 
 COLUMNS = 8
@@ -89,4 +90,4 @@ def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] 
             file.write(buffer.getvalue())
         tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
     except tf.errors.OpError as error:
-        raise UserError(f"cannot write {path}: {error.message.splitlines()[0]}") from error
+        raise UserError(f"cannot write {path}: {gcs.reason(error)}") from error

@@ -10,6 +10,7 @@ import posixpath
 import tensorflow as tf
 
 from t2i_tpu.config import Config, differences, from_json, to_json
+from t2i_tpu.data import gcs
 from t2i_tpu.data.schema import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
 
@@ -19,8 +20,10 @@ _FREE = ("steps_per_loop", "log_every", "preview_every", "checkpoint_every", "ke
 
 
 def check(workdir: str, config: Config, manifest: Manifest) -> None:
-    """Raises UserError where the workdir holds a run of another config or another data set."""
+    """Raises UserError where the workdir holds a run of another config or another data set, or
+    its bucket cannot be used."""
     if not tf.io.gfile.exists(posixpath.join(workdir, CONFIG_NAME)):
+        gcs.check_bucket(workdir, write=True)
         return
     old_config, old_manifest = read(workdir)
     changed = [
@@ -52,8 +55,7 @@ def write(workdir: str, config: Config, manifest: Manifest) -> None:
                 file.write(text)
             tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
     except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0]
-        raise UserError(f"--workdir={workdir} cannot be written: {reason}") from error
+        raise UserError(f"--workdir={workdir} cannot be written: {gcs.reason(error)}") from error
 
 
 def read(workdir: str) -> tuple[Config, Manifest]:
@@ -66,6 +68,7 @@ def read(workdir: str) -> tuple[Config, Manifest]:
     for name in (CONFIG_NAME, MANIFEST_NAME):
         path = posixpath.join(workdir, name)
         if not tf.io.gfile.exists(path):
+            gcs.check_bucket(workdir)
             raise UserError(
                 f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir"
             )
