@@ -41,8 +41,9 @@ ifeq ($(EXTRA),cpu)
 endif
 	@$(PY) launch/train.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
+# exec, because a shell in between would die of the SIGTERM that train.py saves on, and make with it.
 train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU VM: docs/tpu.md
-	@launch/tpu_host.sh work $(PY) launch/train.py --strategy=tpu \
+	@exec launch/tpu_host.sh work $(PY) launch/train.py --strategy=tpu \
 		"--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model of WORKDIR [OUTPUT=x.png]

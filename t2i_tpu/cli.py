@@ -67,8 +67,9 @@ def run(main: Callable[[], int | None], imports_tensorflow: bool = True) -> None
 def _with_tensorflow(main):
     _reported(lambda: tell(installed.known_bad(installed.facts())))
     from t2i_tpu import tensorflow_quietly  # noqa: F401
+    from t2i_tpu.data.gcs import refusals_told
 
-    return _reported(main)
+    return _reported(refusals_told()(main))
 
 
 def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:

@@ -1,10 +1,11 @@
 """Files that get their name only when they are whole, on disk and gs://."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 
 import tensorflow as tf
+
+from t2i_tpu.data import gcs
 
 
 @contextlib.contextmanager
@@ -27,11 +28,14 @@ def write(path: str, content: str | bytes) -> None:
 
 
 def refusal(path: str, error: tf.errors.OpError) -> str:
-    """Why TensorFlow could not read or write a path, and what to do: for gs:// the bucket, the
-    permission and the account, out of the answer of Cloud Storage that the error quotes."""
-    if not path.startswith("gs://"):
-        reason = error.message.splitlines()[0].rpartition("; ")[2]
-        return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"
+    """Why TensorFlow could not read or write a path, and what to do, in one line."""
+    if path.startswith("gs://"):
+        return gcs.reason(error, path)
+    reason = error.message.splitlines()[0].rpartition("; ")[2]
+    return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"
+
+
+_LOCAL_REMEDIES.get(reason, 'check the path')}"
     bucket = "gs://" + path.removeprefix("gs://").partition("/")[0]
     answer = re.search(r'"message":\s*"(.*?)"', error.message)
     reason = answer[1] if answer else error.message.splitlines()[0]

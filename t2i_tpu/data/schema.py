@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from t2i_tpu.data import gcs
 from t2i_tpu.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
@@ -129,6 +130,7 @@ def read_manifest(folder: str) -> Manifest:
     """Reads `folder`/manifest.json and checks that every shard is there at its full size."""
     path = posixpath.join(folder, MANIFEST_NAME)
     if not tf.io.gfile.exists(path):
+        gcs.check_bucket(folder)
         raise UserError(
             f"no data set at {folder!r}: {MANIFEST_NAME} is missing; check the path or prepare it"
         )

@@ -166,8 +166,10 @@ def _sizes(config: Config, workdir: str | None, dataset: Dataset) -> Iterator[Fi
 
 
 def _disk(config: Config, workdir: str, size: int) -> Finding:
-    keep = config.train.keep_checkpoints
-    text = f"{_shown(size)} a checkpoint, {keep} kept"
+    train = config.train
+    spaced = train.total_steps // train.keep_every if train.keep_every else 0
+    keep = train.keep_checkpoints + train.keep_best + spaced
+    text = f"{_shown(size)} a checkpoint, up to {keep} kept"
     free = storage.free_bytes(workdir)
     if free is None:
         return Finding(OK, "disk", text)
@@ -176,7 +178,7 @@ def _disk(config: Config, workdir: str, size: int) -> Finding:
     text += f": {_shown(max(0, needed))} more needed, {_shown(free)} free"
     if needed <= free:
         return Finding(OK, "disk", text)
-    remedy = "free some, lower config.train.keep_checkpoints, or use another --workdir"
+    remedy = "free some, keep fewer (config.train.keep_*), or use another --workdir"
     return Finding(PROBLEM, "disk", text, remedy)
 
 

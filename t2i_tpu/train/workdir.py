@@ -12,7 +12,7 @@ import posixpath
 import tensorflow as tf
 
 from t2i_tpu.config import Config, differences, from_json, to_json
-from t2i_tpu.data import files
+from t2i_tpu.data import files, gcs
 from t2i_tpu.data.schema import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
 
@@ -32,8 +32,10 @@ _FREE = (
 
 
 def check(workdir: str, config: Config, manifest: Manifest) -> None:
-    """Raises UserError where the workdir holds a run of another config or another data set."""
+    """Raises UserError where the workdir holds a run of another config or another data set, or
+    its bucket cannot be used."""
     if not tf.io.gfile.exists(posixpath.join(workdir, CONFIG_NAME)):
+        gcs.check_bucket(workdir, write=True)
         return
     old_config, old_manifest = read(workdir)
     changed = [
@@ -79,6 +81,7 @@ def read(workdir: str) -> tuple[Config, Manifest]:
     for name in (CONFIG_NAME, MANIFEST_NAME):
         path = posixpath.join(workdir, name)
         if not tf.io.gfile.exists(path):
+            gcs.check_bucket(workdir)
             raise UserError(
                 f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir"
             )

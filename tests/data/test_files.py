@@ -40,24 +40,24 @@ def denied(account, permission, code):
         (
             denied("trainer@p.iam.gserviceaccount.com", "storage.objects.create", 403),
             [
-                "trainer@p.iam.gserviceaccount.com lacks storage.objects.create on gs://bucket;",
+                "gs://bucket refuses storage.objects.create to trainer@p.iam.gserviceaccount.com;",
                 "gcloud storage buckets add-iam-policy-binding gs://bucket ",
                 "--member=serviceAccount:trainer@p.iam.gserviceaccount.com",
             ],
         ),
         (
             denied("me@example.com", "storage.objects.delete", 403),
-            ["me@example.com lacks storage.objects.delete", "--member=user:me@example.com"],
+            ["refuses storage.objects.delete to me@example.com", "--member=user:me@example.com"],
         ),
         (
             denied("Anonymous caller", "storage.objects.get", 401),
-            ["no credentials", "gs://bucket", "storage.objects.get", "application-default login"],
+            ["gs://bucket wants credentials", "application-default login"],
         ),
         (
             'HTTP response code 404 with body \'{"error": {"message": "The specified bucket does not exist."',
             ["no bucket gs://bucket;", "gcloud storage buckets create gs://bucket"],
         ),
-        ("libcurl code 6 meaning\nmore", ["gs://bucket answers: libcurl code 6 meaning"]),
+        ("libcurl code 6 meaning\nmore", ["libcurl code 6 meaning"]),
     ],
 )
 def test_refusals_of_cloud_storage(message, words):

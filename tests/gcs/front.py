@@ -136,15 +136,9 @@ class Front(Forwarding):
         if fault in ("429", "503"):
             return self._refuse(int(fault), "The service is busy: please try again.")
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self._refuse(
-                401, f"Anonymous caller does not have {permission} access to {bucket}."
-            )
+            return self._refuse(401, _denial("Anonymous caller", permission))
         if permission in self.rules.denied.get(bucket, ()):
-            return self._refuse(
-                403,
-                f"{ACCOUNT} does not have {permission} access to the Google Cloud Storage object. "
-                f"Permission '{permission}' denied on resource (or it may not exist).",
-            )
+            return self._refuse(403, _denial(ACCOUNT, permission))
         status, headers, content = self._done(body)
         if fault == "lost":  # it was done, and the client does not learn it
             return self._cut()
@@ -192,6 +186,15 @@ class Front(Forwarding):
     def _cut(self):
         self.close_connection = True
         self.connection.close()
+
+
+def _denial(who, permission):
+    """Google's words."""
+    what = permission.split(".")[1].removesuffix("s")
+    return (
+        f"{who} does not have {permission} access to the Google Cloud Storage {what}. "
+        f"Permission '{permission}' denied on resource (or it may not exist)."
+    )
 
 
 class Backdoor(Forwarding):

@@ -40,7 +40,9 @@ def test_without_a_config_or_a_workdir():
         (dict(data__source="shards:/no/such/folder"), "data", PROBLEM, ["/no/such/folder"]),
         (dict(data__source="embedded:emojis"), "data", PROBLEM, ["emojis"]),
         (dict(data__source="idx:/no/such/folder"), "data", PROBLEM, ["/no/such/folder"]),
-        (dict(train__keep_checkpoints=10**9), "disk", PROBLEM, ["keep_checkpoints", "needed"]),
+        (dict(train__keep_checkpoints=10**9), "disk", PROBLEM, ["keep fewer", "needed"]),
+        (dict(train__keep_best=10**9), "disk", PROBLEM, ["up to 1000000003 kept"]),
+        (dict(train__keep_every=1, train__total_steps=10**9), "disk", PROBLEM, ["keep fewer"]),
         (dict(train__global_batch_size=4 * 10**7), "memory", WARNING, ["global_batch_size"]),
         (dict(train__dtype_policy="mixed_float16"), "precision", WARNING, ["mixed_float16"]),
     ],
@@ -106,5 +108,5 @@ def test_in_brief(tmp_path, squares, caplog):
     doctor.check_run(config, str(tmp_path / "run"), state)
     assert not caplog.records and list(tmp_path.iterdir()) == []
     config.train.keep_checkpoints = 10**9
-    with pytest.raises(UserError, match="^disk: .*keep_checkpoints"):
+    with pytest.raises(UserError, match="^disk: .*keep fewer"):
         doctor.check_run(config, str(tmp_path / "run"), state)

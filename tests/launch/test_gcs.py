@@ -1,0 +1,163 @@
+"""Training and sampling with data and workdir on gs:// are what they are on disk."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.gcs.harness import Faults
+from tests.launch.launcher import ROOT
+from tests.train import tiny
+
+EMOJI = ROOT / "t2i_tpu" / "data" / "embedded" / "emoji"
+TINY = {  # of configs/emoji32.py
+    "model.widths": (8, 16),
+    "model.attention_levels": (False, True),
+    "model.block_depth": 1,
+    "model.embedding_dim": 32,
+    "train.global_batch_size": 16,
+    "train.total_steps": 6,
+    "train.steps_per_loop": 2,
+    "train.log_every": 2,
+    "train.preview_every": 6,
+    "train.checkpoint_every": 3,
+    "train.dtype_policy": "float32",
+    "sample.steps": 2,
+    "preview.captions": "('red heart', 'pizza')",
+    "preview.num_train": 2,
+    "preview.num_heldout": 1,
+}
+PERMISSIONS = [
+    "storage.buckets.get",
+    "storage.objects.create",
+    "storage.objects.delete",
+    "storage.objects.get",
+    "storage.objects.list",
+]
+ACCOUNT = "tester@harness.iam.gserviceaccount.com"
+
+
+@pytest.fixture
+def fetched(gcs, tmp_path):
+    """`fetched(address)`: a copy on disk of a gs:// folder, made behind the clients' backs."""
+
+    def fetch(address):
+        folder = tmp_path / "fetched" / address.removeprefix("gs://")
+        for name, content in gcs.files(address).items():
+            if not name.endswith("/") and name:
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        return folder
+
+    return fetch
+
+
+def assert_equal_runs(one: pathlib.Path, other: pathlib.Path):
+    """Every variable of the newest checkpoints, and the previews, bit for bit."""
+    expected, found = tiny.checkpoint_values(one), tiny.checkpoint_values(other)
+    assert expected.keys() == found.keys() and expected["step"] == 6
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    preview = "previews/step_00000006.png"
+    assert (one / preview).read_bytes() == (other / preview).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("what", "rate"),
+    [
+        ("squares", 0.1),
+        pytest.param("emoji", 0.0, marks=pytest.mark.slow),
+        pytest.param("emoji", 0.1, marks=pytest.mark.slow),
+    ],
+)
+def test_on_gs_as_on_disk(gcs, bucket, tmp_path, squares, config_file, start, fetched, what, rate):
+    """Killed after a checkpoint and resumed, on gs:// with a share of the requests failing."""
+    if what == "emoji":
+        folder, config = EMOJI, ROOT / "configs" / "emoji32.py"
+        values = [f"--config.{name}={value}" for name, value in TINY.items()]
+    else:
+        folder, config = squares, config_file
+        values = tiny.flags(
+            "", train__total_steps=6, train__checkpoint_every=3, train__preview_every=6
+        )
+
+    def train(source, workdir, inside=None):
+        flags = [f"--config={config}", f"--workdir={workdir}", *values]
+        return start("train.py", [*flags, f"--config.data.source=shards:{source}"], (), inside)
+
+    on_disk = train(folder, tmp_path / "run").wait(900)
+    assert on_disk.code == 0, on_disk.stderr
+    data, workdir = gcs.put_folder(folder, f"{bucket}/data"), f"{bucket}/run"
+    with gcs.faults(Faults(rate, seed=3)):
+        first = train(data, workdir, gcs.inside)
+        first.wait_for(lambda: "checkpoints/step-3.index" in gcs.names(workdir), 900)
+        first.process.kill()
+        first.wait()
+        second = train(data, workdir, gcs.inside).wait(900)
+        assert second.code == 0 and "starting at step 0" not in second.stderr, second.stderr
+        assert sum(gcs.report()["faults"].values()) >= (10 if rate else 0)
+    assert_equal_runs(tmp_path / "run", fetched(workdir))
+
+
+def test_sampling_from_gs(gcs, bucket, trained, run, tmp_path):
+    workdir = gcs.put_folder(trained("embedding"), f"{bucket}/run")
+    pictures = []
+    for place, inside in ((trained("embedding"), None), (workdir, gcs.inside)):
+        output = tmp_path / f"{len(pictures)}" / "x"
+        flags = [f"--workdir={place}", "--prompt=red square", f"--output={output}"]
+        result = run("sample.py", flags, inside=inside)
+        assert result.code == 0, result.stderr
+        pictures.append([path.read_bytes() for path in sorted(output.iterdir())])
+    assert len(pictures[0]) == 4 and pictures[0] == pictures[1]
+    flags = [f"--workdir={workdir}", "--prompt=red square", f"--output={bucket}/out/x.png"]
+    assert run("sample.py", flags, inside=gcs.inside).code == 0
+    assert gcs.files(f"{bucket}/out")["x.png"].startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def errors(gcs, bucket, squares, config_file, run):
+    """`errors(folder)`: the line of training on its data, into it, and of sampling from it."""
+    data = gcs.put_folder(squares, f"{bucket}/data")
+
+    def errors(address, environment=()):
+        config = f"--config={config_file}"
+        commands = (
+            ("train.py", [config, f"--workdir={bucket}/run", *tiny.flags(f"{address}/data")]),
+            ("train.py", [config, f"--workdir={address}/run", *tiny.flags(data)]),
+            ("sample.py", [f"--workdir={address}/run", "--prompt=x"]),
+        )
+        return [
+            run(script, flags, environment, inside=gcs.inside).error for script, flags in commands
+        ]
+
+    return errors
+
+
+def test_no_such_bucket(errors):
+    for error in errors("gs://no-such-bucket"):
+        assert "there is no bucket gs://no-such-bucket;" in error
+
+
+def test_a_bucket_without_permission(gcs, bucket, errors):
+    other = gcs.make_bucket(bucket.removeprefix("gs://") + "-locked")
+    with gcs.denied(other.removeprefix("gs://"), *PERMISSIONS):
+        for error in errors(other):
+            assert f"error: {other} refuses storage.objects.get to {ACCOUNT};" in error
+            grant = (
+                f"add-iam-policy-binding {other} --member=serviceAccount:{ACCOUNT} --role=roles/"
+            )
+            assert grant in error
+    with gcs.denied(other.removeprefix("gs://"), "storage.buckets.get"):
+        data, workdir, sample = errors(other)
+    # To read, nobody needs to look at the bucket itself.
+    assert "no data set at" in data and "holds no run" in sample
+    assert f"{other} refuses storage.buckets.get to {ACCOUNT};" in workdir
+    assert "roles/storage.legacyBucketReader" in workdir
+
+
+def test_no_credentials(bucket, errors, tmp_path):
+    nothing = {"GOOGLE_APPLICATION_CREDENTIALS": "", "CLOUDSDK_CONFIG": str(tmp_path)}
+    for error in errors(bucket, nothing):
+        assert f"{bucket} wants credentials" in error
+        assert "gcloud auth application-default login" in error
