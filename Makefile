@@ -29,11 +29,11 @@ READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
-.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-clip lint format \
-	clean stale need-tpu need-prompt need-from-to
+.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-clip \
+	test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-17s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
 
 train-gpu: $(READY) ## train CONFIG (configs/emoji32.py) into WORKDIR (runs/emoji32); again: resume
 ifeq ($(EXTRA),cpu)
@@ -62,14 +62,17 @@ bench: $(READY) ## measure a training step of CONFIG
 	@$(PY) launch/bench.py "--config=$$T2I_CONFIG" $(ARGS)
 
 test: $(DEV) ## the tests, one after the other (they share the cores with TensorFlow's own threads)
-	@$(PY) -m pytest -m "not slow and not clip" $(ARGS)
+	@$(PY) -m pytest -m "not slow and not clip and not tpu_compile" $(ARGS)
 
 test-slow: $(DEV) ## the tests that take minutes to hours
-	@$(PY) -m pytest -m "slow and not clip" --timeout=0 $(ARGS)
+	@$(PY) -m pytest -m "slow and not clip and not tpu_compile" --timeout=0 $(ARGS)
 
 test-clip: $(DEV) ## the tests that need open_clip and torch (installs them, some 5 GB)
 	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]"
 	@$(PY) -m pytest -m clip $(ARGS)
+
+test-tpu-compile: $(DEV) ## the tests that compile for a TPU without one (installs its compiler, 1 GB)
+	@$(PY) -m pytest -m tpu_compile --timeout=900 $(ARGS)
 
 lint: $(DEV) ## ruff: rules and format; shellcheck
 	@$(PY) -m ruff check .

@@ -49,6 +49,7 @@ class Compiled:
       temporary_bytes: all else that is alive at the fullest moment.
       flops: by the compiler's own count.
       traffic: bytes from and to HBM.
+      cycles: of the core, by the compiler's own model of it.
       padding_waste: bytes of its arrays with tiles over bytes without.
       largest: layers and the bytes of what they leave in HBM, some of it one after the other.
     """
@@ -59,6 +60,7 @@ class Compiled:
     code_bytes: int
     flops: float
     traffic: int
+    cycles: int
     padding_waste: float
     largest: list[tuple[str, int]]
     seconds: float
@@ -92,7 +94,7 @@ def compile_for(program: Program, tpu: Tpu, python: str, timeout: float) -> Comp
         except (OSError, ValueError):
             raise NotCompiled(f"the compiler broke off: {_last_line(output)}") from None
         if "error" in result:
-            raise _refused(result["error"])
+            raise _refused(result["error"], program)
         module = hlo_pb2.HloModuleProto()
         with open(os.path.join(folder, "module.pb"), "rb") as file:
             module.ParseFromString(file.read())
@@ -104,6 +106,7 @@ def compile_for(program: Program, tpu: Tpu, python: str, timeout: float) -> Comp
         code_bytes=result["code_bytes"],
         flops=result["flops"],
         traffic=layout.hbm_traffic(module),
+        cycles=layout.estimated_cycles(module),
         padding_waste=layout.padding_waste(arrays),
         largest=layout.largest_temporaries(arrays),
         seconds=time.monotonic() - begin,
@@ -177,12 +180,14 @@ def _run(command, what, timeout) -> tuple[int, str]:
         return child.returncode, output.read()
 
 
-def _refused(error: str) -> NotCompiled:
-    """RESOURCE_EXHAUSTED: ... Used 20.19G of 15.48G hbm. ..."""
-    used = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", error)
+def _refused(error: str, program: Program) -> NotCompiled:
+    """RESOURCE_EXHAUSTED: ... required for HLO temporaries (19.74G) exceeds available HBM (15.75G)..."""
+    temporaries = re.search(r"temporaries \(([\d.]+)([KMGT])\) exceeds", error)
     needed = None
-    if used:
-        needed = int(float(used[1]) * 1024 ** ("KMG".index(used[2]) + 1))
+    if temporaries:
+        needed = program.state_bytes + int(
+            float(temporaries[1]) * 1024 ** ("KMGT".index(temporaries[2]) + 1)
+        )
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     return NotCompiled(" ".join(lines[:3])[:400], hbm_needed=needed)
 

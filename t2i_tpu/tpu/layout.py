@@ -41,10 +41,11 @@ class Array:
 def arrays(module: hlo_pb2.HloModuleProto) -> Iterator[Array]:
     """Every array that a compiled program reads or makes, loop bodies once, what is inside of
     fusions left out."""
+    by_id = _by_id(module)
     for instruction in _executed(module):
         if instruction.opcode in _NO_ARRAY or instruction.opcode.endswith(_ASYNCHRONOUS):
             continue
-        op = instruction.metadata.op_name
+        op = _origin(instruction, by_id)
         is_state = instruction.opcode == "parameter" or op.startswith(_IN_PLACE)
         for shape in _leaves(instruction.shape):
             in_hbm = shape.layout.memory_space == HBM
@@ -72,9 +73,7 @@ def largest_temporaries(found: Sequence[Array], count: int = 8) -> list[tuple[st
 def hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
     """Bytes that go from and to HBM: of every instruction's operands and results, tiles included."""
     total = 0
-    by_id = {
-        item.id: item for computation in module.computations for item in computation.instructions
-    }
+    by_id = _by_id(module)
     for instruction in _executed(module):
         if instruction.opcode in {*_NO_ARRAY, "parameter", "constant"}:
             continue
@@ -90,6 +89,15 @@ def hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
     return total
 
 
+def estimated_cycles(module: hlo_pb2.HloModuleProto) -> int:
+    """The core's cycles by the compiler's own model of it, loop bodies once."""
+    found = (
+        re.search(rb'"estimated_cycles":"(\d+)"', instruction.backend_config)
+        for instruction in _executed(module)
+    )
+    return sum(int(cycles[1]) for cycles in found if cycles)
+
+
 def _executed(module):
     """The instructions of the program itself and of its loop bodies, not of fusions or reducers."""
     computations = {computation.id: computation for computation in module.computations}
@@ -101,6 +109,19 @@ def _executed(module):
                 waiting += instruction.called_computation_ids
             if instruction.opcode != "parameter" or number == module.entry_computation_id:
                 yield instruction
+
+
+def _by_id(module):
+    return {
+        item.id: item for computation in module.computations for item in computation.instructions
+    }
+
+
+def _origin(instruction, by_id) -> str:
+    """The name of the op that an instruction is of; of a copy, that of what it copies."""
+    while not instruction.metadata.op_name and instruction.operand_ids:
+        instruction = by_id[instruction.operand_ids[0]]
+    return instruction.metadata.op_name
 
 
 def _padded_bytes(shape) -> int:
@@ -141,8 +162,9 @@ def _bits(shape) -> int:
 def _layer(op_name: str) -> str:
     """StatefulPartitionedCall/gradient_tape/denoiser_1/unet_1/up0_0_1/residual_1/norm1_1/Sum ->
     up0_0/residual/norm1 (gradient); outside of the network, the op itself."""
-    parts = [re.sub(r"_\d+$", "", part) for part in op_name.split("/")]
+    first = op_name.split(";")[0]  # the compiler joins the names of what it fuses
+    parts = [re.sub(r"_\d+$", "", part) for part in first.split("/")]
     gradient = " (gradient)" if "gradient_tape" in parts else ""
     inside = "unet" in parts[:-2]
     layers = parts[parts.index("unet") + 1 : -1] if inside else parts[-1:]
-    return ("/".join(layers) or "copies") + gradient
+    return "/".join(layers) + gradient

@@ -13,7 +13,6 @@ from t2i_tpu.tpu.trace import zeros
 from t2i_tpu.train.state import TrainState, make_denoiser, set_policy
 from t2i_tpu.train.step import make_replica_step
 
-POLICY = "mixed_bfloat16"  # what TPUs multiply in
 _FLOAT = 4  # bytes of a weight
 
 
@@ -45,7 +44,7 @@ class Program:
 def training_step(config: Config, manifest: Manifest, batch_size: int) -> Program:
     """Corrupt, forward, backward, clip, AdamW, averages: the step that training runs, of one replica
     with `batch_size` examples, under no strategy, where sums over replicas are nothing."""
-    state = TrainState(config, manifest, POLICY, tf.distribute.get_strategy())
+    state = TrainState(config, manifest, _policy(config), tf.distribute.get_strategy())
     step = tf.function(
         make_replica_step(config, state, jit_compile=False), jit_compile=True, autograph=False
     )
@@ -62,7 +61,7 @@ def training_step(config: Config, manifest: Manifest, batch_size: int) -> Progra
 
 def sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:
     """Drawing `batch_size` images with the config's sampler, as previews do."""
-    set_policy(POLICY)
+    set_policy(_policy(config))
     denoiser = make_denoiser(config, manifest)
 
     @tf.function(jit_compile=True, autograph=False)
@@ -75,6 +74,11 @@ def sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:
         tf.zeros([batch_size, *denoiser.image_shape]),
     )
     return _program("sampler", images, arguments, batch_size)
+
+
+def _policy(config):
+    policy = config.train.dtype_policy
+    return "mixed_bfloat16" if policy == "auto" else policy  # what TPUs multiply in
 
 
 def _program(name, function, arguments, batch_size) -> Program:

@@ -61,6 +61,10 @@ def preflight(
             f"config.train.global_batch_size is {config.train.global_batch_size}; "
             f"{tpu.name} has {tpu.num_replicas} replicas and needs a multiple of {tpu.num_replicas}"
         )
+    if config.train.dtype_policy == "mixed_float16":
+        raise UserError(
+            "config.train.dtype_policy is 'mixed_float16'; TPUs multiply bfloat16: leave it at 'auto'"
+        )
     report = Report(tpu, batch_size)
     manifest, note = manifest_of(config)
     if note:
@@ -144,9 +148,9 @@ def _compile(report, config, manifest, seconds):
             if program is report.step:
                 report.failures.append(_largest_batch(report, config, manifest, needed, compiled))
         if found.padding_waste > MAX_PADDING_WASTE and program is report.step:
-            report.failures.append(
+            report.notes.append(
                 f"{program.name}: tiles make its arrays {found.padding_waste:.2f} times as large; "
-                "choose config.model.widths that 128 divides"
+                "config.model.widths that 128 divides, or a larger batch, waste less"
             )
 
 
@@ -181,8 +185,7 @@ def _largest_batch(report, config, manifest, needed, compiled, tries=3) -> str:
         if needed <= tpu.hbm_bytes:
             return (
                 f"a per-replica batch of {batch} fits, compiled to {_gib(needed)}: "
-                f"--config.train.global_batch_size={batch * tpu.num_replicas}, or "
-                "--config.model.rematerialize=true"
+                f"--config.train.global_batch_size={batch * tpu.num_replicas}"
             )
     return f"no per-replica batch of {batch} or more fits a replica of {tpu.name}"
 

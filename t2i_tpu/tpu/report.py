@@ -20,7 +20,8 @@ def to_text(report: Report) -> str:
     for name, compiled in report.programs.items():
         rows[name] = (
             f"compiled in {compiled.seconds:.0f} s: {compiled.flops / 1e12:.3f} TFLOP, "
-            f"{compiled.traffic / 1e9:.2f} GB from and to HBM, padding waste {compiled.padding_waste:.2f}"
+            f"{compiled.traffic / 1e9:.2f} GB from and to HBM, "
+            f"padding waste {compiled.padding_waste:.2f}, {compiled.cycles / 1e6:.1f} M cycles"
         )
         rows[f"{name}'s HBM"] = (
             f"{_gib(compiled.hbm_bytes)}: arguments {_gib(compiled.argument_bytes)}, "

@@ -5,7 +5,7 @@ import time
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.evaluate.cost import op_seconds, product_flops
+from t2i_tpu.evaluate.cost import activation_bytes, op_seconds, product_bytes, product_flops
 
 BATCH, SIZE, CHANNELS, WIDTH, OUT = 2, 8, 3, 5, 7
 
@@ -68,6 +68,30 @@ def test_batched_and_transposed_products(transpose_a, transpose_b):
         a = tf.zeros([*lead, *((4, 3) if transpose_a else (3, 4))])
         b = tf.zeros([*lead, *((5, 4) if transpose_b else (4, 5))])
         assert product_flops(graph_of(product, a, b)) == 2 * 3 * 4 * 5 * (lead[0] if lead else 1)
+
+
+def test_bytes_of_products(variables):
+    """Each reads its operands and writes its result, 4 bytes a value."""
+    graph = graph_of(lambda x: forward(x, *variables), tf.zeros([BATCH, SIZE, SIZE, CHANNELS]))
+    image, kernel, hidden = BATCH * SIZE * SIZE * CHANNELS, 9 * CHANNELS * WIDTH, BATCH * 16 * WIDTH
+    convolution, product = image + kernel + hidden, hidden + 16 * WIDTH * OUT + BATCH * OUT
+    assert product_bytes(graph) == 4 * (convolution + product)
+
+
+def test_activations_that_the_backward_products_read(variables):
+    """The gradient of a kernel reads the image, that of a matrix what came out of the relu, flattened
+    (once, though it is read in two shapes); the weights are no activations."""
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(forward(x, *variables))
+        return tape.gradient(loss, variables)
+
+    graph = graph_of(step, tf.zeros([BATCH, SIZE, SIZE, CHANNELS]))
+    image, hidden = BATCH * SIZE * SIZE * CHANNELS, BATCH * 16 * WIDTH
+    assert activation_bytes(graph, BATCH) == 4 * (image + hidden)
+    forward_only = graph_of(lambda x: forward(x, *variables), tf.zeros([BATCH, SIZE, SIZE, 3]))
+    assert activation_bytes(forward_only, BATCH) == 0
 
 
 def test_seconds_by_kind_of_op(tmp_path):

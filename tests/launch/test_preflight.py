@@ -1,0 +1,80 @@
+"""launch/preflight.py traces, estimates, writes its report; a batch too large; and bad input.
+
+tests/tpu/test_compile.py has more of the compiler."""
+
+import json
+
+import pytest
+
+from tests.train import tiny
+
+
+@pytest.fixture
+def preflight(tmp_path, squares, config_file, start):
+    """`preflight(flags)` -> (the result, the report that it wrote or None)."""
+
+    def preflight(*flags, compiles=False, seconds=280):
+        output = tmp_path / "report.json"
+        common = [f"--config={config_file}", f"--output={output}", f"--compile={compiles}"]
+        launched = start("preflight.py", [*common, *tiny.flags(squares), *flags])
+        result = launched.wait(seconds)
+        return result, json.loads(output.read_text()) if output.exists() else None
+
+    return preflight
+
+
+@pytest.mark.slow
+def test_report_of_a_pod(preflight):
+    flags = "--config.train.dtype_policy=auto", "--config.train.global_batch_size=32"
+    result, report = preflight("--tpu=v3-32", *flags)
+    assert result.code == 0, result.stderr
+    assert report["passed"] and report["failures"] == []
+    assert report["per_replica_batch_size"] == 1
+    assert report["tpu"]["num_replicas"] == report["trace"]["replicas"] == 32
+    assert report["tpu"]["num_hosts"] == report["trace"]["hosts"] == 4
+    assert report["trace"]["dtype_policy"] == "mixed_bfloat16"
+    devices = [row["device"] for row in report["estimates"]]
+    assert devices == ["v3-32", "V100", "A100", "H100"]
+    assert report["notes"] == ["not compiled: --compile=false"]
+    assert "Nothing speaks against v3-32 so far." in result.stdout
+
+
+def test_data_that_are_not_there_yet(preflight):
+    flags = "--config.data.source=shards:/no/such", "--price_per_hour=100"
+    result, report = preflight("--tpu=v5litepod-1", *flags)
+    assert result.code == 0, result.stderr
+    assert "assumed RGB images with embeddings of 768" in report["notes"][0]
+    row = report["estimates"][0]
+    assert row["on_demand"] == pytest.approx(100 * row["hours"])
+
+
+@pytest.mark.tpu_compile
+def test_too_large_a_batch_is_caught_and_one_that_fits_is_named(preflight):
+    flags = "--tpu=v5e-1", "--config.train.global_batch_size=524288"
+    flags = *flags, "--config.train.dtype_policy=auto"
+    result, report = preflight(*flags, compiles=True, seconds=850)
+    assert result.code == 1, result.stdout
+    refused, advice = report["failures"]
+    assert refused.startswith("training step: RESOURCE_EXHAUSTED") and "HBM" in refused
+    assert "fits, compiled to" in advice
+    batch = int(advice.split("batch of ")[1].split()[0])
+    assert 2**16 < batch < 2**19 and batch % 8 == 0
+    assert f"FAILED {refused}" in result.stdout and f"FAILED {advice}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tpu=v3_8"], ["--tpu=v3_8", "did you mean v3-8?"]),
+        (["--tpu=v3-12"], ["--tpu=v3-12", "v3-8, v3-32"]),
+        (["--tpu=v3-8", "--config.train.global_batch_size=12"], ["is 12", "8 replicas"]),
+        (["--tpu=v4-8", "--config.data.image_size=12"], ["image_size is 12"]),
+        (["--tpu=v3-8", "--config.train.dtype_policy=mixed_float16"], ["float16", "'auto'"]),
+        (["--config.train.global_batch_size=8"], ["--tpu"]),
+    ],
+)
+def test_bad_input(preflight, flags, words):
+    result, report = preflight(*flags)
+    for word in words:
+        assert word in result.error
+    assert report is None
