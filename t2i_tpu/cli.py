@@ -80,7 +80,7 @@ def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
         if name.startswith("config.") and name[7:] not in config_lib.field_names():
             near = config_lib.nearest(name[7:], config_lib.field_names())
