@@ -35,36 +35,6 @@ def refusal(path: str, error: tf.errors.OpError) -> str:
     return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"
 
 
-_LOCAL_REMEDIES.get(reason, 'check the path')}"
-    bucket = "gs://" + path.removeprefix("gs://").partition("/")[0]
-    answer = re.search(r'"message":\s*"(.*?)"', error.message)
-    reason = answer[1] if answer else error.message.splitlines()[0]
-    denied = re.search(r"(.+) does not have (\S+) access", reason)
-    if denied and denied[1] == "Anonymous caller":
-        return (
-            f"there are no credentials, and {bucket} gives {denied[2]} to nobody without; run "
-            "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
-        )
-    if denied:
-        kind = "serviceAccount" if denied[1].endswith("gserviceaccount.com") else "user"
-        return (
-            f"{denied[1]} lacks {denied[2]} on {bucket}; run gcloud storage buckets "
-            f"add-iam-policy-binding {bucket} --member={kind}:{denied[1]} "
-            "--role=roles/storage.objectAdmin"
-        )
-    if re.search(r"\b401\b|Invalid Credentials", error.message):
-        return f"{bucket} knows no such account; run gcloud auth application-default login"
-    # An upload finds nothing only where there is no bucket.
-    if "bucket does not exist" in reason or (
-        isinstance(error, tf.errors.NotFoundError) and "initiating an upload" in error.message
-    ):
-        return (
-            f"there is no bucket {bucket}; mend the name, or run gcloud storage buckets create "
-            f"{bucket} --location=REGION, the region of the machine"
-        )
-    return f"{bucket} answers: {reason}"
-
-
 _LOCAL_REMEDIES = {
     "Permission denied": "give yourself the right to write there, or use another folder",
     "Read-only file system": "use another folder",

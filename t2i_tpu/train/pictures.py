@@ -91,6 +91,28 @@ def picture_of(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
 
 
+def beside(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """(title, picture) of each, from left to right."""
+    width = sum(picture.width + GAP for _, picture in pictures) + GAP
+    height = max(picture.height for _, picture in pictures) + LINE + 2 * GAP
+    whole, left = Image.new("RGB", (width, height), "white"), GAP
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(11)
+    for title, picture in pictures:
+        pen.text((left + GAP, GAP), title, fill="black", font=font)
+        whole.paste(picture, (left, LINE + GAP))
+        left += picture.width + GAP
+    return whole
+
+
+def read_picture(path: str) -> Image.Image:
+    """Raises UserError where it cannot be read."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return Image.open(io.BytesIO(file.read())).convert("RGB")
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
 def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] = ()) -> None:
     """Writes a PNG or, where `path` ends so, a GIF of the picture and the frames after it, that
     plays forever. The file gets its name only when it is whole.

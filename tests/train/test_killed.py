@@ -2,6 +2,7 @@
 their last checkpoint equals the undisturbed run's bit for bit."""
 
 import dataclasses
+import re
 import time
 
 import numpy as np
@@ -55,18 +56,24 @@ def start(tmp_path, launch):
 def unfinished(workdir):
     """The steps of checkpoints without a manifest."""
     names = [path.name for path in (workdir / "checkpoints").glob("step-*")]
-    found = {int(name.removeprefix("step-").split(".")[0].split("_")[0]) for name in names}
+    found = {int(re.match(r"step-(\d+)", name)[1]) for name in names}
     return found - set(versions.steps(str(workdir)))
 
 
 def kill(running, workdir, rng, kills):
-    """Kills a run under way: now and then while it starts, mostly while it trains and saves."""
+    """Kills a run under way: now and then while it starts, mostly while it trains and saves, and
+    half of those soon after files of a checkpoint are seen that has no manifest yet."""
     before = versions.steps(str(workdir))[:1]
-    if rng.random() < 0.15:
+    kind = rng.random()
+    if kind < 0.15:
         time.sleep(rng.uniform(0, 4))
     else:
         running.wait_for(lambda: versions.steps(str(workdir))[:1] != before)
         time.sleep(rng.uniform(0, 1.5))
+    if kind > 0.6:
+        while running.process.is_alive() and not unfinished(workdir):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.01))
     finished = not running.process.is_alive()
     running.process.kill()
     running.process.join()
