@@ -19,6 +19,7 @@ from t2i_tpu.tpu.manifest import manifest_of
 MAX_PADDING_WASTE = 1.3
 _TRACED = 32  # replicas at most: the graph is the same for more
 _BATCH_STEP = 8  # rows of a tile
+_FILL = 0.85  # of HBM: nearer to its end the compiler searches for long what to compute again
 
 
 @dataclasses.dataclass
@@ -170,7 +171,7 @@ def _largest_batch(report, config, manifest, needed, compiled, tries=3) -> str:
     batch = report.per_replica_batch_size
     for _ in range(tries):
         per_image = (needed - fixed) / batch
-        batch = min(int((0.97 * tpu.hbm_bytes - fixed) / per_image), batch - 1)
+        batch = min(int((_FILL * tpu.hbm_bytes - fixed) / per_image), batch - 1)
         batch -= batch % _BATCH_STEP if batch > _BATCH_STEP else 0
         if batch < 1:
             return f"no batch fits a replica of {tpu.name}: take a smaller model or another TPU"

@@ -13,11 +13,11 @@ from tests.train import tiny
 def preflight(tmp_path, squares, config_file, start):
     """`preflight(flags)` -> (the result, the report that it wrote or None)."""
 
-    def preflight(*flags, compiles=False, seconds=280):
+    def preflight(*flags):
         output = tmp_path / "report.json"
-        common = [f"--config={config_file}", f"--output={output}", f"--compile={compiles}"]
+        common = [f"--config={config_file}", f"--output={output}", "--compile=false"]
         launched = start("preflight.py", [*common, *tiny.flags(squares), *flags])
-        result = launched.wait(seconds)
+        result = launched.wait()
         return result, json.loads(output.read_text()) if output.exists() else None
 
     return preflight
@@ -46,20 +46,6 @@ def test_data_that_are_not_there_yet(preflight):
     assert "assumed RGB images with embeddings of 768" in report["notes"][0]
     row = report["estimates"][0]
     assert row["on_demand"] == pytest.approx(100 * row["hours"])
-
-
-@pytest.mark.tpu_compile
-def test_too_large_a_batch_is_caught_and_one_that_fits_is_named(preflight):
-    flags = "--tpu=v5e-1", "--config.train.global_batch_size=524288"
-    flags = *flags, "--config.train.dtype_policy=auto"
-    result, report = preflight(*flags, compiles=True, seconds=850)
-    assert result.code == 1, result.stdout
-    refused, advice = report["failures"]
-    assert refused.startswith("training step: RESOURCE_EXHAUSTED") and "HBM" in refused
-    assert "fits, compiled to" in advice
-    batch = int(advice.split("batch of ")[1].split()[0])
-    assert 2**16 < batch < 2**19 and batch % 8 == 0
-    assert f"FAILED {refused}" in result.stdout and f"FAILED {advice}" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,27 @@ def test_small_config_for_v5e():
 
 
 @pytest.mark.tpu_compile
+def test_too_large_a_batch_is_refused():
+    """20 GiB of temporaries where v5e has 16."""
+    config = config_lib.resolve(small())
+    program = lower.training_step(config, manifest_of(config)[0], 2**17)
+    with pytest.raises(compile_lib.NotCompiled, match="RESOURCE_EXHAUSTED.* HBM") as caught:
+        compile_lib.compile_for(program, V5E, compile_lib.environment(), timeout=300)
+    assert V5E.hbm_bytes < caught.value.hbm_needed < 2 * V5E.hbm_bytes
+
+
+@pytest.mark.slow
+def test_the_largest_batch_is_named():
+    """Near the end of HBM the compiler takes long."""
+    found = preflight.preflight(small(global_batch_size=2**17), "v5e-1")
+    refused, advice = found.failures[:2]
+    assert refused.startswith("training step: RESOURCE_EXHAUSTED")
+    assert "fits, compiled to" in advice
+    batch = int(advice.split("batch of ")[1].split()[0])
+    assert 2**15 < batch < 2**17 and batch % 8 == 0
+
+
+@pytest.mark.tpu_compile
 def test_a_compiler_that_takes_too_long_is_stopped(step):
     python = compile_lib.environment()
     with pytest.raises(compile_lib.NotCompiled, match="at batch 64 for v5e took more than 1 s"):
