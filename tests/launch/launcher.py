@@ -69,15 +69,10 @@ class Launched:
                 raise TimeoutError((self.folder / "stderr").read_text())
             time.sleep(0.02)
 
-    def wait_for_handler(self, number) -> None:
-        """Until the process catches a signal, by what the kernel says of it."""
-
-        def catches():
-            status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-            caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
-            return int(caught.split()[1], 16) >> (number - 1) & 1
-
-        self.wait_for(catches)
+    def wait_for_line(self, words) -> None:
+        """Until the process has said something on stderr."""
+        path = self.folder / "stderr"
+        self.wait_for(lambda: path.exists() and words in path.read_text())
 
 
 def _run(script, arguments, folder, environment, inside):
