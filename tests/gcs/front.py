@@ -19,7 +19,12 @@ import urllib.parse
 
 from tests.gcs.uploads import Uploads
 
-HOSTS = ("www.googleapis.com", "storage.googleapis.com", "oauth2.googleapis.com")
+HOSTS = (
+    "www.googleapis.com",
+    "storage.googleapis.com",
+    "oauth2.googleapis.com",
+    "iamcredentials.googleapis.com",
+)
 TOKEN = "token-of-the-harness"
 ACCOUNT = "tester@harness.iam.gserviceaccount.com"
 SLOW_SECONDS = 1.0
@@ -128,6 +133,8 @@ class Front(Forwarding):
             self.body()
             answer = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
             return self.answer_json(200, answer)
+        if self.path.endswith("/allowedLocations"):  # google-auth asks where the token holds
+            return self.answer_json(200, {"locations": [], "encodedLocations": "0x0"})
         permission, bucket = self._permission()
         fault = self.rules.fault_of(f"{self.command} {self.path}")
         if fault == "cut":
