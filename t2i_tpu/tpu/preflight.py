@@ -91,7 +91,8 @@ def _trace(report, config, manifest):
         )
     config = config_lib.from_json(config_lib.to_json(config))
     config.train.global_batch_size = report.per_replica_batch_size * replicas
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["t2i_tpu.tensorflow_quietly", __name__])
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
         try:
             traced = pool.submit(_traced_here, config, manifest, replicas, hosts).result()
