@@ -65,7 +65,7 @@ def killed_until_done(source, start, undisturbed, output, kills, seed, workers):
     moments, done = random.Random(seed), 0
     while done < kills:
         run = start("prepare_data.py", flags(source, output, workers))
-        run.process.join(moments.uniform(0, seconds))
+        run.process.join(moments.uniform(0, 0.8 * seconds))
         if not run.process.is_alive():  # whole already: another round
             assert contents(output) == files
             output = output.parents[1] / f"again {done}" / output.name
