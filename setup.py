@@ -79,6 +79,7 @@ setup(
         "data": TFDS,
         "gcs": GCS,
         "prepare": PREPARE,
+        "urls": [*PREPARE, "img2dataset>=1.45,<2"],
         "dev": [
             *TFDS,
             *GCS,
