@@ -63,7 +63,11 @@ setup(
             f"tensorflow-cpu>=2.20,<2.22; {HAS_TENSORFLOW_CPU}",
             "tensorflow>=2.20,<2.22; platform_machine != 'x86_64' and platform_machine != 'AMD64'",
         ],
-        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "gpu": [
+            "tensorflow[and-cuda]>=2.20,<2.22",
+            # From 9.11 on cuDNN computes on no GPU before Turing, so on no V100.
+            "nvidia-cudnn-cu12>=9.3,<9.11",
+        ],
         "tpu": [
             "tensorflow-tpu==2.20.0",  # the newest there is
             # tensorflow-tpu asks for libtpu~=0.0.14 and so gets the newest, which aborts at import:
