@@ -86,6 +86,7 @@ def compile_for(program: Program, tpu: Tpu, python: str, timeout: float) -> Comp
         pathlib.Path(path).write_bytes(program.hlo)
         script = os.path.join(os.path.dirname(__file__), "compiler_process.py")
         command = [python, "-I", script, path, tpu.topology, tpu.chip_config, folder]
+        command.append(str(os.getpid()))
         what = f"compiling the {program.name} at batch {program.batch_size} for {tpu.generation}"
         _, output = _run(command, what, timeout)
         try:

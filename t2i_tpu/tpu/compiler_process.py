@@ -1,14 +1,17 @@
 """Compiles serialized HLO with the TPU's own compiler, without a TPU. Run by compile.py, in an
 environment that has jax and libtpu and no TensorFlow:
 
-  python -I compiler_process.py HLO TOPOLOGY CHIP_CONFIG FOLDER
+  python -I compiler_process.py HLO TOPOLOGY CHIP_CONFIG FOLDER PARENT
 
-It leaves result.json in FOLDER, and the compiled program as module.pb (an HloModuleProto).
+It leaves result.json in FOLDER, and the compiled program as module.pb (an HloModuleProto). It ends
+with the process PARENT.
 """
 
 import json
 import os
 import sys
+import threading
+import time
 
 # libtpu would ask a metadata server which TPU this is, and jax would look for it.
 os.environ.update(
@@ -26,7 +29,8 @@ from jax._src.lib.mlir import ir
 from jax.experimental import topologies
 
 
-def main(path, topology, chip_config, folder):
+def main(path, topology, chip_config, folder, parent):
+    threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
     try:
         program = compiled(path, topology, chip_config)
     except _jax.JaxRuntimeError as error:
@@ -38,6 +42,13 @@ def main(path, topology, chip_config, folder):
         result = figures(program)
     with open(os.path.join(folder, "result.json"), "w") as file:
         json.dump(result, file)
+
+
+def end_with(parent):
+    """A parent that is killed cannot stop us, and nobody would read the result."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def compiled(path, topology, chip_config):

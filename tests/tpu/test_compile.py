@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import subprocess
+import time
 
 import pytest
 
@@ -79,6 +80,24 @@ def test_a_compiler_that_takes_too_long_is_stopped(step):
         compile_lib.compile_for(step, V5E, python, timeout=1)
     children = ["ps", "--ppid", str(os.getpid()), "-o", "args="]
     assert "compiler_process" not in subprocess.check_output(children, text=True)
+
+
+@pytest.mark.tpu_compile
+def test_a_compiler_ends_with_who_called_it(step, tmp_path):
+    path = tmp_path / "program.hlo"
+    path.write_bytes(step.hlo)
+    script = compile_lib.__file__.replace("compile.py", "compiler_process.py")
+    command = [compile_lib.environment(), "-I", script, path, "v5e:2x2", "default", tmp_path]
+    shell = subprocess.run(
+        ["sh", "-c", '"$@" $$ >/dev/null 2>&1 & echo $!', "sh", *command], stdout=-1, text=True
+    )
+    compiler = int(shell.stdout)  # its parent, the shell, is gone
+    for _ in range(600):
+        if not os.path.exists(f"/proc/{compiler}"):
+            break
+        time.sleep(0.1)
+    assert not os.path.exists(f"/proc/{compiler}")
+    assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.tpu_compile
