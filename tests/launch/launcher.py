@@ -62,6 +62,10 @@ class Launched:
         texts = [(self.folder / name).read_text() for name in ("stdout", "stderr")]
         return Result(self.process.exitcode, *texts)
 
+    def stderr_so_far(self) -> str:
+        path = self.folder / "stderr"
+        return path.read_text() if path.exists() else ""
+
     def wait_for(self, condition, seconds=200) -> None:
         end = time.monotonic() + seconds
         while not condition():
