@@ -124,7 +124,7 @@ def test_a_source_on_gs(gcs, bucket, source, run, undisturbed, tmp_path):
 
 def test_a_bucket_that_refuses(gcs, bucket, source, run):
     output = f"{bucket}/data"
-    with gcs.denied(bucket, "storage.objects.create"):
+    with gcs.denied(bucket.removeprefix("gs://"), "storage.objects.create"):
         result = run("prepare_data.py", flags(source, output), inside=gcs.inside)
     assert "storage.objects.create" in result.error and bucket in result.error
 
