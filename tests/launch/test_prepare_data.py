@@ -1,5 +1,6 @@
 """launch/prepare_data.py as users run it: its words, its workers, and kill -9 at random moments."""
 
+import pathlib
 import random
 import time
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.prepare.conftest import write_webdataset
+from tests.gcs.harness import Faults
 
 COUNT, PER_TAR = 300, 20
 
@@ -88,6 +90,43 @@ def test_fifty_kills(source, start, undisturbed, tmp_path, workers):
     for seed in range(5):
         output = tmp_path / str(seed) / "0" / "data"
         killed_until_done(source, start, undisturbed, output, 5, seed, workers)
+
+
+@pytest.mark.parametrize(
+    ("kills", "rate"), [(1, 0.0), pytest.param(5, 0.1, marks=pytest.mark.slow)]
+)
+def test_on_gs_as_on_disk(gcs, bucket, source, start, undisturbed, kills, rate):
+    """Killed and resumed with the output on gs://, with a share of the requests failing."""
+    output, moments = f"{bucket}/data", random.Random(1)
+    with gcs.faults(Faults(rate, seed=2)):
+        for _ in range(kills):
+            run = start("prepare_data.py", flags(source, output), (), gcs.inside)
+            run.process.join(moments.uniform(0, undisturbed[1]))
+            run.process.kill()
+            run.process.join()
+        result = start("prepare_data.py", flags(source, output), (), gcs.inside).wait(900)
+        assert result.code == 0, result.stderr
+        assert sum(gcs.report()["faults"].values()) >= (10 if rate else 0)
+    found = {name: content for name, content in gcs.files(output).items() if "." in name}
+    assert found == undisturbed[0]
+
+
+def test_a_source_on_gs(gcs, bucket, source, run, undisturbed, tmp_path):
+    folder = source.removeprefix("webdataset:").removesuffix("/*.tar")
+    address = gcs.put_folder(pathlib.Path(folder), f"{bucket}/tars")
+    output = tmp_path / "data"
+    arguments = flags(f"webdataset:{address}/*.tar", output)
+    result = run("prepare_data.py", arguments, inside=gcs.inside)
+    assert result.code == 0, result.stderr
+    wanted = {n: content for n, content in undisturbed[0].items() if n.endswith(".tfrecord")}
+    assert {n: content for n, content in contents(output).items() if n in wanted} == wanted
+
+
+def test_a_bucket_that_refuses(gcs, bucket, source, run):
+    output = f"{bucket}/data"
+    with gcs.denied(bucket.removeprefix("gs://"), "storage.objects.create"):
+        result = run("prepare_data.py", flags(source, output), inside=gcs.inside)
+    assert "storage.objects.create" in result.error and bucket in result.error
 
 
 def test_whole_already(source, run, undisturbed, tmp_path):

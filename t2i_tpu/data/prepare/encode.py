@@ -64,5 +64,8 @@ class UnitEncoder:
             encoder.encoder_id, encoder.weights_sha256, encoder.dim, normalized=True
         )
         return embedding, TokenContract(
-            encoder.encoder_id, encoder.vocab_size, encoder.context_length
+            encoder.encoder_id,
+            encoder.vocab_size,
+            encoder.context_length,
+            encoder.tokenizer_sha256,
         )
