@@ -29,7 +29,7 @@ READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
-.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-clip \
+.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip \
 	test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
@@ -66,6 +66,9 @@ test: $(DEV) ## the tests, one after the other (they share the cores with Tensor
 
 test-slow: $(DEV) ## the tests that take minutes to hours
 	@$(PY) -m pytest -m "slow and not clip and not tpu_compile" --timeout=0 $(ARGS)
+
+test-killed: $(DEV) ## 100 runs killed with -9 at random moments end in the same bits (hours)
+	@$(PY) -m pytest -s -m slow --timeout=0 tests/train/test_killed.py $(ARGS)
 
 test-clip: $(DEV) ## the tests that need open_clip and torch (installs them, some 5 GB)
 	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]"

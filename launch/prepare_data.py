@@ -7,6 +7,7 @@
           webdataset:PATTERN  tar shards; img2dataset writes them
           parquet:PATTERN     columns of image bytes and captions; Hugging Face's convention
           npy:PATH            imgs.npy, captions.csv and perhaps embeddings.npy
+          urls:PATTERN        parquet lists of URLs and captions, LAION's; by img2dataset
           idx:PATH            the four files of MNIST or its like
           tfds:NAME[@DIR]     a classification data set of tensorflow-datasets
 

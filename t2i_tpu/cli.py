@@ -46,8 +46,11 @@ def define_sampling() -> Callable[[], dict[str, object]]:
     return lambda: {name: holder.value for name, holder in holders.items()}
 
 
-def run(main: Callable[[], int | None], imports_tensorflow: bool = True) -> None:
-    """Parses the flags, calls `main()` and exits with what it returns.
+def run(
+    main: Callable[..., int | None], imports_tensorflow: bool = True, positional: str = ""
+) -> None:
+    """Parses the flags, calls `main()` and exits with what it returns. Where `positional` names an
+    argument that is no flag, it must be there and goes to `main`.
 
     What a user got wrong becomes one line on stderr and exit code 1; --verbosity=1 adds the trace.
     So do versions that are known not to work together, before TensorFlow is imported.
@@ -61,7 +64,10 @@ def run(main: Callable[[], int | None], imports_tensorflow: bool = True) -> None
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_ours_or_a_warning)
     start = _with_tensorflow if imports_tensorflow else _reported
-    app.run(lambda _: start(main), flags_parser=lambda argv: _reported(lambda: _parse(argv)))
+    app.run(
+        lambda argv: start(lambda: main(*argv[1:])),
+        flags_parser=lambda argv: _reported(lambda: _parse(argv, positional)),
+    )
 
 
 def _with_tensorflow(main):
@@ -78,7 +84,7 @@ def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:
     return record.levelno >= python_logging.WARNING or "tensorflow" not in record.pathname
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], positional: str) -> list[str]:
     is_given = any(re.match("--?config(=|$)", argument) for argument in argv[1:])
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
@@ -105,9 +111,11 @@ def _parse(argv: list[str]) -> list[str]:
         raise UserError(f"the --config file fails with {_one_line(error)}") from error
     if is_given and type(flags.FLAGS["config"].value) is not config_lib.Config:
         raise UserError(_WRONG_CONFIG)
-    if len(rest) > 1:
+    if positional and len(rest) < 2:
+        raise UserError(f"{positional} is missing; --help says what it is")
+    if len(rest) > 1 + bool(positional):
         raise UserError(
-            f"{rest[1]!r} is not a flag; flags are written --name=value (--help lists them)"
+            f"{rest[-1]!r} is not a flag; flags are written --name=value (--help lists them)"
         )
     return rest
 

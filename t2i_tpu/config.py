@@ -258,7 +258,7 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_typed(kind.__args__[0], item, name) for item in value)
     if origin is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else math.inf
     if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
         raise UserError(f"{name} is {value!r}; it must be of type {origin.__name__}")
     if origin is float and not math.isfinite(value):

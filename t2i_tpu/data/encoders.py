@@ -151,7 +151,7 @@ class EmbeddedEncoder(_Encoder):
 
 
 class OpenClipEncoder(_Encoder):
-    """The text tower of any open_clip model, on the CPU in float32.
+    """The text tower of any open_clip model, in float32 on a GPU (CUDA, MPS) or else on the CPU.
 
     Args:
       name: an open_clip model ("ViT-L-14") or "local-dir:FOLDER".
@@ -180,7 +180,8 @@ class OpenClipEncoder(_Encoder):
                 "a checkpoint that you have is given as NAME:FILE"
             ) from error
         model.visual = None  # most of the memory, and of no use here
-        self._model = model.eval()
+        self._device = _device()
+        self._model = model.eval().to(self._device)
         self.context_length = self._tokenizer.context_length
         self.vocab_size = model.vocab_size
 
@@ -199,7 +200,8 @@ class OpenClipEncoder(_Encoder):
         import torch
 
         with torch.inference_mode():
-            return self._model.encode_text(torch.from_numpy(tokens), normalize=True).numpy()
+            tokens = torch.from_numpy(tokens).to(self._device)
+            return self._model.encode_text(tokens, normalize=True).cpu().numpy()
 
 
 def _import_open_clip():
@@ -212,6 +214,16 @@ def _import_open_clip():
     except ImportError:
         raise UserError("open_clip is missing; pip install t2i-tpu[clip]") from None
     return open_clip
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        # TF32 keeps 10 bits: an embedding would depend on its batch in the third digit.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _wants_quick_gelu(open_clip, name: str, pretrained: str | None) -> bool:

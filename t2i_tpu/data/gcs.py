@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from t2i_tpu.errors import UserError
 
+_NO_CREDENTIALS = ("Anonymous caller", "HTTP response code 401", "credentials were not found")
 _ROLES = {
     "storage.buckets.get": "legacyBucketReader",
     "storage.objects.get": "objectViewer",
@@ -45,12 +46,13 @@ def refusals_told() -> Iterator[None]:
         raise UserError(reason(error)) from error
 
 
-def reason(error: tf.errors.OpError, path: str = "") -> str:
-    """One line on an error of reading or writing files; `path` where the error may not name it."""
-    text = error.message
+def reason(error: Exception, path: str = "") -> str:
+    """One line on an error of reading or writing files, TensorFlow's or google-cloud-storage's;
+    `path` where the error may not name it."""
+    text = getattr(error, "message", None) or str(error)
     bucket = _bucket(text) or _bucket(path) or "gs://"
     permission = re.search(r"(?:does not have|Permission)'? '?(storage\.[\w.]+)", text)
-    if "Anonymous caller" in text or "HTTP response code 401" in text:
+    if any(words in text for words in _NO_CREDENTIALS):
         return (
             f"{bucket} wants credentials and there are none that hold; run: gcloud auth "
             "application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"

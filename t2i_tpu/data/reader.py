@@ -241,9 +241,20 @@ def check_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> N
 @contextlib.contextmanager
 def damage_told(dataset: Dataset) -> Iterator[None]:
     """A record whose checksum is wrong is a UserError that names it: its shard has the right size,
-    so that nothing was seen when the data set was opened."""
+    so that nothing was seen when the data set was opened. So is one that does not parse."""
     try:
         yield
+    except UnicodeDecodeError as error:  # TensorFlow's message quotes the record
+        raise _unparsable(dataset, "it is no tf.train.Example") from error
+    except tf.errors.InvalidArgumentError as error:
+        # Out of `batches` or `examples`, not out of a step.
+        if not re.search("IteratorGetNext|Parse|DecodePng|DecodeRaw|EnsureShape", str(error)):
+            raise
+        told = re.search(r"UserError: (.+)$", error.message, re.MULTILINE)
+        lines = [line for line in error.message.splitlines() if line.strip()]
+        raise (
+            UserError(told[1]) if told else _unparsable(dataset, lines[0][:200] if lines else "?")
+        ) from error
     except tf.errors.OpError as error:
         told = re.search(r"UserError: (.+)$", error.message, re.MULTILINE)  # by `on_damage=skip`
         if told:
@@ -255,6 +266,13 @@ def damage_told(dataset: Dataset) -> Iterator[None]:
                 path = posixpath.join(dataset.folder, shard.file)
                 shard_file.check_shard(path, shard.num_examples)
         raise
+
+
+def _unparsable(dataset, reason):
+    return UserError(
+        f"a record in {dataset.folder} is not what its manifest promises ({reason}); prepare the "
+        "data set again"
+    )
 
 
 def open_dataset(

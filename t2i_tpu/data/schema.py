@@ -115,18 +115,46 @@ class Manifest:
                 f"format_version {fields['format_version']}, this program reads {FORMAT_VERSION}"
             )
         fields["splits"] = {
-            split: tuple(tuple(Shard(**shard) for shard in stream) for stream in streams)
+            split: tuple(tuple(_typed(Shard, shard) for shard in stream) for stream in streams)
             for split, streams in fields["splits"].items()
         }
         for name, kind in (("embedding", EmbeddingContract), ("tokens", TokenContract)):
             if fields[name] is not None:
-                fields[name] = kind(**fields[name])
+                fields[name] = _typed(kind, fields[name])
         if fields["label_names"] is not None:
             fields["label_names"] = tuple(fields["label_names"])
-        return cls(**fields)
+        manifest = cls(**fields)
+        manifest._check()
+        return manifest
+
+    def _check(self):
+        """Raises ValueError where a value is of no data set."""
+        _check_value("name", self.name, str)
+        _check_value("image_size", self.image_size, int)
+        for name in self.label_names or ():
+            _check_value("label_names", name, str)
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels!r}")
+        if self.image_format not in ("png", "raw"):
+            raise ValueError(f"image_format is {self.image_format!r}")
+        if not all(streams and all(streams) for streams in self.splits.values()):
+            raise ValueError("a split has no stream, or a stream no shard")
 
 
-def read_manifest(folder: str) -> Manifest:
+def _typed(kind, values):
+    """A dataclass of plain fields out of JSON."""
+    made = kind(**values)
+    for field in dataclasses.fields(kind):
+        _check_value(field.name, getattr(made, field.name), field.type)
+    return made
+
+
+def _check_value(name, value, kind):
+    if type(value) is not kind or (kind is int and not 0 < value < 2**53):
+        raise ValueError(f"{name} is {value!r}"[:200])
+
+
+def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
     """Reads `folder`/manifest.json and checks that every shard is there at its full size."""
     path = posixpath.join(folder, MANIFEST_NAME)
     if not tf.io.gfile.exists(path):
@@ -135,13 +163,13 @@ def read_manifest(folder: str) -> Manifest:
             f"no data set at {folder!r}: {MANIFEST_NAME} is missing; check the path or prepare it"
         )
     try:
-        with tf.io.gfile.GFile(path) as file:
-            manifest = Manifest.from_json(file.read())
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            manifest = Manifest.from_json(file.read().decode())
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is not a manifest that this version reads: {error!r}; prepare it again"
         ) from error
-    for streams in manifest.splits.values():
+    for streams in manifest.splits.values() if check_shards else ():
         for shard in (shard for stream in streams for shard in stream):
             _check_size(posixpath.join(folder, shard.file), shard.num_bytes)
     return manifest
@@ -150,7 +178,7 @@ def read_manifest(folder: str) -> Manifest:
 def _check_size(path: str, num_bytes: int) -> None:
     try:
         found = tf.io.gfile.stat(path).length
-    except tf.errors.NotFoundError:
+    except (tf.errors.NotFoundError, ValueError):  # no file is named "\0"
         raise UserError(
             f"shard {path} is missing; restore it or prepare the data set again"
         ) from None

@@ -37,7 +37,7 @@ def read_shard(path: str, num_examples: int, on_damage: str) -> tf.Tensor:
     if damaged and (on_damage == "raise" or len(damaged) == num_examples):
         raise _damaged(path, damaged, num_examples)
     if damaged:
-        numbers = _listed(damaged)
+        numbers = listed(damaged)
         logging.warning("%s: skipped %d damaged record(s): %s", path, len(damaged), numbers)
     for index in damaged:
         places = (found[(index + step) % num_examples] for step in range(num_examples))
@@ -58,12 +58,13 @@ def check_shard(path: str, num_examples: int) -> None:
 
 def _damaged(path, damaged, num_examples):
     return UserError(
-        f"shard {path} is damaged at record {_listed(damaged)} of {num_examples}; restore it, run "
+        f"shard {path} is damaged at record {listed(damaged)} of {num_examples}; restore it, run "
         "launch/audit_data.py --repair on its folder, or set config.data.on_damage=skip"
     )
 
 
-def _listed(numbers):
+def listed(numbers: list[int]) -> str:
+    """The first five."""
     return ", ".join(map(str, numbers[:5])) + ", ..." * (len(numbers) > 5)
 
 

@@ -13,8 +13,11 @@ from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.evaluate.cost import op_seconds, product_flops
 from t2i_tpu.train import strategy as strategy_lib
+from t2i_tpu.train import versions
+from t2i_tpu.train.checkpoint import Checkpointer
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.step import make_device_loop, make_replica_step
+from t2i_tpu.train.versions import Keep
 
 PEAK_SIZE = 2048  # of the square matrix products that define the peak
 
@@ -79,8 +82,39 @@ def bench(config: Config, strategy_name: str = "auto", rounds: int = 5, steps: i
         f"{PEAK_SIZE}x{PEAK_SIZE} matrix product in {peak.dtype.name})",
         "utilisation": f"{flops / step / best:.0%}",
         "outside products": outside,
+        "checkpoint": _checkpoint_cost(state, lambda: loop(iterator, tf.constant(steps)), rounds),
     }
     return "\n".join(f"{name:18} {value}" for name, value in lines.items())
+
+
+def _checkpoint_cost(state, some_steps, rounds) -> str:
+    """What a save adds to the steps beside which it is written, on this machine's disk."""
+    added, busy, copied = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpointer = Checkpointer(folder, state, Keep(last=1))
+        for _ in range(rounds + 1):  # the first one makes the copies
+            begin, cpu = time.perf_counter(), time.process_time()
+            checkpointer.save()
+            copied.append(time.perf_counter() - begin)
+            checkpointer.finish()
+            busy.append(time.process_time() - cpu)
+            written = time.perf_counter() - begin
+            # Enough steps that the write is over before they are.
+            turns = 1 + math.ceil(2 * written / _timed(some_steps))
+            plain = sum(_timed(some_steps) for _ in range(turns))
+            begin = time.perf_counter()
+            checkpointer.save()
+            for _ in range(turns):
+                _timed(some_steps)
+            checkpointer.finish()
+            added.append(time.perf_counter() - begin - plain)
+        (version,) = versions.good(folder)
+    low, middle, high = min(added[1:]), statistics.median(added[1:]), max(added[1:])
+    return (
+        f"{version.num_bytes / 1e6:.0f} MB: {statistics.median(copied[1:]):.2f} s to copy, "
+        f"{statistics.median(busy[1:]):.2f} s of processor time in all; makes the steps beside it "
+        f"{middle:.2f} s longer (min {low:.2f}, max {high:.2f}), {middle / 60:.1%} at one a minute"
+    )
 
 
 class _Peak:

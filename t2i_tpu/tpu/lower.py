@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from t2i_tpu.config import Config
 from t2i_tpu.data.schema import Manifest
+from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate.cost import activation_bytes, product_bytes, product_flops
 from t2i_tpu.models.generate import generate, to_uint8
 from t2i_tpu.tpu.trace import zeros
@@ -83,9 +84,17 @@ def _policy(config):
 
 def _program(name, function, arguments, batch_size) -> Program:
     graph = function.get_concrete_function(*arguments).graph
-    hlo = function.experimental_get_compiler_ir(*arguments)(
-        stage="hlo_serialized", platform_name="CPU"
-    )
+    try:
+        hlo = function.experimental_get_compiler_ir(*arguments)(
+            stage="hlo_serialized", platform_name="CPU"
+        )
+    except ValueError as error:
+        if "transfer manager" not in str(error):
+            raise
+        raise UserError(
+            "TensorFlow's TPU build cannot compile on its host (keras #19448): run the preflight on a "
+            "machine with t2i-tpu[cpu]"
+        ) from error
     return Program(
         name,
         batch_size,

@@ -133,13 +133,20 @@ def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
     return version.step
 
 
+# Its bytes are as they were written; that gs:// refuses or is away is another matter.
+_MISMATCHES = (
+    *(AssertionError, IndexError, RuntimeError, ValueError),
+    *(tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError),
+)
+
+
 def _read(checkpoint, workdir, step, check):
     path = versions.prefix(workdir, step)
     try:
         status = checkpoint.read(path)
         getattr(status, check)()
         status.expect_partial()
-    except (AssertionError, IndexError, RuntimeError, ValueError, tf.errors.OpError) as error:
+    except _MISMATCHES as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"checkpoint {path} does not fit this config and version: {reason}; use those that it "

@@ -7,8 +7,8 @@ import numpy as np
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
-from t2i_tpu.data.encoders import make_encoder
-from t2i_tpu.data.schema import Manifest
+from t2i_tpu.data.encoders import TextEncoder, make_encoder
+from t2i_tpu.data.schema import EmbeddingContract, Manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.train import strategy as strategy_lib
 from t2i_tpu.train import workdir as workdir_lib
@@ -52,11 +52,7 @@ class Trained:
             return self._tokens(prompts)
         contract = self.manifest.embedding
         encoder = make_encoder(contract.encoder)
-        if encoder.weights_sha256 != contract.weights_sha256:
-            raise UserError(
-                f"encoder {contract.encoder!r} has other weights here than those that made the data set's "
-                "embeddings; install the version of them that it was prepared with"
-            )
+        _check_encoder(encoder, contract)
         return encoder.encode(prompts)
 
     def _tokens(self, prompts: Sequence[str]) -> np.ndarray:
@@ -85,6 +81,25 @@ class Trained:
 
     def _labels(self) -> str:
         return ", ".join(self.manifest.label_names)
+
+
+def _check_encoder(encoder: TextEncoder, contract: EmbeddingContract) -> None:
+    """Raises UserError where prompts would be embedded otherwise than the data set's captions."""
+    if contract.weights_sha256 and encoder.weights_sha256 != contract.weights_sha256:
+        raise UserError(
+            f"encoder {contract.encoder!r} has other weights here than those that made the data set's "
+            "embeddings; install the version of them that it was prepared with"
+        )
+    if encoder.dim != contract.dim:
+        raise UserError(
+            f"encoder {contract.encoder!r} makes embeddings of {encoder.dim} numbers, the data set's "
+            f"have {contract.dim}; it was prepared with another encoder than it says"
+        )
+    if not contract.normalized:
+        raise UserError(
+            f"the data set's embeddings are not of length 1, those of encoder {contract.encoder!r} "
+            "are; prepare it again with --encoder=" + contract.encoder
+        )
 
 
 def load(workdir: str, strategy_name: str = "auto", **sample) -> Trained:

@@ -118,6 +118,7 @@ def test_a_slots_draw_does_not_depend_on_its_batch(shape):
         np.testing.assert_array_equal(levels[slot], uniform(alone)[0])
 
 
+@pytest.mark.host_xla
 def test_a_draw_is_the_same_in_a_compiled_function():
     def draw(step):
         return uniform(keys(1, Purpose.NOISE, step, slots(16)))

@@ -19,14 +19,17 @@ import urllib.parse
 
 from tests.gcs.uploads import Uploads
 
-HOSTS = ("www.googleapis.com", "storage.googleapis.com", "oauth2.googleapis.com")
+HOSTS = (
+    "www.googleapis.com",
+    "storage.googleapis.com",
+    "oauth2.googleapis.com",
+    "iamcredentials.googleapis.com",
+)
 TOKEN = "token-of-the-harness"
 ACCOUNT = "tester@harness.iam.gserviceaccount.com"
 SLOW_SECONDS = 1.0
 _OF_A_CONNECTION = {"connection", "content-length", "keep-alive", "te", "transfer-encoding"}
-_TARGET = re.compile(
-    r"(?:/upload|/download)?/storage/v1/b/([^/?]+)(/o(?:/([^/?]+)(/rewriteTo)?)?)?"
-)
+_TARGET = re.compile(r"(?:/upload|/download)?/storage/v1/b/([^/?]+)(/o(?:/([^/?]+))?)?")
 _REWRITE = re.compile(r"/rewriteTo/b/([^/?]+)/")
 _OF_METHOD = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "create", "DELETE": "delete"}
 
@@ -57,7 +60,7 @@ class Rules:
 
     def report(self) -> dict:
         with self.lock:
-            return {"requests": self.requests, "faults": self.faults}
+            return {"requests": list(self.requests), "faults": dict(self.faults)}
 
 
 class Forwarding(http.server.BaseHTTPRequestHandler):
@@ -128,6 +131,8 @@ class Front(Forwarding):
             self.body()
             answer = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
             return self.answer_json(200, answer)
+        if self.path.endswith("/allowedLocations"):  # google-auth asks where the token holds
+            return self.answer_json(200, {"locations": [], "encodedLocations": "0x0"})
         permission, bucket = self._permission()
         fault = self.rules.fault_of(f"{self.command} {self.path}")
         if fault == "cut":
@@ -173,7 +178,7 @@ class Front(Forwarding):
         action = _OF_METHOD.get(self.command, "update")
         if not (match := _TARGET.match(path)):  # storage.googleapis.com/BUCKET/OBJECT
             return f"storage.objects.{action}", path.split("/")[1]
-        bucket, objects, name, _ = match.groups()
+        bucket, objects, name = match.groups()
         if rewrite := _REWRITE.search(path):
             bucket = rewrite[1]
         if not objects:

@@ -161,7 +161,7 @@ class Gcs(Buckets):
                 process.wait()
         self.started.clear()
 
-    # What goes wrong, and what was asked for
+    # What goes wrong, and what was asked for. One set of rules holds at a time: they don't nest.
 
     @contextlib.contextmanager
     def faults(self, faults: Faults = Faults()) -> Iterator[None]:

@@ -7,6 +7,7 @@ tests die; the kernel then ends the server with it.
 
 import fcntl
 import pathlib
+import shutil
 import socket
 import struct
 import subprocess
@@ -34,6 +35,7 @@ def main(folder: pathlib.Path, program: str) -> None:
     finally:
         server.kill()
         server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _bring_loopback_up():

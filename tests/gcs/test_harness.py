@@ -50,20 +50,26 @@ def test_nothing_is_left_after_a_kill(who):
         "import pathlib, time; from tests.gcs import harness\n"
         "with harness.started() as gcs:\n"
         "    children = pathlib.Path(f'/proc/{gcs.host.pid}/task/{gcs.host.pid}/children')\n"
-        "    print(gcs.host.pid, children.read_text(), flush=True); time.sleep(600)\n"
+        "    print(gcs.folder, gcs.host.pid, children.read_text(), flush=True); time.sleep(600)\n"
     )
     tests = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
-    host, server = (int(pid) for pid in tests.stdout.readline().split())
+    folder, *pids = tests.stdout.readline().split()
+    host, server = map(int, pids)
     os.kill(tests.pid if who == "tests" else host, signal.SIGKILL)
     end = time.monotonic() + 10
     gone = [server] if who == "host" else [host, server]
     while any(_runs(pid) for pid in gone) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(_runs(pid) for pid in gone)
-    tests.kill()
+    tests.send_signal(signal.SIGINT)
     tests.communicate()
+    assert not pathlib.Path(folder).exists()
 
 
 def _runs(pid):

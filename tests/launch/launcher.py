@@ -62,6 +62,10 @@ class Launched:
         texts = [(self.folder / name).read_text() for name in ("stdout", "stderr")]
         return Result(self.process.exitcode, *texts)
 
+    def stderr_so_far(self) -> str:
+        path = self.folder / "stderr"
+        return path.read_text() if path.exists() else ""
+
     def wait_for(self, condition, seconds=200) -> None:
         end = time.monotonic() + seconds
         while not condition():
@@ -69,15 +73,10 @@ class Launched:
                 raise TimeoutError((self.folder / "stderr").read_text())
             time.sleep(0.02)
 
-    def wait_for_handler(self, number) -> None:
-        """Until the process catches a signal, by what the kernel says of it."""
-
-        def catches():
-            status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-            caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
-            return int(caught.split()[1], 16) >> (number - 1) & 1
-
-        self.wait_for(catches)
+    def wait_for_line(self, words) -> None:
+        """Until the process has said something on stderr."""
+        path = self.folder / "stderr"
+        self.wait_for(lambda: path.exists() and words in path.read_text())
 
 
 def _run(script, arguments, folder, environment, inside):

@@ -12,7 +12,8 @@ def test_bench_prints_all_its_lines(squares, config_file, run):
     lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in result.stdout.splitlines())
     numbers = {name: float(re.search(r"[\d.]+", text)[0]) for name, text in lines.items()}
     names = "parameters", "setting", "compile", "images/s", "FLOPs of a step", "achieved", "peak"
-    assert set(lines) == {*names, "utilisation", "outside products"}
+    assert set(lines) == {*names, "utilisation", "outside products", "checkpoint"}
+    assert numbers["checkpoint"] == 2 and lines["checkpoint"].endswith("at one a minute")
     assert numbers["setting"] == 8 and "float32, XLA off, 1 replica" in lines["setting"]
     assert numbers["parameters"] > 0 and numbers["peak"] > 0 and numbers["compile"] > 0
     achieved = numbers["FLOPs of a step"] * numbers["images/s"] / 8

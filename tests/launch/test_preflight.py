@@ -8,6 +8,8 @@ import pytest
 
 from tests.train import tiny
 
+pytestmark = pytest.mark.host_xla
+
 
 @pytest.fixture
 def preflight(tmp_path, squares, config_file, start):

@@ -229,6 +229,7 @@ def test_upsample_is_keras_bilinear(shape):
     np.testing.assert_allclose(upsample_bilinear(tf.constant(x)), expected, atol=1e-6)
 
 
+@pytest.mark.host_xla
 def test_upsample_has_a_gradient_under_xla():
     """Keras' own has none (tensorflow #57575); each pixel's shares add up to four."""
 

@@ -99,6 +99,7 @@ def test_no_python_runs_per_step():
     assert toy.calls == 1
 
 
+@pytest.mark.host_xla
 def test_it_compiles_with_xla():
     sample = SampleConfig("ddim", "ancestor", 10, 3.0, 99.5)
     np.testing.assert_allclose(

@@ -17,6 +17,8 @@ from t2i_tpu.tpu.manifest import manifest_of
 
 V5E = hardware.parse("v5e-1")
 
+pytestmark = pytest.mark.host_xla
+
 
 def small(**train) -> Config:
     config = Config()

@@ -8,6 +8,8 @@ from t2i_tpu.train import optimizer, state, strategy
 from t2i_tpu.train.step import NUM_BANDS
 from tests.train import tiny
 
+pytestmark = pytest.mark.host_xla
+
 
 @pytest.fixture(scope="module")
 def run(squares):

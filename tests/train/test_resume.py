@@ -1,7 +1,5 @@
 """Thirty steps are fifteen, a stop, and fifteen more: the same bits, data and pictures."""
 
-import signal
-
 import numpy as np
 
 from tests.train import tiny
@@ -28,7 +26,7 @@ def test_stopped_and_resumed_is_undisturbed_bit_for_bit(squares, tmp_path, launc
 
     # The signal comes while the first 15 steps are traced, long before they are done.
     first = started("stopped", 15)
-    first.wait_for_handler(signal.SIGTERM)
+    first.wait_for_line("starting at")
     first.process.terminate()
     first = first.wait()
     assert first.code == 75, first.stderr  # EX_TEMPFAIL: start it again

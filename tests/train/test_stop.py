@@ -154,8 +154,7 @@ def training(squares, tmp_path, launch, metadata):
 
 def test_a_run_that_is_told_of_maintenance_saves_and_stops(training, tmp_path):
     server, running = training(train__checkpoint_every=10**6)
-    running.wait_for_handler(signal.SIGTERM)
-    running.wait_for(lambda: "step 5/" in (running.folder / "stderr").read_text())
+    running.wait_for_line("step 5/")
     running.wait_for(lambda: server.asked)
     server.notices["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
     result = running.wait()

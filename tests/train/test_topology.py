@@ -1,12 +1,16 @@
 """One device, two, and two machines: after 20 steps the same weights, in float32 to 1e-5."""
 
+import hashlib
 import json
+import re
 import socket
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from t2i_tpu.train.checkpoint import Checkpointer
+from t2i_tpu.train.step import corrupted
 from t2i_tpu.train.versions import Keep
 from tests.train import tiny
 
@@ -21,6 +25,18 @@ def alone(squares):
     start = run.values()
     run.steps(20)
     return start, run.values()
+
+
+def loopback_tasks():
+    """The TF_CONFIGs of two workers on this machine."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
+    workers = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return [
+        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        for index in range(2)
+    ]
 
 
 def assert_same(found, alone):
@@ -43,16 +59,11 @@ def test_two_machines_on_loopback(squares, alone, tmp_path, launch):
     """Two processes through launch/train.py; the first one writes, the second nothing."""
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
-    workers = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
     workdir = tmp_path / "workdir"
     flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
     flags += tiny.flags(squares, **CHANGES)
     running = []
-    for index in range(2):
-        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+    for task in loopback_tasks():
         running.append(launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}))
     for each in running:
         result = each.wait()
@@ -82,3 +93,78 @@ def test_a_checkpoint_of_two_devices_goes_on_on_one(squares, tmp_path):
     found, expected = one.values(), two.values()
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE)
+
+
+def seen(run, start, count):
+    """For each step from `start` on, the hash of all that the network sees: the examples in the order
+    of their slots, with their noise, on the replicas of `run`."""
+    path, iterator = run.state.denoiser.diffusion_path, run.batches(start)
+    digests = []
+    for step in range(start, start + count):
+        step = tf.constant(step, tf.int64)
+
+        def see(batch, step=step):
+            return batch["slot"], corrupted(run.config, path, batch, step)
+
+        slots, examples = run.strategy.run(see, (next(iterator),))
+        order = np.argsort(run.strategy.gather(slots, 0).numpy())
+        digest = hashlib.sha256()
+        for name in sorted(examples):
+            digest.update(run.strategy.gather(examples[name], 0).numpy()[order].tobytes())
+        digests.append(digest.hexdigest())
+    return digests
+
+
+@pytest.mark.slow
+def test_a_run_that_changes_its_devices_as_it_goes(squares, tmp_path, launch):
+    """100 steps on 1, 2, 4 devices and 2 workers in turns, changed at random steps: every step sees
+    the same bytes, and the weights end within 1e-4 of their size of those of one device."""
+    changes = CHANGES | dict(train__total_steps=100, train__steps_per_loop=1, train__log_every=1)
+    config, workdir = tiny.config(squares, **changes), tmp_path / "workdir"
+    undisturbed = tiny.Run(config)
+    undisturbed.steps(100)
+    expected = seen(undisturbed, 0, 100)
+    assert len(set(expected)) == 100
+
+    runs = [tiny.Run(config, [f"CPU:{index}" for index in range(count)]) for count in (1, 2, 4)]
+    rng, step, turns = np.random.default_rng(0), 0, []
+    while step < 100:
+        if len(turns) == 2:
+            step = two_workers(workdir, tmp_path, squares, changes, launch)
+            turns.append(("workers", step))
+        run = runs[len(turns) % 3]
+        checkpointer = Checkpointer(str(workdir), run.state, Keep(2))
+        assert checkpointer.restore() == step
+        count = min(int(rng.integers(5, 20)), 100 - step)
+        assert seen(run, step, count) == expected[step : step + count]
+        run.iterator = run.batches(step)
+        run.steps(count)
+        step += count
+        checkpointer.save()
+        checkpointer.finish()
+        turns.append((run.strategy.num_replicas_in_sync, step))
+    assert {turn[0] for turn in turns} == {1, 2, 4, "workers"}
+    found = tiny.checkpoint_values(workdir)
+    worst = 0.0
+    for name, value in undisturbed.values().items():
+        if name.startswith("weights/"):
+            difference = np.abs(found[name] - value).max() / np.abs(value).max()
+            worst = max(worst, difference)
+    print(f"{turns}: largest relative difference of a weight {worst:.1e}")
+    assert worst < 1e-4
+
+
+def two_workers(workdir, tmp_path, squares, changes, launch):
+    """Goes on with two processes for some steps; returns the step that they stopped at."""
+    config = tmp_path / "plain.py"
+    config.write_text(tiny.CONFIG_FILE)
+    flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
+    flags += tiny.flags(squares, **changes)
+    running = [
+        launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}) for task in loopback_tasks()
+    ]
+    running[0].wait_for(lambda: re.search(r"step \d+/100: ", running[0].stderr_so_far()))
+    running[1].process.terminate()
+    results = [each.wait() for each in running]
+    assert [result.code for result in results] == [75, 75], results
+    return int(re.search(r"stopped at step (\d+)", results[0].stderr)[1])

@@ -12,12 +12,12 @@ import posixpath
 
 import tensorflow as tf
 
-from t2i_tpu.data import schema
+from t2i_tpu.data import files, schema
 from t2i_tpu.data.prepare.duplicates import Seen
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.settings import Settings, versions
 from t2i_tpu.data.prepare.unit import Done, read_done, read_examples
-from t2i_tpu.data.writer import StreamWriter, write_whole
+from t2i_tpu.data.writer import StreamWriter
 from t2i_tpu.errors import UserError
 
 LOSSES_NAME = "losses.csv"
@@ -166,4 +166,4 @@ class _Losses:
 
 def finish(output: str, manifest: schema.Manifest) -> None:
     """The manifest makes it a data set."""
-    write_whole(posixpath.join(output, schema.MANIFEST_NAME), manifest.to_json())
+    files.write(posixpath.join(output, schema.MANIFEST_NAME), manifest.to_json())

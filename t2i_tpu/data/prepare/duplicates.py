@@ -34,9 +34,29 @@ class Seen:
             return "duplicate_key"
         if sha256 is not None and not self._is_new("contents", sha256):
             return "duplicate_image"
-        if hash_ is not None and not self._is_far(int.from_bytes(hash_, "big")):
+        if hash_ is None:
+            return None
+        if self.has_near(hash_):
             return "near_duplicate"
+        value = int.from_bytes(hash_, "big")
+        self.index.executemany(
+            "INSERT OR IGNORE INTO hashes VALUES (?, ?, ?)",
+            [(band, part, _signed(value)) for band, part in self._bands(value)],
+        )
         return None
+
+    def has_same(self, sha256: bytes) -> bool:
+        rows = self.index.execute("SELECT 1 FROM contents WHERE value = ?", (sha256,))
+        return rows.fetchone() is not None
+
+    def has_near(self, hash_: bytes) -> bool:
+        """Of hashes that differ in d bits, one of d + 1 parts is equal: only those are compared."""
+        value = int.from_bytes(hash_, "big")
+        for band in self._bands(value):
+            rows = self.index.execute("SELECT value FROM hashes WHERE band = ? AND part = ?", band)
+            if any((value ^ _unsigned(row[0])).bit_count() <= self.distance for row in rows):
+                return True
+        return False
 
     def close(self) -> None:
         self.index.close()
@@ -45,20 +65,8 @@ class Seen:
     def _is_new(self, table: str, value: str | bytes) -> bool:
         return self.index.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (value,)).rowcount
 
-    def _is_far(self, value: int) -> bool:
-        """Of hashes that differ in d bits, one of d + 1 parts is equal: only those are compared."""
-        parts = list(enumerate(_parts(value, self.distance + 1)))
-        for band, part in parts:
-            rows = self.index.execute(
-                "SELECT value FROM hashes WHERE band = ? AND part = ?", (band, part)
-            )
-            if any((value ^ _unsigned(row[0])).bit_count() <= self.distance for row in rows):
-                return False
-        self.index.executemany(
-            "INSERT OR IGNORE INTO hashes VALUES (?, ?, ?)",
-            [(band, _signed(part), _signed(value)) for band, part in parts],
-        )
-        return True
+    def _bands(self, value: int) -> list[tuple[int, int]]:
+        return list(enumerate(_parts(value, self.distance + 1)))
 
 
 def _parts(value: int, count: int) -> list[int]:

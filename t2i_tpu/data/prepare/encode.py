@@ -9,10 +9,10 @@ import io
 import numpy as np
 import tensorflow as tf
 
+from t2i_tpu.data import files
 from t2i_tpu.data.encoders import TextEncoder, make_encoder
 from t2i_tpu.data.prepare.unit import read_examples, unit_path
 from t2i_tpu.data.schema import EmbeddingContract, TokenContract
-from t2i_tpu.data.writer import write_whole
 
 
 class UnitEncoder:
@@ -41,7 +41,7 @@ class UnitEncoder:
                 ends=np.cumsum([len(ids) for ids in tokens], dtype=np.int64),
                 cut=cut,
             )
-            write_whole(path, content.getvalue())
+            files.write(path, content.getvalue())
 
     def read(self, work: str, index: int) -> tuple[np.ndarray, list[np.ndarray], int] | None:
         """(embeddings float32 [N, dim], N arrays of tokens, captions cut) of a unit."""
@@ -64,5 +64,8 @@ class UnitEncoder:
             encoder.encoder_id, encoder.weights_sha256, encoder.dim, normalized=True
         )
         return embedding, TokenContract(
-            encoder.encoder_id, encoder.vocab_size, encoder.context_length
+            encoder.encoder_id,
+            encoder.vocab_size,
+            encoder.context_length,
+            encoder.tokenizer_sha256,
         )

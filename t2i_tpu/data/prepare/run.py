@@ -15,12 +15,11 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from t2i_tpu.data import schema
+from t2i_tpu.data import files, schema
 from t2i_tpu.data.prepare import assemble, unit
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import Unit
-from t2i_tpu.data.writer import write_whole
 from t2i_tpu.errors import UserError
 
 WORK_NAME = "preparing"  # folder of the output, gone when it is whole
@@ -44,10 +43,10 @@ def prepare(settings: Settings, output: str, workers: int) -> schema.Manifest:
             "a worker was killed, perhaps for memory (--workers=1 needs least); "
             "the same command goes on where it was"
         ) from error
-    except (OSError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
+    except tf.errors.OpError as error:
         raise UserError(
-            f"{output}: {reason}; what is finished stays, and the same command goes on"
+            f"--output={output}: {files.refusal(output, error)}; what is finished stays, and the "
+            "same command goes on"
         ) from error
 
 
@@ -90,7 +89,7 @@ def _plan(settings, source, output, work) -> int:
             for one in source.units():
                 file.write(json.dumps(one) + "\n")
         tf.io.gfile.rename(plan + ".tmp", plan, overwrite=True)
-        write_whole(record, json.dumps(settings.as_dict() | {"_": settings.fingerprint()}))
+        files.write(record, json.dumps(settings.as_dict() | {"_": settings.fingerprint()}))
     with tf.io.gfile.GFile(record) as file:
         before = json.load(file)
     if before.pop("_") != settings.fingerprint():

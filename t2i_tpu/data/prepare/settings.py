@@ -16,6 +16,7 @@ from t2i_tpu.data.sources.npy import NpySource
 from t2i_tpu.data.sources.parquet import ParquetSource
 from t2i_tpu.data.sources.source import Source
 from t2i_tpu.data.sources.tfds import TfdsSource
+from t2i_tpu.data.sources.urls import UrlsSource
 from t2i_tpu.data.sources.webdataset import WebdatasetSource
 from t2i_tpu.data.writer import SHARD_SIZE
 from t2i_tpu.errors import UserError
@@ -27,6 +28,7 @@ SOURCES = {
     "npy": NpySource,
     "idx": IdxSource,
     "tfds": TfdsSource,
+    "urls": UrlsSource,
 }
 
 
@@ -80,7 +82,15 @@ class Settings:
 def versions() -> dict[str, str]:
     """Of what decided the bytes."""
     found = {"t2i_tpu": __version__, "python": platform.python_version()}
-    for name in ("numpy", "pillow", "onnxruntime", "open_clip_torch", "torch", "imagehash"):
+    for name in (
+        "numpy",
+        "pillow",
+        "onnxruntime",
+        "open_clip_torch",
+        "torch",
+        "imagehash",
+        "img2dataset",
+    ):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

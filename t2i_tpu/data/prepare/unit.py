@@ -15,12 +15,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from t2i_tpu.data import schema
+from t2i_tpu.data import files, schema
 from t2i_tpu.data.prepare import filters, images
 from t2i_tpu.data.prepare.losses import Lost
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import Item, Source, Unit
-from t2i_tpu.data.writer import write_whole
 from t2i_tpu.errors import UserError
 
 
@@ -76,7 +75,7 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
             count += 1
     tf.io.gfile.rename(temporary, path + ".tfrecord", overwrite=True)
     done = Done(count, tuple(lost), dim, normalized)
-    write_whole(path + ".json", json.dumps(dataclasses.asdict(done)))
+    files.write(path + ".json", json.dumps(dataclasses.asdict(done)))
 
 
 def read_examples(work: str, index: int) -> Iterator[tf.train.Example]:

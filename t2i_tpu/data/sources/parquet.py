@@ -1,7 +1,7 @@
 """Parquet files with image bytes and captions in columns, as Hugging Face's data sets have them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ class ParquetSource:
 
     def units(self) -> Iterator[Unit]:
         for file in files_of(self.pattern, "parquet"):
-            with _open(file) as table:
-                if not _first(table.schema_arrow.names, _IMAGES):
+            with open_parquet(file) as table:
+                if not first_of(table.schema_arrow.names, _IMAGES):
                     raise UserError(
                         f"{file} has no column of images ({', '.join(_IMAGES)}), only "
                         f"{', '.join(table.schema_arrow.names)}; rename one, or is it a list of "
@@ -37,10 +37,10 @@ class ParquetSource:
 
     def read(self, unit: Unit) -> Iterator[Item]:
         row = 0
-        with _open(unit["file"]) as table:
+        with open_parquet(unit["file"]) as table:
             names = table.schema_arrow.names
-            image, caption = _first(names, _IMAGES), _first(names, _CAPTIONS)
-            key = _first(names, _KEYS)
+            image, caption = first_of(names, _IMAGES), first_of(names, _CAPTIONS)
+            key = first_of(names, _KEYS)
             for batch in table.iter_batches(_ROWS, row_groups=[unit["group"]]):
                 for values in batch.to_pylist():
                     number = f"{stem_of(unit['file'])}-{unit['group']:04d}-{row:06d}"
@@ -49,7 +49,7 @@ class ParquetSource:
 
     def label_names(self) -> tuple[str, ...] | None:
         """Of a column `label` that Hugging Face's metadata call a ClassLabel."""
-        with _open(files_of(self.pattern, "parquet")[0]) as table:
+        with open_parquet(files_of(self.pattern, "parquet")[0]) as table:
             metadata = (table.schema_arrow.metadata or {}).get(b"huggingface")
         try:
             features = json.loads(metadata)["info"]["features"]
@@ -75,11 +75,12 @@ def _item(key: str, values: dict[str, Any], image: str, caption: str | None) -> 
     return item
 
 
-def _first(names: list[str], known: tuple[str, ...]) -> str | None:
+def first_of(names: Iterable[str], known: tuple[str, ...]) -> str | None:
+    """The first of the known names that is there."""
     return next((name for name in known if name in names), None)
 
 
-class _open:
+class open_parquet:
     """A ParquetFile of a local or gs:// path, closed at the end."""
 
     def __init__(self, path: str):

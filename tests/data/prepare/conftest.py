@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from t2i_tpu.data.locate import locate
+from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.data.prepare.run import prepare
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.reader import open_dataset
@@ -45,10 +46,11 @@ def emoji():
 def prepared(tmp_path, read_shards):
     """`prepared(source, ...)` -> (manifest, {split: its examples}) of a data set made in-process."""
 
-    def prepared(source, output=None, workers=1, **settings):
+    def prepared(source, output=None, workers=1, drop_same=None, min_similarity=None, **settings):
         output = str(output or tmp_path / "out" / "data")
+        filters = Filters(drop_same_images=drop_same, min_similarity=min_similarity)
         settings = dict(encoder="none", heldout_share=0.0, num_streams=4) | settings
-        manifest = prepare(Settings(source=source, **settings), output, workers)
+        manifest = prepare(Settings(source=source, filters=filters, **settings), output, workers)
         return manifest, {split: read_shards(output, split) for split in manifest.splits}
 
     return prepared

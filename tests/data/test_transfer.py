@@ -1,0 +1,105 @@
+"""Copies to and from gs://: whole, checked, resumed, or refused in one line."""
+
+import shutil
+
+import pytest
+
+pytest.importorskip("google.cloud.storage", reason="the extra gcs is not installed")
+
+from t2i_tpu.data import schema, transfer
+from t2i_tpu.errors import UserError
+from tests.gcs.harness import Faults
+from tests.train import tiny
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("squares")
+    tiny.write(folder)
+    (folder / "text_tower").mkdir()  # other things may lie beside the shards
+    (folder / "text_tower" / "tower.onnx").write_bytes(b"onnx" * 1000)
+    (folder / ".state").mkdir()
+    for rest in ("train-9999-00000.tfrecord.tmp", ".state/x"):
+        (folder / rest).write_bytes(b"half")
+    return folder
+
+
+@pytest.fixture
+def copy(gcs):
+    """`copy(source, target)` in a process there."""
+    return lambda *arguments: gcs.call(transfer.copy, *map(str, arguments))
+
+
+def contents(folder):
+    """By name, without what is not copied."""
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    return {
+        name: path.read_bytes()
+        for name, path in found.items()
+        if not name.endswith(".tmp") and not name.startswith(".")
+    }
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_there_and_back(gcs, bucket, squares, copy, tmp_path, rate):
+    address = f"{bucket}/deep/data"
+    with gcs.faults(Faults(rate)):
+        expected = contents(squares)
+        copied = copy(squares, address)
+        assert (copied.files, copied.present) == (len(expected), 0)
+        assert copied.num_bytes == sum(map(len, expected.values()))
+        assert gcs.files(address) == expected
+        assert copy(squares, address).present == len(expected)
+        copy(address, tmp_path / "back")
+        assert contents(tmp_path / "back") == expected
+        assert not list(tmp_path.rglob("*.tmp"))
+        assert copy(address, tmp_path / "back").present == len(expected)
+        assert bool(gcs.report()["faults"]) == bool(rate)
+
+
+def test_what_changed_is_copied_again(gcs, bucket, squares, copy):
+    address = f"{bucket}/data"
+    copy(squares, address)
+    name = "train-0001-00001.tfrecord"
+    good = (squares / name).read_bytes()
+    gcs.put(f"{address}/{name}", good[:-1] + bytes([good[-1] ^ 1]))
+    assert copy(squares, address).present == len(contents(squares)) - 1
+    assert gcs.files(address)[name] == good
+
+
+def test_damage_is_not_copied(gcs, bucket, squares, copy, tmp_path):
+    """A flipped bit that the size does not tell, on either side."""
+    damaged, name = tmp_path / "damaged", "train-0001-00001.tfrecord"
+    shutil.copytree(squares, damaged)
+    good = (damaged / name).read_bytes()
+    (damaged / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(UserError, match=f"shard {damaged / name} is not what its manifest says"):
+        copy(damaged, f"{bucket}/up")
+    assert not {name, schema.MANIFEST_NAME} & set(gcs.names(f"{bucket}/up"))
+    gcs.put_folder(damaged, f"{bucket}/down")
+    with pytest.raises(UserError, match="is not what its manifest says"):
+        copy(f"{bucket}/down", tmp_path / "back")
+    assert not {name, schema.MANIFEST_NAME} & set(contents(tmp_path / "back"))
+
+
+def test_refusals(gcs, bucket, squares, copy, tmp_path):
+    address, name = f"{bucket}/data", bucket.removeprefix("gs://")
+    for pair in ((squares, tmp_path), ("gs://a/b", "gs://c/d")):
+        with pytest.raises(UserError, match="must be on gs://"):
+            copy(*pair)
+    with pytest.raises(UserError, match="there is no bucket gs://no-such-bucket;"):
+        copy(squares, "gs://no-such-bucket/data")
+    with pytest.raises(UserError, match="no data set at"):
+        copy(tmp_path, address)
+    for denied in ("storage.objects.create", "storage.objects.list"):
+        with gcs.denied(name, denied), pytest.raises(UserError) as error:
+            copy(squares, address)
+        assert f"{bucket} refuses {denied} to" in str(error.value)
+        assert "\n" not in str(error.value)
+    nothing = {"GOOGLE_APPLICATION_CREDENTIALS": "", "CLOUDSDK_CONFIG": str(tmp_path)}
+    with pytest.raises(UserError, match=f"{bucket} wants credentials"):
+        gcs.call(transfer.copy, str(squares), address, environment=nothing)
+    tiny.write(tmp_path / "other", count=16)
+    copy(tmp_path / "other", address)
+    with pytest.raises(UserError, match="holds another data set"):
+        copy(squares, address)

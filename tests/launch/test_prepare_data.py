@@ -1,0 +1,164 @@
+"""launch/prepare_data.py as users run it: its words, its workers, and kill -9 at random moments."""
+
+import pathlib
+import random
+import time
+
+import numpy as np
+import pytest
+
+from tests.data.prepare.conftest import write_webdataset
+from tests.gcs.harness import Faults
+
+COUNT, PER_TAR = 300, 20
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """15 tars of 20 images, of which some come again."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (COUNT, 40, 40, 3)).astype(np.uint8)
+    images[::10] = images[0]
+    triples = [(f"{i:05d}", image, f"caption {i}") for i, image in enumerate(images)]
+    return write_webdataset(tmp_path_factory.mktemp("tars"), triples, PER_TAR)
+
+
+def flags(source, output, workers=1):
+    return [
+        f"--source={source}", f"--output={output}", f"--workers={workers}", "--image_size=32",
+        "--num_streams=4", "--shard_size=20", "--drop_same_images", "--heldout_share=0.1",
+    ]  # fmt: skip
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source, run, tmp_path_factory):
+    """(files, seconds, stdout) of one run."""
+    output = tmp_path_factory.mktemp("undisturbed") / "data"
+    start = time.monotonic()
+    result = run("prepare_data.py", flags(source, output))
+    assert result.code == 0, result.stderr
+    return contents(output), time.monotonic() - start, result.stdout
+
+
+def test_every_outcome_is_told(undisturbed):
+    files, _, stdout = undisturbed
+    counts = {line.split()[1]: int(line.split()[0]) for line in stdout.splitlines()[:-1]}
+    assert counts["duplicate_image"] == 29  # of 30 equal ones
+    assert counts["train"] + counts["heldout"] == COUNT - 29
+    assert files["losses.csv"].count(b"duplicate_image") == 29
+    assert "is whole: --config.data.source=shards:" in stdout
+    assert set(path.rsplit(".")[-1] for path in files) == {"tfrecord", "json", "csv"}
+
+
+def test_the_number_of_workers_changes_nothing(source, run, undisturbed, tmp_path):
+    output = tmp_path / "data"
+    result = run("prepare_data.py", flags(source, output, workers=3))
+    assert result.code == 0, result.stderr
+    assert contents(output) == undisturbed[0]
+
+
+def killed_until_done(source, start, undisturbed, output, kills, seed, workers):
+    """Kills one run after the other, `kills` times at least, then lets one finish."""
+    files, seconds, _ = undisturbed
+    moments, done = random.Random(seed), 0
+    while done < kills:
+        run = start("prepare_data.py", flags(source, output, workers))
+        run.process.join(moments.uniform(0, 0.8 * seconds))
+        if not run.process.is_alive():  # whole already: another round
+            assert contents(output) == files
+            output = output.parents[1] / f"again {done}" / output.name
+            continue
+        run.process.kill()
+        run.process.join()
+        done += 1
+    result = start("prepare_data.py", flags(source, output, workers)).wait()
+    assert result.code == 0, result.stderr
+    assert contents(output) == files
+
+
+def test_killed_at_random_moments(source, start, undisturbed, tmp_path):
+    killed_until_done(source, start, undisturbed, tmp_path / "0" / "data", 3, 0, workers=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fifty_kills(source, start, undisturbed, tmp_path, workers):
+    for seed in range(5):
+        output = tmp_path / str(seed) / "0" / "data"
+        killed_until_done(source, start, undisturbed, output, 5, seed, workers)
+
+
+@pytest.mark.parametrize(
+    ("kills", "rate"), [(1, 0.0), pytest.param(5, 0.1, marks=pytest.mark.slow)]
+)
+def test_on_gs_as_on_disk(gcs, bucket, source, start, undisturbed, kills, rate):
+    """Killed and resumed with the output on gs://, with a share of the requests failing."""
+    output, moments = f"{bucket}/data", random.Random(1)
+    with gcs.faults(Faults(rate, seed=2)):
+        for _ in range(kills):
+            run = start("prepare_data.py", flags(source, output), (), gcs.inside)
+            run.process.join(moments.uniform(0, undisturbed[1]))
+            run.process.kill()
+            run.process.join()
+        result = start("prepare_data.py", flags(source, output), (), gcs.inside).wait(900)
+        assert result.code == 0, result.stderr
+        assert sum(gcs.report()["faults"].values()) >= (10 if rate else 0)
+    found = {name: content for name, content in gcs.files(output).items() if "." in name}
+    assert found == undisturbed[0]
+
+
+def test_a_source_on_gs(gcs, bucket, source, run, undisturbed, tmp_path):
+    folder = source.removeprefix("webdataset:").removesuffix("/*.tar")
+    address = gcs.put_folder(pathlib.Path(folder), f"{bucket}/tars")
+    output = tmp_path / "data"
+    arguments = flags(f"webdataset:{address}/*.tar", output)
+    result = run("prepare_data.py", arguments, inside=gcs.inside)
+    assert result.code == 0, result.stderr
+    wanted = {n: content for n, content in undisturbed[0].items() if n.endswith(".tfrecord")}
+    assert {n: content for n, content in contents(output).items() if n in wanted} == wanted
+
+
+def test_a_bucket_that_refuses(gcs, bucket, source, run):
+    output = f"{bucket}/data"
+    with gcs.denied(bucket.removeprefix("gs://"), "storage.objects.create"):
+        result = run("prepare_data.py", flags(source, output), inside=gcs.inside)
+    assert "storage.objects.create" in result.error and bucket in result.error
+
+
+def test_whole_already(source, run, undisturbed, tmp_path):
+    output = tmp_path / "data"
+    for _ in range(2):
+        result = run("prepare_data.py", flags(source, output))
+        assert result.code == 0 and result.stdout.replace(str(output), "X").endswith("shards:X\n")
+    assert contents(output) == undisturbed[0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--source=flder:x", "did you mean 'folder'"),
+        ("--crop=centre", "--crop=centre is none of center, none"),
+        ("--heldout_share=1.5", "--heldout_share=1.5"),
+        ("--channels=2", "--channels=2"),
+        ("--near_duplicates=99", "--near_duplicates=99"),
+        ("--encoder=clip", "unknown encoder 'clip'"),
+        ("--min_words=x", "--min_words"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(source, run, tmp_path, flag, told):
+    result = run("prepare_data.py", [*flags(source, tmp_path / "data"), flag])
+    assert told in result.error and not (tmp_path / "data").exists()
+
+
+def test_settings_that_change_half_way(source, run, start, tmp_path):
+    output = tmp_path / "data"
+    first = start("prepare_data.py", flags(source, output))
+    first.wait_for((output / "preparing" / "unit-000001.json").exists)
+    first.process.kill()
+    first.process.join()
+    result = run("prepare_data.py", [*flags(source, output), "--image_size=16"])
+    assert "under way with another image_size (32)" in result.error
