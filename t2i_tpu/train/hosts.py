@@ -26,15 +26,18 @@ def summed(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[int]
 
 
 @contextlib.contextmanager
-def loss_told() -> Iterator[None]:
+def loss_told(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """A host that is gone is a UserError on the others: they cannot go on without it."""
+    this, _ = host_index(strategy)
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         if "ollective" not in error.message:
             raise
-        who = re.search(r"/job:(\w+)/replica:\d+/task:(\d+)", error.message)
+        # A host may only hear of it from a third one, or in a message that names itself.
+        named = set(re.findall(r"/job:worker/replica:\d+/task:(\d+)", error.message)) - {str(this)}
+        who = f"worker {named.pop()}" if len(named) == 1 else "another worker"
         raise UserError(
-            f"{f'{who[1]} {who[2]}' if who else 'another worker'} of this run is gone; start the same "
-            "command again, on as many workers as you like: it goes on from the newest checkpoint"
+            f"{who} of this run is gone, as it seems from worker {this}; start the same command "
+            "again, on as many workers as you like: it goes on from the newest checkpoint"
         ) from error

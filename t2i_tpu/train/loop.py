@@ -73,7 +73,7 @@ def train(
     with contextlib.ExitStack() as held:
         lock = held.enter_context(Lock(workdir)) if is_chief else None
         held.enter_context(damage_told(dataset))
-        held.enter_context(hosts.loss_told())
+        held.enter_context(hosts.loss_told(strategy))
         run = _Run(config, workdir, strategy, dataset, preview, lock)
         if lock:
             doctor.check_run(config, workdir, run.state)

@@ -71,7 +71,10 @@ def test_a_worker_that_dies_ends_the_run_and_it_goes_on(workers, tmp_path, dies)
     other = running[1 - dies].wait()
     assert other.code == 1, other
     error = other.stderr.splitlines()[-1]
-    assert error.startswith(f"train.py: error: worker {dies} of this run is gone; start the same")
+    who = (
+        rf"(worker {dies}|another worker) of this run is gone, as it seems from worker {1 - dies}; "
+    )
+    assert re.match(f"train.py: error: {who}start the same command again", error), error
     assert "Traceback" not in other.stderr
     newest = versions.steps(str(tmp_path / "run"))[0]
     for count in (1, 2):  # with fewer, and with as many as before

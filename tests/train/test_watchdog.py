@@ -1,10 +1,14 @@
 """What the watchdog says, of real threads and times."""
 
+import threading
 import time
 
 import pytest
+import tensorflow as tf
 
+from t2i_tpu.train.step import make_device_loop
 from t2i_tpu.train.watchdog import Watchdog
+from tests.train import tiny
 
 
 def lines(caplog, count, seconds=20):
@@ -42,3 +46,32 @@ def test_silent_while_steps_are_done_and_when_it_is_off(caplog):
                 watchdog.step()
     time.sleep(0.5)
     assert caplog.messages == []
+
+
+def test_the_device_loop_tells_when_it_waits_for_input(squares):
+    """An input that gives two batches and then nothing until it is let go."""
+    run, waiting, gate = tiny.Run(tiny.config(squares)), tf.Variable(False), threading.Event()
+
+    def held(index, batch):
+        def hold(index):
+            return index if index < 2 else gate.wait(200) and index
+
+        index = tf.py_function(hold, [index], tf.int64)
+        with tf.control_dependencies([index]):
+            return {name: tf.identity(value) for name, value in batch.items()}
+
+    def batches(_):
+        return run.dataset.batches(0, 8, 8).enumerate().map(held)
+
+    iterator = iter(run.strategy.distribute_datasets_from_function(batches))
+    loop = make_device_loop(run.strategy, run.replica_step, waiting)
+    training = threading.Thread(target=lambda: loop(iterator, tf.constant(4)), daemon=True)
+    training.start()
+    end = time.monotonic() + 200
+    while not (run.state.step.numpy() == 2 and waiting.numpy()) and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert training.is_alive() and waiting.numpy() and run.state.step.numpy() == 2
+    gate.set()
+    training.join(200)
+    assert not waiting.numpy() and run.state.step.numpy() == 4
