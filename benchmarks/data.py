@@ -176,7 +176,7 @@ def read_ancestor(folder, cores):
 
 
 def measured(folder, way, work):
-    """(files a second, processor seconds a file), children of the process included."""
+    """(files a second, processor seconds a file, workers of ours not included)."""
     output = folder / f"out-{way}"
     shutil.rmtree(output, ignore_errors=True)
     wall, before = time.perf_counter(), os.times()
