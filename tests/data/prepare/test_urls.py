@@ -6,19 +6,16 @@ import threading
 import time
 
 import numpy as np
-import pytest
-
-pytest.importorskip("img2dataset", reason="pip install -e .[urls]")
-pytestmark = pytest.mark.allowed_skip
-
 import pyarrow
 import pyarrow.parquet
+import pytest
 
 from t2i_tpu.data.sources import urls
 from t2i_tpu.errors import UserError
 from tests.data.prepare.conftest import digest, png
 from tests.data.prepare.test_images import JPEG, bomb
 
+pytestmark = pytest.mark.urls
 SECONDS = 3
 
 
