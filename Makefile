@@ -29,7 +29,7 @@ READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
-.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip \
+.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip test-urls \
 	test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
