@@ -44,7 +44,7 @@ def test_a_signal_to_one_worker_stops_all_at_the_same_step(workers, tmp_path, sq
     """The second of two is told; one process goes on to the end."""
     total = 4000
     first, second = workers(2, total)
-    second.wait_for_handler(signal.SIGTERM)
+    second.wait_for_line("starting at")
     first.wait_for(lambda: "step 10/" in first.stderr_so_far())
     second.process.terminate()
     stopped = [each.wait() for each in (first, second)]

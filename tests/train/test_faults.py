@@ -78,7 +78,7 @@ def test_a_workdir_that_cannot_be_written(saved):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
-    assert error.startswith(f"train.py: error: --workdir={workdir} cannot be written: ")
+    assert error.startswith(f"train.py: error: {workdir} cannot be written: ")
     assert "Read-only file system" in error and "Traceback" not in result.stderr
     assert names(workdir) == {"step-5"} and [path.name for path in workdir.iterdir()] == [
         "checkpoints"
