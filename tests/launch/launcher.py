@@ -75,8 +75,7 @@ class Launched:
 
     def wait_for_line(self, words) -> None:
         """Until the process has said something on stderr."""
-        path = self.folder / "stderr"
-        self.wait_for(lambda: path.exists() and words in path.read_text())
+        self.wait_for(lambda: words in self.stderr_so_far())
 
 
 def _run(script, arguments, folder, environment, inside):

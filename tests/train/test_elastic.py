@@ -3,7 +3,6 @@ on with as many as there are."""
 
 import json
 import re
-import signal
 import socket
 
 import numpy as np
@@ -45,7 +44,7 @@ def test_a_signal_to_one_worker_stops_all_at_the_same_step(workers, tmp_path, sq
     total = 4000
     first, second = workers(2, total)
     second.wait_for_line("starting at")
-    first.wait_for(lambda: "step 10/" in first.stderr_so_far())
+    first.wait_for_line("step 10/")
     second.process.terminate()
     stopped = [each.wait() for each in (first, second)]
     assert [each.code for each in stopped] == [75, 75], stopped
@@ -59,7 +58,7 @@ def test_a_signal_to_one_worker_stops_all_at_the_same_step(workers, tmp_path, sq
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
     (alone,) = workers(1, total)
-    alone.wait_for(lambda: f"resuming at step {step} of {total}" in alone.stderr_so_far())
+    alone.wait_for_line(f"resuming at step {step} of {total}")
 
 
 @pytest.mark.slow
@@ -79,9 +78,9 @@ def test_a_worker_that_dies_ends_the_run_and_it_goes_on(workers, tmp_path, dies)
     newest = versions.steps(str(tmp_path / "run"))[0]
     for count in (1, 2):  # with fewer, and with as many as before
         again = workers(count, 10**6, train__checkpoint_every=10)
-        again[0].wait_for(lambda: f"resuming at step {newest} of" in again[0].stderr_so_far())  # noqa: B023
+        again[0].wait_for_line(f"resuming at step {newest} of")
         for each in again:
-            each.wait_for_handler(signal.SIGTERM)
+            each.wait_for_line("resuming at")
         again[-1].process.terminate()
         assert [each.wait().code for each in again] == [75] * count
         newest = versions.steps(str(tmp_path / "run"))[0]
