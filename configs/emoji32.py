@@ -3,7 +3,7 @@
   make train-gpu    or    python launch/train.py --config=configs/emoji32.py --workdir=runs/emoji32
 
 Data: 3,430 Noto emoji with captions and embeddings, 356 held out. Model: 12.1M parameters.
-Hardware: a CPU of two cores with bfloat16, 17 minutes; GPUs not measured. Expect 13 or 14 of the
+Hardware: a CPU of two cores with bfloat16, 18 minutes; GPUs not measured. Expect 13 or 14 of the
 preview's 16 things to be recognised, and held-out people in the right skin tone and dress.
 """
 
