@@ -14,7 +14,6 @@ from tqdm import tqdm
 from t2i_tpu.data import files, schema, shard_file
 from t2i_tpu.data.prepare.duplicates import Seen
 from t2i_tpu.data.prepare.unit import perceptual_hash
-from t2i_tpu.data.writer import hash_file
 from t2i_tpu.errors import UserError
 
 QUARANTINE = "quarantine"
@@ -111,7 +110,7 @@ def _problem(path: str, shard: schema.Shard) -> str | None:
     """Why a shard is not what the manifest says."""
     if not tf.io.gfile.exists(path):
         return "is missing"
-    num_bytes, digest = hash_file(path)
+    num_bytes, digest = files.measured(path)
     if digest == shard.sha256:
         return None
     records = shard_file.whole_records(path, shard.num_examples)

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import tokenizers
 
+from t2i_tpu.data import files
 from t2i_tpu.errors import UserError
 
 EMBEDDED_CLIP = os.path.join(os.path.dirname(__file__), "embedded", "clip")
@@ -139,7 +140,7 @@ class EmbeddedEncoder(_Encoder):
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        return _sha256(self._weights)
+        return files.measured(self._weights)[1]
 
     def _token_ids(self, prompts: list[str]) -> list[list[int]]:
         cleaned = [_clean(prompt) for prompt in prompts]
@@ -187,7 +188,7 @@ class OpenClipEncoder(_Encoder):
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        return _sha256(self._weights)
+        return files.measured(self._weights)[1]
 
     def _token_ids(self, prompts: list[str]) -> list[list[int]]:
         tokenizer = self._tokenizer
@@ -249,14 +250,6 @@ def _tokenizer_options(name: str) -> dict[str, str]:
     """open_clip does not look for a vocabulary in a local folder unless it is told."""
     path = os.path.join(name.removeprefix("local-dir:"), "bpe_vocab.txt.gz")
     return {"bpe_path": path} if os.path.exists(path) else {}
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")

@@ -1,6 +1,7 @@
-"""Files that get their name only when they are whole, on disk and gs://."""
+"""Files that get their name only when they are whole, and their hashes; on disk and gs://."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -25,6 +26,16 @@ def write(path: str, content: str | bytes) -> None:
     """Writes or replaces a file. Raises tf.errors.OpError where it cannot be written."""
     with whole(path) as partial, tf.io.gfile.GFile(partial, "wb") as file:
         file.write(content)
+
+
+def measured(path: str) -> tuple[int, str]:
+    """(bytes, SHA-256 in hex) of a file. Raises tf.errors.OpError where it cannot be read."""
+    num_bytes, digest = 0, hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while block := file.read(1 << 22):
+            num_bytes += len(block)
+            digest.update(block)
+    return num_bytes, digest.hexdigest()
 
 
 def refusal(path: str, error: tf.errors.OpError) -> str:

@@ -97,10 +97,12 @@ class Dataset:
         for serialized in self._in_order(split):
             if len(rest) >= count and len(found) == len(captions):
                 break
-            batch = schema.parse(serialized[None], self.manifest)
-            caption = batch["caption"][0].numpy().decode()
+            # Most are not wanted, and decoding an image takes longest.
+            head = schema.parse(serialized[None], self.manifest, ("caption",))
+            caption = head["caption"][0].numpy().decode()
             if caption not in captions and len(rest) >= count:
                 continue
+            batch = schema.parse(serialized[None], self.manifest)
             example = {
                 "caption": caption,
                 "key": batch["key"][0].numpy().decode(),

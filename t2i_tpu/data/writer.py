@@ -1,7 +1,6 @@
 """Records -> shards. Equal records and settings give equal bytes."""
 
 import collections
-import hashlib
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -176,16 +175,6 @@ class StreamWriter:
         if self.writer:
             self.writer.close()
             tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
-        num_bytes, digest = hash_file(path)
+        num_bytes, digest = files.measured(path)
         self.shards.append(Shard(posixpath.basename(path), self.count, num_bytes, digest))
         self.writer, self.count = None, 0
-
-
-def hash_file(path: str) -> tuple[int, str]:
-    """(bytes, SHA-256 in hex) of a file, local or gs://."""
-    digest, num_bytes = hashlib.sha256(), 0
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-            num_bytes += len(block)
-    return num_bytes, digest.hexdigest()

@@ -110,21 +110,11 @@ def verified(workdir: str, step: int) -> Version:
     version = read(workdir, step)
     for name, (size, digest) in version.files.items():
         try:
-            if measured(posixpath.join(folder(workdir), name)) != (size, digest):
+            if files.measured(posixpath.join(folder(workdir), name)) != (size, digest):
                 raise Damaged(f"{name} is not what was written")
         except tf.errors.NotFoundError:
             raise Damaged(f"{name} is missing") from None
     return version
-
-
-def measured(path: str) -> tuple[int, str]:
-    """The bytes and the sha256 of a file."""
-    size, digest = 0, hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
-        while chunk := file.read(1 << 24):
-            size += len(chunk)
-            digest.update(chunk)
-    return size, digest.hexdigest()
 
 
 def good(workdir: str, before: float = math.inf) -> Iterator[Version]:
@@ -167,7 +157,7 @@ def commit(workdir: str, step: int, metrics: dict[str, float]) -> None:
     """Writes the manifest of a checkpoint whose files are all there."""
     written = f"step-{step}.index", f"step-{step}.data-"
     names = [name for _, name in _files(workdir) if name.startswith(written)]
-    measures = {name: measured(posixpath.join(folder(workdir), name)) for name in names}
+    measures = {name: files.measured(posixpath.join(folder(workdir), name)) for name in names}
     files.write(prefix(workdir, step) + ".json", Version(step, metrics, measures).to_json())
 
 

@@ -64,11 +64,9 @@ def write(workdir: str, config: Config, manifest: Manifest) -> None:
         files.write(posixpath.join(workdir, MANIFEST_NAME), manifest.to_json())
         files.write(posixpath.join(workdir, CONFIG_NAME), to_json(config))
     except tf.errors.OpError as error:
-        raise _not_writable(workdir, error) from error
-
-
-def _not_writable(workdir, error):
-    return UserError(f"--workdir={workdir} cannot be written: {files.refusal(workdir, error)}")
+        raise UserError(
+            f"--workdir={workdir} cannot be written: {files.refusal(workdir, error)}"
+        ) from error
 
 
 def read(workdir: str) -> tuple[Config, Manifest]:

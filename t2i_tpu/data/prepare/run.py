@@ -85,10 +85,9 @@ def _plan(settings, source, output, work) -> int:
         }:
             raise UserError(f"{output!r} is not empty; choose another --output")
         tf.io.gfile.makedirs(work)
-        with tf.io.gfile.GFile(plan + ".tmp", "w") as file:
+        with files.whole(plan) as partial, tf.io.gfile.GFile(partial, "w") as file:
             for one in source.units():
                 file.write(json.dumps(one) + "\n")
-        tf.io.gfile.rename(plan + ".tmp", plan, overwrite=True)
         files.write(record, json.dumps(settings.as_dict() | {"_": settings.fingerprint()}))
     with tf.io.gfile.GFile(record) as file:
         before = json.load(file)
