@@ -2,7 +2,7 @@
 
 import dataclasses
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from t2i_tpu.data.prepare.losses import Lost
 _LONGEST = 8192  # characters; a longer caption is a page, not a caption
 _SIMILARITY = ("similarity", "SIMILARITY", "clip_similarity_vitb32", "clip_similarity_vitl14")
 _AESTHETIC = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score", "aesthetic_score_laion_v2")
+_SIZES = (("width", "height"), ("WIDTH", "HEIGHT"))
 _NEARLY_WHITE = 250
 
 
@@ -54,15 +55,28 @@ def clean_caption(caption: str | bytes | None) -> str:
     return " ".join(caption.replace("\ufeff", "").replace("\x00", " ").split())
 
 
+def cause_in_list(filters: Filters, caption: str | None, columns: Mapping[str, Any]) -> str | None:
+    """Why a row of a list of URLs will be lost, whatever its image is."""
+    listed = [[columns.get(name) for name in names] for names in _SIZES]
+    known = [size for size in listed if all(isinstance(one, (int, float)) for one in size)]
+    size = known[0] if known else None
+    try:
+        check_before_decoding(filters, size, clean_caption(caption), columns)
+    except Lost as loss:
+        return loss.cause
+    return None
+
+
 def check_before_decoding(
-    filters: Filters, size: tuple[int, int], caption: str, columns: Mapping[str, Any]
+    filters: Filters, size: Sequence[float] | None, caption: str, columns: Mapping[str, Any]
 ) -> None:
-    """Raises Lost by the first filter that the example does not pass."""
-    shorter, longer = sorted(size)
-    if filters.max_aspect_ratio is not None and longer > filters.max_aspect_ratio * shorter:
-        raise Lost("aspect_ratio")
-    if filters.min_side is not None and shorter < filters.min_side:
-        raise Lost("too_small")
+    """Raises Lost by the first filter that the example does not pass; size None is not known."""
+    if size is not None:
+        shorter, longer = sorted(size)
+        if filters.max_aspect_ratio is not None and longer > filters.max_aspect_ratio * shorter:
+            raise Lost("aspect_ratio")
+        if filters.min_side is not None and shorter < filters.min_side:
+            raise Lost("too_small")
     words = len(caption.split())
     if filters.min_words is not None and words < filters.min_words:
         raise Lost("too_few_words")

@@ -1,6 +1,7 @@
 """What a preparation was asked for: all that its result depends on but the input itself."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -8,7 +9,7 @@ import platform
 
 from t2i_tpu import __version__
 from t2i_tpu.config import nearest
-from t2i_tpu.data.prepare.filters import Filters
+from t2i_tpu.data.prepare.filters import Filters, cause_in_list
 from t2i_tpu.data.prepare.images import CROPS
 from t2i_tpu.data.sources.folder import FolderSource
 from t2i_tpu.data.sources.idx import IdxSource
@@ -66,6 +67,8 @@ class Settings:
 
     def make_source(self) -> Source:
         kind, _, place = self.source.partition(":")
+        if kind == "urls":
+            return UrlsSource(place, functools.partial(cause_in_list, self.filters))
         return SOURCES[kind](place)
 
     def as_dict(self) -> dict:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import types
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from t2i_tpu.data.sources.parquet import first_of, open_parquet
@@ -30,10 +30,16 @@ _BYTES = 1 << 25
 
 
 class UrlsSource:
-    """A unit is some rows; once it is done, what failed in it is counted and not tried again."""
+    """A unit is some rows; once it is done, what failed in it is counted and not tried again.
 
-    def __init__(self, pattern: str):
-        self.pattern = pattern
+    Args:
+      unwanted: (caption, columns) -> why a row need not be downloaded, or None.
+    """
+
+    def __init__(
+        self, pattern: str, unwanted: Callable[[str | None, Mapping[str, Any]], str | None]
+    ):
+        self.pattern, self.unwanted = pattern, unwanted
 
     def units(self) -> Iterator[Unit]:
         _img2dataset()
@@ -51,13 +57,18 @@ class UrlsSource:
         rows = _rows(unit["file"], unit["start"])
         url = first_of(rows[0], _URLS)
         caption = first_of(rows[0], _CAPTIONS)
-        downloaded = _download([str(row[url] or "") for row in rows])
-        for index, (row, (image, error)) in enumerate(zip(rows, downloaded, strict=True)):
-            key = f"{stem_of(unit['file'])}-{unit['start'] + index:08d}"
+        items = []
+        for number, row in enumerate(rows, unit["start"]):
             text = row[caption] if caption else None
             columns = {n: v for n, v in row.items() if isinstance(v, (int, float, str))}
-            problem = _cause(error) if image is None else None
-            yield Item(key, image, text, columns=columns, problem=problem)
+            key = f"{stem_of(unit['file'])}-{number:08d}"
+            problem = self.unwanted(text, columns)
+            items.append(Item(key, None, text, columns=columns, problem=problem))
+        wanted = [(item, row) for item, row in zip(items, rows, strict=True) if not item.problem]
+        downloaded = _download([str(row[url] or "") for _, row in wanted])
+        for (item, _), (image, error) in zip(wanted, downloaded, strict=True):
+            item.image, item.problem = image, None if image else _cause(error)
+        yield from items
 
     def label_names(self) -> None:
         return None

@@ -46,11 +46,12 @@ def emoji():
 def prepared(tmp_path, read_shards):
     """`prepared(source, ...)` -> (manifest, {split: its examples}) of a data set made in-process."""
 
-    def prepared(source, output=None, workers=1, drop_same=None, min_similarity=None, **settings):
+    def prepared(source, output=None, workers=1, filters=None, **settings):
         output = str(output or tmp_path / "out" / "data")
-        filters = Filters(drop_same_images=drop_same, min_similarity=min_similarity)
         settings = dict(encoder="none", heldout_share=0.0, num_streams=4) | settings
-        manifest = prepare(Settings(source=source, filters=filters, **settings), output, workers)
+        manifest = prepare(
+            Settings(source=source, filters=filters or Filters(), **settings), output, workers
+        )
         return manifest, {split: read_shards(output, split) for split in manifest.splits}
 
     return prepared

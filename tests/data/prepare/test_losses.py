@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.errors import UserError
 from tests.data.prepare.conftest import add, png, write_folder, write_npy, write_parquet
 from tests.data.prepare.test_images import JPEG, bomb
@@ -131,7 +132,7 @@ def test_parquet_and_duplicates(emoji, prepared, tmp_path):
     table = {"image": [None, {"bytes": None, "path": "x"}], "text": ["x", "y"]}
     path = tmp_path / "input" / "train-more.parquet"
     pyarrow.parquet.write_table(pyarrow.table(table), path)
-    manifest, _ = prepared(source, drop_same=True)
+    manifest, _ = prepared(source, filters=Filters(drop_same_images=True))
     outcomes = manifest.preparation["outcomes"]
     assert outcomes == {"duplicate_image": 3, "missing_image": 2, "train": GOOD}
     pyarrow.parquet.write_table(pyarrow.table({"url": ["x"], "TEXT": ["y"]}), path)
@@ -156,7 +157,7 @@ def test_too_few_are_left(emoji, prepared, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:GOOD])
     told = f"0 train examples are too few for 4 streams .{GOOD} no_similarity"
     with pytest.raises(UserError, match=told):
-        prepared(source, min_similarity=0.3)
+        prepared(source, filters=Filters(min_similarity=0.3))
 
 
 def test_the_output_is_not_ours(emoji, prepared, tmp_path):

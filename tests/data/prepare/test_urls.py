@@ -1,37 +1,41 @@
 """Downloads from a server that does everything wrong: each URL ends in one counted outcome."""
 
+import collections
 import http.server
 import socket
 import threading
 import time
+import types
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.data.sources import urls
 from t2i_tpu.errors import UserError
 from tests.data.prepare.conftest import digest, png
 from tests.data.prepare.test_images import JPEG, bomb
 
 pytestmark = pytest.mark.urls
-SECONDS = 3
+SECONDS = 4
 
 
 @pytest.fixture
 def server(emoji, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(urls, "_SECONDS", SECONDS)
-    monkeypatch.setattr(urls, "_TIMEOUT", 1)
+    monkeypatch.setattr(urls, "_TIMEOUT", 2)
     monkeypatch.setattr(urls, "_BYTES", 1 << 20)
-    flaky = {}
+    flaky, asked = {}, []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
         def do_GET(self):
+            asked.append(self.path)
             what, _, number = self.path[1:].partition("/")
             image = png(emoji[int(number or 0)][1])
             getattr(self, what)(image)
@@ -117,7 +121,7 @@ def server(emoji, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield types.SimpleNamespace(address=f"http://127.0.0.1:{server.server_port}", asked=asked)
     server.shutdown()
     server.server_close()
 
@@ -141,9 +145,9 @@ BAD = {
 
 
 def test_every_url_ends_in_one_outcome(server, emoji, prepared, tmp_path):
-    good = [f"{server}/{kind}/{index}" for index, kind in
+    good = [f"{server.address}/{kind}/{index}" for index, kind in
             enumerate(["good"] * 30 + ["slow"] * 4 + ["flaky"] * 4 + ["away"] * 2)]  # fmt: skip
-    bad = [f"{server}/{what}" for what in BAD] + ["not a url", "http://127.0.0.1:1/x", None]
+    bad = [f"{server.address}/{what}" for what in BAD] + ["not a url", "http://127.0.0.1:1/x", None]
     table = {
         "URL": good + bad,
         "TEXT": [emoji[index][2] for index in range(len(good))] + ["x"] * len(bad),
@@ -151,7 +155,9 @@ def test_every_url_ends_in_one_outcome(server, emoji, prepared, tmp_path):
     }
     pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "laion.parquet", row_group_size=20)
     start = time.monotonic()
-    manifest, splits = prepared(f"urls:{tmp_path}/laion.parquet", min_similarity=0.2)
+    manifest, splits = prepared(
+        f"urls:{tmp_path}/laion.parquet", filters=Filters(min_similarity=0.2)
+    )
     assert time.monotonic() - start < 12 * SECONDS  # three tries of what never ends
     wanted = dict.fromkeys(BAD.values(), 0) | {"train": len(good), "download_failed": 3}
     for cause in BAD.values():
@@ -159,6 +165,30 @@ def test_every_url_ends_in_one_outcome(server, emoji, prepared, tmp_path):
     assert manifest.preparation["outcomes"] == dict(sorted(wanted.items()))
     found = sorted((digest(one["image"]), one["caption"].decode()) for one in splits["train"])
     assert found == sorted((digest(image), text) for _, image, text in emoji[: len(good)])
+
+
+def test_what_its_list_rules_out_is_not_downloaded(server, emoji, prepared, tmp_path):
+    rows = [  # (similarity, width, height, caption, outcome)
+        (0.4, 64, 64, emoji[0][2], "train"),
+        (0.4, None, None, emoji[1][2], "train"),
+        (0.1, 64, 64, "x", "low_similarity"),
+        (None, 64, 64, "x", "no_similarity"),
+        (0.4, 64, 10, "x", "too_small"),
+        (0.4, 64, 64, " ", "no_caption"),
+    ]
+    similarities, widths, heights, captions, outcomes = zip(*rows, strict=True)
+    table = {
+        "URL": [f"{server.address}/good/{index}" for index in range(len(rows))],
+        "TEXT": captions,
+        "similarity": similarities,
+        "WIDTH": widths,
+        "HEIGHT": heights,
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "laion.parquet")
+    source, filters = f"urls:{tmp_path}/laion.parquet", Filters(min_similarity=0.2, min_side=20)
+    manifest, _ = prepared(source, filters=filters, num_streams=1)
+    assert manifest.preparation["outcomes"] == collections.Counter(outcomes)
+    assert sorted(server.asked) == ["/good/0", "/good/1"]
 
 
 def test_a_list_without_urls(tmp_path, prepared):
