@@ -61,7 +61,8 @@ class FolderSource:
             return file.read()
 
     def _images(self):
-        for folder, _, names in tf.io.gfile.walk(self.folder):
+        for folder, subfolders, names in tf.io.gfile.walk(self.folder):
+            subfolders.sort()  # else the file system says in which order they come
             prefix = folder[len(self.folder) :].strip("/")
             for name in sorted(names):
                 if name.lower().rpartition(".")[2] in IMAGE_ENDINGS:

@@ -7,6 +7,7 @@ import pytest
 
 from t2i_tpu.data.encoders import make_encoder
 from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.data.sources.folder import FolderSource
 from t2i_tpu.errors import UserError
 from tests.data.prepare.conftest import add, digest, png, write_folder, write_npy
 
@@ -136,6 +137,15 @@ def test_brace_patterns_and_paths_that_are_not_there(emoji, prepared, write_sour
         with pytest.raises(UserError, match=told) as error:
             prepared(source, tmp_path / "out" / told[:4])
         assert "\n" not in str(error.value)
+
+
+def test_the_file_system_does_not_say_in_which_order_a_folder_is_read(tmp_path):
+    folders = [f"{name}/{sub}" for name in "hgfedcba" for sub in "zyx"]
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.png").touch()
+    (unit,) = FolderSource(str(tmp_path)).units()
+    assert [name for name, *_ in unit["rows"]] == sorted(f"{folder}/1.png" for folder in folders)
 
 
 def test_npy_files_of_different_length(emoji, prepared, tmp_path):
