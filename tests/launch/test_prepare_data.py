@@ -1,13 +1,17 @@
 """launch/prepare_data.py as users run it: its words, its workers, and kill -9 at random moments."""
 
-import pathlib
 import random
 import time
 
 import numpy as np
 import pytest
 
-from tests.data.prepare.conftest import write_webdataset
+from tests.data.prepare.conftest import (
+    write_folder,
+    write_npy,
+    write_parquet,
+    write_webdataset,
+)
 from tests.gcs.harness import Faults
 
 COUNT, PER_TAR = 300, 20
@@ -111,15 +115,20 @@ def test_on_gs_as_on_disk(gcs, bucket, source, start, undisturbed, kills, rate):
     assert found == undisturbed[0]
 
 
-def test_a_source_on_gs(gcs, bucket, source, run, undisturbed, tmp_path):
-    folder = source.removeprefix("webdataset:").removesuffix("/*.tar")
-    address = gcs.put_folder(pathlib.Path(folder), f"{bucket}/tars")
-    output = tmp_path / "data"
-    arguments = flags(f"webdataset:{address}/*.tar", output)
-    result = run("prepare_data.py", arguments, inside=gcs.inside)
-    assert result.code == 0, result.stderr
-    wanted = {n: content for n, content in undisturbed[0].items() if n.endswith(".tfrecord")}
-    assert {n: content for n, content in contents(output).items() if n in wanted} == wanted
+@pytest.mark.parametrize("write", [write_folder, write_webdataset, write_parquet, write_npy])
+def test_a_source_on_gs(gcs, bucket, run, tmp_path, write):
+    images = np.random.default_rng(0).integers(0, 256, (60, 40, 40, 3)).astype(np.uint8)
+    triples = [(f"{i:05d}", image, f"caption {i}") for i, image in enumerate(images)]
+    on_disk = write(tmp_path / "source", triples)
+    address = gcs.put_folder(tmp_path / "source", f"{bucket}/source")
+    shards = []
+    for source, inside in ((on_disk, None), (on_disk, gcs.inside)):
+        source = source.replace(str(tmp_path / "source"), address) if inside else source
+        output = tmp_path / f"{len(shards)}" / "data"
+        result = run("prepare_data.py", flags(source, output), inside=inside)
+        assert result.code == 0, result.stderr
+        shards.append({n: c for n, c in contents(output).items() if n.endswith(".tfrecord")})
+    assert len(shards[0]) == 8 and shards[0] == shards[1]
 
 
 def test_a_bucket_that_refuses(gcs, bucket, source, run):
