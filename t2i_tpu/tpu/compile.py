@@ -146,6 +146,7 @@ def environment(requirements: tuple[str, ...] = REQUIREMENTS) -> str:
     try:
         what = f"installing {', '.join(requirements)} into {final}, once"
         pip = [os.path.join(making, "bin", "python"), "-m", "pip", "install", "--quiet"]
+        pip.append("--no-compile")  # of all that jax brings little is imported
         for command in ([sys.executable, "-m", "venv", making], [*pip, *requirements]):
             code, output = _run(command, what, INSTALL_SECONDS)
             if code:
