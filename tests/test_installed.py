@@ -105,7 +105,7 @@ def test_versions_are_read_where_python_would_import_them_from(site, monkeypatch
 
 def test_a_script_stops_before_it_imports_tensorflow(site, tmp_path):
     """libtpu 0.0.52 beside a TensorFlow that would abort: the line comes and no abort."""
-    folder = site({"tensorflow-tpu": "2.20.0", "libtpu": "0.0.52"})
+    folder = site({"tensorflow-tpu": "2.20.0", "tensorflow-cpu": "2.21.0", "libtpu": "0.0.52"})
     (folder / "tensorflow").mkdir()
     (folder / "tensorflow" / "__init__.py").write_text("import os\nos.abort()\n")
     (tmp_path / "plain.py").write_text(
@@ -185,6 +185,7 @@ def tpu_build(site, monkeypatch):
     (folder / "libtpu").mkdir()
     (folder / "libtpu" / "__init__.py").touch()
     monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "libtpu", raising=False)  # the real one's
     return str(folder / "libtpu" / "libtpu.so")
 
 
