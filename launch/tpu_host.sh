@@ -6,7 +6,7 @@
 #   state CONFIG WORKDIR [FLAG ...]  idle, running, other, lost or exit CODE; then the log's last line
 #   stop                             end it; it saves first
 #   has-tpu                          succeed where there is a TPU
-#   work COMMAND ...                 run COMMAND with what TensorFlow has to be told of this TPU
+#   work COMMAND ...                 run COMMAND; on a pod, all its hosts' TPU workers and COMMAND once
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,18 +17,15 @@ PORT=${TPU_TASK_PORT:-8470} # where the TPU worker of each host of a pod listens
 
 # The PCI ids by which JAX, too, knows a TPU (jax/_src/hardware_utils.py). Google's vendor id alone
 # would not do: its network cards and disks have it as well.
-generation() {
+has-tpu() {
     local vendor
     for vendor in "$PCI"/*/vendor; do
         [ "$(cat "$vendor" 2>/dev/null)" = 0x1ae0 ] || continue
         case $(cat "${vendor%vendor}device") in
-            0x0027) echo v3 && return ;; # v2 too
-            0x005e) echo v4 && return ;;
-            0x0062) echo v5p && return ;;
-            0x0063) echo v5e && return ;;
-            0x006f) echo v6e && return ;;
+            0x0027 | 0x005e | 0x0062 | 0x0063 | 0x006f) return ;; # v2 and v3, v4, v5p, v5e, v6e
         esac
     done
+    return 1
 }
 
 setup() {
@@ -104,30 +101,16 @@ addresses() {
     attribute worker-network-endpoints | tr ',' '\n' | cut -d: -f3
 }
 
-# What TensorFlow reads when it is imported: from v5 on it reaches a TPU through PJRT only (keras.io's
-# example "DistributedEmbedding using TPU SparseCore and TensorFlow").
-choose_runtime() {
-    case $(generation) in
-        v5p | v5e | v6e)
-            export PJRT_DEVICE=TPU NEXT_PLUGGABLE_DEVICE_USE_C_API=true TF_PLUGGABLE_DEVICE_LIBRARY_PATH
-            TF_PLUGGABLE_DEVICE_LIBRARY_PATH=$(
-                .venv/bin/python -c 'import libtpu; print(libtpu.get_library_path())'
-            )
-            ;;
-    esac
-}
-
 # TensorFlow drives a pod from one program: every host runs its TPU worker, which comes with
 # tensorflow-tpu, and the first one runs COMMAND besides, with all the workers as its TPU.
 work() {
     local code=0 ips
-    choose_runtime
     ips=$(addresses || true)
     trap : TERM INT # COMMAND gets them as well; wait for it
     if [ "$(wc -w <<<"$ips")" -le 1 ]; then
         "$@" || code=$?
     elif [ "$(attribute agent-worker-number)" != 0 ]; then
-        .venv/bin/start_grpc_tpu_worker || code=$?
+        .venv/bin/python launch/tpu_worker.py || code=$?
     else
         work_on_pod "$ips" "$@" || code=$?
     fi
@@ -138,7 +121,7 @@ work() {
 work_on_pod() {
     local ips=$1 ip tpu='' code=0 server
     shift
-    .venv/bin/start_grpc_tpu_worker &
+    .venv/bin/python launch/tpu_worker.py &
     server=$!
     for ip in $ips; do
         wait_for_worker "$ip" || { kill $server; return 1; }
@@ -159,7 +142,6 @@ wait_for_worker() {
 }
 
 case ${1:-} in
-    setup | start | state | stop | job | work) "$@" ;;
-    has-tpu) [ -n "$(generation)" ] ;;
+    setup | start | state | stop | job | has-tpu | work) "$@" ;;
     *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" >&2 && exit 1 ;;
 esac

@@ -25,9 +25,7 @@ def define_config() -> flags.FlagHolder:
 
 
 def define_strategy() -> flags.FlagHolder:
-    return flags.DEFINE_enum(
-        "strategy", "auto", ["auto", "cpu", "gpu", "multiworker", "tpu"], "Where to compute."
-    )
+    return flags.DEFINE_enum("strategy", "auto", config_lib.STRATEGIES, "Where to compute.")
 
 
 def define_sampling() -> Callable[[], dict[str, object]]:
@@ -56,16 +54,19 @@ def run(
     So do versions that are known not to work together, before TensorFlow is imported.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # tf.distribute needs it, whatever others may want
-    if not installed.tpu_chips():
-        # On its import libtpu asks the metadata server of a TPU VM, for minutes where there is none.
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     handler.addFilter(_is_ours_or_a_warning)
-    start = _with_tensorflow if imports_tensorflow else _reported
+
+    def start(argv):
+        for name, value in installed.tpu_environment(_computes_on_local_tpu()).items():
+            os.environ.setdefault(name, value)
+        wrapper = _with_tensorflow if imports_tensorflow else _reported
+        return wrapper(lambda: main(*argv[1:]))
+
     app.run(
-        lambda argv: start(lambda: main(*argv[1:])),
+        start,
         flags_parser=lambda argv: _reported(lambda: _parse(argv, positional)),
     )
 
@@ -76,6 +77,12 @@ def _with_tensorflow(main):
     from t2i_tpu.data.gcs import refusals_told
 
     return _reported(refusals_told()(main))
+
+
+def _computes_on_local_tpu() -> bool:
+    """By --strategy, where the script has it. A TPU of a name is its TPU worker's."""
+    strategy = flags.FLAGS["strategy"].value if "strategy" in flags.FLAGS else "cpu"
+    return strategy in ("auto", "tpu") and os.environ.get("TPU_NAME", "local") == "local"
 
 
 def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:

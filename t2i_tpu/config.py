@@ -15,6 +15,9 @@ from typing import Any
 from t2i_tpu.errors import UserError
 from t2i_tpu.recipes import RECIPES
 
+# What --strategy takes; train/strategy.py makes them. Not of the experiment: a run may move.
+STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
+
 
 @dataclass
 class DataConfig:

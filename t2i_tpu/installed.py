@@ -1,4 +1,4 @@
-"""What is installed on this machine, and the combinations known to be bad.
+"""What is installed on this machine, the combinations known to be bad, and what a TPU asks for.
 
 Imports no TensorFlow: with a wrong libtpu the very import aborts the process.
 """
@@ -6,6 +6,7 @@ Imports no TensorFlow: with a wrong libtpu the very import aborts the process.
 import dataclasses
 import glob
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -41,8 +42,11 @@ DRIVER, CAPABILITY, TPU = "NVIDIA driver", "GPU's compute capability", "TPU chip
 _ROOT = "/"  # of the kernel's files about the hardware
 _PCI_IDS = "vendor", "device"
 _GOOGLE = "0x1ae0"
-# v2 and v3, v4, v5p, v5e, v6e, v7, as jax's hardware_utils.py lists them.
-_TPU_DEVICES = ("0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
+# As jax's hardware_utils.py lists them; v2's id is v3's.
+_TPU_DEVICES = {
+    **{"0x0027": "v3", "0x005e": "v4", "0x0062": "v5p"},
+    **{"0x0063": "v5e", "0x006f": "v6e", "0x0076": "v7"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,11 +252,47 @@ def _nvidia_driver() -> str | None:
 
 def tpu_chips() -> int:
     """Chips on the PCI bus. Nothing is opened: a process that computes on them is not disturbed."""
-    count = 0
+    return len(_tpus())
+
+
+def is_tpu_build() -> bool:
+    """Whether TensorFlow is the build that knows TPUs. libtpu alone may have come with jax."""
+    try:
+        importlib.metadata.version("tensorflow-tpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def tpu_environment(computes_on_it: bool) -> dict[str, str]:
+    """What libtpu and TensorFlow are to find in the environment when they are imported here.
+
+    From v5 on TensorFlow reaches a TPU through PJRT only (keras.io's example "DistributedEmbedding
+    using TPU SparseCore and TensorFlow"). Such an import takes the chips, and aborts where another
+    process has them, so it is for the process that computes on them alone.
+    """
+    generations = _tpus()
+    if not generations:
+        # libtpu would ask the metadata server of a TPU VM, for minutes where there is none.
+        return {"TPU_SKIP_MDS_QUERY": "1"}
+    libtpu = importlib.util.find_spec("libtpu")
+    if not computes_on_it or generations[0] in ("v3", "v4") or not (is_tpu_build() and libtpu):
+        return {}
+    return {
+        "PJRT_DEVICE": "TPU",
+        "NEXT_PLUGGABLE_DEVICE_USE_C_API": "true",
+        "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": str(pathlib.Path(libtpu.origin).parent / "libtpu.so"),
+    }
+
+
+def _tpus() -> list[str]:
+    """The generation of each chip."""
+    found = []
     for folder in glob.glob(f"{_ROOT}sys/bus/pci/devices/*/"):
         try:
             ids = tuple(pathlib.Path(folder, name).read_text().strip() for name in _PCI_IDS)
         except OSError:
             continue
-        count += ids[0] == _GOOGLE and ids[1] in _TPU_DEVICES
-    return count
+        if ids[0] == _GOOGLE and ids[1] in _TPU_DEVICES:
+            found.append(_TPU_DEVICES[ids[1]])
+    return found

@@ -1,6 +1,5 @@
 """Before any test: Keras on TensorFlow, four logical CPU devices, and what a skip means in CI."""
 
-import importlib.util
 import os
 import pathlib
 import uuid
@@ -13,6 +12,7 @@ import keras
 import pytest
 import tensorflow as tf
 
+from t2i_tpu import installed
 from tests.gcs import harness
 
 LOGICAL_DEVICES = 4  # most tests use one or two
@@ -23,7 +23,7 @@ tf.config.set_logical_device_configuration(
     [tf.config.LogicalDeviceConfiguration()] * LOGICAL_DEVICES,
 )
 
-IS_TPU_BUILD = importlib.util.find_spec("libtpu") is not None
+IS_TPU_BUILD = installed.is_tpu_build()
 REQUIRE_ALL = os.environ.get("T2I_TPU_REQUIRE_ALL") == "1"
 FASHION_MNIST = pathlib.Path(
     os.environ.get("T2I_TPU_FASHION_MNIST", "/usr/share/datasets/fashion-mnist")

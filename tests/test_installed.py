@@ -105,7 +105,7 @@ def test_versions_are_read_where_python_would_import_them_from(site, monkeypatch
 
 def test_a_script_stops_before_it_imports_tensorflow(site, tmp_path):
     """libtpu 0.0.52 beside a TensorFlow that would abort: the line comes and no abort."""
-    folder = site({"tensorflow-tpu": "2.20.0", "libtpu": "0.0.52"})
+    folder = site({"tensorflow-tpu": "2.20.0", "tensorflow-cpu": "2.21.0", "libtpu": "0.0.52"})
     (folder / "tensorflow").mkdir()
     (folder / "tensorflow" / "__init__.py").write_text("import os\nos.abort()\n")
     (tmp_path / "plain.py").write_text(
@@ -176,6 +176,93 @@ def test_the_drivers_version(machine, text):
     assert installed.DRIVER not in installed.facts()
     machine("dev/nvidiactl")
     assert installed.facts()[installed.DRIVER] == "550.54.15"
+
+
+@pytest.fixture
+def tpu_build(site, monkeypatch):
+    """TensorFlow's TPU build and a libtpu, whose path it returns."""
+    folder = site({"tensorflow-tpu": "2.20.0", "libtpu": "0.0.18"})
+    (folder / "libtpu").mkdir()
+    (folder / "libtpu" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "libtpu", raising=False)  # the real one's
+    return str(folder / "libtpu" / "libtpu.so")
+
+
+def chip(machine, device):
+    machine("sys/bus/pci/devices/0000:00:00.0/vendor", "0x1ae0\n")
+    machine("sys/bus/pci/devices/0000:00:00.0/device", device + "\n")
+
+
+def test_what_is_told_where_there_is_no_tpu(machine, tpu_build):
+    assert installed.tpu_environment(True) == {"TPU_SKIP_MDS_QUERY": "1"}
+    chip(machine, "0x0042")  # Google's network card
+    assert installed.tpu_environment(True) == {"TPU_SKIP_MDS_QUERY": "1"}
+
+
+@pytest.mark.parametrize("device", ["0x0027", "0x005e", "0x0062", "0x0063", "0x006f"])
+def test_what_is_told_of_a_tpu(machine, tpu_build, device):
+    """From v5 on PJRT, and that only to a process that computes on it."""
+    chip(machine, device)
+    through_pjrt = {
+        "PJRT_DEVICE": "TPU",
+        "NEXT_PLUGGABLE_DEVICE_USE_C_API": "true",
+        "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": tpu_build,
+    }
+    newer = device not in ("0x0027", "0x005e")
+    assert installed.tpu_environment(True) == (through_pjrt if newer else {})
+    assert installed.tpu_environment(False) == {}
+
+
+def test_a_build_without_tpus_is_told_nothing(machine, site, monkeypatch):
+    """A libtpu that came with jax would be loaded into it."""
+    chip(machine, "0x0063")
+    folder = site({"libtpu": "0.0.52"})
+    (folder / "libtpu").mkdir()
+    (folder / "libtpu" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(installed, "is_tpu_build", lambda: False)
+    assert installed.tpu_environment(True) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "is_told"),
+    [
+        (["train.py", "--workdir=w"], {}, True),  # --strategy=auto
+        (["train.py", "--workdir=w", "--strategy=tpu"], {"TPU_NAME": "local"}, True),
+        (["train.py", "--workdir=w", "--strategy=cpu"], {}, False),
+        (["train.py", "--workdir=w", "--strategy=tpu"], {"TPU_NAME": "grpc://1.2.3.4:8470"}, False),
+        (["preflight.py", "--tpu=v3-8"], {}, False),
+        (["tpu_worker.py"], {}, True),
+    ],
+)
+def test_scripts_tell_tensorflow_of_a_v5e(machine, tpu_build, tmp_path, words, given, is_told):
+    """By what a package of TensorFlow's name finds in the environment on its import."""
+    chip(machine, "0x0063")
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text(
+        "import os\nprint('told', os.environ.get('TF_PLUGGABLE_DEVICE_LIBRARY_PATH'))\nos._exit(3)\n"
+    )
+    (tmp_path / "plain.py").write_text(
+        "from t2i_tpu.config import Config\n\n\ndef get_config():\n    return Config()\n"
+    )
+    planted = (
+        "import runpy, sys; from t2i_tpu import installed; "
+        f"installed._ROOT = '{tmp_path}/'; installed.TENSORFLOW_BUILDS = ('tensorflow-tpu',); "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    script, *more = words
+    if script != "tpu_worker.py":
+        more.append(f"--config={tmp_path}/plain.py")
+    result = subprocess.run(
+        [sys.executable, "-u", "-c", planted, f"launch/{script}", *more],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"} | given,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 3, result.stderr
+    assert result.stdout == f"told {tpu_build if is_told else None}\n"
 
 
 def test_tpus_are_counted_on_the_bus(machine):

@@ -24,6 +24,7 @@ from t2i_tpu.tpu.lower import Program
 
 # The compiler's interface is jax's own and changes: these three go together.
 REQUIREMENTS = ("jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.52")
+OLDEST_PYTHON = 3, 11  # for which this jax is there
 INSTALL_SECONDS = 1200
 
 
@@ -122,6 +123,13 @@ def environment(requirements: tuple[str, ...] = REQUIREMENTS) -> str:
       NotCompiled: it cannot be made, as without a network.
     """
     version = "{}.{}".format(*sys.version_info)
+    if sys.version_info < OLDEST_PYTHON:
+        oldest = "{}.{}".format(*OLDEST_PYTHON)
+        raise NotCompiled(
+            f"{requirements[0]} needs Python {oldest} or newer, and this is {version}; install "
+            "t2i-tpu under a newer one (make clean, then PYTHON=... for make)",
+            skipped=True,
+        )
     name = "-".join(["tpu-compiler", f"python{version}", *requirements]).replace("==", "")
     final = os.path.join(cache_folder(), name)
     python = os.path.join(final, "bin", "python")
@@ -138,6 +146,7 @@ def environment(requirements: tuple[str, ...] = REQUIREMENTS) -> str:
     try:
         what = f"installing {', '.join(requirements)} into {final}, once"
         pip = [os.path.join(making, "bin", "python"), "-m", "pip", "install", "--quiet"]
+        pip.append("--no-compile")  # of all that jax brings little is imported
         for command in ([sys.executable, "-m", "venv", making], [*pip, *requirements]):
             code, output = _run(command, what, INSTALL_SECONDS)
             if code:

@@ -72,7 +72,8 @@ def parse(name: str) -> Tpu:
     chip = known[generation]
     if size not in map(str, chip["sizes"]):
         sizes = ", ".join(f"{generation}-{size}" for size in chip["sizes"])
-        raise UserError(f"--tpu={name}: {generation} comes as {sizes}")
+        why = f" ({chip['larger']})" if "larger" in chip else ""
+        raise UserError(f"--tpu={name}: take {sizes}{why}")
     chips = int(size) // chip["counted_per_chip"]
     share = chip["replicas_per_chip"]
     return Tpu(

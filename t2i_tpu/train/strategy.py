@@ -1,15 +1,12 @@
 """Where a run computes: the tf.distribute strategy, and what its hardware is good at."""
 
-import importlib.util
 import os
 
 import tensorflow as tf
 
 from t2i_tpu import installed
-from t2i_tpu.config import TrainConfig
+from t2i_tpu.config import STRATEGIES, TrainConfig
 from t2i_tpu.errors import UserError
-
-STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -55,9 +52,8 @@ def _found(has_gpu):
     if has_gpu:
         return "gpu"
     # Any other build would find a TPU VM's cores as little as a laptop's.
-    is_tpu_build = importlib.util.find_spec("libtpu") is not None
     has_tpu = installed.tpu_chips() or os.environ.get("TPU_NAME")
-    return "tpu" if is_tpu_build and has_tpu else "cpu"
+    return "tpu" if installed.is_tpu_build() and has_tpu else "cpu"
 
 
 def _connected_tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:

@@ -15,8 +15,7 @@ import time
 
 ROOT = pathlib.Path(os.environ["STAND_IN"])
 ARGUMENTS = sys.argv[1:]
-TOLD = "TPU_NAME TPU_LOAD_LIBRARY PJRT_DEVICE NEXT_PLUGGABLE_DEVICE_USE_C_API".split()
-TOLD += ["TF_PLUGGABLE_DEVICE_LIBRARY_PATH"]
+TOLD = "TPU_NAME", "TPU_LOAD_LIBRARY"
 
 
 def append(name, value):
@@ -46,10 +45,10 @@ if ARGUMENTS[:2] == ["-m", "venv"]:
     bin = pathlib.Path(ARGUMENTS[2], "bin")
     bin.mkdir(parents=True)
     shutil.copy(ROOT / "vm_bin" / "python3", bin / "python")
-    shutil.copy(ROOT / "vm_bin" / "worker", bin / "start_grpc_tpu_worker")
 elif ARGUMENTS[:2] == ["-m", "pip"]:
     append("installed", ARGUMENTS[2:])
 elif ARGUMENTS[0] == "launch/train.py":
     train()
-elif "libtpu" in ARGUMENTS[1]:
-    print("/somewhere/libtpu.so")
+elif ARGUMENTS[0] == "launch/tpu_worker.py":
+    worker = ROOT / "vm_bin" / "worker"
+    os.execv(worker, [worker])

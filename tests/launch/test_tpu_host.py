@@ -65,31 +65,14 @@ def test_without_a_tpu_it_says_so_and_installs_nothing(host, device, vendor):
     assert not (host.checkout / ".venv").exists() and not host.lines("installed")
 
 
-@pytest.mark.parametrize(
-    ("device", "told"),
-    [
-        ("0x0027", {}),
-        ("0x005e", {}),
-        *[
-            (
-                device,
-                {
-                    "PJRT_DEVICE": "TPU",
-                    "NEXT_PLUGGABLE_DEVICE_USE_C_API": "true",
-                    "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": "/somewhere/libtpu.so",
-                },
-            )
-            for device in ("0x0062", "0x0063", "0x006f")
-        ],
-    ],
-)
-def test_the_whole_job(host, device, told):
+@pytest.mark.parametrize("device", ["0x0027", "0x005e", "0x0062", "0x0063", "0x006f"])
+def test_the_whole_job(host, device):
     has(host, device)
     host.plan(0)
     code, text = finished(host.start([*TRAIN, "ARGS=--seed=1"]))
     assert code == 0, text
     assert ["install", "-qq", "-e", ".[tpu]"] in host.lines("installed")
-    assert host.lines("trained") == [[[*TRAINED, "--seed=1"], told]]
+    assert host.lines("trained") == [[[*TRAINED, "--seed=1"], {}]]
 
 
 def test_what_this_machine_has_can_be_said(host):

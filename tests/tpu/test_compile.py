@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import subprocess
+import sys
 import time
 
 import pytest
@@ -18,6 +19,9 @@ from t2i_tpu.tpu.manifest import manifest_of
 V5E = hardware.parse("v5e-1")
 
 pytestmark = pytest.mark.host_xla
+needs_compiler = pytest.mark.skipif(
+    sys.version_info < compile_lib.OLDEST_PYTHON, reason="its jax needs a newer Python"
+)
 
 
 def small(**train) -> Config:
@@ -44,6 +48,7 @@ def test_figures_of_a_step(step):
     assert len(step.hlo) > 1e5 and step.batch_size == 64
 
 
+@needs_compiler
 def test_an_environment_that_cannot_be_made(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("T2I_TPU_CACHE", str(tmp_path))
@@ -53,7 +58,16 @@ def test_an_environment_that_cannot_be_made(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_python_that_is_too_old(monkeypatch, tmp_path):
+    monkeypatch.setattr(compile_lib, "OLDEST_PYTHON", (3, 99))
+    monkeypatch.setenv("T2I_TPU_CACHE", str(tmp_path))
+    with pytest.raises(compile_lib.NotCompiled, match="needs Python 3.99 or newer") as caught:
+        compile_lib.environment()
+    assert caught.value.skipped and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.tpu_compile
+@needs_compiler
 def test_small_config_for_v5e():
     begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     found = preflight.preflight(small(global_batch_size=64), "v5e-1")
@@ -74,6 +88,7 @@ def test_small_config_for_v5e():
 
 
 @pytest.mark.tpu_compile
+@needs_compiler
 def test_too_large_a_batch_is_refused():
     """20 GiB of temporaries where v5e has 16."""
     config = config_lib.resolve(small())
@@ -84,6 +99,7 @@ def test_too_large_a_batch_is_refused():
 
 
 @pytest.mark.slow
+@needs_compiler
 def test_the_largest_batch_is_named():
     """Near the end of HBM the compiler takes long."""
     found = preflight.preflight(small(global_batch_size=2**17), "v5e-1")
@@ -95,6 +111,7 @@ def test_the_largest_batch_is_named():
 
 
 @pytest.mark.tpu_compile
+@needs_compiler
 def test_a_compiler_that_takes_too_long_is_stopped(step):
     python = compile_lib.environment()
     with pytest.raises(compile_lib.NotCompiled, match="at batch 64 for v5e took more than 1 s"):
@@ -104,6 +121,7 @@ def test_a_compiler_that_takes_too_long_is_stopped(step):
 
 
 @pytest.mark.tpu_compile
+@needs_compiler
 def test_a_compiler_ends_with_who_called_it(step, tmp_path):
     path = tmp_path / "program.hlo"
     path.write_bytes(step.hlo)
@@ -122,6 +140,7 @@ def test_a_compiler_ends_with_who_called_it(step, tmp_path):
 
 
 @pytest.mark.tpu_compile
+@needs_compiler
 def test_what_is_no_program_is_refused(step):
     broken = lower.Program("step", 64, b"no HLO", 0, 0, 0)
     with pytest.raises(compile_lib.NotCompiled):

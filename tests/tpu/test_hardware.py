@@ -44,9 +44,10 @@ def test_gcloud_s_own_name():
     [
         ("v3_8", r"--tpu=v3_8: no such TPU; did you mean v3-8\?; known are v2, v3, v4"),
         ("h100", "--tpu=h100: no such TPU; known are"),
-        ("v3-16", "--tpu=v3-16: v3 comes as v3-8, v3-32"),
-        ("v3", "--tpu=v3: v3 comes as v3-8"),
-        ("v4-08", "v4 comes as v4-8"),
+        ("v3-16", "--tpu=v3-16: take v3-8, v3-32"),
+        ("v3", "--tpu=v3: take v3-8"),
+        ("v6e-16", r"--tpu=v6e-16: take v6e-1, v6e-4, v6e-8 \(tensorflow-tpu 2.20 cannot drive"),
+        ("v4-08", "take v4-8, v4-16"),
     ],
 )
 def test_unknown_types(name, message):

@@ -1,0 +1,12 @@
+"""TensorFlow's TPU worker, which launch/tpu_host.sh starts on each host of a pod. It takes no flags."""
+
+import os
+
+from t2i_tpu import installed
+
+os.environ.update(installed.tpu_environment(computes_on_it=True))
+
+from tensorflow.python.tools import grpc_tpu_worker
+
+if __name__ == "__main__":
+    grpc_tpu_worker.run()
