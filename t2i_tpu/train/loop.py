@@ -61,14 +61,14 @@ def train(
         dataset.manifest.num_streams(),
         strategy_lib.num_input_hosts(strategy),
     )
+    workdir_lib.check(workdir, config, dataset.manifest)
+    if _is_finished(config, workdir):  # to be told so, the workdir need not be writable
+        return 0
     is_chief = strategy_lib.host_index(strategy)[0] == 0
     if is_chief:
         storage.probe(workdir)
-    workdir_lib.check(workdir, config, dataset.manifest)
     with damage_told(dataset):
         preview = Preview(config.preview, dataset)
-    if _is_finished(config, workdir):
-        return 0
 
     with contextlib.ExitStack() as held:
         lock = held.enter_context(Lock(workdir)) if is_chief else None

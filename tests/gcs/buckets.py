@@ -54,6 +54,15 @@ class Buckets:
                 self.put(f"{address}/{path.relative_to(folder).as_posix()}", path.read_bytes())
         return address
 
+    def get_folder(self, address: str, folder: pathlib.Path) -> pathlib.Path:
+        """Copies what lies under gs://bucket/path into a folder; returns it."""
+        for name, content in self.files(address).items():
+            if name and not name.endswith("/"):
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        return folder
+
     def delete(self, address: str) -> None:
         bucket, _, name = address.removeprefix("gs://").partition("/")
         self.request("DELETE", _object(bucket, name))

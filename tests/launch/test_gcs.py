@@ -37,22 +37,6 @@ PERMISSIONS = [
 ACCOUNT = "tester@harness.iam.gserviceaccount.com"
 
 
-@pytest.fixture
-def fetched(gcs, tmp_path):
-    """`fetched(address)`: a copy on disk of a gs:// folder, made behind the clients' backs."""
-
-    def fetch(address):
-        folder = tmp_path / "fetched" / address.removeprefix("gs://")
-        for name, content in gcs.files(address).items():
-            if not name.endswith("/") and name:
-                path = folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-        return folder
-
-    return fetch
-
-
 def assert_equal_runs(one: pathlib.Path, other: pathlib.Path):
     """Every variable of the newest checkpoints, and the previews, bit for bit."""
     expected, found = tiny.checkpoint_values(one), tiny.checkpoint_values(other)
@@ -71,7 +55,7 @@ def assert_equal_runs(one: pathlib.Path, other: pathlib.Path):
         pytest.param("emoji", 0.1, marks=pytest.mark.slow),
     ],
 )
-def test_on_gs_as_on_disk(gcs, bucket, tmp_path, squares, config_file, start, fetched, what, rate):
+def test_on_gs_as_on_disk(gcs, bucket, tmp_path, squares, config_file, start, what, rate):
     """Killed and resumed, on gs:// with a share of the requests failing."""
     if what == "emoji":
         folder, config = EMOJI, ROOT / "configs" / "emoji32.py"
@@ -97,7 +81,7 @@ def test_on_gs_as_on_disk(gcs, bucket, tmp_path, squares, config_file, start, fe
         second = train(data, workdir, gcs.inside).wait(900)
         assert second.code == 0 and "starting at step 0" not in second.stderr, second.stderr
         assert sum(gcs.report()["faults"].values()) >= (10 if rate else 0)
-    assert_equal_runs(tmp_path / "run", fetched(workdir))
+    assert_equal_runs(tmp_path / "run", gcs.get_folder(workdir, tmp_path / "fetched"))
 
 
 def test_sampling_from_gs(gcs, bucket, trained, run, tmp_path):

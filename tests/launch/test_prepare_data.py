@@ -35,6 +35,7 @@ def flags(source, output, workers=1):
 
 
 def contents(folder):
+    folder = pathlib.Path(folder)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
 
 
@@ -65,54 +66,68 @@ def test_the_number_of_workers_changes_nothing(source, run, undisturbed, tmp_pat
     assert contents(output) == undisturbed[0]
 
 
-def killed_until_done(source, start, undisturbed, output, kills, seed, workers):
-    """Kills one run after the other, `kills` times at least, then lets one finish."""
-    files, seconds, _ = undisturbed
-    moments, done = random.Random(seed), 0
+def killed_until_done(prepare, read, files, seconds, root, kills, seed):
+    """Kills one run of `prepare(output)` after the other, `kills` times, then lets one finish; what
+    `read(output)` finds in the end are the undisturbed run's `files`."""
+    moments, done, whole = random.Random(seed), 0, 0
     while done < kills:
-        run = start("prepare_data.py", flags(source, output, workers))
+        run = prepare(f"{root}/{whole}/data")
         run.process.join(moments.uniform(0, 0.8 * seconds))
-        if not run.process.is_alive():  # whole already: another round
-            assert contents(output) == files
-            output = output.parents[1] / f"again {done}" / output.name
+        if not run.process.is_alive():  # another round
+            assert read(f"{root}/{whole}/data") == files
+            whole += 1
             continue
         run.process.kill()
         run.process.join()
         done += 1
-    result = start("prepare_data.py", flags(source, output, workers)).wait()
+    result = prepare(f"{root}/{whole}/data").wait(900)
     assert result.code == 0, result.stderr
-    assert contents(output) == files
+    assert read(f"{root}/{whole}/data") == files
+    print(f"{kills} kills, {whole + 1} data sets whole", flush=True)
+
+
+def kill_on_disk(source, start, undisturbed, root, kills, seed, workers):
+    files, seconds, _ = undisturbed
+
+    def prepare(output):
+        return start("prepare_data.py", flags(source, output, workers))
+
+    killed_until_done(prepare, contents, files, seconds, root, kills, seed)
 
 
 def test_killed_at_random_moments(source, start, undisturbed, tmp_path):
-    killed_until_done(source, start, undisturbed, tmp_path / "0" / "data", 3, 0, workers=1)
+    kill_on_disk(source, start, undisturbed, tmp_path, 3, 0, workers=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_fifty_kills(source, start, undisturbed, tmp_path, workers):
     for seed in range(5):
-        output = tmp_path / str(seed) / "0" / "data"
-        killed_until_done(source, start, undisturbed, output, 5, seed, workers)
+        kill_on_disk(source, start, undisturbed, tmp_path / str(seed), 5, seed, workers)
 
 
 @pytest.mark.parametrize(
-    ("kills", "rate"), [(1, 0.0), pytest.param(5, 0.1, marks=pytest.mark.slow)]
+    ("data_sets", "kills", "rate"), [(1, 1, 0.0), pytest.param(10, 5, 0.1, marks=pytest.mark.slow)]
 )
-def test_on_gs_as_on_disk(gcs, bucket, source, start, undisturbed, kills, rate):
+def test_on_gs_as_on_disk(gcs, bucket, source, start, undisturbed, data_sets, kills, rate):
     """Killed and resumed with the output on gs://, with a share of the requests failing."""
-    output, moments = f"{bucket}/data", random.Random(1)
+
+    def prepare(output):
+        return start("prepare_data.py", flags(source, output), (), gcs.inside)
+
+    def read(output):
+        return {name: content for name, content in gcs.files(output).items() if "." in name}
+
     with gcs.faults(Faults(rate, seed=2)):
-        for _ in range(kills):
-            run = start("prepare_data.py", flags(source, output), (), gcs.inside)
-            run.process.join(moments.uniform(0, undisturbed[1]))
-            run.process.kill()
-            run.process.join()
-        result = start("prepare_data.py", flags(source, output), (), gcs.inside).wait(900)
-        assert result.code == 0, result.stderr
-        assert sum(gcs.report()["faults"].values()) >= (10 if rate else 0)
-    found = {name: content for name, content in gcs.files(output).items() if "." in name}
-    assert found == undisturbed[0]
+        begin = time.monotonic()
+        killed_until_done(prepare, read, undisturbed[0], 0, f"{bucket}/first", 0, 0)
+        seconds = time.monotonic() - begin
+        for seed in range(data_sets):
+            root = f"{bucket}/{seed}"
+            killed_until_done(prepare, read, undisturbed[0], seconds, root, kills, seed)
+        report = gcs.report()
+    failed, asked = sum(report["faults"].values()), len(report["requests"])
+    assert abs(failed / asked - rate) < 0.02
 
 
 @pytest.mark.parametrize("write", [write_folder, write_webdataset, write_parquet, write_npy])

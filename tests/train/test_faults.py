@@ -66,16 +66,23 @@ def test_a_disk_that_fills_up(saved, launch):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5, err_msg=name)
 
 
+def trained_read_only(workdir, flags):
+    """The completed process of the run, where its workdir's file system is read-only."""
+    unshare = ["unshare", "--map-root-user", "--mount"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here: a file system cannot be made read-only")
+    mount = "mount --bind {0} {0} && mount -o remount,ro,bind {0} && exec {1} launch/train.py {2}"
+    line = mount.format(shlex.quote(str(workdir)), sys.executable, shlex.join(flags))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*unshare, "sh", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
 def test_a_workdir_that_cannot_be_written(saved):
     """Told before the first step."""
     workdir, flags, _ = saved
-    mount = "mount --bind {0} {0} && mount -o remount,ro,bind {0} && exec {1} launch/train.py {2}"
-    line = mount.format(shlex.quote(str(workdir)), sys.executable, shlex.join(flags))
-    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", line]
-    if subprocess.run([*command[:3], "true"], capture_output=True).returncode:
-        pytest.skip("no user namespaces here: a file system cannot be made read-only")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = trained_read_only(workdir, flags)
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
     assert error.startswith(f"train.py: error: {workdir} cannot be written: ")
@@ -83,6 +90,15 @@ def test_a_workdir_that_cannot_be_written(saved):
     assert names(workdir) == {"step-5"} and [path.name for path in workdir.iterdir()] == [
         "checkpoints"
     ]
+
+
+def test_a_finished_run_need_not_be_written(saved, launch):
+    workdir, flags, _ = saved
+    done = launch("train.py", flags).wait()
+    assert done.code == 0, done.stderr
+    again = trained_read_only(workdir, flags)
+    assert again.returncode == 0, again.stderr
+    assert f"finished: {workdir} holds all 15 steps" in again.stderr.splitlines()[-1]
 
 
 def test_a_clock_that_was_set_back(saved, launch):
