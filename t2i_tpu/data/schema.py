@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import posixpath
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from t2i_tpu.data import gcs
 from t2i_tpu.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
+TEXT_TOWER = "text_tower"  # folder beside the manifest
 FORMAT_VERSION = 1
 
 
@@ -49,6 +51,15 @@ class Shard:
 
     file: str
     num_examples: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFile:
+    """Any other file, named relative to the manifest."""
+
+    file: str
     num_bytes: int
     sha256: str
 
@@ -87,6 +98,7 @@ class Manifest:
     tokens: TokenContract | None = None
     label_names: tuple[str, ...] | None = None
     image_format: str = "png"  # png | raw: uint8 as it is, a third larger and far faster to read
+    text_tower: tuple[StoredFile, ...] | None = None  # what `encoders.OnnxEncoder` reads
     preparation: dict[str, Any] | None = None  # how `data.prepare` made it and what was left out
     format_version: int = FORMAT_VERSION
 
@@ -102,6 +114,11 @@ class Manifest:
                 f"data set {self.name!r} has no split {split!r}, only {', '.join(self.splits)}"
             )
         return self.splits[split]
+
+    def files(self) -> list[Shard | StoredFile]:
+        """All that lies beside the manifest and belongs to the data set."""
+        streams = [stream for split in self.splits.values() for stream in split]
+        return [*(shard for stream in streams for shard in stream), *(self.text_tower or ())]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
@@ -123,6 +140,8 @@ class Manifest:
                 fields[name] = _typed(kind, fields[name])
         if fields["label_names"] is not None:
             fields["label_names"] = tuple(fields["label_names"])
+        if fields.get("text_tower") is not None:
+            fields["text_tower"] = tuple(_typed(StoredFile, one) for one in fields["text_tower"])
         manifest = cls(**fields)
         manifest._check()
         return manifest
@@ -137,6 +156,11 @@ class Manifest:
             raise ValueError(f"channels is {self.channels!r}")
         if self.image_format not in ("png", "raw"):
             raise ValueError(f"image_format is {self.image_format!r}")
+        for one in self.text_tower or ():
+            if not re.fullmatch(rf"{TEXT_TOWER}/\w[\w.]*", one.file):
+                raise ValueError(f"text_tower has a file {one.file!r}"[:200])
+        if self.text_tower and not self.embedding:
+            raise ValueError("text_tower without embedding")
         if not all(streams and all(streams) for streams in self.splits.values()):
             raise ValueError("a split has no stream, or a stream no shard")
 
@@ -169,9 +193,8 @@ def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
         raise UserError(
             f"{path} is not a manifest that this version reads: {error!r}; prepare it again"
         ) from error
-    for streams in manifest.splits.values() if check_shards else ():
-        for shard in (shard for stream in streams for shard in stream):
-            _check_size(posixpath.join(folder, shard.file), shard.num_bytes)
+    for one in manifest.files() if check_shards else ():
+        _check_size(posixpath.join(folder, one.file), one.num_bytes)
     return manifest
 
 
@@ -179,12 +202,10 @@ def _check_size(path: str, num_bytes: int) -> None:
     try:
         found = tf.io.gfile.stat(path).length
     except (tf.errors.NotFoundError, ValueError):  # no file is named "\0"
-        raise UserError(
-            f"shard {path} is missing; restore it or prepare the data set again"
-        ) from None
+        raise UserError(f"{path} is missing; restore it or prepare the data set again") from None
     if found != num_bytes:
         raise UserError(
-            f"shard {path} has {found} bytes, its manifest says {num_bytes}: "
+            f"{path} has {found} bytes, its manifest says {num_bytes}: "
             "it was cut or replaced; restore it or prepare the data set again"
         )
 

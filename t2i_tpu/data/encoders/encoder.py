@@ -50,6 +50,13 @@ class TextEncoder(Protocol):
     def count_tokens(self, prompt: str) -> int:
         """Tokens of a prompt of any length, start and end included."""
 
+    def export(self, folder: str) -> None:
+        """Writes what `OnnxEncoder` reads into a local folder.
+
+        Raises:
+          UserError: it cannot be exported so that it gives the same tokens and embeddings.
+        """
+
 
 class Encoder:
     """What the encoders share: the limit on a prompt's length, padding and batches."""

@@ -1,9 +1,9 @@
 """A text tower as ONNX with a vocabulary of `tokenizers`: encodes prompts without torch."""
 
-import functools
 import html
 import os
 import re
+import shutil
 import unicodedata
 
 import numpy as np
@@ -12,39 +12,54 @@ import tokenizers
 
 from t2i_tpu.data import files
 from t2i_tpu.data.encoders.encoder import Encoder
+from t2i_tpu.data.encoders.vocabulary import TOKENIZER_NAME
 
+GRAPH_NAME = "text_tower.onnx"
 EMBEDDED_CLIP = os.path.join(os.path.dirname(os.path.dirname(__file__)), "embedded", "clip")
+_EMBEDDED_WEIGHTS = "open_clip_model.safetensors"
 
 
-class EmbeddedEncoder(Encoder):
-    """The text tower of the small CLIP that ships with the package, through onnxruntime.
+class OnnxEncoder(Encoder):
+    """A text tower out of a local folder with GRAPH_NAME, its weights and a vocabulary.
 
-    `OpenClipEncoder("local-dir:" + EMBEDDED_CLIP)` is the same tower through open_clip.
+    Args:
+      folder: as `export` wrote it; not needed any more when this is made.
+      encoder_id, weights_sha256: of the encoder whose tower it is.
     """
 
-    encoder_id = "embedded"
-
-    def __init__(self, folder: str = EMBEDDED_CLIP):
-        self._weights = os.path.join(folder, "open_clip_model.safetensors")
-        self._tokenizer = tokenizers.Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    def __init__(self, folder: str, encoder_id: str, weights_sha256: str):
+        self.encoder_id, self.weights_sha256 = encoder_id, weights_sha256
+        self._tokenizer = tokenizers.Tokenizer.from_file(os.path.join(folder, TOKENIZER_NAME))
         self._tower = onnxruntime.InferenceSession(
-            os.path.join(folder, "text_tower.onnx"), providers=["CPUExecutionProvider"]
+            os.path.join(folder, GRAPH_NAME), providers=["CPUExecutionProvider"]
         )
         self.context_length = self._tower.get_inputs()[0].shape[1]
         self.dim = self._tower.get_outputs()[0].shape[1]
         self.vocab_size = self._tokenizer.get_vocab_size()
-
-    @functools.cached_property
-    def weights_sha256(self) -> str:
-        return files.measured(self._weights)[1]
 
     def _token_ids(self, prompts: list[str]) -> list[list[int]]:
         cleaned = [_clean(prompt) for prompt in prompts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
 
     def _embed(self, tokens: np.ndarray) -> np.ndarray:
-        (embeddings,) = self._tower.run(None, {"tokens": tokens})
+        (embeddings,) = self._tower.run(["pooled"], {"tokens": tokens})
         return embeddings
+
+
+class EmbeddedEncoder(OnnxEncoder):
+    """The text tower of the small CLIP that ships with the package.
+
+    `OpenClipEncoder("local-dir:" + EMBEDDED_CLIP)` is the same tower through open_clip.
+    """
+
+    def __init__(self, folder: str = EMBEDDED_CLIP):
+        weights = os.path.join(folder, _EMBEDDED_WEIGHTS)
+        super().__init__(folder, "embedded", files.measured(weights)[1])
+        self._folder = folder
+
+    def export(self, folder: str) -> None:
+        for name in (GRAPH_NAME, TOKENIZER_NAME, _EMBEDDED_WEIGHTS):
+            shutil.copyfile(os.path.join(self._folder, name), os.path.join(folder, name))
 
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")

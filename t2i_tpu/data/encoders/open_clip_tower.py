@@ -8,7 +8,10 @@ import numpy as np
 
 from t2i_tpu.data import files
 from t2i_tpu.data.encoders.encoder import Encoder
+from t2i_tpu.data.encoders.onnx_tower import OnnxEncoder
 from t2i_tpu.errors import UserError
+
+_SPECIMENS = ("", "a red heart", "the quick brown fox jumps over 12 lazy dogs")
 
 
 class OpenClipEncoder(Encoder):
@@ -63,6 +66,30 @@ class OpenClipEncoder(Encoder):
         with torch.inference_mode():
             tokens = torch.from_numpy(tokens).to(self._device)
             return self._model.encode_text(tokens, normalize=True).cpu().numpy()
+
+    def export(self, folder: str) -> None:
+        open_clip = _import_open_clip()
+        refusal = f"the text tower of {self.encoder_id!r} cannot be exported"
+        if not isinstance(self._tokenizer, open_clip.SimpleTokenizer):
+            raise UserError(
+                f"{refusal}: its tokenizer is not CLIP's own but a {type(self._tokenizer).__name__}; "
+                "leave out --export_text_tower"
+            )
+        try:
+            from t2i_tpu.data.encoders import export
+        except ImportError as error:
+            raise UserError(f"{refusal}: {error}; pip install t2i-tpu[clip]") from None
+        export.export_encoder(self._model.cpu(), self._tokenizer, folder)
+        self._model.to(self._device)
+        exported = OnnxEncoder(folder, self.encoder_id, self.weights_sha256)
+        for name in ("dim", "context_length", "vocab_size", "tokenizer_sha256"):
+            if getattr(exported, name) != getattr(self, name):
+                raise UserError(f"{refusal}: it got another {name}; leave out --export_text_tower")
+        apart = np.abs(exported.encode(_SPECIMENS) - self.encode(_SPECIMENS)).max()
+        if not apart < 1e-4:
+            raise UserError(
+                f"{refusal}: its embeddings are {apart:.2g} apart; leave out --export_text_tower"
+            )
 
 
 def _import_open_clip():

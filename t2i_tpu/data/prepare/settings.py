@@ -38,6 +38,7 @@ class Settings:
 
     source: str  # KIND:PATH, a kind of SOURCES
     encoder: str = "embedded"  # as `make_encoder` takes it; none, or none:SPEC where SPEC made them
+    export_text_tower: bool = False  # beside the shards, for sampling without torch
     image_size: int = 64
     channels: int = 3
     crop: str = "center"  # center | none
@@ -54,6 +55,8 @@ class Settings:
             raise UserError(
                 f"--source={self.source} is none of {known}{nearest(kind, list(SOURCES))}"
             )
+        if self.export_text_tower and self.encoder.startswith("none"):
+            raise UserError(f"--encoder={self.encoder} has no text tower to export")
         if self.crop not in CROPS:
             raise UserError(f"--crop={self.crop} is none of {', '.join(CROPS)}")
         if self.channels not in (1, 3):
@@ -88,6 +91,7 @@ def versions() -> dict[str, str]:
         "onnxruntime",
         "open_clip_torch",
         "torch",
+        "onnxscript",
         "imagehash",
         "img2dataset",
     ):
