@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ class TextEncoder(Protocol):
       encoder_id: what `make_encoder` made it from; goes into a manifest's EmbeddingContract.
       weights_sha256: of the file of weights.
       dim: length of an embedding.
+      sequence_width: length of a token's state, or None where the encoder gives no states.
       context_length: most tokens of a prompt, its start and end included.
       vocab_size: token ids are below it.
       tokenizer_sha256: of the tokens that it makes of a text that never changes.
@@ -33,6 +34,7 @@ class TextEncoder(Protocol):
     encoder_id: str
     weights_sha256: str
     dim: int
+    sequence_width: int | None
     context_length: int
     vocab_size: int
     tokenizer_sha256: str
@@ -42,6 +44,16 @@ class TextEncoder(Protocol):
 
         Raises:
           UserError: a prompt has more than `context_length` tokens and `truncate` is off.
+        """
+
+    def encode_sequences(
+        self, prompts: Sequence[str], *, truncate: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """What `encode` gives, and of each prompt the text tower's last hidden states: float16
+        [its tokens, sequence_width], after the last layer norm, before pooling and projection.
+
+        Raises:
+          UserError: as `encode` does; a state does not fit into float16.
         """
 
     def tokenize(self, prompts: Sequence[str], *, truncate: bool = False) -> list[list[int]]:
@@ -76,14 +88,37 @@ class Encoder:
         return found
 
     def encode(self, prompts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
-        found = self.tokenize(prompts, truncate=truncate)
-        padded = np.zeros((len(found), self.context_length), np.int64)
-        for row, ids in zip(padded, found, strict=True):
-            row[: len(ids)] = ids
         parts = [np.zeros((0, self.dim), np.float32)]
-        for start in range(0, len(padded), _BATCH_SIZE):
-            parts.append(self._embed(padded[start : start + _BATCH_SIZE]))
+        for _, padded in self._batches(prompts, truncate):
+            parts.append(self._embed(padded))
         return np.concatenate(parts)
+
+    def encode_sequences(
+        self, prompts: Sequence[str], *, truncate: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        parts, sequences = [np.zeros((0, self.dim), np.float32)], []
+        for lengths, padded in self._batches(prompts, truncate):
+            embeddings, states = self._embed_sequences(padded)
+            with np.errstate(over="ignore"):
+                states = states.astype(np.float16)
+            parts.append(embeddings)
+            # Of its own memory, so that the padding is not kept.
+            sequences += [row[:length].copy() for row, length in zip(states, lengths, strict=True)]
+        if not all(np.isfinite(sequence).all() for sequence in sequences):
+            raise UserError(f"the states of {self.encoder_id!r} do not fit into float16")
+        return np.concatenate(parts), sequences
+
+    def _batches(
+        self, prompts: Sequence[str], truncate: bool
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """(tokens of each prompt, token ids int64 [N, context_length] padded with 0)."""
+        found = self.tokenize(prompts, truncate=truncate)
+        for start in range(0, len(found), _BATCH_SIZE):
+            some = found[start : start + _BATCH_SIZE]
+            padded = np.zeros((len(some), self.context_length), np.int64)
+            for row, ids in zip(padded, some, strict=True):
+                row[: len(ids)] = ids
+            yield [len(ids) for ids in some], padded
 
     def count_tokens(self, prompt: str) -> int:
         return len(self._token_ids([prompt])[0])

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from t2i_tpu.data.encoders import vocabulary
 from t2i_tpu.data.encoders.onnx_tower import GRAPH_NAME
+from t2i_tpu.data.encoders.open_clip_tower import encode_sequences, last_norm
 
 _WEIGHTS_NAME = "text_tower.safetensors"
 _DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
@@ -26,9 +27,12 @@ class _TextTower(torch.nn.Module):
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.model = model
+        self.outputs = ["pooled", "sequence"] if last_norm(model) else ["pooled"]
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.model.encode_text(tokens, normalize=True)
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if "sequence" in self.outputs:
+            return encode_sequences(self.model, tokens)
+        return (self.model.encode_text(tokens, normalize=True),)
 
 
 def export_encoder(
@@ -46,12 +50,13 @@ def export_graph(
     model: torch.nn.Module, context_length: int, folder: str, weights_name: str
 ) -> None:
     """Writes GRAPH_NAME beside the model's weights: tokens int64 [N, context] -> pooled float32
-    [N, D], length 1."""
+    [N, dim], of length 1, and, where the model has it, sequence float32 [N, context, width]."""
+    tower = _TextTower(model).eval()
     program = torch.onnx.export(
-        _TextTower(model).eval(),
+        tower,
         (torch.zeros((2, context_length), dtype=torch.int64),),
         input_names=["tokens"],
-        output_names=["pooled"],
+        output_names=tower.outputs,
         dynamic_shapes={"tokens": {0: torch.export.Dim("batch")}},
         opset_version=18,
         dynamo=True,

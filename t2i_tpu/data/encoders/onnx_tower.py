@@ -34,7 +34,8 @@ class OnnxEncoder(Encoder):
             os.path.join(folder, GRAPH_NAME), providers=["CPUExecutionProvider"]
         )
         self.context_length = self._tower.get_inputs()[0].shape[1]
-        self.dim = self._tower.get_outputs()[0].shape[1]
+        widths = {output.name: output.shape[-1] for output in self._tower.get_outputs()}
+        self.dim, self.sequence_width = widths["pooled"], widths.get("sequence")
         self.vocab_size = self._tokenizer.get_vocab_size()
 
     def _token_ids(self, prompts: list[str]) -> list[list[int]]:
@@ -44,6 +45,9 @@ class OnnxEncoder(Encoder):
     def _embed(self, tokens: np.ndarray) -> np.ndarray:
         (embeddings,) = self._tower.run(["pooled"], {"tokens": tokens})
         return embeddings
+
+    def _embed_sequences(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(self._tower.run(["pooled", "sequence"], {"tokens": tokens}))
 
 
 class EmbeddedEncoder(OnnxEncoder):

@@ -46,6 +46,8 @@ class OpenClipEncoder(Encoder):
         model.visual = None  # most of the memory, and of no use here
         self._device = _device()
         self._model = model.eval().to(self._device)
+        norm = last_norm(model)
+        self.sequence_width = norm and norm.normalized_shape[0]
         self.context_length = self._tokenizer.context_length
         self.vocab_size = model.vocab_size
 
@@ -67,6 +69,13 @@ class OpenClipEncoder(Encoder):
             tokens = torch.from_numpy(tokens).to(self._device)
             return self._model.encode_text(tokens, normalize=True).cpu().numpy()
 
+    def _embed_sequences(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        with torch.inference_mode():
+            found = encode_sequences(self._model, torch.from_numpy(tokens).to(self._device))
+            return tuple(values.cpu().numpy() for values in found)
+
     def export(self, folder: str) -> None:
         open_clip = _import_open_clip()
         refusal = f"the text tower of {self.encoder_id!r} cannot be exported"
@@ -82,7 +91,7 @@ class OpenClipEncoder(Encoder):
         export.export_encoder(self._model.cpu(), self._tokenizer, folder)
         self._model.to(self._device)
         exported = OnnxEncoder(folder, self.encoder_id, self.weights_sha256)
-        for name in ("dim", "context_length", "vocab_size", "tokenizer_sha256"):
+        for name in ("dim", "sequence_width", "context_length", "vocab_size", "tokenizer_sha256"):
             if getattr(exported, name) != getattr(self, name):
                 raise UserError(f"{refusal}: it got another {name}; leave out --export_text_tower")
         apart = np.abs(exported.encode(_SPECIMENS) - self.encode(_SPECIMENS)).max()
@@ -90,6 +99,23 @@ class OpenClipEncoder(Encoder):
             raise UserError(
                 f"{refusal}: its embeddings are {apart:.2g} apart; leave out --export_text_tower"
             )
+
+
+def last_norm(model):
+    """The layer norm whose output is every token's last state; None where there is none."""
+    tower = getattr(model, "text", model)
+    has_class_token = getattr(tower, "cls_emb", None) is not None  # CoCa norms what it pooled
+    return None if has_class_token else getattr(tower, "ln_final", None)
+
+
+def encode_sequences(model, tokens):
+    """(embeddings [N, dim] of length 1, last states [N, T, width]) of a model with a last norm."""
+    states = []
+    hook = last_norm(model).register_forward_hook(lambda *call: states.append(call[2]))
+    try:
+        return model.encode_text(tokens, normalize=True), states[0]
+    finally:
+        hook.remove()
 
 
 def _import_open_clip():
