@@ -33,6 +33,9 @@ ENCODER = flags.DEFINE_string(
     "embedded (small, ships), NAME/TAG or NAME:CHECKPOINT of open_clip (ViT-L-14/openai), or none: "
     "keep what came with the data (none:ViT-L-14/openai says who made it).",
 )
+SEQUENCE = flags.DEFINE_boolean(
+    "sequence", False, "Store the encoder's state of every token too; takes much more space."
+)
 EXPORT_TEXT_TOWER = flags.DEFINE_boolean(
     "export_text_tower",
     False,
@@ -65,6 +68,7 @@ def main() -> None:
     settings = Settings(
         source=SOURCE.value,
         encoder=ENCODER.value,
+        sequence=SEQUENCE.value,
         export_text_tower=EXPORT_TEXT_TOWER.value,
         image_size=IMAGE_SIZE.value,
         channels=CHANNELS.value,

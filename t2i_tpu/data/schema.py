@@ -35,6 +35,7 @@ class Record:
       label: class index, or None.
       embedding: float32 [dim], or None.
       tokens: token ids without padding, or None.
+      sequence: float16 [tokens, width], a state of the text tower for each token, or None.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Record:
     label: int | None = None
     embedding: np.ndarray | None = None
     tokens: list[int] | None = None
+    sequence: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,17 @@ class TokenContract:
 
 
 @dataclasses.dataclass(frozen=True)
+class SequenceContract:
+    """What made the states: `TextEncoder.encode_sequences`, by the encoder of the embeddings."""
+
+    encoder: str
+    weights_sha256: str
+    width: int
+    context_length: int
+    dtype: str = "float16"
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """The contract of a data set; `splits` maps a name to its streams of shards."""
 
@@ -96,6 +109,7 @@ class Manifest:
     splits: dict[str, tuple[tuple[Shard, ...], ...]]
     embedding: EmbeddingContract | None = None
     tokens: TokenContract | None = None
+    sequence: SequenceContract | None = None
     label_names: tuple[str, ...] | None = None
     image_format: str = "png"  # png | raw: uint8 as it is, a third larger and far faster to read
     text_tower: tuple[StoredFile, ...] | None = None  # what `encoders.OnnxEncoder` reads
@@ -135,8 +149,8 @@ class Manifest:
             split: tuple(tuple(_typed(Shard, shard) for shard in stream) for stream in streams)
             for split, streams in fields["splits"].items()
         }
-        for name, kind in (("embedding", EmbeddingContract), ("tokens", TokenContract)):
-            if fields[name] is not None:
+        for name, kind in _CONTRACTS.items():
+            if fields.get(name) is not None:
                 fields[name] = _typed(kind, fields[name])
         if fields["label_names"] is not None:
             fields["label_names"] = tuple(fields["label_names"])
@@ -159,10 +173,20 @@ class Manifest:
         for one in self.text_tower or ():
             if not re.fullmatch(rf"{TEXT_TOWER}/\w[\w.]*", one.file):
                 raise ValueError(f"text_tower has a file {one.file!r}"[:200])
-        if self.text_tower and not self.embedding:
-            raise ValueError("text_tower without embedding")
+        for name in ("text_tower", "sequence"):
+            if getattr(self, name) and not self.embedding:
+                raise ValueError(f"{name} without embedding")
+        if self.sequence and self.sequence.dtype != "float16":
+            raise ValueError(f"sequence has dtype {self.sequence.dtype!r}")
         if not all(streams and all(streams) for streams in self.splits.values()):
             raise ValueError("a split has no stream, or a stream no shard")
+
+
+_CONTRACTS = {
+    "embedding": EmbeddingContract,
+    "tokens": TokenContract,
+    "sequence": SequenceContract,
+}
 
 
 def _typed(kind, values):
@@ -228,18 +252,23 @@ def to_example(record: Record, image_format: str) -> tf.train.Example:
     _set(example, "caption", record.caption.encode())
     if record.label is not None:
         example.features.feature["label"].int64_list.value.append(record.label)
-    add_text(example, record.embedding, record.tokens)
+    add_text(example, record.embedding, record.tokens, record.sequence)
     return example
 
 
 def add_text(
-    example: tf.train.Example, embedding: np.ndarray | None, tokens: Sequence[int] | None
+    example: tf.train.Example,
+    embedding: np.ndarray | None,
+    tokens: Sequence[int] | None,
+    sequence: np.ndarray | None,
 ) -> None:
     """Puts into an example what an encoder made of its caption."""
     if embedding is not None:
         _set(example, "embedding", np.asarray(embedding, "<f4").tobytes())
     if tokens is not None:
         example.features.feature["tokens"].int64_list.value.extend(tokens)
+    if sequence is not None:
+        _set(example, "sequence", np.asarray(sequence, "<f2").tobytes())
 
 
 def _set(example: tf.train.Example, name: str, value: bytes) -> None:
@@ -250,11 +279,13 @@ def parse(
     serialized: tf.Tensor, manifest: Manifest, names: Collection[str] | None = None
 ) -> dict[str, tf.Tensor]:
     """Strings [N] -> key, caption, image uint8 [N, H, W, C] and what else the manifest promises:
-    embedding float32 [N, dim], tokens int32 [N, context_length] padded with 0, label int32 [N];
-    of these only `names`, if they are given."""
+    embedding float32 [N, dim], tokens int32 [N, context_length] and sequence float16 [N,
+    context_length, width], both padded with 0, label int32 [N]; of these only `names`, if given."""
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("key", "image", "caption")}
     if manifest.embedding:
         features["embedding"] = tf.io.FixedLenFeature([], tf.string)
+    if manifest.sequence:
+        features["sequence"] = tf.io.FixedLenFeature([], tf.string)
     if manifest.label_names:
         features["label"] = tf.io.FixedLenFeature([], tf.int64)
     if manifest.tokens:
@@ -266,6 +297,12 @@ def parse(
     if "embedding" in examples:
         values = tf.io.decode_raw(examples["embedding"], tf.float32)
         examples["embedding"] = tf.ensure_shape(values, [None, manifest.embedding.dim])
+    if "sequence" in examples:
+        shape = [manifest.sequence.context_length, manifest.sequence.width]
+        # TensorFlow pads no float16.
+        size = 2 * math.prod(shape)
+        values = tf.io.decode_raw(examples["sequence"], tf.int16, fixed_length=size)
+        examples["sequence"] = tf.reshape(tf.bitcast(values, tf.float16), [-1, *shape])
     if "label" in examples:
         examples["label"] = tf.cast(examples["label"], tf.int32)
     if "tokens" in examples:

@@ -9,7 +9,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data import text_tower
 from t2i_tpu.data.encoders import TextEncoder
-from t2i_tpu.data.schema import EmbeddingContract, Manifest
+from t2i_tpu.data.schema import EmbeddingContract, Manifest, SequenceContract
 from t2i_tpu.errors import UserError
 from t2i_tpu.train import strategy as strategy_lib
 from t2i_tpu.train import workdir as workdir_lib
@@ -56,6 +56,8 @@ class Trained:
         contract = self.manifest.embedding
         encoder = text_tower.open_encoder(contract, self.manifest, self.workdir)
         _check_encoder(encoder, contract)
+        if self.config.model.conditioning == "sequence":
+            return _with_states(encoder, self.manifest.sequence, prompts)
         return encoder.encode(prompts)
 
     def _tokens(self, prompts: Sequence[str]) -> np.ndarray:
@@ -103,6 +105,26 @@ def _check_encoder(encoder: TextEncoder, contract: EmbeddingContract) -> None:
             f"the data set's embeddings are not of length 1, those of encoder {contract.encoder!r} "
             "are; prepare it again with --encoder=" + contract.encoder
         )
+
+
+def _with_states(
+    encoder: TextEncoder, contract: SequenceContract, prompts: Sequence[str]
+) -> np.ndarray:
+    """Embeddings and states as the reader lays them end to end, float32 [N, dim + T * width]."""
+    if (encoder.sequence_width, encoder.context_length) != (
+        contract.width,
+        contract.context_length,
+    ):
+        raise UserError(
+            f"encoder {contract.encoder!r} gives {encoder.context_length} states of "
+            f"{encoder.sequence_width or 0} numbers, the data set has {contract.context_length} of "
+            f"{contract.width}; it was prepared with another encoder than it says"
+        )
+    embeddings, sequences = encoder.encode_sequences(prompts)
+    states = np.zeros((len(prompts), contract.context_length, contract.width), np.float32)
+    for row, sequence in zip(states, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return np.concatenate([embeddings, states.reshape(len(states), -1)], axis=1)
 
 
 def load(workdir: str, strategy_name: str = "auto", **sample) -> Trained:

@@ -110,7 +110,7 @@ def test_sequences_are_open_clips_last_states(tower):
     _, sequences = tower.encoder.encode_sequences(PROMPTS, truncate=True)
     assert tower.encoder.sequence_width == tower.states.shape[2]
     for sequence, states, ids in zip(sequences, tower.states, tower.tokens, strict=True):
-        length = ids.argmax() + 1  # the end has the highest id
+        length = np.flatnonzero(ids)[-1] + 1
         assert sequence.shape == (length, tower.states.shape[2])
         np.testing.assert_allclose(sequence, states[:length], atol=1e-4, rtol=6e-4)
 

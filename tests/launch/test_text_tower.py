@@ -151,4 +151,7 @@ def test_preparation_puts_the_tower_beside_the_shards(tars, run, start, tmp_path
 
 def test_no_encoder_no_tower(tars, run, tmp_path):
     error = run("prepare_data.py", prepared(tars, tmp_path / "data", "none")).error
-    assert "--encoder=none has no text tower" in error and not (tmp_path / "data").exists()
+    assert (
+        "--export_text_tower needs an encoder; --encoder=none" in error
+        and not (tmp_path / "data").exists()
+    )

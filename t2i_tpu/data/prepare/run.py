@@ -60,7 +60,7 @@ def _prepare(settings, output, workers):
         logging.info("%s is whole already", output)
         _remove(work)
         return manifest
-    encoder, source = UnitEncoder(settings.encoder), settings.make_source()
+    encoder, source = UnitEncoder(settings), settings.make_source()
     num_units = _plan(settings, source, output, work)
     # First of all: an encoder that has none should not be found out after days.
     tower = _text_tower(encoder, output, work) if settings.export_text_tower else None

@@ -38,6 +38,7 @@ class Settings:
 
     source: str  # KIND:PATH, a kind of SOURCES
     encoder: str = "embedded"  # as `make_encoder` takes it; none, or none:SPEC where SPEC made them
+    sequence: bool = False  # the text tower's states beside the pooled embedding
     export_text_tower: bool = False  # beside the shards, for sampling without torch
     image_size: int = 64
     channels: int = 3
@@ -55,8 +56,11 @@ class Settings:
             raise UserError(
                 f"--source={self.source} is none of {known}{nearest(kind, list(SOURCES))}"
             )
-        if self.export_text_tower and self.encoder.startswith("none"):
-            raise UserError(f"--encoder={self.encoder} has no text tower to export")
+        if self.encoder.startswith("none") and (self.export_text_tower or self.sequence):
+            flag = "export_text_tower" if self.export_text_tower else "sequence"
+            raise UserError(
+                f"--{flag} needs an encoder; --encoder={self.encoder} has no text tower"
+            )
         if self.crop not in CROPS:
             raise UserError(f"--crop={self.crop} is none of {', '.join(CROPS)}")
         if self.channels not in (1, 3):
