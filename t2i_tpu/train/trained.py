@@ -111,14 +111,11 @@ def _with_states(
     encoder: TextEncoder, contract: SequenceContract, prompts: Sequence[str]
 ) -> np.ndarray:
     """Embeddings and states as the reader lays them end to end, float32 [N, dim + T * width]."""
-    if (encoder.sequence_width, encoder.context_length) != (
-        contract.width,
-        contract.context_length,
-    ):
+    promised = (contract.weights_sha256, contract.width, contract.context_length)
+    if (encoder.weights_sha256, encoder.sequence_width, encoder.context_length) != promised:
         raise UserError(
-            f"encoder {contract.encoder!r} gives {encoder.context_length} states of "
-            f"{encoder.sequence_width or 0} numbers, the data set has {contract.context_length} of "
-            f"{contract.width}; it was prepared with another encoder than it says"
+            f"encoder {contract.encoder!r} gives other states here than those of the data set; "
+            "install the version of it that the data set was prepared with"
         )
     embeddings, sequences = encoder.encode_sequences(prompts)
     states = np.zeros((len(prompts), contract.context_length, contract.width), np.float32)
