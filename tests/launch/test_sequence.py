@@ -16,9 +16,8 @@ PROMPTS = ["red square", "a much longer prompt: a blue square", "green square"]
 
 
 @pytest.fixture(scope="module")
-def workdir(squares, config_file, start, tmp_path_factory):
-    """Of a run that was stopped half way and went on."""
-    folder = tmp_path_factory.mktemp("sequence") / "run"
+def training(squares, config_file):
+    """The flags of a run but for its --workdir."""
     small = dict(
         model__conditioning="sequence",
         train__total_steps=12,
@@ -28,14 +27,30 @@ def workdir(squares, config_file, start, tmp_path_factory):
         train__decay="constant",
         train__ema_stds="()",
     )
-    flags = [f"--config={config_file}", f"--workdir={folder}", *tiny.flags(squares, **small)]
+    return [f"--config={config_file}", *tiny.flags(squares, **small)]
+
+
+@pytest.fixture(scope="module")
+def workdir(training, run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sequence") / "run"
+    result = run("train.py", [*training, f"--workdir={folder}"])
+    assert result.code == 0, result.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_is_undisturbed_bit_for_bit(training, workdir, start, tmp_path):
+    flags = [*training, f"--workdir={tmp_path / 'run'}"]
     first = start("train.py", flags)
     first.wait_for_line("starting at")
     first.process.terminate()
     assert first.wait().code == 75
     second = start("train.py", flags).wait()
     assert second.code == 0 and "resuming at step 6 of 12" in second.stderr, second.stderr
-    return folder
+    expected, found = (tiny.checkpoint_values(one) for one in (workdir, tmp_path / "run"))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.fixture(scope="module")
