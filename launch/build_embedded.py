@@ -49,7 +49,7 @@ def main(_):
     clip_folder = os.path.join(FLAGS.output, "clip")
     if set(FLAGS.stages) - {"shards"}:
         # torch has to come before tensorflow, and the shards can be written without it.
-        from t2i_tpu.data.embedded.build import clip_training, export, text_tuning
+        from t2i_tpu.data.embedded.build import clip_training, text_tuning
     from t2i_tpu.data.embedded.build import dataset
 
     if "clip" in FLAGS.stages:
@@ -60,7 +60,7 @@ def main(_):
         for name, part in (("train", train), ("heldout", heldout)):
             logging.info("%s: %s", name, clip_training.recall(clip_folder, part, _images(part)))
     if "export" in FLAGS.stages:
-        export.export_text_tower(clip_folder)
+        clip_training.export_text_tower(clip_folder)
     if "shards" in FLAGS.stages:
         folder = os.path.join(FLAGS.output, "emoji")
         dataset.write_shards(folder, clip_folder, FLAGS.emoji_package, train, heldout)

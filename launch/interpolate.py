@@ -47,7 +47,9 @@ def main() -> None:
     frames = FRAMES.value
     if by_embedding:
         if model.config.model.conditioning != "embedding":
-            raise UserError("this model has no embeddings to walk between; use --mode=noise")
+            raise UserError(
+                "this model has no embeddings, or more than them, to walk between; use --mode=noise"
+            )
         conditions = slerp(*model.conditions([FROM_PROMPT.value, TO_PROMPT.value], []), frames)
         noise = np.repeat(model.generator.noise([FROM_SEED.value]), frames, axis=0)
     else:

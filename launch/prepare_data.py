@@ -33,6 +33,14 @@ ENCODER = flags.DEFINE_string(
     "embedded (small, ships), NAME/TAG or NAME:CHECKPOINT of open_clip (ViT-L-14/openai), or none: "
     "keep what came with the data (none:ViT-L-14/openai says who made it).",
 )
+SEQUENCE = flags.DEFINE_boolean(
+    "sequence", False, "Store the encoder's state of every token too; takes much more space."
+)
+EXPORT_TEXT_TOWER = flags.DEFINE_boolean(
+    "export_text_tower",
+    False,
+    "Put the encoder's text tower beside the shards, so that sampling needs neither torch nor a hub.",
+)
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 64, "Pixels of a side.", lower_bound=4)
 CROP = flags.DEFINE_string("crop", "center", "center, or none: the whole image, white beside it.")
 CHANNELS = flags.DEFINE_integer("channels", 3, "3, or 1 for grey.")
@@ -60,6 +68,8 @@ def main() -> None:
     settings = Settings(
         source=SOURCE.value,
         encoder=ENCODER.value,
+        sequence=SEQUENCE.value,
+        export_text_tower=EXPORT_TEXT_TOWER.value,
         image_size=IMAGE_SIZE.value,
         channels=CHANNELS.value,
         crop=CROP.value,

@@ -34,7 +34,7 @@ class DataConfig:
 @dataclass
 class ModelConfig:
     conditioning: str = (
-        "embedding"  # embedding (precomputed) | label | tokens (trained with the denoiser)
+        "embedding"  # embedding | sequence (both precomputed) | label | tokens (trained with it)
     )
     blocks: str | None = None  # modern | ancestor: the U-Net's building blocks
     widths: tuple[int, ...] | None = None  # channels of each resolution, finest first
@@ -108,7 +108,7 @@ class Config:
 CHOICES: dict[str, tuple[Any, ...]] = {
     "recipe": tuple(RECIPES),
     "data.on_damage": ("raise", "skip"),
-    "model.conditioning": ("embedding", "label", "tokens"),
+    "model.conditioning": ("embedding", "sequence", "label", "tokens"),
     "model.blocks": ("modern", "ancestor"),
     "diffusion.path": ("linear", "cosine"),
     "diffusion.prediction_type": ("denoised", "noise", "v", "velocity"),
@@ -316,6 +316,10 @@ def _check_model(config: Config) -> None:
 
 def _check_ancestor(model: ModelConfig) -> None:
     """What the ancestor's U-Net has no place for."""
+    if model.conditioning == "sequence":
+        raise UserError(
+            "config.model.conditioning is 'sequence'; the ancestor's blocks have no attention to it"
+        )
     if model.patch_size != 1:
         raise UserError(
             f"config.model.patch_size is {model.patch_size}; the ancestor's blocks take 1"

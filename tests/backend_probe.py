@@ -37,11 +37,16 @@ def results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
             ConditionShape("tokens", (4,), 9),
             np.array([[3, 1, 0, 0], [8, 2, 5, 0]], "int32"),
         ),
+        "sequence": (
+            ConditionShape("sequence", (5 + 3 * 2,), 3, 2),
+            np.where(np.arange(11) < [[9], [7]], rng.standard_normal((2, 11)), 0).astype("float32"),
+        ),
         "label": (ConditionShape("label", (), 3), np.array([1, 3], "int32")),
     }
-    for recipe, kind in (("modern", "tokens"), ("ancestor", "label")):
+    for recipe, kind in (("modern", "tokens"), ("modern", "sequence"), ("ancestor", "label")):
         config = Config(recipe=recipe)
         config.data.image_size, config.model.embedding_dim, config.model.block_depth = 8, 8, 1
+        config.model.conditioning = kind
         config.model.widths, config.model.attention_levels = (8, 16), (False, True)
         shape, condition = conditions[kind]
         denoiser = Denoiser(resolve(config), 3, shape)

@@ -40,7 +40,7 @@ def load(path):
 CHOICES = {
     "recipe": "ancestor modern",
     "data.on_damage": "raise skip",
-    "model.conditioning": "embedding label tokens",
+    "model.conditioning": "embedding sequence label tokens",
     "model.blocks": "modern ancestor",
     "diffusion.path": "linear cosine",
     "diffusion.prediction_type": "denoised noise v velocity",

@@ -65,6 +65,12 @@ def audit(folder: str, near_duplicates: int) -> Audit:
         splits.setdefault(split, _Split(manifest, near_duplicates, splits.get("train")))
         for batch in _batches(posixpath.join(folder, shard.file), manifest):
             splits[split].add(batch)
+    for one in manifest.text_tower or ():
+        path = posixpath.join(folder, one.file)
+        if not tf.io.gfile.exists(path):
+            found.problems.append(f"{one.file}: is missing")
+        elif files.measured(path)[1] != one.sha256:
+            found.problems.append(f"{one.file}: is not the file that the manifest says")
     for name, split in splits.items():
         found.facts[name], found.sheet[name] = split.facts(), split.sheet
         found.problems += [f"{name}: {problem}" for problem in split.problems()]

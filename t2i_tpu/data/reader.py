@@ -8,6 +8,7 @@ skipped by the manifest's counts. A host reads only the streams of its own slots
 
 import contextlib
 import dataclasses
+import math
 import posixpath
 import re
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ class Dataset:
 
     folder: str
     manifest: Manifest
-    conditioning: str  # embedding | label | tokens
+    conditioning: str  # embedding | label | tokens | sequence
     image_size: int
     on_damage: str = "raise"  # raise | skip, as `shard_file.read_shard` takes it
 
@@ -123,6 +124,9 @@ class Dataset:
     def condition(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """The raw conditions of `models.conditioning`: labels count from 1, zeros mean none."""
         values = batch[self.conditioning]
+        if self.conditioning == "sequence":
+            states = tf.reshape(tf.cast(values, tf.float32), [-1, math.prod(values.shape[1:])])
+            return tf.concat([batch["embedding"], states], axis=1)
         return values + 1 if self.conditioning == "label" else values
 
     def _batch(self, blocks, slots):
@@ -187,7 +191,10 @@ class Dataset:
         return tf.data.Dataset.from_tensors((file, count)).map(records)
 
     def _parse(self, records):
-        parsed = schema.parse(records, self.manifest, ("image", self.conditioning))
+        names = {"image", self.conditioning}
+        if self.conditioning == "sequence":
+            names.add("embedding")
+        parsed = schema.parse(records, self.manifest, names)
         return {"image": self._resized(parsed["image"]), "condition": self.condition(parsed)}
 
     def _in_order(self, split) -> Iterator[tf.Tensor]:

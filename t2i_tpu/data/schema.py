@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import posixpath
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from t2i_tpu.data import gcs
 from t2i_tpu.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
+TEXT_TOWER = "text_tower"  # folder beside the manifest
 FORMAT_VERSION = 1
 
 
@@ -33,6 +35,7 @@ class Record:
       label: class index, or None.
       embedding: float32 [dim], or None.
       tokens: token ids without padding, or None.
+      sequence: float16 [tokens, width], a state of the text tower for each token, or None.
     """
 
     key: str
@@ -41,6 +44,7 @@ class Record:
     label: int | None = None
     embedding: np.ndarray | None = None
     tokens: list[int] | None = None
+    sequence: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,15 @@ class Shard:
 
     file: str
     num_examples: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFile:
+    """Any other file, named relative to the manifest."""
+
+    file: str
     num_bytes: int
     sha256: str
 
@@ -76,6 +89,17 @@ class TokenContract:
 
 
 @dataclasses.dataclass(frozen=True)
+class SequenceContract:
+    """What made the states: `TextEncoder.encode_sequences`, by the encoder of the embeddings."""
+
+    encoder: str
+    weights_sha256: str
+    width: int
+    context_length: int
+    dtype: str = "float16"
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """The contract of a data set; `splits` maps a name to its streams of shards."""
 
@@ -85,8 +109,10 @@ class Manifest:
     splits: dict[str, tuple[tuple[Shard, ...], ...]]
     embedding: EmbeddingContract | None = None
     tokens: TokenContract | None = None
+    sequence: SequenceContract | None = None
     label_names: tuple[str, ...] | None = None
     image_format: str = "png"  # png | raw: uint8 as it is, a third larger and far faster to read
+    text_tower: tuple[StoredFile, ...] | None = None  # what `encoders.OnnxEncoder` reads
     preparation: dict[str, Any] | None = None  # how `data.prepare` made it and what was left out
     format_version: int = FORMAT_VERSION
 
@@ -103,6 +129,11 @@ class Manifest:
             )
         return self.splits[split]
 
+    def files(self) -> list[Shard | StoredFile]:
+        """All that lies beside the manifest and belongs to the data set."""
+        streams = [stream for split in self.splits.values() for stream in split]
+        return [*(shard for stream in streams for shard in stream), *(self.text_tower or ())]
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
 
@@ -118,11 +149,13 @@ class Manifest:
             split: tuple(tuple(_typed(Shard, shard) for shard in stream) for stream in streams)
             for split, streams in fields["splits"].items()
         }
-        for name, kind in (("embedding", EmbeddingContract), ("tokens", TokenContract)):
-            if fields[name] is not None:
+        for name, kind in _CONTRACTS.items():
+            if fields.get(name) is not None:
                 fields[name] = _typed(kind, fields[name])
         if fields["label_names"] is not None:
             fields["label_names"] = tuple(fields["label_names"])
+        if fields.get("text_tower") is not None:
+            fields["text_tower"] = tuple(_typed(StoredFile, one) for one in fields["text_tower"])
         manifest = cls(**fields)
         manifest._check()
         return manifest
@@ -137,8 +170,23 @@ class Manifest:
             raise ValueError(f"channels is {self.channels!r}")
         if self.image_format not in ("png", "raw"):
             raise ValueError(f"image_format is {self.image_format!r}")
+        for one in self.text_tower or ():
+            if not re.fullmatch(rf"{TEXT_TOWER}/\w[\w.]*", one.file):
+                raise ValueError(f"text_tower has a file {one.file!r}"[:200])
+        for name in ("text_tower", "sequence"):
+            if getattr(self, name) and not self.embedding:
+                raise ValueError(f"{name} without embedding")
+        if self.sequence and self.sequence.dtype != "float16":
+            raise ValueError(f"sequence has dtype {self.sequence.dtype!r}")
         if not all(streams and all(streams) for streams in self.splits.values()):
             raise ValueError("a split has no stream, or a stream no shard")
+
+
+_CONTRACTS = {
+    "embedding": EmbeddingContract,
+    "tokens": TokenContract,
+    "sequence": SequenceContract,
+}
 
 
 def _typed(kind, values):
@@ -169,9 +217,8 @@ def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
         raise UserError(
             f"{path} is not a manifest that this version reads: {error!r}; prepare it again"
         ) from error
-    for streams in manifest.splits.values() if check_shards else ():
-        for shard in (shard for stream in streams for shard in stream):
-            _check_size(posixpath.join(folder, shard.file), shard.num_bytes)
+    for one in manifest.files() if check_shards else ():
+        _check_size(posixpath.join(folder, one.file), one.num_bytes)
     return manifest
 
 
@@ -179,12 +226,10 @@ def _check_size(path: str, num_bytes: int) -> None:
     try:
         found = tf.io.gfile.stat(path).length
     except (tf.errors.NotFoundError, ValueError):  # no file is named "\0"
-        raise UserError(
-            f"shard {path} is missing; restore it or prepare the data set again"
-        ) from None
+        raise UserError(f"{path} is missing; restore it or prepare the data set again") from None
     if found != num_bytes:
         raise UserError(
-            f"shard {path} has {found} bytes, its manifest says {num_bytes}: "
+            f"{path} has {found} bytes, its manifest says {num_bytes}: "
             "it was cut or replaced; restore it or prepare the data set again"
         )
 
@@ -207,18 +252,23 @@ def to_example(record: Record, image_format: str) -> tf.train.Example:
     _set(example, "caption", record.caption.encode())
     if record.label is not None:
         example.features.feature["label"].int64_list.value.append(record.label)
-    add_text(example, record.embedding, record.tokens)
+    add_text(example, record.embedding, record.tokens, record.sequence)
     return example
 
 
 def add_text(
-    example: tf.train.Example, embedding: np.ndarray | None, tokens: Sequence[int] | None
+    example: tf.train.Example,
+    embedding: np.ndarray | None,
+    tokens: Sequence[int] | None,
+    sequence: np.ndarray | None,
 ) -> None:
     """Puts into an example what an encoder made of its caption."""
     if embedding is not None:
         _set(example, "embedding", np.asarray(embedding, "<f4").tobytes())
     if tokens is not None:
         example.features.feature["tokens"].int64_list.value.extend(tokens)
+    if sequence is not None:
+        _set(example, "sequence", np.asarray(sequence, "<f2").tobytes())
 
 
 def _set(example: tf.train.Example, name: str, value: bytes) -> None:
@@ -229,11 +279,13 @@ def parse(
     serialized: tf.Tensor, manifest: Manifest, names: Collection[str] | None = None
 ) -> dict[str, tf.Tensor]:
     """Strings [N] -> key, caption, image uint8 [N, H, W, C] and what else the manifest promises:
-    embedding float32 [N, dim], tokens int32 [N, context_length] padded with 0, label int32 [N];
-    of these only `names`, if they are given."""
+    embedding float32 [N, dim], tokens int32 [N, context_length] and sequence float16 [N,
+    context_length, width], both padded with 0, label int32 [N]; of these only `names`, if given."""
     features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("key", "image", "caption")}
     if manifest.embedding:
         features["embedding"] = tf.io.FixedLenFeature([], tf.string)
+    if manifest.sequence:
+        features["sequence"] = tf.io.FixedLenFeature([], tf.string)
     if manifest.label_names:
         features["label"] = tf.io.FixedLenFeature([], tf.int64)
     if manifest.tokens:
@@ -245,6 +297,12 @@ def parse(
     if "embedding" in examples:
         values = tf.io.decode_raw(examples["embedding"], tf.float32)
         examples["embedding"] = tf.ensure_shape(values, [None, manifest.embedding.dim])
+    if "sequence" in examples:
+        shape = [manifest.sequence.context_length, manifest.sequence.width]
+        # TensorFlow pads no float16.
+        size = 2 * math.prod(shape)
+        values = tf.io.decode_raw(examples["sequence"], tf.int16, fixed_length=size)
+        examples["sequence"] = tf.reshape(tf.bitcast(values, tf.float16), [-1, *shape])
     if "label" in examples:
         examples["label"] = tf.cast(examples["label"], tf.int32)
     if "tokens" in examples:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from t2i_tpu.data import gcs
-from t2i_tpu.data.schema import MANIFEST_NAME, Manifest, read_manifest
+from t2i_tpu.data.schema import MANIFEST_NAME, read_manifest
 from t2i_tpu.errors import UserError
 
 
@@ -56,7 +56,7 @@ def copy(source: str, target: str, workers: int = 8) -> Copied:
         there = remote.checksums()
         here = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         names = {name for name in (here if upload else there) if _is_data(name)}
-        sha256 = _hashes_of(manifest)
+        sha256 = {one.file: one.sha256 for one in manifest.files()}
         one = _Upload(remote, folder, there) if upload else _Download(remote, folder, there)
         results = _in_parallel(
             lambda name: one(name, sha256.get(name)), sorted(names - {MANIFEST_NAME}), workers
@@ -78,11 +78,6 @@ def _is_data(name: str) -> bool:
     """Not what somebody is still writing, nor a folder's own mark on gs://."""
     parts = name.split("/")
     return not name.endswith((".tmp", "/")) and not any(p.startswith(".") for p in parts) and name
-
-
-def _hashes_of(manifest: Manifest) -> dict[str, str]:
-    streams = (stream for split in manifest.splits.values() for stream in split)
-    return {shard.file: shard.sha256 for stream in streams for shard in stream}
 
 
 class _Remote:

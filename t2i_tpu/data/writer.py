@@ -13,6 +13,7 @@ from t2i_tpu.data.schema import (
     EmbeddingContract,
     Manifest,
     Record,
+    SequenceContract,
     Shard,
     TokenContract,
     serialize,
@@ -32,6 +33,7 @@ def write_dataset(
     shard_size: int = SHARD_SIZE,
     embedding: EmbeddingContract | None = None,
     tokens: TokenContract | None = None,
+    sequence: SequenceContract | None = None,
     label_names: Sequence[str] | None = None,
     streams_of: Callable[[str, Record], range] | None = None,  # (split, record) -> where it may go
     image_format: str = "raw",  # png: smaller, for what ships with the package
@@ -55,7 +57,7 @@ def write_dataset(
             f"{output!r} already holds a data set; choose another folder or delete it first"
         )
     tf.io.gfile.makedirs(output)
-    checks = _Checks(embedding, tokens, label_names)
+    checks = _Checks(embedding, tokens, sequence, label_names)
     written = {
         split: _write_split(
             [
@@ -77,6 +79,7 @@ def write_dataset(
         splits=written,
         embedding=embedding,
         tokens=tokens,
+        sequence=sequence,
         label_names=tuple(label_names) if label_names else None,
         image_format=image_format,
     )
@@ -87,8 +90,9 @@ def write_dataset(
 class _Checks:
     """What must hold over all the records of a data set."""
 
-    def __init__(self, embedding, tokens, label_names):
-        self.embedding, self.tokens, self.label_names = embedding, tokens, label_names
+    def __init__(self, embedding, tokens, sequence, label_names):
+        self.embedding, self.tokens = embedding, tokens
+        self.sequence, self.label_names = sequence, label_names
         self.keys, self.image_shape = set(), None
 
     def watch(self, records: Iterable[Record]) -> Iterable[Record]:
@@ -121,9 +125,18 @@ class _Checks:
             )
         if self.tokens and record.tokens is None:
             raise UserError(f"record {key!r} has no tokens in a data set of tokens")
+        if self.sequence:
+            self._check_sequence(key, np.shape(record.sequence))
         if self.label_names and record.label not in range(len(self.label_names)):
             raise UserError(
                 f"record {key!r} has label {record.label}, wanted 0 to {len(self.label_names) - 1}"
+            )
+
+    def _check_sequence(self, key: str, shape: tuple[int, ...]) -> None:
+        length, width = self.sequence.context_length, self.sequence.width
+        if len(shape) != 2 or shape[0] not in range(1, length + 1) or shape[1] != width:
+            raise UserError(
+                f"record {key!r} has a sequence of shape {shape}, wanted (1 to {length}, {width})"
             )
 
 

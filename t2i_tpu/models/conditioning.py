@@ -1,7 +1,8 @@
 """From what an example is conditioned on to what the network reads.
 
-A raw condition is an embedding [B, dim], a label [B] counted from 1, or token ids [B, T] padded
-with 0. The null condition of classifier-free guidance is zeros, whatever the kind.
+A raw condition is an embedding [B, dim]; a label [B] counted from 1; token ids [B, T] padded with 0;
+or an embedding and the text tower's states of the tokens [T, width] padded with 0, laid end to end
+[B, dim + T * width]. The null condition of classifier-free guidance is zeros, whatever the kind.
 """
 
 from typing import NamedTuple
@@ -66,6 +67,24 @@ class EmbeddingConditioner(Container):
         angles = ops.matmul(direction, ops.convert_to_tensor(self.frequencies, "float32"))
         waves = 2.0**0.5 * ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
         return Condition(self.project(ops.concatenate([direction, waves], axis=-1)))
+
+
+class SequenceConditioner(Container):
+    """A precomputed embedding, and the states of its text tower to attend to."""
+
+    def __init__(self, length: int, width: int, dim: int, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # as EmbeddingConditioner
+        self.shape = (length, width)
+        self.pooled = EmbeddingConditioner(dim, name="pooled")
+        self.project = layers.Dense(dim, name="project")
+
+    def call(self, condition):
+        length, width = self.shape
+        start = condition.shape[1] - length * width
+        states = ops.reshape(condition[:, start:], (-1, length, width))
+        mask = ops.any(states != 0, axis=-1)  # no token's state is zero after a layer norm
+        pooled = self.pooled(condition[:, :start])
+        return Condition(pooled.vector, self.project(rms_norm(states)), mask)
 
 
 class LabelConditioner(Container):

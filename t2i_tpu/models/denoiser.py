@@ -10,6 +10,7 @@ from t2i_tpu.models.conditioning import (
     EmbeddingConditioner,
     EmbeddingProjection,
     LabelConditioner,
+    SequenceConditioner,
     TokenConditioner,
 )
 from t2i_tpu.models.container import Container
@@ -62,11 +63,11 @@ class Denoiser(Container):
 
 class ConditionShape:
     """What a data set's raw condition looks like: a name, a shape without batch, a dtype and, for
-    classes and tokens, how many there are."""
+    classes and tokens, how many there are; for a sequence, how many states of which width."""
 
-    def __init__(self, kind: str, shape: tuple[int, ...], count: int = 0):
-        self.kind, self.shape, self.count = kind, shape, count
-        self.dtype = "float32" if kind == "embedding" else "int32"
+    def __init__(self, kind: str, shape: tuple[int, ...], count: int = 0, width: int = 0):
+        self.kind, self.shape, self.count, self.width = kind, shape, count, width
+        self.dtype = "float32" if kind in ("embedding", "sequence") else "int32"
 
     def batch(self, size: int) -> tuple[int, ...]:
         return (size, *self.shape)
@@ -82,6 +83,10 @@ def _make_conditioner(config, condition_shape) -> layers.Layer:
         return EmbeddingConditioner(dim, name="conditioner")
     if condition_shape.kind == "label":
         return LabelConditioner(condition_shape.count, dim, name="conditioner")
+    if condition_shape.kind == "sequence":
+        return SequenceConditioner(
+            condition_shape.count, condition_shape.width, dim, name="conditioner"
+        )
     return TokenConditioner(
         condition_shape.count, condition_shape.shape[0], dim, name="conditioner"
     )
@@ -103,6 +108,6 @@ def _make_network(config, channels, condition_shape) -> layers.Layer:
         model.attention_levels,
         model.patch_size,
         model.embedding_dim,
-        cross_attention=condition_shape.kind == "tokens",
+        cross_attention=condition_shape.kind in ("tokens", "sequence"),
         name="unet",
     )

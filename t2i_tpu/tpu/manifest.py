@@ -25,6 +25,7 @@ def manifest_of(config: Config) -> tuple[schema.Manifest, str | None]:
         kind = config.model.conditioning
         shape = {
             "embedding": f"embeddings of {EMBEDDING_DIM}",
+            "sequence": f"embeddings of {EMBEDDING_DIM} and {CONTEXT_LENGTH} states of as many",
             "label": f"{LABELS} labels",
             "tokens": f"{CONTEXT_LENGTH} tokens of {TOKENS}",
         }[kind]
@@ -40,5 +41,6 @@ def _assumed(config):
         splits={},
         embedding=schema.EmbeddingContract("assumed", "", EMBEDDING_DIM, normalized=True),
         tokens=schema.TokenContract("assumed", TOKENS, CONTEXT_LENGTH),
+        sequence=schema.SequenceContract("assumed", "", EMBEDDING_DIM, CONTEXT_LENGTH),
         label_names=tuple(map(str, range(LABELS))),
     )

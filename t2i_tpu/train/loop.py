@@ -78,7 +78,7 @@ def train(
         if lock:
             doctor.check_run(config, workdir, run.state)
             lock.check()  # whoever came at the same moment knows by now
-            workdir_lib.write(workdir, config, dataset.manifest)
+            workdir_lib.write(workdir, config, dataset.manifest, dataset.folder)
         stop = held.enter_context(Stop(strategy))
         watchdog = held.enter_context(Watchdog(watchdog_minutes, run.waits_for_input))
         return run.until_done(stop, watchdog, rolls_back=on_nonfinite == "rollback")

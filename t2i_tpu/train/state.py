@@ -94,6 +94,9 @@ def condition_shape(config: Config, manifest: Manifest) -> ConditionShape:
         return ConditionShape(kind, (manifest.embedding.dim,))
     if kind == "label":
         return ConditionShape(kind, (), len(manifest.label_names))
+    if kind == "sequence":
+        length, width = manifest.sequence.context_length, manifest.sequence.width
+        return ConditionShape(kind, (manifest.embedding.dim + length * width,), length, width)
     return ConditionShape(kind, (manifest.tokens.context_length,), manifest.tokens.vocab_size)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
-from t2i_tpu.data.encoders import TextEncoder, make_encoder
-from t2i_tpu.data.schema import EmbeddingContract, Manifest
+from t2i_tpu.data import text_tower
+from t2i_tpu.data.encoders import TextEncoder
+from t2i_tpu.data.schema import EmbeddingContract, Manifest, SequenceContract
 from t2i_tpu.errors import UserError
 from t2i_tpu.train import strategy as strategy_lib
 from t2i_tpu.train import workdir as workdir_lib
@@ -22,12 +23,14 @@ class Trained:
     """A run's newest checkpoint.
 
     Attributes:
+      workdir: of the run, local or gs://.
       config: resolved, as trained, with what the caller changed about sampling.
       manifest: of the data set that it was trained on.
       step: of the checkpoint.
       generator: draws with the run's first average, or its weights where it has none.
     """
 
+    workdir: str
     config: Config
     manifest: Manifest
     step: int
@@ -51,13 +54,15 @@ class Trained:
         if self.config.model.conditioning == "tokens":
             return self._tokens(prompts)
         contract = self.manifest.embedding
-        encoder = make_encoder(contract.encoder)
+        encoder = text_tower.open_encoder(contract, self.manifest, self.workdir)
         _check_encoder(encoder, contract)
+        if self.config.model.conditioning == "sequence":
+            return _with_states(encoder, self.manifest.sequence, prompts)
         return encoder.encode(prompts)
 
     def _tokens(self, prompts: Sequence[str]) -> np.ndarray:
         contract = self.manifest.tokens
-        encoder = make_encoder(contract.encoder)
+        encoder = text_tower.open_encoder(contract, self.manifest, self.workdir)
         promised = (contract.vocab_size, contract.context_length, contract.tokenizer_sha256)
         sha256 = encoder.tokenizer_sha256 if contract.tokenizer_sha256 else ""
         if (encoder.vocab_size, encoder.context_length, sha256) != promised:
@@ -102,6 +107,23 @@ def _check_encoder(encoder: TextEncoder, contract: EmbeddingContract) -> None:
         )
 
 
+def _with_states(
+    encoder: TextEncoder, contract: SequenceContract, prompts: Sequence[str]
+) -> np.ndarray:
+    """Embeddings and states as the reader lays them end to end, float32 [N, dim + T * width]."""
+    promised = (contract.weights_sha256, contract.width, contract.context_length)
+    if (encoder.weights_sha256, encoder.sequence_width, encoder.context_length) != promised:
+        raise UserError(
+            f"encoder {contract.encoder!r} gives other states here than those of the data set; "
+            "install the version of it that the data set was prepared with"
+        )
+    embeddings, sequences = encoder.encode_sequences(prompts)
+    states = np.zeros((len(prompts), contract.context_length, contract.width), np.float32)
+    for row, sequence in zip(states, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return np.concatenate([embeddings, states.reshape(len(states), -1)], axis=1)
+
+
 def load(workdir: str, strategy_name: str = "auto", **sample) -> Trained:
     """Opens a workdir (local or gs://) for sampling; `sample` replaces fields of config.sample that
     are not None.
@@ -120,6 +142,5 @@ def load(workdir: str, strategy_name: str = "auto", **sample) -> Trained:
         denoiser = make_denoiser(config, manifest)
     step = restore_weights(workdir, denoiser, "average0" if config.train.ema_stds else "weights")
     xla = strategy_lib.use_xla(config.train, strategy)
-    return Trained(
-        config, manifest, step, Generator(strategy, denoiser, config.sample, jit_compile=xla)
-    )
+    generator = Generator(strategy, denoiser, config.sample, jit_compile=xla)
+    return Trained(workdir, config, manifest, step, generator)

@@ -2,6 +2,7 @@
 
 config.json     the resolved config
 manifest.json   the data set's manifest: what the model was trained on and with which embeddings
+text_tower/     a copy of the data set's, where it has one: what prompts are encoded with
 lock.json       the process that is writing here (train/lock.py)
 rollbacks.json  what --on_nonfinite=rollback did (train/nonfinite.py)
 checkpoints/    (train/versions.py)   previews/   logs/ (TensorBoard)
@@ -12,7 +13,7 @@ import posixpath
 import tensorflow as tf
 
 from t2i_tpu.config import Config, differences, from_json, to_json
-from t2i_tpu.data import files, gcs
+from t2i_tpu.data import files, gcs, text_tower
 from t2i_tpu.data.schema import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
 
@@ -53,14 +54,15 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
         )
 
 
-def write(workdir: str, config: Config, manifest: Manifest) -> None:
-    """Makes the workdir that of this run.
+def write(workdir: str, config: Config, manifest: Manifest, data_folder: str) -> None:
+    """Makes the workdir that of this run on the data set in `data_folder`.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it cannot be written; the data set's text tower is damaged.
     """
     try:
         tf.io.gfile.makedirs(workdir)
+        text_tower.copy(manifest, data_folder, workdir)
         files.write(posixpath.join(workdir, MANIFEST_NAME), manifest.to_json())
         files.write(posixpath.join(workdir, CONFIG_NAME), to_json(config))
     except tf.errors.OpError as error:

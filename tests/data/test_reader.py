@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from t2i_tpu.data.reader import check_divides, open_dataset
-from t2i_tpu.data.schema import EmbeddingContract, Record, TokenContract
+from t2i_tpu.data.schema import EmbeddingContract, Record, SequenceContract, TokenContract
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
 
@@ -159,18 +159,20 @@ def test_images_shrink_by_the_mean_of_their_pixels(tmp_path):
 
 
 def test_conditions_as_the_model_reads_them(tmp_path):
-    """Labels from 1, embeddings as they are, tokens padded with 0; none that is not there."""
+    """Labels from 1, embeddings as they are, tokens padded with 0, states padded behind embeddings;
+    none that is not there."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(3, 5)).astype(np.float32)
     tokens = [[7], [7, 8, 9], [7, 8]]
+    states = [rng.normal(size=(len(ids), 2)).astype(np.float16) for ids in tokens]
     image = np.zeros((4, 4, 1), np.uint8)
     records = [
-        Record(f"k{i}", image, f"c{i}", label=i, embedding=embeddings[i], tokens=tokens[i])
-        for i in range(3)
+        Record(f"k{i}", image, f"c{i}", i, embeddings[i], tokens[i], states[i]) for i in range(3)
     ]
     contracts = dict(
         embedding=EmbeddingContract("embedded", "00", 5, True),
         tokens=TokenContract("embedded", 10, 4),
+        sequence=SequenceContract("embedded", "00", 2, 4),
         label_names=list("abc"),
     )
     full = tmp_path / "full"
@@ -179,6 +181,12 @@ def test_conditions_as_the_model_reads_them(tmp_path):
         "label": np.array([1, 2, 3], np.int32),
         "embedding": embeddings,
         "tokens": np.array([[7, 0, 0, 0], [7, 8, 9, 0], [7, 8, 0, 0]], np.int32),
+        "sequence": np.stack(
+            [
+                np.concatenate([row, part.ravel(), np.zeros(8 - part.size)]).astype(np.float32)
+                for row, part in zip(embeddings, states, strict=True)
+            ]
+        ),
     }
     for conditioning, values in expected.items():
         examples = open_dataset(str(full), conditioning, 4).examples("train", 3)
@@ -186,9 +194,10 @@ def test_conditions_as_the_model_reads_them(tmp_path):
         np.testing.assert_array_equal(found, values)
         assert found.dtype == values.dtype
         bare = tmp_path / f"without {conditioning}"
-        left = {
-            name: value for name, value in contracts.items() if not name.startswith(conditioning)
-        }
+        # There are no states without embeddings.
+        gone = {"embedding": ("embedding", "sequence"), "label": ("label_names",)}
+        gone = gone.get(conditioning, (conditioning,))
+        left = {name: value for name, value in contracts.items() if name not in gone}
         write_dataset(str(bare), {"train": records}, name="b", num_streams=1, **left)
         with pytest.raises(UserError, match=f"config.model.conditioning is '{conditioning}'"):
             open_dataset(str(bare), conditioning, 4)

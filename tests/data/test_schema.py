@@ -11,6 +11,7 @@ from t2i_tpu.data.schema import (
     EmbeddingContract,
     Manifest,
     Record,
+    SequenceContract,
     TokenContract,
     parse,
     read_manifest,
@@ -21,6 +22,7 @@ from t2i_tpu.errors import UserError
 
 EMBEDDING = EmbeddingContract(encoder="embedded", weights_sha256="00", dim=3, normalized=True)
 TOKENS = TokenContract(encoder="embedded", vocab_size=100, context_length=5)
+SEQUENCE = SequenceContract(encoder="embedded", weights_sha256="00", width=2, context_length=5)
 
 
 def full_record(index=0, **changes):
@@ -32,12 +34,14 @@ def full_record(index=0, **changes):
         label=index % 2,
         embedding=np.array([0.5, -1.25, index], np.float32),
         tokens=[7, 8, 9],
+        sequence=np.array([[1, -2], [0.5, 65504], [index, 3]], np.float16),
     )
     return dataclasses.replace(record, **changes)
 
 
 def write_full(folder, records, **changes):
     settings = dict(name="full", num_streams=2, embedding=EMBEDDING, tokens=TOKENS)
+    settings |= dict(sequence=SEQUENCE)
     settings |= dict(label_names=("even", "odd")) | changes
     return write_dataset(str(folder), {"train": records}, **settings)
 
@@ -60,6 +64,8 @@ def test_round_trip_of_every_field(tmp_path, read_shards, image_format):
         assert example["label"] == record.label and example["label"].dtype == np.int32
         np.testing.assert_array_equal(example["embedding"], record.embedding)
         np.testing.assert_array_equal(example["tokens"], np.array([7, 8, 9, 0, 0], np.int32))
+        np.testing.assert_array_equal(example["sequence"][:3], record.sequence)
+        assert example["sequence"].dtype == np.float16 and not example["sequence"][3:].any()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -142,6 +148,9 @@ def noise(*shape, dtype=np.uint8):
         (dict(embedding=None), "embedding"),
         (dict(embedding=np.zeros(4, np.float32)), "embedding"),
         (dict(tokens=None), "tokens"),
+        (dict(sequence=None), "sequence"),
+        (dict(sequence=np.zeros((6, 2), np.float16)), r"sequence of shape \(6, 2\)"),
+        (dict(sequence=np.zeros((3, 3), np.float16)), r"sequence of shape \(3, 3\)"),
     ],
 )
 def test_a_bad_record_is_told_by_its_key(tmp_path, changes, message):
@@ -212,6 +221,23 @@ def test_manifest_with_an_unknown_field(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
     with pytest.raises(UserError, match="colour"):
         read_manifest(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("embedding", None, "sequence without embedding"),
+        ("sequence", dataclasses.asdict(SEQUENCE) | {"dtype": "bfloat16"}, "dtype 'bfloat16'"),
+        ("sequence", dataclasses.asdict(SEQUENCE) | {"width": 0}, "width is 0"),
+        ("sequence", {"width": 2}, "missing"),
+    ],
+)
+def test_manifest_with_wrong_sequences(tmp_path, field, value, told):
+    write_full(tmp_path, [full_record(index) for index in range(4)])
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(UserError, match=told):
+        read_manifest(str(tmp_path))
 
 
 def test_unknown_split(folder):

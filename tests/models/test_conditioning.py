@@ -9,6 +9,7 @@ from t2i_tpu.models.conditioning import (
     EmbeddingConditioner,
     EmbeddingProjection,
     LabelConditioner,
+    SequenceConditioner,
     TokenConditioner,
     drop,
 )
@@ -105,6 +106,40 @@ def test_a_padding_token_changes_nothing(token_conditioner):
     np.testing.assert_array_equal(after.sequence.numpy()[mask], before.sequence.numpy()[mask])
     # Nor does how much padding there is.
     np.testing.assert_allclose(token_conditioner(TOKENS[:, :4]).vector, before.vector, atol=1e-6)
+
+
+@pytest.fixture
+def sequence_conditioner():
+    """Of embeddings of 3 numbers and 4 states of 2, and two conditions of 4 and of 2 tokens."""
+    layer = SequenceConditioner(length=4, width=2, dim=16)
+    rng = np.random.default_rng(1)
+    states = rng.standard_normal((2, 4, 2)).astype("float32")
+    states[1, 2:] = 0
+    embeddings = rng.standard_normal((2, 3)).astype("float32")
+    condition = np.concatenate([embeddings, states.reshape(2, 8)], axis=1)
+    layer(condition)
+    randomise(layer)
+    return layer, condition, embeddings, states
+
+
+def test_a_sequence_is_its_embedding_and_a_matrix_on_each_state(sequence_conditioner):
+    layer, condition, embeddings, states = sequence_conditioner
+    got = layer(condition)
+    np.testing.assert_array_equal(got.vector, layer.pooled(embeddings).vector)
+    np.testing.assert_array_equal(got.mask, [[True] * 4, [True, True, False, False]])
+    kernel, bias = (np.asarray(weight) for weight in layer.project.weights)
+    unit = states / np.sqrt(np.mean(states**2, axis=-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(got.sequence, unit @ kernel + bias, atol=1e-5)
+
+
+def test_a_dropped_sequence_has_no_tokens(sequence_conditioner):
+    layer, condition, *_ = sequence_conditioner
+    dropped = layer(drop(tf.constant(condition), tf.constant([False, True])))
+    np.testing.assert_array_equal(dropped.mask[0], [False] * 4)
+    null = layer.pooled(np.zeros((1, 3), "float32")).vector[0]
+    np.testing.assert_allclose(dropped.vector[0], null, atol=1e-6)
+    assert np.isfinite(dropped.sequence).all()
+    np.testing.assert_allclose(dropped.vector[1], layer(condition).vector[1], atol=1e-6)
 
 
 def test_words_and_their_order_matter(token_conditioner):

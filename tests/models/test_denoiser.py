@@ -16,11 +16,13 @@ SHAPES = {
     "embedding": ConditionShape("embedding", (6,)),
     "label": ConditionShape("label", (), 3),
     "tokens": ConditionShape("tokens", (5,), 11),
+    "sequence": ConditionShape("sequence", (6 + 5 * 3,), 5, 3),
 }
 CONDITIONS = {
     "embedding": np.random.default_rng(5).standard_normal((2, 6)).astype("float32"),
     "label": np.array([1, 3], "int32"),
     "tokens": np.array([[4, 7, 0, 0, 0], [10, 2, 3, 0, 0]], "int32"),
+    "sequence": np.random.default_rng(6).standard_normal((2, 21)).astype("float32"),
 }
 
 

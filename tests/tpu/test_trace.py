@@ -1,5 +1,6 @@
 """The graphs of TPUStrategy are what a TPU takes, and a fault in them is named."""
 
+import itertools
 import subprocess
 import sys
 
@@ -25,8 +26,13 @@ def auto(squares, **changes):
     return config_lib.resolve(tiny.config(squares, train__dtype_policy="auto", **changes))
 
 
-@pytest.mark.parametrize("recipe", ["modern", "ancestor"])
-@pytest.mark.parametrize("conditioning", ["embedding", "label", "tokens"])
+@pytest.mark.parametrize(
+    ("recipe", "conditioning"),
+    [
+        *itertools.product(["modern", "ancestor"], ["embedding", "label", "tokens"]),
+        ("modern", "sequence"),
+    ],
+)
 def test_loop_and_sampler_of_every_kind_of_model(squares, strategy, recipe, conditioning):
     changes = {"model__widths": (16, 16), "model__attention_levels": (False, True)}
     config = auto(squares, recipe=recipe, model__conditioning=conditioning, **changes)

@@ -82,7 +82,7 @@ def test_the_manifest_of_a_data_set(folder, data):
 @given(data=st.data())
 def test_the_config_and_manifest_of_a_workdir(squares, tmp_path, data):
     config, manifest = tiny.config(squares), read_manifest(str(squares))
-    workdir.write(str(tmp_path), config, manifest)
+    workdir.write(str(tmp_path), config, manifest, str(tmp_path))
     path = tmp_path / data.draw(st.sampled_from([workdir.CONFIG_NAME, MANIFEST_NAME]))
     path.write_bytes(data.draw(mangled(path.read_text())))
     try:

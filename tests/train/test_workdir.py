@@ -16,7 +16,7 @@ def written(tmp_path, squares):
     """(folder, config, manifest) of a run."""
     config, manifest = tiny.config(squares), read_manifest(str(squares))
     folder = tmp_path / "deep" / "run"
-    workdir.write(str(folder), config, manifest)
+    workdir.write(str(folder), config, manifest, str(folder))
     return folder, config, manifest
 
 

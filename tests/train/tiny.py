@@ -21,14 +21,16 @@ COLOURS = {
 
 
 def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> schema.Manifest:
-    """Squares of four colours with a caption, its embedding and tokens, and the colour as label."""
+    """Squares of four colours with a caption, its embedding, tokens and states, and the colour as
+    label."""
     encoder = make_encoder("embedded")
     names = list(COLOURS)
     rng = np.random.default_rng(0)
 
     def records(split, number):
         captions = [f"{names[index % 4]} square {split} {index}" for index in range(number)]
-        tokens, embeddings = encoder.tokenize(captions), encoder.encode(captions)
+        tokens = encoder.tokenize(captions)
+        embeddings, sequences = encoder.encode_sequences(captions)
         for index in range(number):
             image = np.full((size, size, 3), 255, np.uint8)
             x, y = rng.integers(0, size // 2, 2)
@@ -40,6 +42,7 @@ def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> 
                 index % 4,
                 embeddings[index],
                 tokens[index],
+                sequences[index],
             )
 
     return writer.write_dataset(
@@ -51,6 +54,9 @@ def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> 
         embedding=schema.EmbeddingContract("embedded", encoder.weights_sha256, encoder.dim, True),
         tokens=schema.TokenContract(
             "embedded", encoder.vocab_size, encoder.context_length, encoder.tokenizer_sha256
+        ),
+        sequence=schema.SequenceContract(
+            "embedded", encoder.weights_sha256, encoder.sequence_width, encoder.context_length
         ),
         label_names=names,
     )

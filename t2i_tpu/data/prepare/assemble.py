@@ -47,7 +47,7 @@ def assemble(
             losses.add(key, cause)
             outcomes[cause] += 1
         encoded = encoder.read(work, index)
-        cut += encoded[2] if encoded else 0
+        cut += encoded.cut if encoded else 0
         for row, example in enumerate(read_examples(work, index)):
             features = example.features.feature
             key = features["key"].bytes_list.value[0].decode()
@@ -62,20 +62,23 @@ def assemble(
             for name in _BESIDE:
                 features.pop(name, None)
             if encoded:
-                schema.add_text(example, encoded[0][row], encoded[1][row].tolist())
+                schema.add_text(
+                    example,
+                    encoded.embeddings[row],
+                    encoded.tokens[row].tolist(),
+                    encoded.sequences[row],
+                )
             shards.write(split, example.SerializeToString(deterministic=True))
             outcomes[split] += 1
     seen.close()
     losses.close()
-    embedding, tokens = encoder.contracts(dim, normalized)
     counts = dict(sorted(outcomes.items()))
     return schema.Manifest(
         name=posixpath.basename(output.rstrip("/")),
         image_size=settings.image_size,
         channels=settings.channels,
         splits=shards.close(counts),
-        embedding=embedding,
-        tokens=tokens,
+        **encoder.contracts(dim, normalized),
         label_names=label_names,
         image_format="raw",
         preparation=settings.as_dict()

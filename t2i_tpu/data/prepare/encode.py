@@ -1,9 +1,10 @@
-"""The captions of a unit -> embeddings and tokens, in a file beside it.
+"""The captions of a unit -> embeddings, tokens and perhaps states, in a file beside it.
 
 The encoder is one, in the process that the workers report to, and a batch never holds captions of
 two units: so what an embedding is does not depend on the number of workers.
 """
 
+import dataclasses
 import io
 
 import numpy as np
@@ -11,16 +12,42 @@ import tensorflow as tf
 
 from t2i_tpu.data import files
 from t2i_tpu.data.encoders import TextEncoder, make_encoder
+from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.prepare.unit import read_examples, unit_path
-from t2i_tpu.data.schema import EmbeddingContract, TokenContract
+from t2i_tpu.data.schema import EmbeddingContract, SequenceContract, TokenContract
+from t2i_tpu.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What the encoder made of the captions of a unit, row by row.
+
+    Attributes:
+      embeddings: float32 [N, dim].
+      tokens: N arrays of ids.
+      sequences: N float16 [tokens, width], or N times None.
+      cut: captions that were too long.
+    """
+
+    embeddings: np.ndarray
+    tokens: list[np.ndarray]
+    sequences: list[np.ndarray | None]
+    cut: int
 
 
 class UnitEncoder:
-    """Nothing where the encoder is "none"; then embeddings that came with the data are kept."""
+    """Nothing where the encoder is "none"; then embeddings that came with the data are kept.
 
-    def __init__(self, spec: str):
+    Raises:
+      UserError: no such encoder, or it gives no states and they are asked for.
+    """
+
+    def __init__(self, settings: Settings):
+        spec, self.sequence = settings.encoder, settings.sequence
         self.given_by = spec.partition(":")[2] if spec.startswith("none") else None
         self.encoder: TextEncoder | None = None if spec.startswith("none") else make_encoder(spec)
+        if self.sequence and not self.encoder.sequence_width:
+            raise UserError(f"--sequence: encoder {spec!r} gives no state of every token")
 
     def encode(self, work: str, index: int) -> None:
         path = unit_path(work, index) + ".npz"
@@ -31,41 +58,51 @@ class UnitEncoder:
             for example in read_examples(work, index)
         ]
         lengths = [self.encoder.count_tokens(caption) for caption in captions]
-        cut = sum(length > self.encoder.context_length for length in lengths)
         tokens = self.encoder.tokenize(captions, truncate=True)
+        arrays = {
+            "tokens": np.array([id_ for ids in tokens for id_ in ids], np.int32),
+            "ends": np.cumsum([len(ids) for ids in tokens], dtype=np.int64),
+            "cut": sum(length > self.encoder.context_length for length in lengths),
+        }
+        if self.sequence:
+            arrays["embeddings"], states = self.encoder.encode_sequences(captions, truncate=True)
+            none = np.zeros((0, self.encoder.sequence_width), np.float16)
+            arrays["states"] = np.concatenate([none, *states])
+        else:
+            arrays["embeddings"] = self.encoder.encode(captions, truncate=True)
         with io.BytesIO() as content:
-            np.savez(
-                content,
-                embeddings=self.encoder.encode(captions, truncate=True),
-                tokens=np.array([id_ for ids in tokens for id_ in ids], np.int32),
-                ends=np.cumsum([len(ids) for ids in tokens], dtype=np.int64),
-                cut=cut,
-            )
+            np.savez(content, **arrays)
             files.write(path, content.getvalue())
 
-    def read(self, work: str, index: int) -> tuple[np.ndarray, list[np.ndarray], int] | None:
-        """(embeddings float32 [N, dim], N arrays of tokens, captions cut) of a unit."""
+    def read(self, work: str, index: int) -> Encoded | None:
         if self.encoder is None:
             return None
         with tf.io.gfile.GFile(unit_path(work, index) + ".npz", "rb") as file:
             content = np.load(io.BytesIO(file.read()))
-        tokens = np.split(content["tokens"], content["ends"][:-1])
-        return content["embeddings"], tokens, int(content["cut"])
+        ends = content["ends"][:-1]
+        tokens, sequences = np.split(content["tokens"], ends), [None] * len(content["ends"])
+        if self.sequence:
+            sequences = np.split(content["states"], ends)
+        return Encoded(content["embeddings"], tokens, sequences, int(content["cut"]))
 
     def contracts(
         self, dim: int | None, normalized: bool
-    ) -> tuple[EmbeddingContract | None, TokenContract | None]:
-        """What the manifest promises; `dim` and `normalized` are of embeddings that were given."""
+    ) -> dict[str, EmbeddingContract | TokenContract | SequenceContract]:
+        """What the manifest promises, by its fields; `dim` and `normalized` are of embeddings that
+        were given."""
         if self.encoder is None:
             given = EmbeddingContract(self.given_by or "unknown", "", dim or 0, normalized)
-            return (given if dim else None), None
+            return {"embedding": given} if dim else {}
         encoder = self.encoder
-        embedding = EmbeddingContract(
-            encoder.encoder_id, encoder.weights_sha256, encoder.dim, normalized=True
-        )
-        return embedding, TokenContract(
-            encoder.encoder_id,
-            encoder.vocab_size,
-            encoder.context_length,
-            encoder.tokenizer_sha256,
-        )
+        name, sha256 = encoder.encoder_id, encoder.weights_sha256
+        found = {
+            "embedding": EmbeddingContract(name, sha256, encoder.dim, normalized=True),
+            "tokens": TokenContract(
+                name, encoder.vocab_size, encoder.context_length, encoder.tokenizer_sha256
+            ),
+        }
+        if self.sequence:
+            found["sequence"] = SequenceContract(
+                name, sha256, encoder.sequence_width, encoder.context_length
+            )
+        return found

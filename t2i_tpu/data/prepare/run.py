@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -15,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from t2i_tpu.data import files, schema
+from t2i_tpu.data import files, schema, text_tower
 from t2i_tpu.data.prepare import assemble, unit
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.settings import Settings
@@ -23,7 +24,7 @@ from t2i_tpu.data.sources.source import Unit
 from t2i_tpu.errors import UserError
 
 WORK_NAME = "preparing"  # folder of the output, gone when it is whole
-_SETTINGS, _UNITS = "settings.json", "units.jsonl"
+_SETTINGS, _UNITS, _TEXT_TOWER = "settings.json", "units.jsonl", "text_tower.json"
 
 
 def prepare(settings: Settings, output: str, workers: int) -> schema.Manifest:
@@ -59,8 +60,10 @@ def _prepare(settings, output, workers):
         logging.info("%s is whole already", output)
         _remove(work)
         return manifest
-    encoder, source = UnitEncoder(settings.encoder), settings.make_source()
+    encoder, source = UnitEncoder(settings), settings.make_source()
     num_units = _plan(settings, source, output, work)
+    # First of all: an encoder that has none should not be found out after days.
+    tower = _text_tower(encoder, output, work) if settings.export_text_tower else None
     finished = _finished(work)
     todo = ((index, one) for index, one in _units(work) if index not in finished)
     progress = tqdm(total=num_units, initial=len(finished), unit=" units", disable=None)
@@ -70,7 +73,7 @@ def _prepare(settings, output, workers):
             progress.update(index not in finished)
     logging.info("%d units are done; writing the shards", num_units)
     manifest = assemble.assemble(output, work, num_units, settings, encoder, source.label_names())
-    assemble.finish(output, manifest)
+    assemble.finish(output, dataclasses.replace(manifest, text_tower=tower))
     _remove(work)
     return manifest
 
@@ -99,6 +102,16 @@ def _plan(settings, source, output, work) -> int:
             f"({before.get(changed[0])!r}); finish that one, or choose another --output"
         )
     return sum(1 for _ in _units(work))
+
+
+def _text_tower(encoder, output, work) -> tuple[schema.StoredFile, ...]:
+    """Exports it, once."""
+    record = posixpath.join(work, _TEXT_TOWER)
+    if not tf.io.gfile.exists(record):
+        stored = text_tower.export(encoder.encoder, output)
+        files.write(record, json.dumps([dataclasses.asdict(one) for one in stored]))
+    with tf.io.gfile.GFile(record) as file:
+        return tuple(schema.StoredFile(**one) for one in json.load(file))
 
 
 def _units(work: str) -> Iterator[tuple[int, Unit]]:

@@ -39,6 +39,8 @@ class Settings:
 
     source: str  # KIND:PATH, a kind of SOURCES
     encoder: str = "embedded"  # as `make_encoder` takes it; none, or none:SPEC where SPEC made them
+    sequence: bool = False  # the text tower's states beside the pooled embedding
+    export_text_tower: bool = False  # beside the shards, for sampling without torch
     image_size: int = 64
     channels: int = 3
     crop: str = "center"  # center | none
@@ -54,6 +56,11 @@ class Settings:
             known = ", ".join(f"{name}:PATH" for name in SOURCES)
             raise UserError(
                 f"--source={self.source} is none of {known}{nearest(kind, list(SOURCES))}"
+            )
+        if self.encoder.startswith("none") and (self.export_text_tower or self.sequence):
+            flag = "export_text_tower" if self.export_text_tower else "sequence"
+            raise UserError(
+                f"--{flag} needs an encoder; --encoder={self.encoder} has no text tower"
             )
         if self.crop not in CROPS:
             raise UserError(f"--crop={self.crop} is none of {', '.join(CROPS)}")
@@ -91,6 +98,7 @@ def versions() -> dict[str, str]:
         "onnxruntime",
         "open_clip_torch",
         "torch",
+        "onnxscript",
         "imagehash",
         "img2dataset",
     ):

@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from t2i_tpu.data.embedded.build import texts, vocabulary
 from t2i_tpu.data.embedded.build.captions import Emoji
+from t2i_tpu.data.encoders import export
 
 CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the name that open_clip's `local-dir:` looks for
@@ -60,6 +61,13 @@ def load(folder: str, *, trained: bool = True) -> tuple[torch.nn.Module, open_cl
     path = str(pathlib.Path(folder) / vocabulary.MERGES_NAME)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=trained)
     return model, open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=path)
+
+
+def export_text_tower(folder: str) -> None:
+    """Writes the text tower as ONNX beside the weights, which it points into."""
+    model, _ = load(folder)
+    model.visual = None
+    export.export_graph(model, CONTEXT_LENGTH, folder, WEIGHTS_NAME)
 
 
 def train(
