@@ -1,5 +1,6 @@
 """launch/prepare_data.py as users run it: its words, its workers, and kill -9 at random moments."""
 
+import pathlib
 import random
 import time
 
