@@ -2,6 +2,7 @@
 library that owns the format."""
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from t2i_tpu.data.locate import locate
+from t2i_tpu.data.prepare import pool
 from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.data.prepare.run import prepare
 from t2i_tpu.data.prepare.settings import Settings
@@ -50,7 +52,8 @@ def prepared(tmp_path, read_shards):
         output = str(output or tmp_path / "out" / "data")
         filters = Filters(drop_same_images=drop_same, min_similarity=min_similarity)
         settings = dict(encoder="none", heldout_share=0.0, num_streams=4) | settings
-        manifest = prepare(Settings(source=source, filters=filters, **settings), output, workers)
+        do_units = functools.partial(pool.do_units, workers=workers)
+        manifest = prepare(Settings(source=source, filters=filters, **settings), output, do_units)
         return manifest, {split: read_shards(output, split) for split in manifest.splits}
 
     return prepared
