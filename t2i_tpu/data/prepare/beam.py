@@ -8,14 +8,10 @@ import concurrent.futures
 import contextlib
 import io
 import logging
-import re
 import threading
 from collections.abc import Iterator, Sequence
 
-import tensorflow as tf
-
 from t2i_tpu.config import nearest
-from t2i_tpu.data import files
 from t2i_tpu.data.prepare import plan, unit
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import Unit
@@ -23,14 +19,11 @@ from t2i_tpu.errors import UserError
 
 try:
     import apache_beam
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError:
     raise UserError("--runner=beam needs apache-beam; pip install t2i-tpu[beam]") from None
 
 _LOOK_EVERY = 5  # seconds
-
-logging.getLogger("apache_beam").setLevel(logging.WARNING)
-logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)  # where to watch the job
 
 
 def make_pipeline(options: Sequence[str], source: str, output: str) -> apache_beam.Pipeline:
@@ -39,28 +32,30 @@ def make_pipeline(options: Sequence[str], source: str, output: str) -> apache_be
     Raises:
       UserError: Beam refuses an option, or Dataflow's workers could not reach source or output.
     """
-    options = PipelineOptions(["--runner=DirectRunner", *options])
+    if not logging.root.isEnabledFor(logging.DEBUG):  # what fails is told in a line
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
+            options = PipelineOptions(["--runner=DirectRunner", *options])
             given = options.get_all_options(retain_unknown_options=True)
             known = PipelineOptions([]).get_all_options()
-            pipeline = apache_beam.Pipeline(options=options)
     except SystemExit:  # argparse's
         raise UserError(f"Beam: {said.getvalue().strip().rpartition('error: ')[2]}") from None
-    except ValueError as error:
-        raise UserError(f"Beam: {' '.join(str(error).split())}") from error
     for name in given.keys() - known.keys():
         if near := nearest(name, list(known)):  # a runner may have options that Beam does not know
             raise UserError(f"Beam has no option --{name}{near}")
-    if "dataflow" in options.view_as(StandardOptions).runner.lower():
+    if "dataflow" in given["runner"].lower():
         for flag, place in (("source", source), ("output", output)):
             if "gs://" not in place:
                 raise UserError(
                     f"--{flag}={place} is on this machine, where Dataflow's workers do not see it; "
                     "use gs://"
                 )
-    return pipeline
+    try:
+        return apache_beam.Pipeline(options=options)
+    except Exception as error:  # of any class: Google's own libraries look at bucket and project
+        raise UserError(f"Beam: {' '.join(str(error).split())}") from error
 
 
 @contextlib.contextmanager
@@ -68,6 +63,8 @@ def do_units(
     work: str, settings: Settings, finished: set[int], pipeline: apache_beam.Pipeline
 ) -> Iterator[Iterator[int]]:
     """As `run.Runner`."""
+    # It says where Dataflow's job is to be watched.
+    logging.getLogger("apache_beam.runners.dataflow.internal.apiclient").setLevel(logging.INFO)
     (
         pipeline
         | apache_beam.Create([work])
@@ -98,19 +95,17 @@ def _appearing(work, known, over):
             break
         concurrent.futures.wait([over], _LOOK_EVERY)
     if error := over.exception():
-        raise UserError(_one_line(error)) from error
-
-
-def _one_line(error):
-    """A worker's exception comes as the text of its traceback."""
-    told = re.findall(r"UserError: (.+?)(?: \[while running .*)?$", str(error), re.MULTILINE)
-    if told:
-        return told[-1]
-    return f"the pipeline failed: {str(error).strip().splitlines()[-1]}; the same command goes on"
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(f"Beam: {last}; what is finished stays, and the same command goes on")
+    for problem in plan.problems(work):
+        raise UserError(problem)
 
 
 class _DoUnit(apache_beam.DoFn):
-    """Runs on the workers. Beam may give it a unit again, which is then not done again."""
+    """Runs on the workers. Beam may give it a unit again, which is then not done again.
+
+    A UserError goes to a file: raised, it would come as a traceback, after Beam had tried again.
+    """
 
     def __init__(self, work: str, settings: Settings):
         self.work, self.settings = work, settings
@@ -123,5 +118,5 @@ class _DoUnit(apache_beam.DoFn):
         try:
             if not unit.is_done(self.work, index):
                 unit.do_unit(self.work, index, one, self.source, self.settings)
-        except tf.errors.OpError as error:
-            raise UserError(f"{self.work}: {files.refusal(self.work, error)}") from error
+        except UserError as error:
+            plan.add_problem(self.work, index, str(error))

@@ -12,15 +12,17 @@ import tensorflow as tf
 
 from t2i_tpu.data import files
 from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.prepare.unit import unit_path
 from t2i_tpu.data.sources.source import Source, Unit
 from t2i_tpu.errors import UserError
 
 WORK_NAME = "preparing"  # the folder, gone when the data set is whole
 _SETTINGS, _UNITS = "settings.json", "units.jsonl"
+_PROBLEM = ".problem"  # instead of a unit's files
 
 
 def make(settings: Settings, source: Source, output: str, work: str) -> int:
-    """Lists the units, once, and removes what a killed run left half-written; the number of units.
+    """Lists the units, once, and removes what an earlier run left of others; the number of units.
 
     Raises:
       UserError: the output holds something else, or a preparation with other settings.
@@ -47,7 +49,7 @@ def make(settings: Settings, source: Source, output: str, work: str) -> int:
             f"({before.get(changed[0])!r}); finish that one, or choose another --output"
         )
     for name in tf.io.gfile.listdir(work):
-        if name.endswith(".tmp"):
+        if name.endswith((".tmp", _PROBLEM)):
             with contextlib.suppress(tf.errors.NotFoundError):
                 tf.io.gfile.remove(posixpath.join(work, name))
     return sum(1 for _ in units(work))
@@ -63,3 +65,14 @@ def finished(work: str) -> set[int]:
     names = [name for name in tf.io.gfile.listdir(work) if name.endswith(".json")]
     numbers = (name[len("unit-") : -len(".json")] for name in names)
     return {int(number) for number in numbers if number.isdecimal()}
+
+
+def add_problem(work: str, index: int, line: str) -> None:
+    """Says why a unit cannot be done, where no exception reaches the process that `prepare`s."""
+    files.write(unit_path(work, index) + _PROBLEM, line, shared=True)
+
+
+def problems(work: str) -> Iterator[str]:
+    for path in sorted(tf.io.gfile.glob(posixpath.join(work, "*" + _PROBLEM))):
+        with tf.io.gfile.GFile(path) as file:
+            yield file.read()

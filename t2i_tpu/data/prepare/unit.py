@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from t2i_tpu.data import files, schema
+from t2i_tpu.data import files, gcs, schema
 from t2i_tpu.data.prepare import filters, images
 from t2i_tpu.data.prepare.losses import Lost
 from t2i_tpu.data.prepare.settings import Settings
@@ -65,7 +65,7 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
     # Two workers may do one unit: one outlives its killed parent, or Beam tries again too early.
     whole = files.whole(path + ".tfrecord", shared=True)
     with whole as partial, tf.io.TFRecordWriter(partial) as writer:
-        for item in source.read(unit):
+        for item in _items(source, unit, settings.source):
             try:
                 example = _example(item, settings, label_names)
             except Lost as loss:
@@ -78,6 +78,16 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
             count += 1
     done = Done(count, tuple(lost), dim, normalized)
     files.write(path + ".json", json.dumps(dataclasses.asdict(done)), shared=True)
+
+
+def _items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
+    try:
+        yield from source.read(unit)
+    except tf.errors.OpError as error:
+        reason = gcs.reason(error) if "gs://" in name else error.message.splitlines()[0]
+        raise UserError(
+            f"--source={name}: {reason}; what is finished stays, and the same command goes on"
+        ) from error
 
 
 def read_examples(work: str, index: int) -> Iterator[tf.train.Example]:
