@@ -88,6 +88,8 @@ def main(*beam_options: str) -> None:
 def runner(settings, output, beam_options):
     """Who does the units, as `prepare` takes it."""
     if RUNNER.value == "beam":
+        if WORKERS.value:
+            raise UserError("--workers is of --runner=local; Beam's own options follow after --")
         from t2i_tpu.data.prepare import beam
 
         pipeline = beam.make_pipeline(beam_options, settings.source, output)

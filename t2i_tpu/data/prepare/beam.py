@@ -96,7 +96,9 @@ def _appearing(work, known, over):
         concurrent.futures.wait([over], _LOOK_EVERY)
     if error := over.exception():
         last = str(error).strip().splitlines()[-1]
-        raise UserError(f"Beam: {last}; what is finished stays, and the same command goes on")
+        raise UserError(
+            f"Beam: {last}; what is finished stays, and the same command goes on"
+        ) from error
     for problem in plan.problems(work):
         raise UserError(problem)
 
