@@ -30,7 +30,7 @@ DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
 .PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip test-urls \
-	test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
+	test-beam test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -62,10 +62,10 @@ bench: $(READY) ## measure a training step of CONFIG
 	@$(PY) launch/bench.py "--config=$$T2I_CONFIG" $(ARGS)
 
 test: $(DEV) ## the tests, one after the other (they share the cores with TensorFlow's own threads)
-	@$(PY) -m pytest -m "not slow and not clip and not urls and not tpu_compile" $(ARGS)
+	@$(PY) -m pytest -m "not slow and not clip and not urls and not beam and not tpu_compile" $(ARGS)
 
 test-slow: $(DEV) ## the tests that take minutes to hours
-	@$(PY) -m pytest -m "slow and not clip and not urls and not tpu_compile" --timeout=0 $(ARGS)
+	@$(PY) -m pytest -m "slow and not clip and not urls and not beam and not tpu_compile" --timeout=0 $(ARGS)
 
 test-killed: $(DEV) ## runs killed with -9 at random moments, 100 on disk and 30 on gs://, end in the same bits (hours)
 	@$(PY) -m pytest -s -m slow --timeout=0 tests/train/test_killed.py $(ARGS)
@@ -77,6 +77,10 @@ test-clip: $(DEV) ## the tests that need open_clip and torch (installs them, som
 test-urls: $(DEV) ## the tests that need img2dataset (installs it)
 	@$(PIP) -e ".[$(EXTRA),dev,urls]"
 	@$(PY) -m pytest -m urls $(ARGS)
+
+test-beam: $(DEV) ## the tests that need apache-beam (installs it)
+	@$(PIP) -e ".[$(EXTRA),dev,beam]"
+	@$(PY) -m pytest -m beam $(ARGS)
 
 test-tpu-compile: $(DEV) ## the tests that compile for a TPU without one (installs its compiler, 1 GB)
 	@$(PY) -m pytest -m tpu_compile --timeout=900 $(ARGS)

@@ -84,6 +84,7 @@ setup(
         "gcs": GCS,
         "prepare": PREPARE,
         "urls": [*PREPARE, "img2dataset>=1.45,<2"],
+        "beam": [*PREPARE, "apache-beam[gcp]>=2.77,<3"],
         "dev": [
             *TFDS,
             *GCS,

@@ -9,6 +9,7 @@ read     batches of 64 images of 64x64 with an embedding of 768 numbers, shuffle
 prepare  JPEG files of 256x256 with captions -> what that way reads, at 64x64
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -193,11 +194,13 @@ def pictures(folder):
 
 
 def prepare_ours(folder, cores):
+    from t2i_tpu.data.prepare import pool
     from t2i_tpu.data.prepare.run import prepare
     from t2i_tpu.data.prepare.settings import Settings
 
     settings = Settings(f"folder:{folder}/files", encoder="none", heldout_share=0.0)
-    return measured(folder, "ours", lambda output: prepare(settings, str(output), cores))
+    do_units = functools.partial(pool.do_units, workers=cores)
+    return measured(folder, "ours", lambda output: prepare(settings, str(output), do_units))
 
 
 def prepare_webdataset(folder, cores):

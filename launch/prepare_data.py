@@ -16,6 +16,7 @@ Killed at any time, the same command goes on. The number of workers does not cha
 """
 
 import dataclasses
+import functools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -24,6 +25,7 @@ from absl import flags
 
 from t2i_tpu import cli
 from t2i_tpu.data.prepare.filters import Filters
+from t2i_tpu.errors import UserError
 
 SOURCE = flags.DEFINE_string("source", None, "KIND:PATH, see above; PATH may be gs://.")
 OUTPUT = flags.DEFINE_string("output", None, "New folder, or gs://bucket/path.")
@@ -50,7 +52,12 @@ NUM_STREAMS = flags.DEFINE_integer(
 )
 SHARD_SIZE = flags.DEFINE_integer("shard_size", 1024, "Examples of a shard.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the order and of what is held out.", lower_bound=0)
-WORKERS = flags.DEFINE_integer("workers", None, "Processes; default: one a core.", lower_bound=1)
+RUNNER = flags.DEFINE_enum(
+    "runner", "local", ["local", "beam"], "beam: Apache Beam, whose own options follow after --."
+)
+WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes of --runner=local; default: one a core.", lower_bound=1
+)
 _DEFINE = {"int": flags.DEFINE_integer, "float": flags.DEFINE_float, "str": flags.DEFINE_string}
 FILTERS = [
     (_DEFINE | {"bool": flags.DEFINE_boolean})[str(one.type).split(" ")[0]](
@@ -61,7 +68,7 @@ FILTERS = [
 flags.mark_flags_as_required(["source", "output"])
 
 
-def main() -> None:
+def main(*beam_options: str) -> None:
     from t2i_tpu.data.prepare.run import prepare
     from t2i_tpu.data.prepare.settings import Settings
 
@@ -80,7 +87,7 @@ def main() -> None:
         shard_size=SHARD_SIZE.value,
     )
     output = os.path.expanduser(OUTPUT.value)
-    manifest = prepare(settings, output, WORKERS.value or len(os.sched_getaffinity(0)))
+    manifest = prepare(settings, output, runner(settings, output, beam_options))
     for outcome, count in manifest.preparation["outcomes"].items():
         print(f"{count:10d} {outcome}")
     if manifest.preparation["captions_cut"]:
@@ -88,5 +95,22 @@ def main() -> None:
     print(f"{output} is whole: --config.data.source=shards:{output}")
 
 
+def runner(settings, output, beam_options):
+    """Who does the units, as `prepare` takes it."""
+    if RUNNER.value == "beam":
+        if WORKERS.value:
+            raise UserError("--workers is of --runner=local; Beam's own options follow after --")
+        from t2i_tpu.data.prepare import beam
+
+        pipeline = beam.make_pipeline(beam_options, settings.source, output)
+        return functools.partial(beam.do_units, pipeline=pipeline)
+    if beam_options:
+        raise UserError(f"{beam_options[0]} after -- is Apache Beam's; it needs --runner=beam")
+    from t2i_tpu.data.prepare import pool
+
+    workers = WORKERS.value or len(os.sched_getaffinity(0))
+    return functools.partial(pool.do_units, workers=workers)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, takes_rest=True)

@@ -45,10 +45,14 @@ def define_sampling() -> Callable[[], dict[str, object]]:
 
 
 def run(
-    main: Callable[..., int | None], imports_tensorflow: bool = True, positional: str = ""
+    main: Callable[..., int | None],
+    imports_tensorflow: bool = True,
+    positional: str = "",
+    takes_rest: bool = False,
 ) -> None:
     """Parses the flags, calls `main()` and exits with what it returns. Where `positional` names an
-    argument that is no flag, it must be there and goes to `main`.
+    argument that is no flag, it must be there and goes to `main`; with `takes_rest`, so does what
+    follows after "--".
 
     What a user got wrong becomes one line on stderr and exit code 1; --verbosity=1 adds the trace.
     So do versions that are known not to work together, before TensorFlow is imported.
@@ -67,7 +71,7 @@ def run(
 
     app.run(
         start,
-        flags_parser=lambda argv: _reported(lambda: _parse(argv, positional)),
+        flags_parser=lambda argv: _reported(lambda: _parse(argv, positional, takes_rest)),
     )
 
 
@@ -91,7 +95,9 @@ def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:
     return record.levelno >= python_logging.WARNING or "tensorflow" not in record.pathname
 
 
-def _parse(argv: list[str], positional: str) -> list[str]:
+def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
+    end = argv.index("--") if takes_rest and "--" in argv else len(argv)
+    argv, passed_on = argv[:end], argv[end + 1 :]
     is_given = any(re.match("--?config(=|$)", argument) for argument in argv[1:])
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
@@ -124,7 +130,7 @@ def _parse(argv: list[str], positional: str) -> list[str]:
         raise UserError(
             f"{rest[-1]!r} is not a flag; flags are written --name=value (--help lists them)"
         )
-    return rest
+    return rest + passed_on
 
 
 def _one_line(error: Exception) -> str:

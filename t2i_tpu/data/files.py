@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import uuid
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -10,9 +11,10 @@ from t2i_tpu.data import gcs
 
 
 @contextlib.contextmanager
-def whole(path: str) -> Iterator[str]:
-    """Yields another name to write under; the file gets its own when the block is done."""
-    partial = path + ".tmp"
+def whole(path: str, shared: bool = False) -> Iterator[str]:
+    """Yields another name to write under; the file gets its own when the block is done. `shared`:
+    another may be writing the same file at the same time."""
+    partial = f"{path}.{uuid.uuid4().hex}.tmp" if shared else path + ".tmp"
     try:
         yield partial
         tf.io.gfile.rename(partial, path, overwrite=True)
@@ -22,9 +24,9 @@ def whole(path: str) -> Iterator[str]:
         raise
 
 
-def write(path: str, content: str | bytes) -> None:
+def write(path: str, content: str | bytes, shared: bool = False) -> None:
     """Writes or replaces a file. Raises tf.errors.OpError where it cannot be written."""
-    with whole(path) as partial, tf.io.gfile.GFile(partial, "wb") as file:
+    with whole(path, shared) as partial, tf.io.gfile.GFile(partial, "wb") as file:
         file.write(content)
 
 

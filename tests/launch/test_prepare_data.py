@@ -2,6 +2,7 @@
 
 import pathlib
 import random
+import shutil
 import time
 
 import numpy as np
@@ -177,6 +178,54 @@ def test_whole_already(source, run, undisturbed, tmp_path):
 def test_a_wrong_flag_is_one_line(source, run, tmp_path, flag, told):
     result = run("prepare_data.py", [*flags(source, tmp_path / "data"), flag])
     assert told in result.error and not (tmp_path / "data").exists()
+
+
+def beam_flags(source, output, *options):
+    return [one for one in flags(source, output) if "--workers" not in one] + [
+        "--runner=beam", "--", *options
+    ]  # fmt: skip
+
+
+@pytest.mark.beam
+@pytest.mark.parametrize(
+    "options", [[], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]]
+)
+def test_beam_writes_the_same_bytes(source, run, undisturbed, tmp_path, options):
+    output = tmp_path / "data"
+    result = run("prepare_data.py", beam_flags(source, output, *options))
+    assert result.code == 0, result.stderr
+    assert contents(output) == undisturbed[0]
+
+
+@pytest.mark.beam
+def test_beam_killed_robbed_and_resumed(source, run, start, undisturbed, tmp_path):
+    """What is done is not read again; what is lost is told in a line, after all else is done."""
+    shutil.copytree(source.removeprefix("webdataset:").removesuffix("/*.tar"), tmp_path / "tars")
+    tars = sorted((tmp_path / "tars").iterdir())
+    output = tmp_path / "data"
+    arguments = beam_flags(f"webdataset:{tmp_path}/tars/*.tar", output)
+
+    def done():
+        found = (output / "preparing").glob("unit-*.json")
+        return {int(path.stem.removeprefix("unit-")) for path in found}
+
+    first = start("prepare_data.py", arguments)
+    first.wait_for(done)
+    first.process.kill()
+    first.process.join()
+    assert 0 < len(done()) < len(tars) - 1
+    for index in done():
+        tars[index].unlink()
+    lost = tars[next(index for index in range(len(tars)) if index not in done())]
+    content = lost.read_bytes()
+    lost.unlink()
+    assert f"{lost}; No such file" in run("prepare_data.py", arguments).error
+    assert len(done()) == len(tars) - 1
+    lost.write_bytes(content)
+    result = run("prepare_data.py", arguments)
+    assert result.code == 0, result.stderr
+    wanted = {n: content for n, content in undisturbed[0].items() if n != "manifest.json"}
+    assert {n: content for n, content in contents(output).items() if n in wanted} == wanted
 
 
 def test_settings_that_change_half_way(source, run, start, tmp_path):

@@ -7,7 +7,6 @@ are told by. UNIT.json is written last: where it is, the unit is done.
 import dataclasses
 import hashlib
 import json
-import os
 import posixpath
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from t2i_tpu.data import files, schema
+from t2i_tpu.data import files, gcs, schema
 from t2i_tpu.data.prepare import filters, images
 from t2i_tpu.data.prepare.losses import Lost
 from t2i_tpu.data.prepare.settings import Settings
@@ -45,6 +44,10 @@ def unit_path(work: str, index: int) -> str:
     return posixpath.join(work, f"unit-{index:06d}")
 
 
+def is_done(work: str, index: int) -> bool:
+    return tf.io.gfile.exists(unit_path(work, index) + ".json")
+
+
 def read_done(work: str, index: int) -> Done:
     with tf.io.gfile.GFile(unit_path(work, index) + ".json") as file:
         return Done(**json.load(file))
@@ -57,12 +60,12 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
       UserError: of the source as a whole, or a library that a filter needs is missing.
     """
     path = unit_path(work, index)
-    # A worker that outlives its killed parent must not write into the file of another.
-    temporary = f"{path}.{os.getpid()}.tmp"
     lost, dim, normalized, count = [], None, True, 0
     label_names = source.label_names()
-    with tf.io.TFRecordWriter(temporary) as writer:
-        for item in source.read(unit):
+    # Two workers may do one unit: one outlives its killed parent, or Beam tries again too early.
+    whole = files.whole(path + ".tfrecord", shared=True)
+    with whole as partial, tf.io.TFRecordWriter(partial) as writer:
+        for item in _items(source, unit, settings.source):
             try:
                 example = _example(item, settings, label_names)
             except Lost as loss:
@@ -73,9 +76,18 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
                 normalized &= bool(abs(np.linalg.norm(item.embedding) - 1) < 1e-3)
             writer.write(example)
             count += 1
-    tf.io.gfile.rename(temporary, path + ".tfrecord", overwrite=True)
     done = Done(count, tuple(lost), dim, normalized)
-    files.write(path + ".json", json.dumps(dataclasses.asdict(done)))
+    files.write(path + ".json", json.dumps(dataclasses.asdict(done)), shared=True)
+
+
+def _items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
+    try:
+        yield from source.read(unit)
+    except tf.errors.OpError as error:
+        reason = gcs.reason(error) if "gs://" in name else error.message.splitlines()[0]
+        raise UserError(
+            f"--source={name}: {reason}; what is finished stays, and the same command goes on"
+        ) from error
 
 
 def read_examples(work: str, index: int) -> Iterator[tf.train.Example]:

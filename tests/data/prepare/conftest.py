@@ -2,6 +2,7 @@
 library that owns the format."""
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from t2i_tpu.data.locate import locate
+from t2i_tpu.data.prepare import pool
 from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.data.prepare.run import prepare
 from t2i_tpu.data.prepare.settings import Settings
@@ -49,9 +51,8 @@ def prepared(tmp_path, read_shards):
     def prepared(source, output=None, workers=1, filters=None, **settings):
         output = str(output or tmp_path / "out" / "data")
         settings = dict(encoder="none", heldout_share=0.0, num_streams=4) | settings
-        manifest = prepare(
-            Settings(source=source, filters=filters or Filters(), **settings), output, workers
-        )
+        settings = Settings(source=source, filters=filters or Filters(), **settings)
+        manifest = prepare(settings, output, functools.partial(pool.do_units, workers=workers))
         return manifest, {split: read_shards(output, split) for split in manifest.splits}
 
     return prepared

@@ -195,11 +195,11 @@ from t2i_tpu.errors import UserError
 subprocess.check_call(["mount", "-t", "tmpfs", "-o", "size=10m", "none", "{tmp_path}/disk"])
 settings = Settings("{source}", encoder="none", heldout_share=0.0, num_streams=2)
 try:
-    prepare(settings, "{tmp_path}/disk/data", 1)
+    prepare(settings, "{tmp_path}/disk/data")
 except UserError as error:
     print("told:", error)
 subprocess.check_call(["mount", "-o", "remount,size=40m", "{tmp_path}/disk"])
-manifest = prepare(settings, "{tmp_path}/disk/data", 1)
+manifest = prepare(settings, "{tmp_path}/disk/data")
 print("then:", manifest.num_examples("train"))
 """
     (tmp_path / "disk").mkdir()
