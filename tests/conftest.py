@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import uuid
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -14,6 +15,9 @@ import tensorflow as tf
 
 from t2i_tpu import installed
 from tests.gcs import harness
+
+# A shell has what it starts in the background ignore Ctrl-C, which the children of tests would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOGICAL_DEVICES = 4  # most tests use one or two
 
