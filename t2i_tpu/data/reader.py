@@ -179,16 +179,18 @@ class Dataset:
 
     def _shard(self, file, count):
         """A data set of one element: the shard's serialized examples, string [count]."""
+        records = tf.data.TFRecordDataset(file, buffer_size=1 << 20)
         if self.on_damage == "raise":  # `damage_told` finds out which
-            return tf.data.TFRecordDataset(file, buffer_size=1 << 20).batch(count)
+            return records.batch(count)
 
         def read(file, count):
             return shard_file.read_shard(file.numpy().decode(), int(count), self.on_damage)
 
-        def records(file, count):
+        def mended(file, count):
             return tf.ensure_shape(tf.py_function(read, [file, count], tf.string), [None])
 
-        return tf.data.Dataset.from_tensors((file, count)).map(records)
+        whole = records.batch(count, drop_remainder=True).ignore_errors()  # none if damaged
+        return whole.concatenate(tf.data.Dataset.from_tensors((file, count)).map(mended)).take(1)
 
     def _parse(self, records):
         names = {"image", self.conditioning}

@@ -16,7 +16,7 @@ _HEADER = 12  # bytes before the data; 4 follow it
 
 
 def read_shard(path: str, num_examples: int, on_damage: str) -> tf.Tensor:
-    """The serialized examples of a shard, a string tensor [num_examples].
+    """The serialized examples of a shard that is damaged, a string tensor [num_examples].
 
     Args:
       on_damage: "raise", or "skip": a damaged record's place is given to the next whole one, so
@@ -26,12 +26,6 @@ def read_shard(path: str, num_examples: int, on_damage: str) -> tf.Tensor:
       UserError: naming shard and record, if the shard is damaged and `on_damage` is "raise", or
         has no whole record.
     """
-    try:
-        records = list(tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(num_examples))
-        if records and len(records[0]) == num_examples:
-            return records[0]
-    except tf.errors.DataLossError:
-        pass
     found = whole_records(path, num_examples)
     damaged = [index for index, record in enumerate(found) if record is None]
     if damaged and (on_damage == "raise" or len(damaged) == num_examples):
