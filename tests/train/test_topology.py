@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import pickle
 import re
 import socket
 
@@ -9,9 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.diffusion.path import PATHS
 from t2i_tpu.train.checkpoint import Checkpointer
 from t2i_tpu.train.step import corrupted
+from t2i_tpu.train.strategy import make_strategy
 from t2i_tpu.train.versions import Keep
+from tests.launch import launcher
 from tests.train import tiny
 
 TOLERANCE = 1e-5
@@ -95,24 +101,77 @@ def test_a_checkpoint_of_two_devices_goes_on_on_one(squares, tmp_path):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE)
 
 
-def seen(run, start, count):
-    """For each step from `start` on, the hash of all that the network sees: the examples in the order
-    of their slots, with their noise, on the replicas of `run`."""
-    path, iterator = run.state.denoiser.diffusion_path, run.batches(start)
-    digests = []
+def looks(config, strategy, start, count):
+    """For each step from `start` on, all that the network sees on this process's replicas: the examples
+    with their noise, and their slots."""
+    dataset = open_dataset(
+        config.data.source.removeprefix("shards:"),
+        config.model.conditioning,
+        config.data.image_size,
+    )
+    size = config.train.global_batch_size
+    share = size // strategy.num_replicas_in_sync
+
+    def batches(context):
+        host, num_hosts = context.input_pipeline_id, context.num_input_pipelines
+        return dataset.batches(config.seed, size, share, start, host, num_hosts)
+
+    iterator = iter(strategy.distribute_datasets_from_function(batches))
     for step in range(start, start + count):
         step = tf.constant(step, tf.int64)
 
         def see(batch, step=step):
-            return batch["slot"], corrupted(run.config, path, batch, step)
+            examples = corrupted(config, PATHS[config.diffusion.path], batch, step)
+            return examples | {"slot": batch["slot"]}
 
-        slots, examples = run.strategy.run(see, (next(iterator),))
-        order = np.argsort(run.strategy.gather(slots, 0).numpy())
-        digest = hashlib.sha256()
-        for name in sorted(examples):
-            digest.update(run.strategy.gather(examples[name], 0).numpy()[order].tobytes())
-        digests.append(digest.hexdigest())
-    return digests
+        examples = strategy.run(see, (next(iterator),))
+        yield {
+            name: np.concatenate(
+                [one.numpy() for one in strategy.experimental_local_results(value)]
+            )
+            for name, value in examples.items()
+        }
+
+
+def digest_of(parts):
+    """Of what the processes of a run saw in one step, in the order of the slots."""
+    order, digest = np.argsort(np.concatenate([part["slot"] for part in parts])), hashlib.sha256()
+    for name in sorted(parts[0]):
+        digest.update(np.concatenate([part[name] for part in parts])[order].tobytes())
+    return digest.hexdigest()
+
+
+def seen(config, strategy, start, count):
+    return [digest_of([part]) for part in looks(config, strategy, start, count)]
+
+
+def look_as_worker(task, config, start, count, path):
+    os.environ["TF_CONFIG"] = json.dumps(task)
+    with open(path, "wb") as file:
+        pickle.dump(list(looks(config, make_strategy("multiworker"), start, count)), file)
+
+
+def seen_by_two_workers(config, start, count, folder):
+    paths = [folder / f"seen-{start}-{index}" for index in range(2)]
+    running = [
+        launcher.forked(look_as_worker, (task, config, start, count, path))
+        for task, path in zip(loopback_tasks(), paths, strict=True)
+    ]
+    for each in running:
+        each.join(200)
+        assert each.exitcode == 0
+    first, second = (pickle.loads(path.read_bytes()) for path in paths)
+    for ours, theirs in zip(first, second, strict=True):
+        assert len(ours["slot"]) == len(theirs["slot"])
+        assert not {*ours["slot"]} & {*theirs["slot"]}
+    return [digest_of(parts) for parts in zip(first, second, strict=True)]
+
+
+def test_two_machines_see_what_one_does(squares, tmp_path):
+    config = tiny.config(squares)
+    assert seen_by_two_workers(config, 7, 5, tmp_path) == seen(
+        config, tf.distribute.get_strategy(), 7, 5
+    )
 
 
 @pytest.mark.slow
@@ -123,20 +182,22 @@ def test_a_run_that_changes_its_devices_as_it_goes(squares, tmp_path, launch):
     config, workdir = tiny.config(squares, **changes), tmp_path / "workdir"
     undisturbed = tiny.Run(config)
     undisturbed.steps(100)
-    expected = seen(undisturbed, 0, 100)
+    expected = seen(config, undisturbed.strategy, 0, 100)
     assert len(set(expected)) == 100
 
     runs = [tiny.Run(config, [f"CPU:{index}" for index in range(count)]) for count in (1, 2, 4)]
     rng, step, turns = np.random.default_rng(0), 0, []
     while step < 100:
         if len(turns) == 2:
-            step = two_workers(workdir, tmp_path, squares, changes, launch)
+            begin, step = step, two_workers(workdir, tmp_path, squares, changes, launch)
+            found = seen_by_two_workers(config, begin, step - begin, tmp_path)
+            assert found == expected[begin:step]
             turns.append(("workers", step))
         run = runs[len(turns) % 3]
         checkpointer = Checkpointer(str(workdir), run.state, Keep(2))
         assert checkpointer.restore() == step
         count = min(int(rng.integers(5, 20)), 100 - step)
-        assert seen(run, step, count) == expected[step : step + count]
+        assert seen(config, run.strategy, step, count) == expected[step : step + count]
         run.iterator = run.batches(step)
         run.steps(count)
         step += count
