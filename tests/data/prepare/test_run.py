@@ -1,0 +1,58 @@
+"""What a preparation comes to when not all goes as planned."""
+
+import contextlib
+import pathlib
+
+import numpy as np
+import pytest
+
+from t2i_tpu.data.encoders import EmbeddedEncoder, make_encoder
+from t2i_tpu.data.prepare import plan, pool, unit
+from t2i_tpu.data.prepare.run import prepare
+from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.errors import UserError
+from tests.data.prepare.conftest import write_folder
+
+
+def test_a_unit_done_again_with_fewer_images_keeps_its_captions(emoji, read_shards, tmp_path):
+    """As by two of Beam's workers, one of whom could not get an image."""
+    images, lost = emoji[:40], 3
+    settings = Settings(write_folder(tmp_path / "input", images), heldout_share=0, num_streams=4)
+
+    @contextlib.contextmanager
+    def do_units(work, settings, finished):
+        def done():
+            with pool.do_units(work, settings, finished) as indices:
+                yield from indices
+            # All is encoded now; here comes the other worker.
+            key = images[lost][0]
+            (tmp_path / "input" / key[:2] / f"{key}.png").unlink()
+            for index, one in plan.units(work):
+                unit.do_unit(work, index, one, settings.make_source(), settings)
+
+        yield done()
+
+    output = str(tmp_path / "data")
+    manifest = prepare(settings, output, do_units)
+    assert manifest.preparation["outcomes"] == {"missing_image": 1, "train": 39}
+    examples = read_shards(output, "train")
+    captions = [example["caption"].decode() for example in examples]
+    assert sorted(captions) == sorted(text for *_, text in images[:lost] + images[lost + 1 :])
+    wanted = make_encoder("embedded").encode(captions)
+    found = np.stack([example["embedding"] for example in examples])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_tower_that_cannot_be_exported_may_be_left_out(emoji, prepared, tmp_path, monkeypatch):
+    """That real towers are refused is tested with open_clip, in tests/data/test_export.py."""
+    source, output = write_folder(tmp_path / "input", emoji[:8]), tmp_path / "data"
+
+    def refuse(*_):
+        raise UserError("cannot be exported; leave out --export_text_tower")
+
+    monkeypatch.setattr(EmbeddedEncoder, "export", refuse)
+    with pytest.raises(UserError, match="leave out --export_text_tower"):
+        prepared(source, output, encoder="embedded", export_text_tower=True)
+    manifest, _ = prepared(source, output, encoder="embedded")
+    assert manifest.num_examples("train") == 8 and manifest.text_tower is None
+    assert not (pathlib.Path(output) / "text_tower").exists()
