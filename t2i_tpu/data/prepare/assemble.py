@@ -43,7 +43,7 @@ def assemble(
     seen = Seen(settings.filters.near_duplicates)
     losses = _Losses(posixpath.join(output, LOSSES_NAME))
     for index in sorted(range(num_units), key=lambda unit: _draw(settings.seed, f"unit {unit}")):
-        done = encoder.encode(work, index)  # does nothing, unless Beam did the unit once more
+        done = encoder.encode(work, index)  # again, where two workers ended at once
         for key, cause in done.lost:
             losses.add(key, cause)
             outcomes[cause] += 1

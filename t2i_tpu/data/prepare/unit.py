@@ -81,7 +81,8 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
             writer.write(example)
             count += 1
     done = Done(posixpath.basename(examples), count, tuple(lost), dim, normalized)
-    files.write(path + ".json", json.dumps(dataclasses.asdict(done)), shared=True)
+    if not is_done(work, index):  # the first stays: shards may have been written of it
+        files.write(path + ".json", json.dumps(dataclasses.asdict(done)), shared=True)
 
 
 def _items(source: Source, unit: Unit, name: str) -> Iterator[Item]:

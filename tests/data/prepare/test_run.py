@@ -14,8 +14,10 @@ from t2i_tpu.errors import UserError
 from tests.data.prepare.conftest import write_folder
 
 
-def test_a_unit_done_again_with_fewer_images_keeps_its_captions(emoji, read_shards, tmp_path):
-    """As by two of Beam's workers, one of whom could not get an image."""
+@pytest.mark.parametrize(("at_once", "count"), [(False, 40), (True, 39)])
+def test_a_unit_done_twice_keeps_its_captions(emoji, read_shards, tmp_path, at_once, count):
+    """As by two of Beam's workers, the later of whom cannot get an image: the first one's stays,
+    unless neither saw the other's."""
     images, lost = emoji[:40], 3
     settings = Settings(write_folder(tmp_path / "input", images), heldout_share=0, num_streams=4)
 
@@ -28,16 +30,19 @@ def test_a_unit_done_again_with_fewer_images_keeps_its_captions(emoji, read_shar
             key = images[lost][0]
             (tmp_path / "input" / key[:2] / f"{key}.png").unlink()
             for index, one in plan.units(work):
+                if at_once:
+                    pathlib.Path(unit.unit_path(work, index) + ".json").unlink()
                 unit.do_unit(work, index, one, settings.make_source(), settings)
 
         yield done()
 
     output = str(tmp_path / "data")
     manifest = prepare(settings, output, do_units)
-    assert manifest.preparation["outcomes"] == {"missing_image": 1, "train": 39}
+    assert manifest.num_examples("train") == count
     examples = read_shards(output, "train")
     captions = [example["caption"].decode() for example in examples]
-    assert sorted(captions) == sorted(text for *_, text in images[:lost] + images[lost + 1 :])
+    kept = images[:lost] + images[lost + at_once :]
+    assert sorted(captions) == sorted(text for *_, text in kept)
     wanted = make_encoder("embedded").encode(captions)
     found = np.stack([example["embedding"] for example in examples])
     np.testing.assert_allclose(found, wanted, atol=1e-5)
