@@ -6,6 +6,7 @@ two units: so what an embedding is does not depend on the number of workers.
 
 import dataclasses
 import io
+import json
 import posixpath
 
 import numpy as np
@@ -49,6 +50,23 @@ class UnitEncoder:
         self.encoder: TextEncoder | None = None if spec.startswith("none") else make_encoder(spec)
         if self.sequence and not self.encoder.sequence_width:
             raise UserError(f"--sequence: encoder {spec!r} gives no state of every token")
+
+    def check(self, work: str) -> None:
+        """Raises UserError where the preparation in `work` was begun with another encoder of the
+        same name: one data set would hold what both made."""
+        if self.encoder is None:
+            return
+        path = posixpath.join(work, "encoder.json")
+        ours = [self.encoder.weights_sha256, self.encoder.tokenizer_sha256]
+        if not tf.io.gfile.exists(path):
+            files.write(path, json.dumps(ours))
+        with tf.io.gfile.GFile(path) as file:
+            if json.load(file) != ours:
+                raise UserError(
+                    f"encoder {self.encoder.encoder_id!r} has other weights or makes other tokens "
+                    "than when this preparation began; bring that one back, or choose another "
+                    "--output"
+                )
 
     def encode(self, work: str, index: int) -> Done:
         """Writes what `read` gives, if it is not there; the record of the unit that was encoded."""

@@ -52,6 +52,7 @@ def _prepare(settings, output, do_units):
         return manifest
     encoder, source = UnitEncoder(settings), settings.make_source()
     num_units = plan.make(settings, source, output, work)
+    encoder.check(work)
     # First of all: an encoder that has none should not be found out after days.
     tower = _text_tower(encoder, output, work) if settings.export_text_tower else None
     finished = plan.finished(work)

@@ -2,12 +2,13 @@
 
 import contextlib
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
-from t2i_tpu.data.encoders import EmbeddedEncoder, make_encoder
-from t2i_tpu.data.prepare import plan, pool, unit
+from t2i_tpu.data.encoders import EMBEDDED_CLIP, EmbeddedEncoder, make_encoder
+from t2i_tpu.data.prepare import encode, plan, pool, unit
 from t2i_tpu.data.prepare.run import prepare
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.errors import UserError
@@ -46,6 +47,29 @@ def test_a_unit_done_twice_keeps_its_captions(emoji, read_shards, tmp_path, at_o
     wanted = make_encoder("embedded").encode(captions)
     found = np.stack([example["embedding"] for example in examples])
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_an_encoder_that_changed_on_the_way(emoji, tmp_path, monkeypatch):
+    """As a checkpoint file does that is trained on while a preparation lies half done."""
+    source, output = write_folder(tmp_path / "input", emoji[:8]), str(tmp_path / "data")
+    settings = Settings(source, heldout_share=0, num_streams=4)
+
+    @contextlib.contextmanager
+    def stopped(*_):
+        raise UserError("stopped")
+        yield
+
+    with pytest.raises(UserError, match="stopped"):
+        prepare(settings, output, stopped)
+    with monkeypatch.context() as changed:
+        other = shutil.copytree(EMBEDDED_CLIP, tmp_path / "clip")
+        weights = other / "open_clip_model.safetensors"
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        changed.setattr(encode, "make_encoder", lambda _: EmbeddedEncoder(str(other)))
+        with pytest.raises(UserError, match="'embedded' has other weights or makes other tokens"):
+            prepare(settings, output)
+    assert prepare(settings, output).num_examples("train") == 8
 
 
 def test_a_tower_that_cannot_be_exported_may_be_left_out(emoji, prepared, tmp_path, monkeypatch):
