@@ -43,12 +43,13 @@ def assemble(
     seen = Seen(settings.filters.near_duplicates)
     losses = _Losses(posixpath.join(output, LOSSES_NAME))
     for index in sorted(range(num_units), key=lambda unit: _draw(settings.seed, f"unit {unit}")):
-        for key, cause in read_done(work, index).lost:
+        done = encoder.encode(work, index)  # again, where two workers ended at once
+        for key, cause in done.lost:
             losses.add(key, cause)
             outcomes[cause] += 1
-        encoded = encoder.read(work, index)
+        encoded = encoder.read(work, done)
         cut += encoded.cut if encoded else 0
-        for row, example in enumerate(read_examples(work, index)):
+        for row, example in enumerate(read_examples(work, done)):
             features = example.features.feature
             key = features["key"].bytes_list.value[0].decode()
             cause = seen.cause(key, _beside(features, "sha256"), _beside(features, "hash"))

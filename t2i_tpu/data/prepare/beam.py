@@ -101,6 +101,8 @@ def _appearing(work, known, over):
         ) from error
     for problem in plan.problems(work):
         raise UserError(problem)
+    if undone := sum(1 for _ in plan.units(work)) - len(known):  # as of a job that was cancelled
+        raise UserError(f"Beam: the job ended with {undone} units undone; the same command goes on")
 
 
 class _DoUnit(apache_beam.DoFn):

@@ -6,6 +6,8 @@ two units: so what an embedding is does not depend on the number of workers.
 
 import dataclasses
 import io
+import json
+import posixpath
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +15,7 @@ import tensorflow as tf
 from t2i_tpu.data import files
 from t2i_tpu.data.encoders import TextEncoder, make_encoder
 from t2i_tpu.data.prepare.settings import Settings
-from t2i_tpu.data.prepare.unit import read_examples, unit_path
+from t2i_tpu.data.prepare.unit import Done, read_done, read_examples
 from t2i_tpu.data.schema import EmbeddingContract, SequenceContract, TokenContract
 from t2i_tpu.errors import UserError
 
@@ -49,13 +51,32 @@ class UnitEncoder:
         if self.sequence and not self.encoder.sequence_width:
             raise UserError(f"--sequence: encoder {spec!r} gives no state of every token")
 
-    def encode(self, work: str, index: int) -> None:
-        path = unit_path(work, index) + ".npz"
-        if self.encoder is None or tf.io.gfile.exists(path):
+    def check(self, work: str) -> None:
+        """Raises UserError where the preparation in `work` was begun with another encoder of the
+        same name: one data set would hold what both made."""
+        if self.encoder is None:
             return
+        path = posixpath.join(work, "encoder.json")
+        ours = [self.encoder.weights_sha256, self.encoder.tokenizer_sha256]
+        if not tf.io.gfile.exists(path):
+            files.write(path, json.dumps(ours))
+        with tf.io.gfile.GFile(path) as file:
+            if json.load(file) != ours:
+                raise UserError(
+                    f"encoder {self.encoder.encoder_id!r} has other weights or makes other tokens "
+                    "than when this preparation began; bring that one back, or choose another "
+                    "--output"
+                )
+
+    def encode(self, work: str, index: int) -> Done:
+        """Writes what `read` gives, if it is not there; the record of the unit that was encoded."""
+        done = read_done(work, index)
+        path = _path(work, done)
+        if self.encoder is None or tf.io.gfile.exists(path):
+            return done
         captions = [
             example.features.feature["caption"].bytes_list.value[0].decode()
-            for example in read_examples(work, index)
+            for example in read_examples(work, done)
         ]
         lengths = [self.encoder.count_tokens(caption) for caption in captions]
         tokens = self.encoder.tokenize(captions, truncate=True)
@@ -73,11 +94,12 @@ class UnitEncoder:
         with io.BytesIO() as content:
             np.savez(content, **arrays)
             files.write(path, content.getvalue())
+        return done
 
-    def read(self, work: str, index: int) -> Encoded | None:
+    def read(self, work: str, done: Done) -> Encoded | None:
         if self.encoder is None:
             return None
-        with tf.io.gfile.GFile(unit_path(work, index) + ".npz", "rb") as file:
+        with tf.io.gfile.GFile(_path(work, done), "rb") as file:
             content = np.load(io.BytesIO(file.read()))
         ends = content["ends"][:-1]
         tokens, sequences = np.split(content["tokens"], ends), [None] * len(content["ends"])
@@ -106,3 +128,7 @@ class UnitEncoder:
                 name, sha256, encoder.sequence_width, encoder.context_length
             )
         return found
+
+
+def _path(work: str, done: Done) -> str:
+    return posixpath.join(work, done.file + ".npz")

@@ -58,7 +58,9 @@ def clean_caption(caption: str | bytes | None) -> str:
 def cause_in_list(filters: Filters, caption: str | None, columns: Mapping[str, Any]) -> str | None:
     """Why a row of a list of URLs will be lost, whatever its image is."""
     listed = [[columns.get(name) for name in names] for names in _SIZES]
-    known = [size for size in listed if all(isinstance(one, (int, float)) for one in size)]
+    known = [
+        size for size in listed if all(isinstance(one, (int, float)) and one > 0 for one in size)
+    ]
     size = known[0] if known else None
     try:
         check_before_decoding(filters, size, clean_caption(caption), columns)

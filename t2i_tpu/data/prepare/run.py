@@ -52,6 +52,7 @@ def _prepare(settings, output, do_units):
         return manifest
     encoder, source = UnitEncoder(settings), settings.make_source()
     num_units = plan.make(settings, source, output, work)
+    encoder.check(work)
     # First of all: an encoder that has none should not be found out after days.
     tower = _text_tower(encoder, output, work) if settings.export_text_tower else None
     finished = plan.finished(work)
@@ -68,10 +69,14 @@ def _prepare(settings, output, do_units):
 
 
 def _text_tower(encoder, output, work) -> tuple[schema.StoredFile, ...]:
-    """Exports it, once."""
+    """Exports it, once. Where it cannot be, no plan is left that would insist on it."""
     record = posixpath.join(work, "text_tower.json")
     if not tf.io.gfile.exists(record):
-        stored = text_tower.export(encoder.encoder, output)
+        try:
+            stored = text_tower.export(encoder.encoder, output)
+        except UserError:
+            _remove(work)
+            raise
         files.write(record, json.dumps([dataclasses.asdict(one) for one in stored]))
     with tf.io.gfile.GFile(record) as file:
         return tuple(schema.StoredFile(**one) for one in json.load(file))

@@ -1,13 +1,14 @@
 """The work on one unit: items -> images that passed -> one file, and a record of all outcomes.
 
-UNIT.tfrecord holds examples as `schema.serialize` makes them, and beside them what the duplicates
-are told by. UNIT.json is written last: where it is, the unit is done.
+A file holds examples as `schema.serialize` makes them, and beside them what the duplicates are told
+by. UNIT.json is written last and names it: where it is, the unit is done.
 """
 
 import dataclasses
 import hashlib
 import json
 import posixpath
+import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,12 +28,14 @@ class Done:
     """The record of a finished unit.
 
     Attributes:
-      num_examples: in its file.
+      file: of its examples, in the work folder.
+      num_examples: in that file.
       lost: (key, cause) of every other item.
       dim: of the embeddings that came with it, if any did.
       normalized: all of them have length 1.
     """
 
+    file: str
     num_examples: int
     lost: tuple[tuple[str, str], ...]
     dim: int | None
@@ -60,11 +63,12 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
       UserError: of the source as a whole, or a library that a filter needs is missing.
     """
     path = unit_path(work, index)
+    # Two workers may do one unit: one outlives its killed parent, or Beam tries again too early. Of
+    # URLs they may get different images, so each has a file of its own.
+    examples = f"{path}.{uuid.uuid4().hex}.tfrecord"
     lost, dim, normalized, count = [], None, True, 0
     label_names = source.label_names()
-    # Two workers may do one unit: one outlives its killed parent, or Beam tries again too early.
-    whole = files.whole(path + ".tfrecord", shared=True)
-    with whole as partial, tf.io.TFRecordWriter(partial) as writer:
+    with files.whole(examples) as partial, tf.io.TFRecordWriter(partial) as writer:
         for item in _items(source, unit, settings.source):
             try:
                 example = _example(item, settings, label_names)
@@ -76,8 +80,9 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
                 normalized &= bool(abs(np.linalg.norm(item.embedding) - 1) < 1e-3)
             writer.write(example)
             count += 1
-    done = Done(count, tuple(lost), dim, normalized)
-    files.write(path + ".json", json.dumps(dataclasses.asdict(done)), shared=True)
+    done = Done(posixpath.basename(examples), count, tuple(lost), dim, normalized)
+    if not is_done(work, index):  # the first stays: shards may have been written of it
+        files.write(path + ".json", json.dumps(dataclasses.asdict(done)), shared=True)
 
 
 def _items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
@@ -90,8 +95,8 @@ def _items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
         ) from error
 
 
-def read_examples(work: str, index: int) -> Iterator[tf.train.Example]:
-    for batch in tf.data.TFRecordDataset(unit_path(work, index) + ".tfrecord").batch(64):
+def read_examples(work: str, done: Done) -> Iterator[tf.train.Example]:
+    for batch in tf.data.TFRecordDataset(posixpath.join(work, done.file)).batch(64):
         yield from map(tf.train.Example.FromString, batch.numpy())
 
 

@@ -17,6 +17,7 @@ from t2i_tpu.errors import UserError
 _TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv")
 _FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 _CAPTION_COLUMNS = ("text", "caption", "prompt", "TEXT")
+_NO_FILE = tf.errors.NotFoundError, tf.errors.InvalidArgumentError
 _AT_ONCE = 16  # files read: on gs:// each takes several requests
 
 
@@ -55,7 +56,10 @@ class FolderSource:
         item = Item(name, caption=caption, columns=columns)
         try:
             item.image = self._bytes(name)
-        except tf.errors.OpError:
+        except tf.errors.OpError as error:
+            # On gs:// the others are of credentials or of a bucket that does not answer.
+            if "://" in self.folder and not isinstance(error, _NO_FILE):
+                raise
             item.problem = "missing_image"
         if not table and item.problem is None:
             try:
@@ -74,7 +78,8 @@ class FolderSource:
     def _images(self, folder: str = ""):
         """Sorted: else the file system would say in which order they come."""
         subfolders = []
-        for name in sorted(tf.io.gfile.listdir(self._path(folder))):
+        names = tf.io.gfile.listdir(self._path(folder))
+        for name in sorted(names, key=lambda name: name.rstrip("/")):
             path = posixpath.join(folder, name)
             if name.lower().rpartition(".")[2] in IMAGE_ENDINGS:
                 yield path, None, {}

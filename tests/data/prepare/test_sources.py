@@ -4,6 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from t2i_tpu.data.encoders import make_encoder
 from t2i_tpu.data.reader import open_dataset
@@ -144,8 +145,34 @@ def test_the_file_system_does_not_say_in_which_order_a_folder_is_read(tmp_path):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "1.png").touch()
-    (unit,) = FolderSource(str(tmp_path)).units()
-    assert [name for name, *_ in unit["rows"]] == sorted(f"{folder}/1.png" for folder in folders)
+    assert listed(str(tmp_path)) == sorted(f"{folder}/1.png" for folder in folders)
+
+
+def listed(folder):
+    (unit,) = FolderSource(folder).units()
+    return [name for name, *_ in unit["rows"]]
+
+
+def test_a_folder_on_gs_is_read_in_the_same_order(gcs, bucket, tmp_path):
+    for name in ("a", "a-b", "a/c", "a/c+"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    there = gcs.call(listed, gcs.put_folder(tmp_path, f"{bucket}/input"))
+    assert there == listed(str(tmp_path)) and len(there) == 4
+
+
+def problems(folder, names):
+    unit = {"rows": [(name, "caption", {}) for name in names], "table": True}
+    return [item.problem for item in FolderSource(folder).read(unit)]
+
+
+def test_an_image_that_gs_refuses_is_not_counted_as_missing(gcs, bucket):
+    gcs.put(f"{bucket}/input/a.png", b"")
+    folder, names = f"{bucket}/input", ["a.png", "b.png", "a.png/"]
+    assert gcs.call(problems, folder, names) == [None, "missing_image", "missing_image"]
+    denied = gcs.denied(bucket.removeprefix("gs://"), "storage.objects.get")
+    with denied, pytest.raises(tf.errors.PermissionDeniedError):
+        gcs.call(problems, folder, names)
 
 
 def test_npy_files_of_different_length(emoji, prepared, tmp_path):

@@ -171,6 +171,7 @@ def test_what_its_list_rules_out_is_not_downloaded(server, emoji, prepared, tmp_
     rows = [  # (similarity, width, height, caption, outcome)
         (0.4, 64, 64, emoji[0][2], "train"),
         (0.4, None, None, emoji[1][2], "train"),
+        (0.4, 0, -1, emoji[2][2], "train"),
         (0.1, 64, 64, "x", "low_similarity"),
         (None, 64, 64, "x", "no_similarity"),
         (0.4, 64, 10, "x", "too_small"),
@@ -188,7 +189,7 @@ def test_what_its_list_rules_out_is_not_downloaded(server, emoji, prepared, tmp_
     source, filters = f"urls:{tmp_path}/laion.parquet", Filters(min_similarity=0.2, min_side=20)
     manifest, _ = prepared(source, filters=filters, num_streams=1)
     assert manifest.preparation["outcomes"] == collections.Counter(outcomes)
-    assert sorted(server.asked) == ["/good/0", "/good/1"]
+    assert sorted(server.asked) == ["/good/0", "/good/1", "/good/2"]
 
 
 def test_a_list_without_urls(tmp_path, prepared):
