@@ -116,7 +116,7 @@ need-from-to:
 # older stamp than setup.py is brought up to date; one that a user made is only installed into.
 OURS  := .venv/.made-by-make
 STALE := $(shell [ -x $(PY) ] && [ "`cat $(READY) 2>/dev/null`" = "`pwd`" ] || echo stale)
-PIP   := $(PY) -m pip install $$([ -t 1 ] || echo -qq)
+PIP   := $(PY) -m pip install $$([ -t 2 ] || echo -qq)
 
 $(READY): setup.py $(STALE)
 	@if [ -n "$(STALE)" ] && [ -e $(OURS) ]; then rm -rf .venv; fi
