@@ -48,7 +48,8 @@ def main() -> None:
     if by_embedding:
         if model.config.model.conditioning != "embedding":
             raise UserError(
-                "this model has no embeddings, or more than them, to walk between; use --mode=noise"
+                "only a model of conditioning=embedding can walk between prompts; walk between two "
+                "seeds: --mode=noise --from_seed=0 --to_seed=1"
             )
         conditions = slerp(*model.conditions([FROM_PROMPT.value, TO_PROMPT.value], []), frames)
         noise = np.repeat(model.generator.noise([FROM_SEED.value]), frames, axis=0)

@@ -49,8 +49,10 @@ class Dataset:
         if not getattr(
             self.manifest, "label_names" if self.conditioning == "label" else self.conditioning
         ):
+            remedy = ", or prepare it with --sequence" * (self.conditioning == "sequence")
             raise UserError(
-                f"config.model.conditioning is {self.conditioning!r}; {self.folder} holds no such feature"
+                f"config.model.conditioning is {self.conditioning!r}; {self.folder} holds no such "
+                f"feature: choose another conditioning{remedy}"
             )
 
     def batches(
@@ -103,7 +105,8 @@ class Dataset:
             caption = head["caption"][0].numpy().decode()
             if caption not in captions and len(rest) >= count:
                 continue
-            batch = schema.parse(serialized[None], self.manifest)
+            names = ("key", "image", *self._conditions())
+            batch = schema.parse(serialized[None], self.manifest, names)
             example = {
                 "caption": caption,
                 "key": batch["key"][0].numpy().decode(),
@@ -192,11 +195,14 @@ class Dataset:
         whole = records.batch(count, drop_remainder=True).ignore_errors()  # none if damaged
         return whole.concatenate(tf.data.Dataset.from_tensors((file, count)).map(mended)).take(1)
 
+    def _conditions(self) -> tuple[str, ...]:
+        """The features that `condition` reads."""
+        return (
+            ("embedding", "sequence") if self.conditioning == "sequence" else (self.conditioning,)
+        )
+
     def _parse(self, records):
-        names = {"image", self.conditioning}
-        if self.conditioning == "sequence":
-            names.add("embedding")
-        parsed = schema.parse(records, self.manifest, names)
+        parsed = schema.parse(records, self.manifest, ("image", *self._conditions()))
         return {"image": self._resized(parsed["image"]), "condition": self.condition(parsed)}
 
     def _in_order(self, split) -> Iterator[tf.Tensor]:

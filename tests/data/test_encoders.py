@@ -96,7 +96,7 @@ def test_unknown_spec(spec):
 
 def test_missing_open_clip_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(UserError, match=r"pip install t2i-tpu\[clip\]"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[clip\]'"):
         make_encoder("ViT-L-14/openai")
 
 

@@ -238,7 +238,7 @@ def test_a_download_that_is_not_the_data_set(server, cache, tmp_path, monkeypatc
 
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"pip install t2i-tpu\[data\]"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[data\]'"):
         locate("tfds:mnist")
 
 

@@ -88,7 +88,7 @@ def test_the_states_matter_beside_the_embedding(model):
 def test_there_is_no_way_between_sequences(workdir, run, tmp_path):
     flags = [f"--workdir={workdir}", "--from_prompt=x", "--to_prompt=y"]
     error = run("interpolate.py", [*flags, f"--output={tmp_path}/x.png"]).error
-    assert "or more than them, to walk between; use --mode=noise" in error
+    assert "only a model of conditioning=embedding can walk between prompts" in error
 
 
 @pytest.mark.parametrize(("field", "value"), [("weights_sha256", "0" * 64), ("context_length", 16)])

@@ -87,7 +87,7 @@ class OpenClipEncoder(Encoder):
         try:
             from t2i_tpu.data.encoders import export
         except ImportError as error:
-            raise UserError(f"{refusal}: {error}; pip install t2i-tpu[clip]") from None
+            raise UserError(f"{refusal}: {error}; pip install -e '.[clip]'") from None
         export.export_encoder(self._model.cpu(), self._tokenizer, folder)
         self._model.to(self._device)
         exported = OnnxEncoder(folder, self.encoder_id, self.weights_sha256)
@@ -126,7 +126,7 @@ def _import_open_clip():
     try:
         import open_clip
     except ImportError:
-        raise UserError("open_clip is missing; pip install t2i-tpu[clip]") from None
+        raise UserError("open_clip is missing; pip install -e '.[clip]'") from None
     return open_clip
 
 

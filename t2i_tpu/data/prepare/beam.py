@@ -21,7 +21,7 @@ try:
     import apache_beam
     from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError:
-    raise UserError("--runner=beam needs apache-beam; pip install t2i-tpu[beam]") from None
+    raise UserError("--runner=beam needs apache-beam; pip install -e '.[beam]'") from None
 
 _LOOK_EVERY = 5  # seconds
 

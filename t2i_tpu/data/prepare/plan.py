@@ -46,7 +46,7 @@ def make(settings: Settings, source: Source, output: str, work: str) -> int:
         changed = [name for name in now if now[name] != before.get(name)] or ["version"]
         raise UserError(
             f"{output!r} holds a preparation under way with another {changed[0]} "
-            f"({before.get(changed[0])!r}); finish that one, or choose another --output"
+            f"({before.get(changed[0])!r}); finish that one, delete it, or choose another --output"
         )
     for name in tf.io.gfile.listdir(work):
         if name.endswith((".tmp", _PROBLEM)):

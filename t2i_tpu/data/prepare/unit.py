@@ -137,6 +137,6 @@ def perceptual_hash(pixels: np.ndarray) -> bytes:
     try:
         import imagehash
     except ImportError:
-        raise UserError("--near_duplicates needs imagehash; pip install t2i-tpu[prepare]") from None
+        raise UserError("--near_duplicates needs imagehash; pip install -e '.[prepare]'") from None
     image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
     return np.packbits(imagehash.phash(image).hash).tobytes()

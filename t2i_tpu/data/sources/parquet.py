@@ -88,7 +88,7 @@ class open_parquet:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
-            raise UserError("parquet needs pyarrow; pip install t2i-tpu[prepare]") from None
+            raise UserError("parquet needs pyarrow; pip install -e '.[prepare]'") from None
         try:
             source = pyarrow.PythonFile(_Seekable(path), "r") if "://" in path else path
             self.table = pyarrow.parquet.ParquetFile(source)

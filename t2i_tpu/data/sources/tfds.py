@@ -81,7 +81,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(
-            f"tfds:{name} needs tensorflow-datasets ({error}); pip install t2i-tpu[data]"
+            f"tfds:{name} needs tensorflow-datasets ({error}); pip install -e '.[data]'"
         ) from error
     try:
         builder = tfds.builder(name, data_dir=data_dir)

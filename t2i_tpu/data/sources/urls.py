@@ -236,5 +236,5 @@ def _img2dataset():
     try:
         import img2dataset.downloader
     except ImportError:
-        raise UserError("urls needs img2dataset; pip install t2i-tpu[urls]") from None
+        raise UserError("urls needs img2dataset; pip install -e '.[urls]'") from None
     return img2dataset.downloader
