@@ -148,6 +148,20 @@ def test_a_source_on_gs(gcs, bucket, run, tmp_path, write):
     assert len(shards[0]) == 8 and shards[0] == shards[1]
 
 
+def test_what_a_killed_rename_left_is_removed(source, run, start, undisturbed, tmp_path):
+    """On gs:// it is a copy and a removal; killed between the two, a run leaves both names."""
+    output = tmp_path / "data"
+    first = start("prepare_data.py", flags(source, output))
+    first.wait_for((output / "preparing" / "unit-000001.json").exists)
+    first.process.kill()
+    first.process.join()
+    for name in ("train-0003-00009.tfrecord.tmp", "manifest.json.tmp"):  # under way; whole
+        (output / name).write_bytes(b"a whole file, or a part of one")
+        result = run("prepare_data.py", flags(source, output))
+        assert result.code == 0, result.stderr
+        assert contents(output) == undisturbed[0]
+
+
 def test_a_bucket_that_refuses(gcs, bucket, source, run):
     output = f"{bucket}/data"
     with gcs.denied(bucket.removeprefix("gs://"), "storage.objects.create"):

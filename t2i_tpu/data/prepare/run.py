@@ -48,7 +48,7 @@ def _prepare(settings, output, do_units):
         if (manifest.preparation or {}).get("fingerprint") != settings.fingerprint():
             raise UserError(f"{output!r} already holds another data set; choose another --output")
         logging.info("%s is whole already", output)
-        _remove(work)
+        _tidy(output, work)
         return manifest
     encoder, source = UnitEncoder(settings), settings.make_source()
     num_units = plan.make(settings, source, output, work)
@@ -64,7 +64,7 @@ def _prepare(settings, output, do_units):
     logging.info("%d units are done; writing the shards", num_units)
     manifest = assemble.assemble(output, work, num_units, settings, encoder, source.label_names())
     assemble.finish(output, dataclasses.replace(manifest, text_tower=tower))
-    _remove(work)
+    _tidy(output, work)
     return manifest
 
 
@@ -80,6 +80,13 @@ def _text_tower(encoder, output, work) -> tuple[schema.StoredFile, ...]:
         files.write(record, json.dumps([dataclasses.asdict(one) for one in stored]))
     with tf.io.gfile.GFile(record) as file:
         return tuple(schema.StoredFile(**one) for one in json.load(file))
+
+
+def _tidy(output: str, work: str) -> None:
+    # A rename on gs:// is a copy and a removal; a kill between the two leaves both names.
+    for partial in tf.io.gfile.glob(posixpath.join(output, "*.tmp")):
+        tf.io.gfile.remove(partial)
+    _remove(work)
 
 
 def _remove(work: str) -> None:
