@@ -250,3 +250,20 @@ def test_settings_that_change_half_way(source, run, start, tmp_path):
     first.process.join()
     result = run("prepare_data.py", [*flags(source, output), "--image_size=16"])
     assert "under way with another image_size (32)" in result.error
+
+
+def test_too_few_for_the_streams(source, run, undisturbed, tmp_path):
+    """Told after the work is done, so what is done must serve for other streams."""
+    shutil.copytree(source.removeprefix("webdataset:").removesuffix("/*.tar"), tmp_path / "tars")
+    output = tmp_path / "data"
+    arguments = flags(f"webdataset:{tmp_path}/tars/*.tar", output)
+    result = run("prepare_data.py", [*arguments, "--num_streams=200", "--shard_size=1", "--seed=1"])
+    error = result.stderr.splitlines()[-1]
+    assert result.code == 1 and "heldout examples are too few for 200 streams" in error
+    assert "it goes on from here" in error
+    assert (output / "train-0199-00000.tfrecord").exists()
+    shutil.rmtree(tmp_path / "tars")
+    result = run("prepare_data.py", arguments)
+    assert result.code == 0, result.stderr
+    wanted = {name: content for name, content in undisturbed[0].items() if name != "manifest.json"}
+    assert {n: c for n, c in contents(output).items() if n != "manifest.json"} == wanted

@@ -141,8 +141,8 @@ class _Shards:
                 told = ", ".join(f"{count} {cause}" for cause, count in outcomes.items())
                 raise UserError(
                     f"{self.dealt[split]} {split} examples are too few for {wanted} streams "
-                    f"({told or 'the source is empty'}); lower --num_streams or change "
-                    "--heldout_share or the filters"
+                    f"({told or 'the source is empty'}); with a lower --num_streams or "
+                    "another --heldout_share it goes on from here, other filters begin anew"
                 )
         return {
             split: tuple(stream.close() for stream in self.streams[split])

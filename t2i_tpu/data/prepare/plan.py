@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from t2i_tpu.data import files
-from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.prepare.settings import OF_SHARDS, Settings
 from t2i_tpu.data.prepare.unit import unit_path
 from t2i_tpu.data.sources.source import Source, Unit
 from t2i_tpu.errors import UserError
@@ -38,21 +38,31 @@ def make(settings: Settings, source: Source, output: str, work: str) -> int:
         with files.whole(plan) as partial, tf.io.gfile.GFile(partial, "w") as file:
             for one in source.units():
                 file.write(json.dumps(one) + "\n")
-        files.write(record, json.dumps(settings.as_dict() | {"_": settings.fingerprint()}))
-    with tf.io.gfile.GFile(record) as file:
-        before = json.load(file)
-    if before.pop("_") != settings.fingerprint():
-        now = json.loads(json.dumps(settings.as_dict()))
-        changed = [name for name in now if now[name] != before.get(name)] or ["version"]
-        raise UserError(
-            f"{output!r} holds a preparation under way with another {changed[0]} "
-            f"({before.get(changed[0])!r}); finish that one, delete it, or choose another --output"
-        )
+        files.write(record, settings.to_json())
+    _go_on(settings, output, record)
     for name in tf.io.gfile.listdir(work):
         if name.endswith((".tmp", _PROBLEM)):
             with contextlib.suppress(tf.errors.NotFoundError):
                 tf.io.gfile.remove(posixpath.join(work, name))
     return sum(1 for _ in units(work))
+
+
+def _go_on(settings: Settings, output: str, record: str) -> None:
+    """What the shards alone depend on may change while they are not whole: they are written anew."""
+    with tf.io.gfile.GFile(record) as file:
+        before = json.load(file)
+    now = json.loads(settings.to_json())
+    changed = [name for name in now if now[name] != before.get(name)]
+    for name in changed:
+        if name not in OF_SHARDS:
+            raise UserError(
+                f"{output!r} holds a preparation under way with another {name} "
+                f"({before.get(name)!r}); finish that one, delete it, or choose another --output"
+            )
+    if changed:
+        for shard in tf.io.gfile.glob(posixpath.join(output, "*.tfrecord")):
+            tf.io.gfile.remove(shard)
+        files.write(record, settings.to_json())
 
 
 def units(work: str) -> Iterator[tuple[int, Unit]]:

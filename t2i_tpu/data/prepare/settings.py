@@ -31,6 +31,8 @@ SOURCES = {
     "tfds": TfdsSource,
     "urls": UrlsSource,
 }
+# The work on the units, which takes the time, does not depend on these.
+OF_SHARDS = ("heldout_share", "seed", "num_streams", "shard_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +86,11 @@ class Settings:
         filters = values["filters"].items()
         return values | {"filters": {name: value for name, value in filters if value is not None}}
 
+    def to_json(self) -> str:
+        return json.dumps(self.as_dict() | {"version": __version__}, sort_keys=True)
+
     def fingerprint(self) -> str:
-        text = json.dumps(self.as_dict() | {"version": __version__}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
