@@ -52,7 +52,7 @@ def copy(manifest: Manifest, source: str, target: str) -> None:
         path = posixpath.join(target, one.file)
         if tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length == one.num_bytes:
             continue
-        _check(posixpath.join(source, one.file), one)
+        _check(one, source, source)
         tf.io.gfile.makedirs(posixpath.dirname(path))
         _copy(posixpath.join(source, one.file), path)
 
@@ -70,7 +70,7 @@ def open_encoder(
         return make_encoder(contract.encoder)
     with _local(manifest, folder) as local:
         for one in manifest.text_tower:
-            _check(posixpath.join(local, one.file), one)
+            _check(one, local, folder)
         tower = os.path.join(local, TEXT_TOWER)
         return OnnxEncoder(tower, contract.encoder, manifest.embedding.weights_sha256)
 
@@ -82,7 +82,11 @@ def _local(manifest: Manifest, folder: str) -> Iterator[str]:
         yield folder
         return
     with tempfile.TemporaryDirectory() as local:
-        copy(manifest, folder, local)
+        os.mkdir(os.path.join(local, TEXT_TOWER))
+        for one in manifest.text_tower:
+            source = posixpath.join(folder, one.file)
+            with _reading(source):
+                _copy(source, os.path.join(local, one.file))
         yield local
 
 
@@ -91,11 +95,25 @@ def _copy(source: str, target: str) -> None:
         tf.io.gfile.copy(source, partial, overwrite=True)
 
 
-def _check(path: str, one: StoredFile) -> None:
-    if not tf.io.gfile.exists(path):
-        raise UserError(f"{path} of the text tower is missing; copy it from where there is another")
-    if files.measured(path) != (one.num_bytes, one.sha256):
+def _check(one: StoredFile, folder: str, origin: str) -> None:
+    """Whether it is in `folder` what the manifest says; it is from the folder `origin`."""
+    source = posixpath.join(origin, one.file)
+    with _reading(source):
+        found = files.measured(posixpath.join(folder, one.file))
+    if found != (one.num_bytes, one.sha256):
         raise UserError(
-            f"{path} is not the text tower that made the data set's embeddings; "
+            f"{source} is not the text tower that made the data set's embeddings; "
             "copy it from where there is another"
         )
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.NotFoundError as error:
+        raise UserError(
+            f"{path} of the text tower is missing; copy it from where there is another"
+        ) from error
+    except tf.errors.OpError as error:
+        raise UserError(f"{path} cannot be read: {files.refusal(path, error)}") from error

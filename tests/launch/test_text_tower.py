@@ -10,6 +10,7 @@ import pytest
 from t2i_tpu.data import text_tower
 from t2i_tpu.data.encoders import make_encoder
 from t2i_tpu.data.schema import MANIFEST_NAME, TEXT_TOWER, read_manifest
+from t2i_tpu.errors import UserError
 from tests.data.prepare.conftest import write_webdataset
 from tests.train import tiny
 
@@ -87,6 +88,39 @@ def test_a_damaged_tower_is_refused(workdir, run, tmp_path, name, damage):
     error = sampled(run, copy, tmp_path / "x").error
     assert str(path) in error and ("missing" in error) == (damage == "missing")
     assert not (tmp_path / "x").exists()
+
+
+def refused(folder):
+    """What `encoded` says of a tower that cannot be used."""
+    with pytest.raises(UserError) as refusal:
+        encoded(folder)
+    return str(refusal.value)
+
+
+def test_a_tower_on_gs_that_cannot_be_used(workdir, gcs, bucket):
+    address = gcs.put_folder(workdir, f"{bucket}/run")
+    path = f"{address}/{TEXT_TOWER}/tokenizer.json"
+    for damage, told in (
+        (lambda: gcs.put(path, b"{}"), "is not the text tower"),
+        (lambda: gcs.delete(path), "is missing"),
+    ):
+        damage()
+        error = gcs.call(refused, address)
+        assert path in error and told in error
+
+
+def test_a_data_sets_tower_that_may_not_be_read(data, gcs, bucket, tmp_path):
+    """Told of the file, not of the workdir that it is copied into."""
+    address = gcs.put_folder(data, f"{bucket}/data")
+    with gcs.denied(bucket.removeprefix("gs://"), "storage.objects.get"):
+        error = gcs.call(not_copied, read_manifest(str(data)), address, str(tmp_path))
+    assert f"{address}/{TEXT_TOWER}" in error and "storage.objects.get" in error
+
+
+def not_copied(manifest, source, workdir):
+    with pytest.raises(UserError) as refusal:
+        text_tower.copy(manifest, source, workdir)
+    return str(refusal.value)
 
 
 def test_training_refuses_a_tower_of_other_weights(data, config_file, run, tmp_path):
