@@ -100,10 +100,11 @@ class AncestorUNet(Container):
         self.down, self.middle, self.up = down, middle, up  # Keras tracks what a list holds by now
         self.head = convolution(channels, kernel_size=1, kernel_initializer="zeros", name="head")
 
-    def call(self, x, noise_level, condition, training=False):
-        """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]."""
+    def call(self, x, noise_level, vector, sequence=None, attend_to=None, training=False):
+        """x [B, H, W, C], noise_level float32 [B], the fields of a `Condition`, of which this one
+        reads the vector -> [B, H, W, C]."""
         waves = ops.cast(sinusoids(noise_level, 16), x.dtype)
-        vector = ops.cast(condition.vector, x.dtype)
+        vector = ops.cast(vector, x.dtype)
         raw_prompt = ops.concatenate([vector, waves], axis=-1)
         prompt = self.prompt_norm(raw_prompt, training=training)
         x, skips = self.stem(x), []

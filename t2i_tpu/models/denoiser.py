@@ -41,8 +41,9 @@ class Denoiser(Container):
           condition: the raw condition of each image.
         """
         x = ops.cast(x, self.compute_dtype)
+        # One by one, because Keras 3.12, the last for Python 3.10, takes no None inside of a tuple.
         prompt = self.conditioner(condition)
-        return ops.cast(self.network(x, noise_level, prompt, training=training), "float32")
+        return ops.cast(self.network(x, noise_level, *prompt, training=training), "float32")
 
     def denoise(self, x, noise_level, condition):
         """The denoised image, float32 [B, H, W, C]; arguments as for `call`."""

@@ -68,23 +68,23 @@ class UNet(Container):
         self.norm = GroupNorm(widths[0], name="norm")
         self.head = convolution(patch_size**2 * channels, kernel_initializer="zeros", name="head")
 
-    def call(self, x, noise_level, condition, training=False):
-        """x [B, H, W, C], noise_level float32 [B], condition a `Condition` -> [B, H, W, C]; training
-        makes no difference here, as it does in the ancestor's."""
-        vector = ops.silu(self.noise_level_embedding(noise_level) + condition.vector)
+    def call(self, x, noise_level, vector, sequence=None, attend_to=None, training=False):
+        """x [B, H, W, C], noise_level float32 [B], the fields of a `Condition` -> [B, H, W, C];
+        training makes no difference here, as it does in the ancestor's."""
+        vector = ops.silu(self.noise_level_embedding(noise_level) + vector)
         x = self.stem(space_to_depth(x, self.patch_size))
         skips = []
         for level, blocks in enumerate(self.down):
             if level:
                 x = self.downsample[level - 1](x)
             for block in blocks:
-                x = block(x, vector, condition)
+                x = block(x, vector, sequence, attend_to)
                 skips.append(x)
-        x = self.middle(x + self.layout(vector), vector, condition)
+        x = self.middle(x + self.layout(vector), vector, sequence, attend_to)
         for level, blocks in enumerate(self.up):
             for block in blocks:
                 x = ops.concatenate([x, skips.pop()], axis=-1)
-                x = block(x, vector, condition)
+                x = block(x, vector, sequence, attend_to)
             if level < len(self.upsample):
                 x = self.upsample[level](x)
         return depth_to_space(self.head(ops.silu(self.norm(x))), self.patch_size)
@@ -122,10 +122,10 @@ class _Block(Container):
             Attention(width, name=f"attention{index}") for index in range(len(self.norms))
         ]
 
-    def call(self, x, vector, condition):
+    def call(self, x, vector, sequence, attend_to):
         x = self.residual(x, vector)
         _, height, width, channels = x.shape
-        contexts = [(None, None), (condition.sequence, condition.mask)]
+        contexts = [(None, None), (sequence, attend_to)]
         for norm, attention, (context, mask) in zip(
             self.norms, self.attentions, contexts, strict=False
         ):

@@ -12,7 +12,6 @@ from keras import layers, ops
 
 from t2i_tpu.config import Config, resolve
 from t2i_tpu.models.ancestor_unet import AncestorUNet, BatchNorm, upsample_bilinear
-from t2i_tpu.models.conditioning import Condition
 from t2i_tpu.models.denoiser import ConditionShape, Denoiser
 
 SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM = 8, 3, (16, 24, 32), 2, (False, True, True), 12
@@ -142,7 +141,7 @@ def inputs():
 
 
 def call(network, image, level, label, training=False):
-    return np.asarray(network(image, level[:, 0], Condition(tf.constant(label)), training=training))
+    return np.asarray(network(image, level[:, 0], tf.constant(label), training=training))
 
 
 def test_it_is_the_literal_network_in_inference(pair):

@@ -35,7 +35,8 @@ def randomised(patch_size, cross_attention=True):
     network = UNet(
         SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, patch_size, DIM, cross_attention, name="unet"
     )
-    network(*inputs())
+    x, level, condition = inputs()
+    network(x, level, *condition)
     rng = np.random.default_rng(1)
     for weight in network.weights:
         values = rng.standard_normal(weight.shape)
@@ -136,14 +137,14 @@ def test_it_is_the_literal_network_and_has_no_weight_more(patch_size, cross_atte
     literal = Literal(network, patch_size)
     expected = literal(x, level, condition)
     assert np.std(expected) > 0.1
-    np.testing.assert_allclose(network(x, level, condition), expected, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(network(x, level, *condition), expected, atol=1e-3, rtol=1e-3)
     assert not literal.unused
 
 
 def test_it_starts_at_zero():
     network = UNet(SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, cross_attention=False)
     x, level, condition = inputs()
-    output = network(x, level, Condition(condition.vector))
+    output = network(x, level, condition.vector)
     assert output.shape == x.shape
     assert not np.any(output)
 
@@ -152,10 +153,10 @@ def test_a_masked_token_changes_nothing():
     network = randomised(2)
     x, level, condition = inputs()
     sequence = tf.where(condition.mask[..., None], condition.sequence, 9.0)
-    before = network(x, level, condition)
-    np.testing.assert_array_equal(network(x, level, condition._replace(sequence=sequence)), before)
+    before = network(x, level, *condition)
+    np.testing.assert_array_equal(network(x, level, *condition._replace(sequence=sequence)), before)
     changed = condition._replace(sequence=condition.sequence + 1.0)
-    assert np.abs(network(x, level, changed) - before).max() > 1e-3
+    assert np.abs(network(x, level, *changed) - before).max() > 1e-3
 
 
 def test_mixed_precision_keeps_the_level(monkeypatch):
@@ -167,6 +168,6 @@ def test_mixed_precision_keeps_the_level(monkeypatch):
         network.noise_level_embedding, "call", lambda level: (seen.append(level), call(level))[1]
     )
     x, _, condition = inputs()
-    network(x, tf.constant([0.5, 0.501]), Condition(condition.vector))
+    network(x, tf.constant([0.5, 0.501]), condition.vector)
     assert {level.dtype for level in seen} == {tf.float32}
     assert seen[-1][0] != seen[-1][1]
