@@ -30,7 +30,7 @@ DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
 .PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip test-urls \
-	test-beam test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
+	test-beam test-old-keras test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -73,6 +73,11 @@ test-killed: $(DEV) ## runs killed with -9 at random moments, 100 on disk and 30
 test-clip: $(DEV) ## the tests that need open_clip and torch (installs them, some 5 GB)
 	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]"
 	@$(PY) -m pytest -m clip $(ARGS)
+
+# Python 3.10 gets no newer Keras than 3.12; here the same one runs on any Python.
+test-old-keras: $(DEV) ## the models and a training step with the oldest Keras that setup.py allows
+	@$(PIP) --upgrade --no-deps --target .venv/old-keras "keras==3.12.*"
+	@PYTHONPATH=.venv/old-keras $(PY) -m pytest tests/models tests/train/test_step.py $(ARGS)
 
 test-urls: $(DEV) ## the tests that need img2dataset (installs it)
 	@$(PIP) -e ".[$(EXTRA),dev,urls]"
