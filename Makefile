@@ -68,7 +68,7 @@ test-slow: $(DEV) ## the tests that take minutes to hours
 	@$(PY) -m pytest -m "slow and not clip and not urls and not beam and not tpu_compile" --timeout=0 $(ARGS)
 
 test-killed: $(DEV) ## runs killed with -9 at random moments, 100 on disk and 30 on gs://, end in the same bits (hours)
-	@$(PY) -m pytest -s -m slow --timeout=0 tests/train/test_killed.py $(ARGS)
+	@$(PY) -m pytest -s -m slow --timeout=0 tests/run/test_killed.py $(ARGS)
 
 test-clip: $(DEV) ## the tests that need open_clip and torch (installs them, some 5 GB)
 	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]"

@@ -38,7 +38,7 @@ setup(
     python_requires=">=3.10,<3.14",  # what TensorFlow 2.20 and 2.21 are built for
     packages=find_packages(include=["t2i_tpu", "t2i_tpu.*"]),
     package_data={
-        "t2i_tpu.data.embedded": [
+        "t2i_tpu.embedded": [
             f"**/*.{ending}"
             for ending in ("tfrecord", "json", "onnx", "safetensors", "pt", "gz", "txt")
         ],

@@ -1,4 +1,4 @@
-"""Reading and preparing beside webdataset's, tfds's and the ancestor's ways, on the same images.
+"""Reading and preparing beside webdataset's, tfds's and the baseline's ways, on the same images.
 
   python benchmarks/data.py --folder=/tmp/bench        # some 10 minutes; needs extras dev and data
 
@@ -158,7 +158,7 @@ def read_tfds(folder, cores):
     return timed(iter(data), count=200)
 
 
-def read_ancestor(folder, cores):
+def read_baseline(folder, cores):
     """Everything in memory; rows are gathered and made floats in [-1, 1]."""
     arrays, embeddings = np.load(folder / "imgs.npy"), np.load(folder / "embeddings.npy")
 
@@ -233,7 +233,7 @@ def prepare_tfds(folder, cores):
     return measured(folder, "tfds", work)
 
 
-def prepare_ancestor(folder, cores):
+def prepare_baseline(folder, cores):
     """All images in a list, then one array."""
 
     def work(output):
@@ -242,20 +242,20 @@ def prepare_ancestor(folder, cores):
         np.save(output / "imgs.npy", np.array([image for _, image, _ in rows]))
         (output / "captions.csv").write_text("0\n" + "\n".join(caption for _, _, caption in rows))
 
-    return measured(folder, "ancestor", work)
+    return measured(folder, "baseline", work)
 
 
 READ = {
     "ours": read_ours,
     "webdataset": read_webdataset,
     "tfds": read_tfds,
-    "ancestor (in memory)": read_ancestor,
+    "baseline (in memory)": read_baseline,
 }
 PREPARE = {
     "ours": prepare_ours,
     "webdataset": prepare_webdataset,
     "tfds": prepare_tfds,
-    "ancestor (in memory)": prepare_ancestor,
+    "baseline (in memory)": prepare_baseline,
 }
 
 if __name__ == "__main__":

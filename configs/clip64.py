@@ -1,10 +1,10 @@
-"""Text to image at 64x64 from precomputed CLIP embeddings: the size of the ancestor's model.
+"""Text to image at 64x64 from precomputed CLIP embeddings: the size of the baseline's model.
 
   python launch/train.py --config=configs/clip64.py --workdir=gs://bucket/runs/clip64 \\
       --config.data.source=shards:gs://bucket/laion64
 
 Data: a folder of our shards, on disk or gs://, of images of 64 pixels with an embedding each
-(docs/data.md). Model: 40M parameters. Hardware: one GPU with 16 GB or a TPU v3-8. The ancestor took
+(docs/data.md). Model: 40M parameters. Hardware: one GPU with 16 GB or a TPU v3-8. The baseline took
 60 hours on one V100 for 60 epochs of 600k images; this config has not been trained to the end by
 us, so no score is claimed.
 """

@@ -21,12 +21,13 @@ NEAR_DUPLICATES = flags.DEFINE_integer(
 
 
 def main(folder: str) -> int:
-    from t2i_tpu.data import audit, audit_report, files
+    from t2i_tpu.data import audit, audit_report
+    from t2i_tpu.storage import files
 
     found = audit.audit(folder, NEAR_DUPLICATES.value)
-    print(audit_report.as_text(folder, found))
+    print(audit_report.to_text(folder, found))
     if HTML.value:
-        files.write(HTML.value, audit_report.as_html(folder, found))
+        files.write(HTML.value, audit_report.to_html(folder, found))
     if REPAIR.value and found.bad_shards:
         print("\n".join(audit.repair(folder, found)))
         return int(len(found.problems) > len(found.bad_shards))

@@ -21,7 +21,7 @@ flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    from t2i_tpu.evaluate.bench import bench
+    from t2i_tpu.profile.bench import bench
 
     print(bench(CONFIG.value, STRATEGY.value, ROUNDS.value, STEPS.value))
 

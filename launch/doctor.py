@@ -19,13 +19,13 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs://bucket/path that 
 
 
 def main() -> int:
-    found = [*installed.survey(), *findings.isolated(_examine, CONFIG.value, WORKDIR.value)]
-    print(findings.table(found))
+    found = [*installed.survey(), *findings.run_isolated(_examine, CONFIG.value, WORKDIR.value)]
+    print(findings.format_table(found))
     return int(any(finding.status == findings.PROBLEM for finding in found))
 
 
 def _examine(config, workdir):
-    from t2i_tpu.train.doctor import examine
+    from t2i_tpu.run.doctor import examine
 
     return examine(config, workdir)
 

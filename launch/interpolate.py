@@ -33,8 +33,8 @@ def main() -> None:
 
     from t2i_tpu.diffusion.interpolation import slerp
     from t2i_tpu.errors import UserError
-    from t2i_tpu.train import trained
-    from t2i_tpu.train.pictures import enlarged, save_picture, strip
+    from t2i_tpu.sample import trained
+    from t2i_tpu.sample.pictures import enlarge, save_picture, strip
 
     by_embedding = MODE.value == "embedding"
     if by_embedding and not (FROM_PROMPT.value and TO_PROMPT.value):
@@ -43,7 +43,7 @@ def main() -> None:
         raise UserError("--mode=noise needs --from_prompt (or --label), --from_seed and --to_seed")
     if not OUTPUT.value.lower().endswith((".png", ".gif")):
         raise UserError(f"--output={OUTPUT.value}: it must end in .png or .gif")
-    model = trained.load(**SAMPLING())
+    model = trained.load_trained(**SAMPLING())
     frames = FRAMES.value
     if by_embedding:
         if model.config.model.conditioning != "embedding":
@@ -59,7 +59,7 @@ def main() -> None:
         noise = slerp(*model.generator.noise([FROM_SEED.value, TO_SEED.value]), frames)
     images = model.generator.images(conditions, noise)
     if OUTPUT.value.lower().endswith(".gif"):
-        pictures = [enlarged(image) for image in (*images, *images[-2:0:-1])]  # there and back
+        pictures = [enlarge(image) for image in (*images, *images[-2:0:-1])]  # there and back
         save_picture(pictures[0], OUTPUT.value, pictures[1:])
     else:
         save_picture(strip(images), OUTPUT.value)

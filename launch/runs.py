@@ -25,7 +25,7 @@ flags.mark_flag_as_required("workdir")
 
 
 def main() -> None:
-    from t2i_tpu.train import workdir as workdir_lib
+    from t2i_tpu.run import workdir as workdir_lib
 
     workdir_lib.read(WORKDIR.value)  # it is a run's
     if COMPARE.value:
@@ -39,20 +39,20 @@ def main() -> None:
 def _list() -> None:
     from tqdm import tqdm
 
-    from t2i_tpu.train import versions
+    from t2i_tpu.run import checkpoint_store
 
-    steps = versions.steps(WORKDIR.value)
+    steps = checkpoint_store.list_steps(WORKDIR.value)
     previews = _previews()
     rows = [("step", "loss", "MB", "whole", "preview")]
     for step in tqdm(steps[::-1], unit="checkpoint", disable=not sys.stderr.isatty(), leave=False):
         loss = size = "-"
         try:
-            version = versions.read(WORKDIR.value, step)
+            version = checkpoint_store.read_info(WORKDIR.value, step)
             loss = f"{version.metrics['loss']:.4f}" if "loss" in version.metrics else "-"
             size = f"{version.num_bytes / 1e6:.1f}"
-            versions.verified(WORKDIR.value, step)
+            checkpoint_store.verify(WORKDIR.value, step)
             whole = "yes"
-        except (versions.Damaged, UserError) as damage:
+        except (checkpoint_store.DamagedCheckpoint, UserError) as damage:
             whole = f"no: {damage}"
         rows.append((str(step), loss, size, whole, previews.get(step, "-")))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -68,7 +68,7 @@ def _list() -> None:
 
 
 def _compare() -> None:
-    from t2i_tpu.train.pictures import beside, read_picture, save_picture
+    from t2i_tpu.sample.pictures import beside, read_picture, save_picture
 
     previews, pictures = _previews(), []
     if len(COMPARE.value) != 2:
@@ -84,18 +84,20 @@ def _compare() -> None:
 
 
 def _prune() -> None:
-    from t2i_tpu.train import versions
-    from t2i_tpu.train.lock import Lock
+    from t2i_tpu.run import checkpoint_store
+    from t2i_tpu.run.lock import Lock
 
     with Lock(WORKDIR.value):
-        keep = versions.Keep(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value)
-        newest = next(versions.good(WORKDIR.value), None)  # stays, should later ones be damaged
+        keep = checkpoint_store.Retention(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value)
+        newest = next(
+            checkpoint_store.iter_intact(WORKDIR.value), None
+        )  # stays, should later ones be damaged
         dropped = [step for step in keep.dropped(WORKDIR.value) if step != newest.step]
         for step in dropped:
-            versions.remove(WORKDIR.value, step)
-        versions.remove_unfinished(WORKDIR.value)
+            checkpoint_store.remove(WORKDIR.value, step)
+        checkpoint_store.remove_unfinished(WORKDIR.value)
     print("removed:", ", ".join(map(str, sorted(dropped))) or "nothing")
-    print("kept:", ", ".join(map(str, versions.steps(WORKDIR.value)[::-1])))
+    print("kept:", ", ".join(map(str, checkpoint_store.list_steps(WORKDIR.value)[::-1])))
 
 
 def _previews() -> dict[int, str]:

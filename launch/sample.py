@@ -25,15 +25,15 @@ def main() -> None:
     import numpy as np
 
     from t2i_tpu.errors import UserError
-    from t2i_tpu.train import trained
-    from t2i_tpu.train.pictures import grid, picture_of, save_picture
+    from t2i_tpu.sample import trained
+    from t2i_tpu.sample.pictures import grid, save_picture, to_picture
 
     names = PROMPT.value + LABEL.value
     if not names:
         raise UserError(
             'nothing to draw; give --prompt="red heart" or, for a model of classes, --label=3'
         )
-    model = trained.load(**SAMPLING())
+    model = trained.load_trained(**SAMPLING())
     conditions = model.conditions(PROMPT.value, LABEL.value)
     seeds = np.arange(SEED.value, SEED.value + NUM_IMAGES.value)
     noise = np.tile(model.generator.noise(seeds), (len(names), 1, 1, 1))
@@ -49,7 +49,7 @@ def main() -> None:
         for index, image in enumerate(images):
             prompt, number = divmod(index, len(seeds))
             path = f"{OUTPUT.value.rstrip('/')}/{prompt:03d}_seed{seeds[number]}.png"
-            save_picture(picture_of(image), path)
+            save_picture(to_picture(image), path)
     print(f"drew {len(images)} image(s) into {OUTPUT.value}")
 
 

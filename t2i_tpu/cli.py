@@ -12,7 +12,7 @@ from ml_collections import config_flags
 from t2i_tpu import config as config_lib
 from t2i_tpu import installed
 from t2i_tpu.errors import UserError
-from t2i_tpu.findings import tell
+from t2i_tpu.findings import report
 
 _WRONG_CONFIG = "--config: the file's get_config() must return a t2i_tpu.config.Config"
 # How absl and ml_collections put it, by where the overrides stand.
@@ -29,7 +29,7 @@ def define_strategy() -> flags.FlagHolder:
 
 
 def define_sampling() -> Callable[[], dict[str, object]]:
-    """The flags of a trained run and its sampler; the result gives them as `trained.load` takes
+    """The flags of a trained run and its sampler; the result gives them as `trained.load_trained` takes
     them, once they are parsed."""
     holders = {
         "workdir": flags.DEFINE_string("workdir", None, "Folder or gs:// path of a trained run."),
@@ -76,11 +76,11 @@ def run(
 
 
 def _with_tensorflow(main):
-    _reported(lambda: tell(installed.known_bad(installed.facts())))
+    _reported(lambda: report(installed.find_known_bad(installed.collect_facts())))
     from t2i_tpu import tensorflow_quietly  # noqa: F401
-    from t2i_tpu.data.gcs import refusals_told
+    from t2i_tpu.storage.gcs import translate_gcs_errors
 
-    return _reported(refusals_told()(main))
+    return _reported(translate_gcs_errors()(main))
 
 
 def _computes_on_local_tpu() -> bool:

@@ -1,7 +1,7 @@
 """The typed configuration of an experiment.
 
 A field of the method that is None takes its value from `recipe`: "modern", our default, or
-"ancestor", the method of the small Keras repository that this package descends from, exactly.
+"baseline", the method of the small Keras repository that this package descends from, exactly.
 `resolve` fills them in and checks everything; the rest of the package sees only resolved configs.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from t2i_tpu.errors import UserError
 from t2i_tpu.recipes import RECIPES
 
-# What --strategy takes; train/strategy.py makes them. Not of the experiment: a run may move.
+# What --strategy takes; run/strategy.py makes them. Not of the experiment: a run may move.
 STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
 
 
@@ -36,7 +36,7 @@ class ModelConfig:
     conditioning: str = (
         "embedding"  # embedding | sequence (both precomputed) | label | tokens (trained with it)
     )
-    blocks: str | None = None  # modern | ancestor: the U-Net's building blocks
+    blocks: str | None = None  # modern | baseline: the U-Net's building blocks
     widths: tuple[int, ...] | None = None  # channels of each resolution, finest first
     block_depth: int | None = None  # residual blocks per resolution
     attention_levels: tuple[bool, ...] | None = None  # which resolutions attend
@@ -57,7 +57,7 @@ class DiffusionConfig:
 @dataclass
 class SampleConfig:
     sampler: str | None = None  # ddim | dpmpp_2m
-    levels: str | None = None  # ancestor | uniform | shifted: the noise levels a sampler visits
+    levels: str | None = None  # baseline | uniform | shifted: the noise levels a sampler visits
     steps: int | None = None
     guidance_scale: float | None = None  # 1 = off
     threshold_percentile: float | None = None  # dynamic thresholding; 0 = clip to [-1, 1]
@@ -109,14 +109,14 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "recipe": tuple(RECIPES),
     "data.on_damage": ("raise", "skip"),
     "model.conditioning": ("embedding", "sequence", "label", "tokens"),
-    "model.blocks": ("modern", "ancestor"),
+    "model.blocks": ("modern", "baseline"),
     "diffusion.path": ("linear", "cosine"),
     "diffusion.prediction_type": ("denoised", "noise", "v", "velocity"),
     "diffusion.noise_levels": ("half_normal", "uniform", "logit_normal", "shifted"),
     "diffusion.loss": ("absolute", "squared"),
     "diffusion.loss_weight": ("uniform", "min_snr", "velocity"),
     "sample.sampler": ("ddim", "dpmpp_2m"),
-    "sample.levels": ("ancestor", "uniform", "shifted"),
+    "sample.levels": ("baseline", "uniform", "shifted"),
     "train.decay": ("constant", "cosine"),
     "train.dtype_policy": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
     "train.jit_compile": ("auto", "on", "off"),
@@ -295,8 +295,8 @@ def _check_model(config: Config) -> None:
             f"config.model.attention_levels has {len(model.attention_levels)} entries, "
             f"config.model.widths {len(model.widths)}; they must be as many"
         )
-    if model.blocks == "ancestor":
-        _check_ancestor(model)
+    if model.blocks == "baseline":
+        _check_baseline(model)
     coarsest = model.patch_size * 2 ** (len(model.widths) - 1)
     if config.data.image_size % coarsest:
         raise UserError(
@@ -314,18 +314,18 @@ def _check_model(config: Config) -> None:
         )
 
 
-def _check_ancestor(model: ModelConfig) -> None:
-    """What the ancestor's U-Net has no place for."""
+def _check_baseline(model: ModelConfig) -> None:
+    """What the baseline's U-Net has no place for."""
     if model.conditioning == "sequence":
         raise UserError(
-            "config.model.conditioning is 'sequence'; the ancestor's blocks have no attention to it"
+            "config.model.conditioning is 'sequence'; the baseline's blocks have no attention to it"
         )
     if model.patch_size != 1:
         raise UserError(
-            f"config.model.patch_size is {model.patch_size}; the ancestor's blocks take 1"
+            f"config.model.patch_size is {model.patch_size}; the baseline's blocks take 1"
         )
     if len(model.widths) < 2 or min(model.widths) < 8:
         raise UserError(
-            f"config.model.widths is {model.widths}; the ancestor's blocks need two widths or more, "
+            f"config.model.widths is {model.widths}; the baseline's blocks need two widths or more, "
             "none below 8"
         )

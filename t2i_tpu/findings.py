@@ -29,7 +29,7 @@ class Finding:
         return f"{self.subject}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def table(findings: Iterable[Finding]) -> str:
+def format_table(findings: Iterable[Finding]) -> str:
     """A line for each, aligned, and its remedy below."""
     findings = list(findings)
     width = max(len(finding.subject) for finding in findings)
@@ -41,7 +41,7 @@ def table(findings: Iterable[Finding]) -> str:
     return "\n".join(lines)
 
 
-def tell(findings: list[Finding]) -> None:
+def report(findings: list[Finding]) -> None:
     """In brief: logs the warnings.
 
     Raises:
@@ -55,7 +55,7 @@ def tell(findings: list[Finding]) -> None:
         raise UserError(str(first))
 
 
-def isolated(call: Callable[..., Iterable[Finding]], *arguments) -> Iterator[Finding]:
+def run_isolated(call: Callable[..., Iterable[Finding]], *arguments) -> Iterator[Finding]:
     """What `call(*arguments)` finds in a process of its own. Where that dies, aborts or hangs, one
     more finding says so, with what it had to say on stderr."""
     context = multiprocessing.get_context("spawn")

@@ -151,7 +151,7 @@ KNOWN_BAD = (
 )
 
 
-def facts() -> dict[str, str]:
+def collect_facts() -> dict[str, str]:
     """Name -> version of what is installed, of Python, and of the hardware that can be seen at once:
     distributions, "python", DRIVER and TPU (their number) where there are any."""
     found = {"python": platform.python_version()}
@@ -164,7 +164,7 @@ def facts() -> dict[str, str]:
     return found | ({DRIVER: driver} if driver else {}) | ({TPU: str(chips)} if chips else {})
 
 
-def known_bad(found: dict[str, str]) -> list[Finding]:
+def find_known_bad(found: dict[str, str]) -> list[Finding]:
     """What is wrong with these facts: missing, installed twice, or in KNOWN_BAD."""
     findings = _missing_or_twice(found)
     for row in KNOWN_BAD:
@@ -175,7 +175,7 @@ def known_bad(found: dict[str, str]) -> list[Finding]:
     return findings
 
 
-def gpus() -> list[Gpu]:
+def list_gpus() -> list[Gpu]:
     """What nvidia-smi sees; it may take a second."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_GPU_QUERY)}", "--format=csv,noheader,nounits"]
     try:
@@ -191,13 +191,13 @@ def gpus() -> list[Gpu]:
 
 def survey() -> list[Finding]:
     """The versions, the hardware, and what is wrong with them."""
-    found, seen = facts(), gpus()
+    found, seen = collect_facts(), list_gpus()
     findings = [Finding(OK, name, version) for name, version in found.items()]
     findings += [Finding(OK, "GPU", f"{gpu.name}, driver {gpu.driver}") for gpu in seen]
-    bad = known_bad(found)
+    bad = find_known_bad(found)
     for gpu in seen:
         if re.fullmatch(r"\d+\.\d+", gpu.capability):
-            more = known_bad(found | {DRIVER: gpu.driver, CAPABILITY: gpu.capability})
+            more = find_known_bad(found | {DRIVER: gpu.driver, CAPABILITY: gpu.capability})
             bad += [finding for finding in more if finding not in bad]
     return findings + bad
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "ancestor": {
+    "baseline": {
         "data.horizontal_flip": False,
-        "model.blocks": "ancestor",
+        "model.blocks": "baseline",
         "model.widths": (64, 128, 192),
         "model.block_depth": 2,
         "model.attention_levels": (False, True, False),
@@ -17,7 +17,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "diffusion.loss_weight": "uniform",
         "diffusion.cond_dropout_rate": 0.15,
         "sample.sampler": "ddim",
-        "sample.levels": "ancestor",
+        "sample.levels": "baseline",
         "sample.steps": 35,
         "sample.guidance_scale": 3.0,
         "sample.threshold_percentile": 99.5,

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from t2i_tpu.config import Config, SampleConfig, resolve
-from t2i_tpu.diffusion.random import Purpose, keys, normal, threefry2x32, uniform
 from t2i_tpu.models.denoiser import ConditionShape, Denoiser
-from t2i_tpu.models.generate import generate
+from t2i_tpu.random import Purpose, keys, normal, threefry2x32, uniform
+from t2i_tpu.sample.generate import generate
 
 
 def results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
@@ -43,7 +43,7 @@ def results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
         ),
         "label": (ConditionShape("label", (), 3), np.array([1, 3], "int32")),
     }
-    for recipe, kind in (("modern", "tokens"), ("modern", "sequence"), ("ancestor", "label")):
+    for recipe, kind in (("modern", "tokens"), ("modern", "sequence"), ("baseline", "label")):
         config = Config(recipe=recipe)
         config.data.image_size, config.model.embedding_dim, config.model.block_depth = 8, 8, 1
         config.model.conditioning = kind

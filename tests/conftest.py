@@ -1,5 +1,6 @@
 """Before any test: Keras on TensorFlow, four logical CPU devices, and what a skip means in CI."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -14,7 +15,9 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu import installed
+from tests import tiny
 from tests.gcs import harness
+from tests.launch.launcher import Launched
 
 # A shell has what it starts in the background ignore Ctrl-C, which the children of tests would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,6 +46,31 @@ def fashion_mnist_idx() -> pathlib.Path:
             "or set T2I_TPU_FASHION_MNIST to a folder of the four idx .gz files"
         )
     return FASHION_MNIST
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory):
+    """The folder of a data set of 32 coloured squares with captions, embeddings, tokens, labels."""
+    folder = tmp_path_factory.mktemp("squares")
+    tiny.write(folder)
+    return folder
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """`launch("train.py", flags, environment)` -> the `Launched` script; `inside=gcs.inside` is where
+    gs:// works."""
+    launched, numbers = [], itertools.count()
+
+    def launch(script, arguments, environment=(), inside=None):
+        folder = tmp_path / "launched" / f"{next(numbers)}"
+        launched.append(Launched(script, arguments, folder, dict(environment), inside))
+        return launched[-1]
+
+    yield launch
+    for one in launched:
+        if one.process.is_alive():
+            one.process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_the_same_normals(both):
     np.testing.assert_allclose(here["normal"], there["normal"], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["modern/tokens", "modern/sequence", "ancestor/label"])
+@pytest.mark.parametrize("name", ["modern/tokens", "modern/sequence", "baseline/label"])
 def test_the_same_denoiser_and_the_same_images(both, name):
     here, there = both
     assert np.std(here[name]) > 0.05

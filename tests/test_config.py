@@ -38,17 +38,17 @@ def load(path):
 
 
 CHOICES = {
-    "recipe": "ancestor modern",
+    "recipe": "baseline modern",
     "data.on_damage": "raise skip",
     "model.conditioning": "embedding sequence label tokens",
-    "model.blocks": "modern ancestor",
+    "model.blocks": "modern baseline",
     "diffusion.path": "linear cosine",
     "diffusion.prediction_type": "denoised noise v velocity",
     "diffusion.noise_levels": "half_normal uniform logit_normal shifted",
     "diffusion.loss": "absolute squared",
     "diffusion.loss_weight": "uniform min_snr velocity",
     "sample.sampler": "ddim dpmpp_2m",
-    "sample.levels": "ancestor uniform shifted",
+    "sample.levels": "baseline uniform shifted",
     "train.decay": "constant cosine",
     "train.dtype_policy": "auto float32 mixed_bfloat16 mixed_float16",
     "train.jit_compile": "auto on off",
@@ -145,12 +145,12 @@ def test_a_value_that_is_not_finite(value):
         ("model.widths", (4, 8, 16)),
     ],
 )
-def test_what_the_ancestors_blocks_have_no_place_for(name, value):
-    assert "ancestor" in refusal(name, value, recipe="ancestor")
+def test_what_the_baselines_blocks_have_no_place_for(name, value):
+    assert "baseline" in refusal(name, value, recipe="baseline")
 
 
-def test_the_ancestors_blocks_need_two_widths():
-    config = Config(recipe="ancestor")
+def test_the_baselines_blocks_need_two_widths():
+    config = Config(recipe="baseline")
     config.model.widths, config.model.attention_levels = (64,), (True,)
     with pytest.raises(UserError, match="config.model.widths"):
         resolve(config)
@@ -173,14 +173,14 @@ def test_a_key_that_a_config_file_misspells_is_unknown_too():
         resolve(config)
 
 
-@pytest.mark.parametrize("recipe", ["modern", "ancestor"])
+@pytest.mark.parametrize("recipe", ["modern", "baseline"])
 def test_a_recipe_fills_what_is_left_open(recipe):
     resolved = resolve(Config(recipe=recipe))
     assert not [n for n in config_lib.field_names() if config_lib.get(resolved, n) is None]
 
 
 def test_what_is_set_stays_and_the_config_given_is_left_alone():
-    config = Config(recipe="ancestor")
+    config = Config(recipe="baseline")
     config.train.learning_rate, config.model.widths = 1, [16, 32, 48]
     resolved = resolve(config)
     assert resolved.train.learning_rate == 1.0
@@ -190,8 +190,8 @@ def test_what_is_set_stays_and_the_config_given_is_left_alone():
     assert resolve(resolved) == resolved
 
 
-def test_the_ancestors_recipe_is_that_of_the_design():
-    config = resolve(Config(recipe="ancestor"))
+def test_the_baselines_recipe_is_that_of_the_design():
+    config = resolve(Config(recipe="baseline"))
     assert dataclasses.asdict(config.diffusion) == {
         "path": "linear",
         "prediction_type": "denoised",
@@ -200,16 +200,16 @@ def test_the_ancestors_recipe_is_that_of_the_design():
         "loss_weight": "uniform",
         "cond_dropout_rate": 0.15,
     }
-    assert (config.sample.sampler, config.sample.levels) == ("ddim", "ancestor")
+    assert (config.sample.sampler, config.sample.levels) == ("ddim", "baseline")
     assert config.sample.threshold_percentile == 99.5
     model, train = config.model, config.train
-    assert (model.blocks, model.widths, model.patch_size) == ("ancestor", (64, 128, 192), 1)
+    assert (model.blocks, model.widths, model.patch_size) == ("baseline", (64, 128, 192), 1)
     assert (train.learning_rate, train.global_batch_size, train.ema_stds) == (3e-4, 64, ())
     assert (train.decay, train.warmup_steps, train.clip_norm) == ("constant", 0, 0.0)
     assert (train.weight_decay, train.beta_2) == (0.0, 0.999)
 
 
-@pytest.mark.parametrize("recipe", ["modern", "ancestor"])
+@pytest.mark.parametrize("recipe", ["modern", "baseline"])
 def test_json_and_back(recipe):
     config = resolve(Config(recipe=recipe, seed=2**32 - 1))
     text = to_json(config)

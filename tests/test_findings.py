@@ -18,7 +18,7 @@ WRONG = Finding(PROBLEM, "keras", "old")
 
 
 def test_a_table_is_aligned_and_has_the_remedies():
-    assert findings.table([FINE, SLOW, FULL]).splitlines() == [
+    assert findings.format_table([FINE, SLOW, FULL]).splitlines() == [
         "ok       CPU        2 cores",
         "warning  precision  float32 is slow",
         "                    -> use another",
@@ -28,10 +28,10 @@ def test_a_table_is_aligned_and_has_the_remedies():
 
 
 def test_in_brief_the_first_problem_is_the_error_and_the_rest_is_logged(caplog):
-    findings.tell([FINE])
+    findings.report([FINE])
     assert not caplog.records
     with pytest.raises(UserError, match="^disk: full; free some$"):
-        findings.tell([FINE, SLOW, FULL, WRONG])
+        findings.report([FINE, SLOW, FULL, WRONG])
     logged = [record.getMessage() for record in caplog.records]
     assert logged == ["precision: float32 is slow; use another", "keras: old"]
 
@@ -62,7 +62,7 @@ def _hangs():
 
 
 def test_findings_come_out_of_another_process():
-    assert list(findings.isolated(_fine, 3)) == [FINE] * 3
+    assert list(findings.run_isolated(_fine, 3)) == [FINE] * 3
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_findings_come_out_of_another_process():
     ],
 )
 def test_its_death_is_a_finding(call, count, words):
-    *before, last = findings.isolated(call)
+    *before, last = findings.run_isolated(call)
     assert before == [FINE] * count and last.status == PROBLEM
     for word in words:
         assert word in last.text
@@ -83,7 +83,7 @@ def test_its_death_is_a_finding(call, count, words):
 def test_one_that_hangs_is_killed(monkeypatch):
     monkeypatch.setattr(findings, "_LIMIT", 4)  # 4 s; the process itself takes longer to start
     begin = time.monotonic()
-    *_, last = findings.isolated(_hangs)
+    *_, last = findings.run_isolated(_hangs)
     assert last.status == PROBLEM and "does not answer" in last.text
     assert time.monotonic() - begin < 60
     assert not multiprocessing.active_children()

@@ -68,21 +68,21 @@ def site(tmp_path):
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_what_works_is_not_blamed(kind):
-    assert installed.known_bad(GOOD[kind]) == []
+    assert installed.find_known_bad(GOOD[kind]) == []
 
 
 @pytest.mark.parametrize(("kind", "change", "status", "words"), FAULTS)
 def test_each_known_fault(kind, change, status, words):
-    (finding,) = installed.known_bad(GOOD[kind] | change)
+    (finding,) = installed.find_known_bad(GOOD[kind] | change)
     assert finding.status == status and finding.remedy
     for word in words:
         assert word in str(finding)
 
 
 def test_what_is_missing():
-    (finding,) = installed.known_bad({"python": "3.12.1", "keras": "3.15.1"})
+    (finding,) = installed.find_known_bad({"python": "3.12.1", "keras": "3.15.1"})
     assert finding.status == PROBLEM and "tensorflow not installed" in finding.text
-    (finding,) = installed.known_bad({"tensorflow": "2.21.0"})
+    (finding,) = installed.find_known_bad({"tensorflow": "2.21.0"})
     assert finding.status == PROBLEM and "keras not installed" in finding.text
 
 
@@ -90,7 +90,7 @@ def test_no_row_is_without_its_fault():
     texts = [
         finding.text
         for kind, change, *_ in FAULTS
-        for finding in installed.known_bad(GOOD[kind] | change)
+        for finding in installed.find_known_bad(GOOD[kind] | change)
     ]
     for row in installed.KNOWN_BAD:
         assert row.source and any(row.text in text for text in texts), row
@@ -98,7 +98,7 @@ def test_no_row_is_without_its_fault():
 
 def test_versions_are_read_where_python_would_import_them_from(site, monkeypatch):
     monkeypatch.syspath_prepend(site({"keras": "3.3.1", "tensorflow-tpu": "2.20.0"}))
-    found = installed.facts()
+    found = installed.collect_facts()
     assert found["keras"] == "3.3.1" and found["tensorflow-tpu"] == "2.20.0"
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
 
@@ -138,7 +138,7 @@ def test_gpus_are_told_by_nvidia_smi(site, tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.syspath_prepend(site({"nvidia-cudnn-cu12": "9.24.0.43"}))
-    assert installed.gpus() == [
+    assert installed.list_gpus() == [
         installed.Gpu("Tesla V100-SXM2-16GB", "550.54.15", "7.0", 16 << 30),
         installed.Gpu("Orin (nvgpu)", "540.4.0", "[N/A]", None),
     ]
@@ -149,7 +149,7 @@ def test_gpus_are_told_by_nvidia_smi(site, tmp_path, monkeypatch):
 
 def test_no_nvidia_smi(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert installed.gpus() == []
+    assert installed.list_gpus() == []
 
 
 @pytest.fixture
@@ -173,9 +173,9 @@ def machine(tmp_path, monkeypatch):
 )
 def test_the_drivers_version(machine, text):
     machine("proc/driver/nvidia/version", text + "\nGCC version:  gcc version 12.2.0\n")
-    assert installed.DRIVER not in installed.facts()
+    assert installed.DRIVER not in installed.collect_facts()
     machine("dev/nvidiactl")
-    assert installed.facts()[installed.DRIVER] == "550.54.15"
+    assert installed.collect_facts()[installed.DRIVER] == "550.54.15"
 
 
 @pytest.fixture
@@ -267,8 +267,8 @@ def test_scripts_tell_tensorflow_of_a_v5e(machine, tpu_build, tmp_path, words, g
 
 def test_tpus_are_counted_on_the_bus(machine):
     ids = [("0x1ae0", "0x0063"), ("0x1ae0", "0x0063"), ("0x1ae0", "0x0042"), ("0x8086", "0x0063")]
-    assert installed.TPU not in installed.facts()
+    assert installed.TPU not in installed.collect_facts()
     for number, (vendor, device) in enumerate(ids):  # the third is Google's network card
         machine(f"sys/bus/pci/devices/0000:00:0{number}.0/vendor", vendor + "\n")
         machine(f"sys/bus/pci/devices/0000:00:0{number}.0/device", device + "\n")
-    assert installed.facts()[installed.TPU] == "2"
+    assert installed.collect_facts()[installed.TPU] == "2"

@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from t2i_tpu.data import files, schema, shard_file
+from t2i_tpu.data import schema, shard_file
 from t2i_tpu.data.prepare.duplicates import Seen
 from t2i_tpu.data.prepare.unit import perceptual_hash
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import files
 
 QUARANTINE = "quarantine"
 _SHOWN = 64  # examples of a contact sheet
@@ -69,7 +70,7 @@ def audit(folder: str, near_duplicates: int) -> Audit:
         path = posixpath.join(folder, one.file)
         if not tf.io.gfile.exists(path):
             found.problems.append(f"{one.file}: is missing")
-        elif files.measured(path)[1] != one.sha256:
+        elif files.measure(path)[1] != one.sha256:
             found.problems.append(f"{one.file}: is not the file that the manifest says")
     for name, split in splits.items():
         found.facts[name], found.sheet[name] = split.facts(), split.sheet
@@ -116,10 +117,10 @@ def _problem(path: str, shard: schema.Shard) -> str | None:
     """Why a shard is not what the manifest says."""
     if not tf.io.gfile.exists(path):
         return "is missing"
-    num_bytes, digest = files.measured(path)
+    num_bytes, digest = files.measure(path)
     if digest == shard.sha256:
         return None
-    records = shard_file.whole_records(path, shard.num_examples)
+    records = shard_file.read_intact_records(path, shard.num_examples)
     damaged = [index for index, record in enumerate(records) if record is None]
     size = f"{num_bytes} bytes, the manifest says {shard.num_bytes}; " * (
         num_bytes != shard.num_bytes

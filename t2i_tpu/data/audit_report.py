@@ -16,7 +16,7 @@ figure { margin: 0; width: 100px; font-size: 11px; line-height: 1.25; }
 img { width: 96px; image-rendering: pixelated; border: 1px solid #ddd; }"""
 
 
-def as_text(folder: str, found: Audit) -> str:
+def to_text(folder: str, found: Audit) -> str:
     lines = [f"{folder}: {_title(found)}"]
     for name, rows in _tables(found).items():
         lines += ["", name, *(f"  {value!s:>12}  {what}" for what, value in rows.items())]
@@ -24,7 +24,7 @@ def as_text(folder: str, found: Audit) -> str:
     return "\n".join(lines if found.problems else [*lines, "nothing is wrong"])
 
 
-def as_html(folder: str, found: Audit) -> str:
+def to_html(folder: str, found: Audit) -> str:
     parts = [f"<h1>{html.escape(folder)}</h1><p>{html.escape(_title(found))}</p>"]
     if found.problems:
         rows = "".join(f"<li>{html.escape(problem)}</li>" for problem in found.problems)

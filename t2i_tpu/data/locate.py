@@ -18,7 +18,7 @@ from t2i_tpu.data.sources import idx, tfds
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
 
-_EMBEDDED = os.path.join(os.path.dirname(__file__), "embedded")
+_EMBEDDED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "embedded")
 _SPLITS = ("train", "heldout")
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from t2i_tpu import random
 from t2i_tpu.data import schema, shard_file
 from t2i_tpu.data.schema import Manifest
-from t2i_tpu.diffusion import random
 from t2i_tpu.errors import UserError
 
 _ROUND = 256  # examples that are put together at a time: operations cost microseconds each
@@ -73,7 +73,7 @@ class Dataset:
           UserError: the streams don't divide the batch, or the hosts the streams.
         """
         streams = self.manifest.streams("train")
-        check_divides(global_batch_size, len(streams), num_hosts)
+        check_batch_divides(global_batch_size, len(streams), num_hosts)
         per_stream = global_batch_size // len(streams)
         mine = range(host, len(streams), num_hosts)
         rounds = max(1, _ROUND // (per_stream * len(mine)))  # steps that are read together
@@ -183,7 +183,7 @@ class Dataset:
     def _shard(self, file, count):
         """A data set of one element: the shard's serialized examples, string [count]."""
         records = tf.data.TFRecordDataset(file, buffer_size=1 << 20)
-        if self.on_damage == "raise":  # `damage_told` finds out which
+        if self.on_damage == "raise":  # `translate_data_errors` finds out which
             return records.batch(count)
 
         def read(file, count):
@@ -242,7 +242,7 @@ def _keyed_shuffle(seed, stream, epoch, use, size):
     return tf.argsort(tf.cast(draws, tf.int64), stable=True)
 
 
-def check_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> None:
+def check_batch_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> None:
     if global_batch_size % num_streams:
         raise UserError(
             f"config.train.global_batch_size is {global_batch_size}; the data set has {num_streams} streams, "
@@ -256,7 +256,7 @@ def check_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> N
 
 
 @contextlib.contextmanager
-def damage_told(dataset: Dataset) -> Iterator[None]:
+def translate_data_errors(dataset: Dataset) -> Iterator[None]:
     """A record whose checksum is wrong is a UserError that names it: its shard has the right size,
     so that nothing was seen when the data set was opened. So is one that does not parse."""
     try:

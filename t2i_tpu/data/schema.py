@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data import gcs
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import gcs
 
 MANIFEST_NAME = "manifest.json"
 TEXT_TOWER = "text_tower"  # folder beside the manifest

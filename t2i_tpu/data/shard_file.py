@@ -26,7 +26,7 @@ def read_shard(path: str, num_examples: int, on_damage: str) -> tf.Tensor:
       UserError: naming shard and record, if the shard is damaged and `on_damage` is "raise", or
         has no whole record.
     """
-    found = whole_records(path, num_examples)
+    found = read_intact_records(path, num_examples)
     damaged = [index for index, record in enumerate(found) if record is None]
     if damaged and (on_damage == "raise" or len(damaged) == num_examples):
         raise _damaged(path, damaged, num_examples)
@@ -45,7 +45,7 @@ def check_shard(path: str, num_examples: int) -> None:
         for _ in tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(1024):
             pass
     except tf.errors.DataLossError:
-        found = whole_records(path, num_examples)
+        found = read_intact_records(path, num_examples)
         damaged = [index for index, record in enumerate(found) if record is None]
         raise _damaged(path, damaged, num_examples) from None
 
@@ -62,7 +62,7 @@ def listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + ", ..." * (len(numbers) > 5)
 
 
-def whole_records(path: str, num_examples: int) -> list[bytes | None]:
+def read_intact_records(path: str, num_examples: int) -> list[bytes | None]:
     """The data of each record of a shard; None where its checksum is wrong.
 
     Nothing can be found after a damaged length: that record and those after it are None.

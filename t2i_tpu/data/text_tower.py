@@ -11,9 +11,6 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from t2i_tpu.data import files
-from t2i_tpu.data.encoders import TextEncoder, make_encoder
-from t2i_tpu.data.encoders.onnx_tower import OnnxEncoder
 from t2i_tpu.data.schema import (
     TEXT_TOWER,
     EmbeddingContract,
@@ -22,6 +19,9 @@ from t2i_tpu.data.schema import (
     TokenContract,
 )
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import files
+from t2i_tpu.text import TextEncoder, make_encoder
+from t2i_tpu.text.onnx_tower import OnnxEncoder
 
 
 def export(encoder: TextEncoder, output: str) -> tuple[StoredFile, ...]:
@@ -36,7 +36,7 @@ def export(encoder: TextEncoder, output: str) -> tuple[StoredFile, ...]:
         tf.io.gfile.makedirs(posixpath.join(output, TEXT_TOWER))
         for name in sorted(os.listdir(folder)):
             source = os.path.join(folder, name)
-            stored.append(StoredFile(f"{TEXT_TOWER}/{name}", *files.measured(source)))
+            stored.append(StoredFile(f"{TEXT_TOWER}/{name}", *files.measure(source)))
             _copy(source, posixpath.join(output, stored[-1].file))
     return tuple(stored)
 
@@ -91,7 +91,7 @@ def _local(manifest: Manifest, folder: str) -> Iterator[str]:
 
 
 def _copy(source: str, target: str) -> None:
-    with files.whole(target) as partial:
+    with files.write_atomically(target) as partial:
         tf.io.gfile.copy(source, partial, overwrite=True)
 
 
@@ -99,7 +99,7 @@ def _check(one: StoredFile, folder: str, origin: str) -> None:
     """Whether it is in `folder` what the manifest says; it is from the folder `origin`."""
     source = posixpath.join(origin, one.file)
     with _reading(source):
-        found = files.measured(posixpath.join(folder, one.file))
+        found = files.measure(posixpath.join(folder, one.file))
     if found != (one.num_bytes, one.sha256):
         raise UserError(
             f"{source} is not the text tower that made the data set's embeddings; "
@@ -116,4 +116,4 @@ def _reading(path: str) -> Iterator[None]:
             f"{path} of the text tower is missing; copy it from where there is another"
         ) from error
     except tf.errors.OpError as error:
-        raise UserError(f"{path} cannot be read: {files.refusal(path, error)}") from error
+        raise UserError(f"{path} cannot be read: {files.explain_error(path, error)}") from error

@@ -18,9 +18,9 @@ from concurrent import futures
 import tensorflow as tf
 from tqdm import tqdm
 
-from t2i_tpu.data import gcs
 from t2i_tpu.data.schema import MANIFEST_NAME, read_manifest
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import gcs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Copied:
     present: int
 
 
-@gcs.refusals_told()
+@gcs.translate_gcs_errors()
 def copy(source: str, target: str, workers: int = 8) -> Copied:
     """Copies the data set in the folder `source` into `target`; one of them is on gs://.
 
@@ -52,7 +52,7 @@ def copy(source: str, target: str, workers: int = 8) -> Copied:
     upload = target.startswith("gs://")
     remote = _Remote(target if upload else source)
     folder = pathlib.Path(source if upload else target).expanduser()
-    with remote.refusals_told():
+    with remote.translate_gcs_errors():
         there = remote.checksums()
         here = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         names = {name for name in (here if upload else there) if _is_data(name)}
@@ -95,7 +95,7 @@ class _Remote:
         self.bucket_name, _, path = address.removeprefix("gs://").partition("/")
         self.prefix = path.rstrip("/") and path.rstrip("/") + "/"
         self.options = {"retry": DEFAULT_RETRY}
-        with self.refusals_told():
+        with self.translate_gcs_errors():
             self.bucket = storage.Client().bucket(self.bucket_name)
 
     def checksums(self) -> dict[str, str]:
@@ -112,14 +112,14 @@ class _Remote:
         blob.download_to_filename(str(path), checksum="crc32c", **self.options)
 
     @contextlib.contextmanager
-    def refusals_told(self) -> Iterator[None]:
+    def translate_gcs_errors(self) -> Iterator[None]:
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
 
         try:
             yield
         except (GoogleAPIError, GoogleAuthError) as error:
-            raise UserError(gcs.reason(error, f"gs://{self.bucket_name}")) from error
+            raise UserError(gcs.explain_error(error, f"gs://{self.bucket_name}")) from error
 
 
 class _Upload:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data import files
 from t2i_tpu.data.schema import (
     MANIFEST_NAME,
     EmbeddingContract,
@@ -19,6 +18,7 @@ from t2i_tpu.data.schema import (
     serialize,
 )
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import files
 
 # Examples; the reader holds two shards of each stream in memory to shuffle them.
 SHARD_SIZE = 1024
@@ -188,6 +188,6 @@ class StreamWriter:
         if self.writer:
             self.writer.close()
             tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
-        num_bytes, digest = files.measured(path)
+        num_bytes, digest = files.measure(path)
         self.shards.append(Shard(posixpath.basename(path), self.count, num_bytes, digest))
         self.writer, self.count = None, 0

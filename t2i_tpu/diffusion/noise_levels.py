@@ -13,7 +13,7 @@ def uniform(u):
 
 
 def half_normal(u):
-    """|N(0, 1)| cut at 3, divided by 3: the ancestor's, with more mass near 0."""
+    """|N(0, 1)| cut at 3, divided by 3: the baseline's, with more mass near 0."""
     return ops.erfinv(u * math.erf(3 / math.sqrt(2))) * (math.sqrt(2) / 3)
 
 

@@ -19,7 +19,7 @@ class Scales(NamedTuple):
 
 
 def linear(noise_level) -> Scales:
-    """Straight line: rectified flow (Liu et al., 2022), and the ancestor's."""
+    """Straight line: rectified flow (Liu et al., 2022), and the baseline's."""
     one = noise_level * 0 + 1
     return Scales(1 - noise_level, noise_level, -one, one)
 

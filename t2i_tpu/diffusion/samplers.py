@@ -26,10 +26,10 @@ class Table(NamedTuple):
     before: np.ndarray
 
 
-def ancestor_levels(steps: int) -> np.ndarray:
+def baseline_levels(steps: int) -> np.ndarray:
     """1 - u**(1/3), u from 0.0001 to 0.99 in steps of 1/steps, the last level set to 0.01.
 
-    The ancestor evaluates all but the last of them and takes the last evaluation's estimate.
+    The baseline evaluates all but the last of them and takes the last evaluation's estimate.
     """
     levels = 1 - np.arange(0.0001, 0.99, 1 / steps) ** (1 / 3)
     levels[-1] = 0.01
@@ -46,12 +46,12 @@ def shifted_levels(steps: int) -> np.ndarray:
     return shifted(uniform_levels(steps), shift=2.0)
 
 
-LEVELS = {"ancestor": ancestor_levels, "uniform": uniform_levels, "shifted": shifted_levels}
+LEVELS = {"baseline": baseline_levels, "uniform": uniform_levels, "shifted": shifted_levels}
 
 
 def ddim(levels: np.ndarray, path) -> Table:
     """Song et al., 2020, with eta 0: keep z, change its share. On the linear path this is the
-    ancestor's ((n - m) x0 + m x) / n for a step from level n to level m."""
+    baseline's ((n - m) x0 + m x) / n for a step from level n to level m."""
     here, there = path(levels[:-1]), path(levels[1:])
     carry = there.noise / here.noise
     return Table(levels[:-1], carry, there.signal - carry * here.signal, np.zeros_like(carry))

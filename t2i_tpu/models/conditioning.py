@@ -26,7 +26,7 @@ def drop(condition, keep):
 
 
 class EmbeddingProjection(Container):
-    """A precomputed embedding as it is, through one matrix: the ancestor's."""
+    """A precomputed embedding as it is, through one matrix: the baseline's."""
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(**kwargs)

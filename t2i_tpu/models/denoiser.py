@@ -5,7 +5,7 @@ from keras import layers, ops
 from t2i_tpu.config import Config
 from t2i_tpu.diffusion import prediction
 from t2i_tpu.diffusion.path import PATHS
-from t2i_tpu.models.ancestor_unet import AncestorUNet, BatchNorm
+from t2i_tpu.models.baseline_unet import BaselineUNet, BatchNorm
 from t2i_tpu.models.conditioning import (
     EmbeddingConditioner,
     EmbeddingProjection,
@@ -75,11 +75,11 @@ class ConditionShape:
 
 
 def _make_conditioner(config, condition_shape) -> layers.Layer:
-    ancestor = config.model.blocks == "ancestor"
+    baseline = config.model.blocks == "baseline"
     dim = config.model.embedding_dim
     if condition_shape.kind == "embedding":
-        # The ancestor halves a precomputed embedding and does not normalise it.
-        if ancestor:
+        # The baseline halves a precomputed embedding and does not normalise it.
+        if baseline:
             return EmbeddingProjection(condition_shape.shape[0] // 2, name="conditioner")
         return EmbeddingConditioner(dim, name="conditioner")
     if condition_shape.kind == "label":
@@ -95,10 +95,10 @@ def _make_conditioner(config, condition_shape) -> layers.Layer:
 
 def _make_network(config, channels, condition_shape) -> layers.Layer:
     model = config.model
-    if model.blocks == "ancestor":
+    if model.blocks == "baseline":
         halved = condition_shape.kind == "embedding"
         dim = condition_shape.shape[0] // 2 if halved else model.embedding_dim
-        return AncestorUNet(
+        return BaselineUNet(
             channels, model.widths, model.block_depth, model.attention_levels, dim, name="unet"
         )
     return UNet(

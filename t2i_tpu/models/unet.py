@@ -70,7 +70,7 @@ class UNet(Container):
 
     def call(self, x, noise_level, vector, sequence=None, attend_to=None, training=False):
         """x [B, H, W, C], noise_level float32 [B], the fields of a `Condition` -> [B, H, W, C];
-        training makes no difference here, as it does in the ancestor's."""
+        training makes no difference here, as it does in the baseline's."""
         vector = ops.silu(self.noise_level_embedding(noise_level) + vector)
         x = self.stem(space_to_depth(x, self.patch_size))
         skips = []

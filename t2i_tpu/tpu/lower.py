@@ -8,8 +8,8 @@ import tensorflow as tf
 from t2i_tpu.config import Config
 from t2i_tpu.data.schema import Manifest
 from t2i_tpu.errors import UserError
-from t2i_tpu.evaluate.cost import activation_bytes, product_bytes, product_flops
-from t2i_tpu.models.generate import generate, to_uint8
+from t2i_tpu.profile.cost import activation_bytes, product_bytes, product_flops
+from t2i_tpu.sample.generate import generate, to_uint8
 from t2i_tpu.tpu.trace import zeros
 from t2i_tpu.train.state import TrainState, make_denoiser, set_policy
 from t2i_tpu.train.step import make_replica_step

@@ -7,14 +7,14 @@ import os
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
-from t2i_tpu.data.reader import check_divides
+from t2i_tpu.data.reader import check_batch_divides
 from t2i_tpu.data.schema import Manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.tpu import hardware, lower
+from t2i_tpu.tpu.assumed_data import manifest_of
 from t2i_tpu.tpu.compile import Compiled, NotCompiled, compile_for, environment
 from t2i_tpu.tpu.estimate import Estimate, Work, estimate
 from t2i_tpu.tpu.hardware import Tpu
-from t2i_tpu.tpu.manifest import manifest_of
 
 MAX_PADDING_WASTE = 1.3
 _TRACED = 32  # replicas at most: the graph is the same for more
@@ -71,7 +71,7 @@ def preflight(
     if note:
         report.notes.append(note)
     else:
-        check_divides(config.train.global_batch_size, manifest.num_streams(), tpu.num_hosts)
+        check_batch_divides(config.train.global_batch_size, manifest.num_streams(), tpu.num_hosts)
     report.step = lower.training_step(config, manifest, batch_size)
     _trace(report, config, manifest)
     if compiles:

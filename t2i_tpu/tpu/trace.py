@@ -13,8 +13,8 @@ from tensorflow.python.framework import kernels
 
 from t2i_tpu.config import Config
 from t2i_tpu.data.schema import Manifest
-from t2i_tpu.train import strategy as strategy_lib
-from t2i_tpu.train.generator import Generator
+from t2i_tpu.run import strategy as strategy_lib
+from t2i_tpu.sample.generator import Generator
 from t2i_tpu.train.state import TrainState, condition_shape
 from t2i_tpu.train.step import make_device_loop, make_replica_step
 
@@ -57,9 +57,9 @@ def trace(config: Config, manifest: Manifest, strategy: tf.distribute.TPUStrateg
       UserError: the replicas don't divide the batch.
     """
     batch_size = strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
-    policy = strategy_lib.dtype_policy(config.train, strategy)
+    policy = strategy_lib.choose_dtype_policy(config.train, strategy)
     state = TrainState(config, manifest, policy, strategy)
-    xla = strategy_lib.use_xla(config.train, strategy)
+    xla = strategy_lib.should_use_xla(config.train, strategy)
     loop = make_device_loop(strategy, make_replica_step(config, state, xla))
     iterator = iter(
         strategy.distribute_datasets_from_function(

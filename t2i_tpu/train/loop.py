@@ -14,21 +14,23 @@ from tqdm import tqdm
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
-from t2i_tpu.data.reader import check_divides, damage_told, open_dataset
+from t2i_tpu.data.reader import check_batch_divides, open_dataset, translate_data_errors
 from t2i_tpu.errors import UserError
-from t2i_tpu.train import doctor, hosts, nonfinite, storage, versions
-from t2i_tpu.train import strategy as strategy_lib
-from t2i_tpu.train import workdir as workdir_lib
-from t2i_tpu.train.checkpoint import Checkpointer
-from t2i_tpu.train.generator import Generator
-from t2i_tpu.train.lock import Lock
-from t2i_tpu.train.log import Log
-from t2i_tpu.train.pictures import save_picture
-from t2i_tpu.train.preview import Preview
+from t2i_tpu.run import checkpoint_store, doctor, hosts
+from t2i_tpu.run import strategy as strategy_lib
+from t2i_tpu.run import workdir as workdir_lib
+from t2i_tpu.run.checkpoint import Checkpointer
+from t2i_tpu.run.lock import Lock
+from t2i_tpu.run.stop import Stop
+from t2i_tpu.run.watchdog import Watchdog
+from t2i_tpu.sample.generator import Generator
+from t2i_tpu.sample.pictures import save_picture
+from t2i_tpu.sample.preview import Preview
+from t2i_tpu.storage import access
+from t2i_tpu.train import nonfinite
+from t2i_tpu.train.metrics import Log
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.step import make_device_loop, make_replica_step
-from t2i_tpu.train.stop import Stop
-from t2i_tpu.train.watchdog import Watchdog
 
 EXIT_STOPPED = (
     75  # EX_TEMPFAIL: stopped from outside with everything saved; start the command again
@@ -56,7 +58,7 @@ def train(
         config.data.image_size,
         config.data.on_damage,
     )
-    check_divides(
+    check_batch_divides(
         config.train.global_batch_size,
         dataset.manifest.num_streams(),
         strategy_lib.num_input_hosts(strategy),
@@ -66,14 +68,14 @@ def train(
         return 0
     is_chief = strategy_lib.host_index(strategy)[0] == 0
     if is_chief:
-        storage.probe(workdir)
-    with damage_told(dataset):
+        access.check_writable(workdir)
+    with translate_data_errors(dataset):
         preview = Preview(config.preview, dataset)
 
     with contextlib.ExitStack() as held:
         lock = held.enter_context(Lock(workdir)) if is_chief else None
-        held.enter_context(damage_told(dataset))
-        held.enter_context(hosts.loss_told(strategy))
+        held.enter_context(translate_data_errors(dataset))
+        held.enter_context(hosts.translate_host_errors(strategy))
         run = _Run(config, workdir, strategy, dataset, preview, lock)
         if lock:
             doctor.check_run(config, workdir, run.state)
@@ -86,9 +88,9 @@ def train(
 
 def _is_finished(config, workdir):
     total = config.train.total_steps
-    if max(versions.steps(workdir), default=0) < total:
+    if max(checkpoint_store.list_steps(workdir), default=0) < total:
         return False
-    if next(versions.good(workdir)).step < total:
+    if next(checkpoint_store.iter_intact(workdir)).step < total:
         return False
     logging.info("finished: %s holds all %d steps; see its previews/", workdir, total)
     return True
@@ -101,11 +103,11 @@ class _Run:
         self.config, self.workdir, self.strategy = config, workdir, strategy
         self.dataset, self.preview, self.lock = dataset, preview, lock
         train = config.train
-        self.policy = strategy_lib.dtype_policy(train, strategy)
-        self.jit_compile = strategy_lib.use_xla(train, strategy)
+        self.policy = strategy_lib.choose_dtype_policy(train, strategy)
+        self.jit_compile = strategy_lib.should_use_xla(train, strategy)
         self.batch_size = strategy_lib.per_replica_batch_size(strategy, train.global_batch_size)
         self.state = TrainState(config, dataset.manifest, self.policy, strategy)
-        keep = versions.Keep(train.keep_checkpoints, train.keep_every, train.keep_best)
+        keep = checkpoint_store.Retention(train.keep_checkpoints, train.keep_every, train.keep_best)
         check_ours = lock.check if lock else lambda: None
         self.checkpointer = Checkpointer(workdir, self.state, keep, check_ours)
         self.start = self.checkpointer.restore()
@@ -228,7 +230,7 @@ class _Run:
             )
         self.checkpointer.wait()
         to = self.rollbacks.target(self.workdir, step - skipped) if self.lock else 0
-        (to,) = hosts.summed(self.strategy, [to])
+        (to,) = hosts.sum_over_hosts(self.strategy, [to])
         if not to:
             raise UserError(
                 f"{told}; there is no checkpoint from before to go back to: use a lower "
@@ -238,9 +240,9 @@ class _Run:
         scale = self.rollbacks.learning_rate_scale
         logging.warning("%s; back to step %d at %g of the learning rate", told, to, scale)
         if self.lock:
-            for newer in versions.steps(self.workdir):
+            for newer in checkpoint_store.list_steps(self.workdir):
                 if newer > to:
-                    versions.remove(self.workdir, newer)
+                    checkpoint_store.remove(self.workdir, newer)
         self.state.learning_rate_scale.assign(scale)
         return self.checkpointer.restore(before=to + 1)
 

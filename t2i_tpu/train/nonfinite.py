@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.config import Config
-from t2i_tpu.data import files
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser
-from t2i_tpu.train import versions
+from t2i_tpu.run import checkpoint_store
+from t2i_tpu.storage import files
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.step import NUM_BANDS, Batch, corrupted, losses
 
@@ -122,7 +122,9 @@ class Rollbacks:
         """The step of the newest checkpoint from before the trouble began that was not gone back to
         yet; 0 if there is none."""
         tried = {record["to"] for record in self.records}
-        found = (version.step for version in versions.good(workdir, before=began + 1))
+        found = (
+            version.step for version in checkpoint_store.iter_intact(workdir, before=began + 1)
+        )
         return next((step for step in found if step not in tried), 0)
 
     def add(self, at: int, to: int, write: bool) -> None:

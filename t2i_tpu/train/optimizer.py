@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.config import TrainConfig
-from t2i_tpu.models.ancestor_unet import BatchNorm
+from t2i_tpu.models.baseline_unet import BatchNorm
 from t2i_tpu.train.state import TrainState
 
 BETA_1, EPSILON = 0.9, 1e-8

@@ -68,12 +68,15 @@ class TrainState:
             "updates_since_scaling": self.updates_since_scaling,
             "first_moments": first,
             "second_moments": second,
-            "weights": by_path(self.denoiser),
-            **{f"average{index}": by_path(average) for index, average in enumerate(self.averages)},
+            "weights": variables_by_path(self.denoiser),
+            **{
+                f"average{index}": variables_by_path(average)
+                for index, average in enumerate(self.averages)
+            },
         }
 
 
-def by_path(denoiser: Denoiser) -> dict[str, tf.Variable]:
+def variables_by_path(denoiser: Denoiser) -> dict[str, tf.Variable]:
     """A model's variables by name, as a checkpoint holds them."""
     return {variable.path: variable.value for variable in denoiser.variables}
 

@@ -8,8 +8,8 @@ from t2i_tpu.config import Config
 from t2i_tpu.diffusion import prediction
 from t2i_tpu.diffusion.noise_levels import NOISE_LEVELS
 from t2i_tpu.diffusion.path import corrupt
-from t2i_tpu.diffusion.random import Purpose, keys, normal, uniform
 from t2i_tpu.models.conditioning import drop
+from t2i_tpu.random import Purpose, keys, normal, uniform
 from t2i_tpu.train.optimizer import apply_gradients
 from t2i_tpu.train.state import TrainState
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.data import encoders
-from t2i_tpu.data.embedded.build import captions, splits, texts, vocabulary
+from t2i_tpu import text
 from t2i_tpu.data.schema import parse, read_manifest
+from tools.build_embedded import captions, splits, texts, vocabulary
 
-FOLDER = os.path.join(os.path.dirname(encoders.EMBEDDED_CLIP), "emoji")
+FOLDER = os.path.join(os.path.dirname(text.EMBEDDED_CLIP), "emoji")
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 
 
@@ -22,7 +22,7 @@ def manifest():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return encoders.make_encoder("embedded")
+    return text.make_encoder("embedded")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2i_tpu.data.reader import check_divides, open_dataset
+from t2i_tpu.data.reader import check_batch_divides, open_dataset
 from t2i_tpu.data.schema import EmbeddingContract, Record, SequenceContract, TokenContract
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
@@ -219,7 +219,7 @@ def test_the_first_examples_and_the_wanted_captions(folder):
 
 
 def test_what_does_not_divide_is_refused(folder):
-    check_divides(8, 4, 2)
+    check_batch_divides(8, 4, 2)
     with pytest.raises(UserError, match="global_batch_size is 10; the data set has 4 streams"):
         open_dataset(folder, "label", 4).batches(0, 10, 5)
     with pytest.raises(UserError, match="3 hosts cannot share 4 streams"):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.data import shard_file
-from t2i_tpu.data.reader import damage_told, open_dataset
+from t2i_tpu.data.reader import open_dataset, translate_data_errors
 from t2i_tpu.data.schema import Record
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
@@ -56,7 +56,7 @@ def test_any_flipped_bit_is_told_by_record(folder):
     for place in [*rng.integers(0, len(content), 25), 0, 8, 12, len(content) - 1]:
         flip(shard, place, rng.integers(8))
         hit = int(np.searchsorted(begins, place, side="right")) - 1
-        found = shard_file.whole_records(str(shard), 6)
+        found = shard_file.read_intact_records(str(shard), 6)
         # After a damaged length nothing can be found.
         lost = range(hit, 6) if place - begins[hit] < 12 else [hit]
         assert [index for index, record in enumerate(found) if record is None] == list(lost)
@@ -77,10 +77,10 @@ def test_raise_names_shard_and_record(folder):
     dataset = open_dataset(str(folder), "label", 4)
     with (
         pytest.raises(UserError, match=r"00001.tfrecord is damaged at record 2 of 6"),
-        damage_told(dataset),
+        translate_data_errors(dataset),
     ):
         labels(dataset, 3)
-    with pytest.raises(UserError, match="record 2 of 6"), damage_told(dataset):
+    with pytest.raises(UserError, match="record 2 of 6"), translate_data_errors(dataset):
         dataset.examples("train", COUNT)
 
 
@@ -101,5 +101,8 @@ def test_skip_still_raises_where_nothing_is_whole(folder):
     shard = folder / "train-0000-00000.tfrecord"
     flip(shard, 0)
     dataset = open_dataset(str(folder), "label", 4, on_damage="skip")
-    with pytest.raises(UserError, match="record 0, 1, 2, 3, 4, ... of 6"), damage_told(dataset):
+    with (
+        pytest.raises(UserError, match="record 0, 1, 2, 3, 4, ... of 6"),
+        translate_data_errors(dataset),
+    ):
         labels(dataset, 3)

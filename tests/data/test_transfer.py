@@ -8,8 +8,8 @@ pytest.importorskip("google.cloud.storage", reason="the extra gcs is not install
 
 from t2i_tpu.data import schema, transfer
 from t2i_tpu.errors import UserError
+from tests import tiny
 from tests.gcs.harness import Faults
-from tests.train import tiny
 
 
 @pytest.fixture(scope="module")

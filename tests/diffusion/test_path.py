@@ -11,7 +11,7 @@ from t2i_tpu.diffusion.path import PATHS, corrupt, cosine, linear, snr
 LEVELS = np.linspace(0.0, 1.0, 11)
 
 
-def test_the_ancestors_corruption_by_hand():
+def test_the_baselines_corruption_by_hand():
     x = tf.constant([[0.5, -1.0], [1.0, 0.0]])
     z = tf.constant([[-1.0, 2.0], [0.25, 4.0]])
     noise_level = tf.constant([[0.25], [0.8]])

@@ -59,8 +59,8 @@ def numpy_toy(x, level):
     return np.tanh(1.5 * x + 0.2) * (1 - 0.5 * level) + 0.1 * level**2
 
 
-def test_the_ancestors_levels():
-    levels = samplers.ancestor_levels(35)
+def test_the_baselines_levels():
+    levels = samplers.baseline_levels(35)
     assert len(levels) == 35
     by_hand = []
     u = 0.0001
@@ -80,8 +80,8 @@ def test_uniform_and_shifted_levels_by_hand():
     np.testing.assert_allclose(samplers.shifted_levels(4), [1, 6 / 7, 2 / 3, 0.4, 0])
 
 
-def test_ddim_is_the_ancestors_loop():
-    levels = samplers.ancestor_levels(35)
+def test_ddim_is_the_baselines_loop():
+    levels = samplers.baseline_levels(35)
     x = X.copy()
     for n, m in pairwise(levels):
         x0 = numpy_toy(x, n)

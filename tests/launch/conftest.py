@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from tests import tiny
 from tests.launch.launcher import Launched
-from tests.train import tiny
 
 
 @pytest.fixture(scope="session")
@@ -32,14 +32,6 @@ def start(tmp_path_factory):
 def run(start):
     """`run("train.py", flags)` -> its `Result`."""
     return lambda *arguments, **options: start(*arguments, **options).wait()
-
-
-@pytest.fixture(scope="session")
-def squares(tmp_path_factory):
-    """The folder of a data set of 32 coloured squares with captions, embeddings, tokens, labels."""
-    folder = tmp_path_factory.mktemp("squares")
-    tiny.write(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

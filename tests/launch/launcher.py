@@ -16,7 +16,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tensorflow", "keras", "t2i_tpu.train.loop", "t2i_tpu.train.trained", "t2i_tpu.evaluate.bench"]
+    ["tensorflow", "keras", "t2i_tpu.train.loop", "t2i_tpu.sample.trained", "t2i_tpu.profile.bench"]
 )
 
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from tests import tiny
 from tests.launch.launcher import ROOT
-from tests.train import tiny
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.train import tiny
+from tests import tiny
 
 
 def test_bench_prints_all_its_lines(squares, config_file, run):

@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
+from tests import tiny
 from tests.launch.launcher import ROOT
-from tests.train import tiny
 
 
 def doctor(*flags, path=ROOT):

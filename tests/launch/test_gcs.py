@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.gcs.harness import Faults
 from tests.launch.launcher import ROOT
-from tests.train import tiny
 
 EMOJI = ROOT / "t2i_tpu" / "data" / "embedded" / "emoji"
 TINY = {  # of configs/emoji32.py

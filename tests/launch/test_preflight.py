@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.train import tiny
+from tests import tiny
 
 pytestmark = pytest.mark.host_xla
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.train import tiny
+from tests import tiny
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from t2i_tpu.data.encoders import make_encoder
 from t2i_tpu.data.reader import open_dataset
-from t2i_tpu.train import trained as trained_lib
+from t2i_tpu.sample import trained as trained_lib
+from t2i_tpu.text import make_encoder
+from tests import tiny
 from tests.data.prepare.conftest import write_webdataset
-from tests.train import tiny
 
 PROMPTS = ["red square", "a much longer prompt: a blue square", "green square"]
 
@@ -55,7 +55,7 @@ def test_stopped_and_resumed_is_undisturbed_bit_for_bit(training, workdir, start
 
 @pytest.fixture(scope="module")
 def model(workdir):
-    return trained_lib.load(str(workdir), "cpu", guidance_scale=3.0)
+    return trained_lib.load_trained(str(workdir), "cpu", guidance_scale=3.0)
 
 
 def test_a_prompts_condition_is_what_its_caption_was_trained_with(model, squares):
@@ -102,8 +102,8 @@ def test_another_encoder_than_the_data_sets(workdir, run, tmp_path, field, value
     assert "'embedded' gives other states here" in run("sample.py", flags).error
 
 
-def test_the_ancestor_has_no_place_for_it(run, config_file, squares, tmp_path):
-    flags = tiny.flags(squares, recipe="ancestor", model__conditioning="sequence")
+def test_the_baseline_has_no_place_for_it(run, config_file, squares, tmp_path):
+    flags = tiny.flags(squares, recipe="baseline", model__conditioning="sequence")
     flags += ["--config.model.widths=(16,16)", "--config.model.attention_levels=(False,True)"]
     error = run("train.py", [f"--config={config_file}", f"--workdir={tmp_path / 'x'}", *flags])
     assert "config.model.conditioning is 'sequence'" in error.error

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from t2i_tpu.data import text_tower
-from t2i_tpu.data.encoders import make_encoder
 from t2i_tpu.data.schema import MANIFEST_NAME, TEXT_TOWER, read_manifest
 from t2i_tpu.errors import UserError
+from t2i_tpu.text import make_encoder
+from tests import tiny
 from tests.data.prepare.conftest import write_webdataset
-from tests.train import tiny
 
 UNKNOWN = "ViT-of-nobody/tag"  # only the tower can stand for it
 

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tests import tiny
 from tests.launch.launcher import ROOT
-from tests.train import tiny
 
 
 def scalars(folder):

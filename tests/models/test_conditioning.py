@@ -73,7 +73,7 @@ def test_the_waves_make_a_gaussian_kernel_of_the_distance():
     np.testing.assert_allclose(kernel, np.exp(-(distance**2) / (2 * 0.5**2)), atol=0.15)
 
 
-def test_the_ancestors_embedding_is_projected_as_it_is():
+def test_the_baselines_embedding_is_projected_as_it_is():
     layer, embedding = EmbeddingProjection(5), np.array([[3.0, 4.0]], "float32")
     layer(embedding)
     randomise(layer)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.config import Config, resolve
-from t2i_tpu.models.ancestor_unet import BatchNorm
+from t2i_tpu.models.baseline_unet import BatchNorm
 from t2i_tpu.models.denoiser import ConditionShape, Denoiser
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def test_denoise_by_formula(path, kind, expected):
     np.testing.assert_allclose(got, expected(np.asarray(x), output, level), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("recipe", ["modern", "ancestor"])
+@pytest.mark.parametrize("recipe", ["modern", "baseline"])
 @pytest.mark.parametrize("kind", SHAPES)
 def test_every_condition_is_heard_by_every_network(kind, recipe):
     denoiser = randomised(config(recipe), kind)
@@ -91,7 +91,7 @@ def test_padding_tokens_change_no_image():
     np.testing.assert_array_equal(denoiser(x, level, CONDITIONS["tokens"]), before)
 
 
-@pytest.mark.parametrize("recipe", ["modern", "ancestor"])
+@pytest.mark.parametrize("recipe", ["modern", "baseline"])
 @pytest.mark.parametrize("kind", SHAPES)
 def test_variables_have_paths_of_their_own_and_the_same_in_every_instance(kind, recipe):
     one, two = (Denoiser(config(recipe), 3, SHAPES[kind]).build_variables() for _ in range(2))
@@ -101,14 +101,14 @@ def test_variables_have_paths_of_their_own_and_the_same_in_every_instance(kind, 
     assert [v.shape for v in two.variables] == [v.shape for v in one.variables]
 
 
-def test_batch_norms_are_those_of_the_ancestor():
-    ancestor = Denoiser(config("ancestor"), 3, SHAPES["label"]).build_variables()
-    norms = ancestor.batch_norms()
+def test_batch_norms_are_those_of_the_baseline():
+    baseline = Denoiser(config("baseline"), 3, SHAPES["label"]).build_variables()
+    norms = baseline.batch_norms()
     # the prompt's, one a block (down, middle, up) and the first block's second, and in the one
     # block that attends two of self- and two of cross-attention
     assert len(norms) == 1 + 3 + 1 + 4
     assert {type(norm) for norm in norms} == {BatchNorm}
-    assert len(ancestor.non_trainable_variables) == 2 * len(norms)
+    assert len(baseline.non_trainable_variables) == 2 * len(norms)
     assert not Denoiser(config(), 3, SHAPES["label"]).build_variables().batch_norms()
 
 

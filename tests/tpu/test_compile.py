@@ -14,7 +14,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.tpu import compile as compile_lib
 from t2i_tpu.tpu import hardware, lower, preflight, report
-from t2i_tpu.tpu.manifest import manifest_of
+from t2i_tpu.tpu.assumed_data import manifest_of
 
 V5E = hardware.parse("v5e-1")
 

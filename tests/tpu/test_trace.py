@@ -13,8 +13,8 @@ from t2i_tpu.tpu import trace
 from t2i_tpu.tpu.stand_in import stand_in_strategy
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.step import make_device_loop, make_replica_step
+from tests import tiny
 from tests.conftest import LOGICAL_DEVICES
-from tests.train import tiny
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def auto(squares, **changes):
 @pytest.mark.parametrize(
     ("recipe", "conditioning"),
     [
-        *itertools.product(["modern", "ancestor"], ["embedding", "label", "tokens"]),
+        *itertools.product(["modern", "baseline"], ["embedding", "label", "tokens"]),
         ("modern", "sequence"),
     ],
 )

@@ -8,8 +8,8 @@ import socket
 import numpy as np
 import pytest
 
-from t2i_tpu.train import versions
-from tests.train import tiny
+from t2i_tpu.run import checkpoint_store
+from tests import tiny
 
 CHANGES = dict(train__checkpoint_every=1000, train__steps_per_loop=2, train__log_every=2)
 
@@ -50,7 +50,7 @@ def test_a_signal_to_one_worker_stops_all_at_the_same_step(workers, tmp_path, sq
     assert [each.code for each in stopped] == [75, 75], stopped
     steps = {re.search(r"stopped at step (\d+) by SIGTERM", each.stderr)[1] for each in stopped}
     (step,) = map(int, steps)
-    assert versions.steps(str(tmp_path / "run")) == [step] and 10 <= step < total
+    assert checkpoint_store.list_steps(str(tmp_path / "run")) == [step] and 10 <= step < total
     reference = tiny.Run(tiny.config(squares, train__total_steps=total, **CHANGES))
     reference.steps(step)
     found = tiny.checkpoint_values(tmp_path / "run")
@@ -65,7 +65,7 @@ def test_a_signal_to_one_worker_stops_all_at_the_same_step(workers, tmp_path, sq
 @pytest.mark.parametrize("dies", [0, 1])
 def test_a_worker_that_dies_ends_the_run_and_it_goes_on(workers, tmp_path, dies):
     running = workers(2, 10**6, train__checkpoint_every=10)
-    running[0].wait_for(lambda: len(versions.steps(str(tmp_path / "run"))) > 1)
+    running[0].wait_for(lambda: len(checkpoint_store.list_steps(str(tmp_path / "run"))) > 1)
     running[dies].process.kill()
     other = running[1 - dies].wait()
     assert other.code == 1, other
@@ -75,7 +75,7 @@ def test_a_worker_that_dies_ends_the_run_and_it_goes_on(workers, tmp_path, dies)
     )
     assert re.match(f"train.py: error: {who}start the same command again", error), error
     assert "Traceback" not in other.stderr
-    newest = versions.steps(str(tmp_path / "run"))[0]
+    newest = checkpoint_store.list_steps(str(tmp_path / "run"))[0]
     for count in (1, 2):  # with fewer, and with as many as before
         again = workers(count, 10**6, train__checkpoint_every=10)
         again[0].wait_for_line(f"resuming at step {newest} of")
@@ -83,4 +83,4 @@ def test_a_worker_that_dies_ends_the_run_and_it_goes_on(workers, tmp_path, dies)
             each.wait_for_line("resuming at")
         again[-1].process.terminate()
         assert [each.wait().code for each in again] == [75] * count
-        newest = versions.steps(str(tmp_path / "run"))[0]
+        newest = checkpoint_store.list_steps(str(tmp_path / "run"))[0]

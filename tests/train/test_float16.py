@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.train import optimizer, state, strategy
+from t2i_tpu.run import strategy
+from t2i_tpu.train import optimizer, state
 from t2i_tpu.train.step import NUM_BANDS
-from tests.train import tiny
+from tests import tiny
 
 pytestmark = pytest.mark.host_xla
 
@@ -22,7 +23,10 @@ def run(squares):
         train__learning_rate=3e-3,
     )
     one = tf.distribute.get_strategy()
-    policy, xla = strategy.dtype_policy(config.train, one), strategy.use_xla(config.train, one)
+    policy, xla = (
+        strategy.choose_dtype_policy(config.train, one),
+        strategy.should_use_xla(config.train, one),
+    )
     assert (policy, xla) == ("mixed_float16", True)
     return tiny.Run(config, ["CPU:0", "CPU:1"], policy, jit_compile=xla)
 

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.train import nonfinite, versions
-from tests.train import tiny
+from t2i_tpu.run import checkpoint_store
+from t2i_tpu.train import nonfinite
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_the_checkpoint_to_go_back_to(tmp_path):
     for step in (10, 20, 30, 40):
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
         (tmp_path / "checkpoints" / f"step-{step}.index").touch()
-        versions.commit(str(tmp_path), step, {})
+        checkpoint_store.commit(str(tmp_path), step, {})
     rollbacks = nonfinite.Rollbacks(str(tmp_path))
     assert rollbacks.learning_rate_scale == 1
     expected = [(35, 30), (30, 20), (45, 40), (25, 10), (41, 0), (9, 0)]
@@ -162,8 +163,8 @@ def test_a_run_that_overshoots(squares, tmp_path, launch):
         r"|the loss).* is the first, at noise levels 0\.\d\d to [01]\.\d\d; nothing that is not finite",
         error,
     ), error
-    for step in versions.steps(str(tmp_path / "run")):
-        reader = tf.train.load_checkpoint(versions.prefix(str(tmp_path / "run"), step))
+    for step in checkpoint_store.list_steps(str(tmp_path / "run")):
+        reader = tf.train.load_checkpoint(checkpoint_store.prefix(str(tmp_path / "run"), step))
         for name in reader.get_variable_to_shape_map():
             value = reader.get_tensor(name)
             assert isinstance(value, bytes) or np.isfinite(value).all(), name

@@ -11,7 +11,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.data.schema import read_manifest
 from t2i_tpu.train import optimizer
 from t2i_tpu.train.state import TrainState
-from tests.train import tiny
+from tests import tiny
 
 STEPS, WARMUP, TOTAL, PEAK = 20, 5, 24, 3e-3
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.train import tiny
+from tests import tiny
 
 
 def test_stopped_and_resumed_is_undisturbed_bit_for_bit(squares, tmp_path, launch):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from t2i_tpu.diffusion.path import PATHS
 from t2i_tpu.train.step import NUM_BANDS, corrupted, make_device_loop
-from tests.train import tiny
+from tests import tiny
 
 
 def shown(config, slots, step, size=6):

@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.diffusion.path import PATHS
-from t2i_tpu.train.checkpoint import Checkpointer
+from t2i_tpu.run.checkpoint import Checkpointer
+from t2i_tpu.run.checkpoint_store import Retention
+from t2i_tpu.run.strategy import make_strategy
 from t2i_tpu.train.step import corrupted
-from t2i_tpu.train.strategy import make_strategy
-from t2i_tpu.train.versions import Keep
+from tests import tiny
 from tests.launch import launcher
-from tests.train import tiny
 
 TOLERANCE = 1e-5
 CHANGES = dict(model__widths=(16, 32), model__attention_levels=(False, True))
@@ -87,12 +87,12 @@ def test_a_checkpoint_of_two_devices_goes_on_on_one(squares, tmp_path):
     config = tiny.config(squares)
     two = tiny.Run(config, ["CPU:0", "CPU:1"])
     two.steps(10)
-    checkpointer = Checkpointer(str(tmp_path), two.state, Keep(1))
+    checkpointer = Checkpointer(str(tmp_path), two.state, Retention(1))
     checkpointer.save()
     checkpointer.finish()
     two.steps(10)
     one = tiny.Run(config)
-    start = Checkpointer(str(tmp_path), one.state, Keep(1)).restore()
+    start = Checkpointer(str(tmp_path), one.state, Retention(1)).restore()
     assert start == 10
     one.iterator = one.batches(start)
     one.steps(10)
@@ -194,7 +194,7 @@ def test_a_run_that_changes_its_devices_as_it_goes(squares, tmp_path, launch):
             assert found == expected[begin:step]
             turns.append(("workers", step))
         run = runs[len(turns) % 3]
-        checkpointer = Checkpointer(str(workdir), run.state, Keep(2))
+        checkpointer = Checkpointer(str(workdir), run.state, Retention(2))
         assert checkpointer.restore() == step
         count = min(int(rng.integers(5, 20)), 100 - step)
         assert seen(config, run.strategy, step, count) == expected[step : step + count]

@@ -12,13 +12,14 @@ import posixpath
 
 import tensorflow as tf
 
-from t2i_tpu.data import files, schema
+from t2i_tpu.data import schema
 from t2i_tpu.data.prepare.duplicates import Seen
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.settings import Settings, versions
 from t2i_tpu.data.prepare.unit import Done, read_done, read_examples
 from t2i_tpu.data.writer import StreamWriter
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import files
 
 LOSSES_NAME = "losses.csv"
 _BESIDE = ("split", "sha256", "hash")  # features of a unit's example that shards don't have

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_tpu.data.prepare.losses import Lost
+from t2i_tpu.data.prepare.rejected import Lost
 
 _LONGEST = 8192  # characters; a longer caption is a page, not a caption
 _SIMILARITY = ("similarity", "SIMILARITY", "clip_similarity_vitb32", "clip_similarity_vitl14")

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from t2i_tpu.data.prepare.losses import Lost
+from t2i_tpu.data.prepare.rejected import Lost
 
 CROPS = ("center", "none")
 _MAX_PIXELS = 100_000_000  # more is taken for a decompression bomb

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from t2i_tpu.data import files
 from t2i_tpu.data.prepare.settings import OF_SHARDS, Settings
 from t2i_tpu.data.prepare.unit import unit_path
 from t2i_tpu.data.sources.source import Source, Unit
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import files
 
 WORK_NAME = "preparing"  # the folder, gone when the data set is whole
 _SETTINGS, _UNITS = "settings.json", "units.jsonl"
@@ -35,7 +35,7 @@ def make(settings: Settings, source: Source, output: str, work: str) -> int:
         }:
             raise UserError(f"{output!r} is not empty; choose another --output")
         tf.io.gfile.makedirs(work)
-        with files.whole(plan) as partial, tf.io.gfile.GFile(partial, "w") as file:
+        with files.write_atomically(plan) as partial, tf.io.gfile.GFile(partial, "w") as file:
             for one in source.units():
                 file.write(json.dumps(one) + "\n")
         files.write(record, settings.to_json())

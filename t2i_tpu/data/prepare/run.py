@@ -11,11 +11,12 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from t2i_tpu.data import files, schema, text_tower
+from t2i_tpu.data import schema, text_tower
 from t2i_tpu.data.prepare import assemble, plan, pool
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import files
 
 # (work folder, settings, units that are done) -> the indices of the others as they are done, in
 # any order. `pool.do_units` is one, `beam.do_units` another.
@@ -36,7 +37,7 @@ def prepare(settings: Settings, output: str, do_units: Runner = pool.do_units) -
         return _prepare(settings, output.rstrip("/"), do_units)
     except tf.errors.OpError as error:
         raise UserError(
-            f"--output={output}: {files.refusal(output, error)}; what is finished stays, and the "
+            f"--output={output}: {files.explain_error(output, error)}; what is finished stays, and the "
             "same command goes on"
         ) from error
 

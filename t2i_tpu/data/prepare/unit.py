@@ -15,12 +15,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from t2i_tpu.data import files, gcs, schema
+from t2i_tpu.data import schema
 from t2i_tpu.data.prepare import filters, images
-from t2i_tpu.data.prepare.losses import Lost
+from t2i_tpu.data.prepare.rejected import Lost
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import Item, Source, Unit
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import files, gcs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Setting
     examples = f"{path}.{uuid.uuid4().hex}.tfrecord"
     lost, dim, normalized, count = [], None, True, 0
     label_names = source.label_names()
-    with files.whole(examples) as partial, tf.io.TFRecordWriter(partial) as writer:
+    with files.write_atomically(examples) as partial, tf.io.TFRecordWriter(partial) as writer:
         for item in _items(source, unit, settings.source):
             try:
                 example = _example(item, settings, label_names)
@@ -89,7 +90,7 @@ def _items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
     try:
         yield from source.read(unit)
     except tf.errors.OpError as error:
-        reason = gcs.reason(error) if "gs://" in name else error.message.splitlines()[0]
+        reason = gcs.explain_error(error) if "gs://" in name else error.message.splitlines()[0]
         raise UserError(
             f"--source={name}: {reason}; what is finished stays, and the same command goes on"
         ) from error

@@ -1,4 +1,4 @@
-"""The ancestor's three files: imgs.npy, captions.csv and embeddings.npy, row by row."""
+"""The baseline's three files: imgs.npy, captions.csv and embeddings.npy, row by row."""
 
 import csv
 import os

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from t2i_tpu.data.prepare import filters
 from t2i_tpu.data.prepare.duplicates import Seen
 from t2i_tpu.data.prepare.filters import Filters, clean_caption, script_share
-from t2i_tpu.data.prepare.losses import Lost
+from t2i_tpu.data.prepare.rejected import Lost
 from t2i_tpu.data.prepare.unit import perceptual_hash
 
 CAPTION = "a small red dog"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from t2i_tpu.data.prepare.images import decode, square
-from t2i_tpu.data.prepare.losses import Lost
+from t2i_tpu.data.prepare.rejected import Lost
 
 RED, BLUE = (200, 30, 40), (20, 60, 210)
 

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from t2i_tpu.data.encoders import EMBEDDED_CLIP, EmbeddedEncoder, make_encoder
 from t2i_tpu.data.prepare import encode, plan, pool, unit
 from t2i_tpu.data.prepare.run import prepare
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.errors import UserError
+from t2i_tpu.text import EMBEDDED_CLIP, EmbeddedEncoder, make_encoder
 from tests.data.prepare.conftest import write_folder
 
 
@@ -73,7 +73,7 @@ def test_an_encoder_that_changed_on_the_way(emoji, tmp_path, monkeypatch):
 
 
 def test_a_tower_that_cannot_be_exported_may_be_left_out(emoji, prepared, tmp_path, monkeypatch):
-    """That real towers are refused is tested with open_clip, in tests/data/test_export.py."""
+    """That real towers are refused is tested with open_clip, in tests/text/test_export.py."""
     source, output = write_folder(tmp_path / "input", emoji[:8]), tmp_path / "data"
 
     def refuse(*_):

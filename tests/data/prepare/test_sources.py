@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.data.encoders import make_encoder
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.data.sources.folder import FolderSource
 from t2i_tpu.errors import UserError
+from t2i_tpu.text import make_encoder
 from tests.data.prepare.conftest import add, digest, png, write_folder, write_npy
 
 KINDS = ["folder", "webdataset", "parquet", "npy"]

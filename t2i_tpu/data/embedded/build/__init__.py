@@ -1,1 +1,0 @@
-"""What builds the embedded data set and its CLIP; `launch/build_embedded.py` runs it."""

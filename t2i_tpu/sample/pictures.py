@@ -1,0 +1,134 @@
+"""Pictures for people: captioned grids, strips and animations, on disk or gs://."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageDraw, ImageFont
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.storage import files
+
+COLUMNS = 8
+CELL = 64  # pixels of the shorter side that an image is enlarged to, at least
+GAP, LINE = 8, 14
+MIN_WIDTH = 4 * (CELL + GAP) + GAP  # of a grid: room for a title over a single image
+Section = tuple[str, list[tuple[np.ndarray, str]]]  # title, (image uint8 [H, W, C], caption)
+
+
+def grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Image:
+    """Sections, each under its title, as one white picture. Titles are wrapped; a caption gets one
+    line under its image and is cut where it is longer."""
+    first = next(image for _, cells in sections for image, _ in cells)
+    height, width, _ = first.shape
+    scale = _scale(first)
+    cell = (width * scale + GAP, height * scale + GAP + LINE)
+    columns = min(columns, max(len(cells) for _, cells in sections))
+    size = max(columns * cell[0] + GAP, MIN_WIDTH)
+    font = ImageFont.load_default(11)
+    titles = [_wrapped(title, font, size - 2 * GAP) for title, _ in sections]
+    rows = sum(-(-len(cells) // columns) for _, cells in sections)
+    lines = sum(len(title) for title in titles)
+    total = rows * cell[1] + lines * LINE + len(sections) * GAP + GAP
+    picture = Image.new("RGB", (size, total), "white")
+    pen, top = ImageDraw.Draw(picture), GAP
+    for title, (_, cells) in zip(titles, sections, strict=True):
+        for line in title:
+            pen.text((GAP, top), line, fill="black", font=font)
+            top += LINE
+        top += GAP // 2
+        for index, (image, caption) in enumerate(cells):
+            x, y = GAP + index % columns * cell[0], top + index // columns * cell[1]
+            picture.paste(enlarge(image, scale), (x, y))
+            caption = _fitted(caption, font, cell[0] - GAP)
+            pen.text((x, y + height * scale), caption, fill="#555", font=font)
+        top += -(-len(cells) // columns) * cell[1] + GAP // 2
+    return picture
+
+
+def _scale(image):
+    return max(1, -(-CELL // min(image.shape[:2])))
+
+
+def _fitted(text, font, width):
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1].rstrip()
+    return text + "…"
+
+
+def _wrapped(text, font, width):
+    """Lines of at most `width` pixels, broken at spaces, or inside a word that fills a line."""
+    lines, line = [], ""
+    for word in text.split():
+        if line and font.getlength(f"{line} {word}") > width:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".lstrip()
+        while font.getlength(line) > width:
+            end = max(n for n in range(1, len(line)) if font.getlength(line[:n]) <= width)
+            lines.append(line[:end])
+            line = line[end:]
+    return [*lines, line]
+
+
+def strip(images: np.ndarray) -> Image.Image:
+    """uint8 [N, H, W, C] side by side, enlarged."""
+    return enlarge(np.concatenate(images, axis=1), _scale(images[0]))
+
+
+def enlarge(image: np.ndarray, scale: int | None = None) -> Image.Image:
+    """uint8 [H, W, C] as a picture whose shorter side is at least CELL pixels."""
+    picture = to_picture(image)
+    scale = scale or _scale(image)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def to_picture(image: np.ndarray) -> Image.Image:
+    """uint8 [H, W, 1 or 3] -> RGB."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+
+
+def beside(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """(title, picture) of each, from left to right."""
+    width = sum(picture.width + GAP for _, picture in pictures) + GAP
+    height = max(picture.height for _, picture in pictures) + LINE + 2 * GAP
+    whole, left = Image.new("RGB", (width, height), "white"), GAP
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(11)
+    for title, picture in pictures:
+        pen.text((left + GAP, GAP), title, fill="black", font=font)
+        whole.paste(picture, (left, LINE + GAP))
+        left += picture.width + GAP
+    return whole
+
+
+def read_picture(path: str) -> Image.Image:
+    """Raises UserError where it cannot be read."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return Image.open(io.BytesIO(file.read())).convert("RGB")
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] = ()) -> None:
+    """Writes a PNG or, where `path` ends so, a GIF of the picture and the frames after it, that
+    plays forever. The file gets its name only when it is whole.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    if path.lower().endswith(".gif"):
+        picture.save(buffer, "GIF", save_all=True, append_images=list(frames), duration=80, loop=0)
+    else:
+        picture.save(buffer, "PNG")
+    folder = path.rpartition("/")[0]
+    try:
+        if folder:
+            tf.io.gfile.makedirs(folder)
+        files.write(path, buffer.getvalue())
+    except tf.errors.OpError as error:
+        raise UserError(f"cannot write {path}: {files.explain_error(path, error)}") from error

@@ -1,0 +1,34 @@
+"""Text -> embedding. The embedded encoder needs no torch; open_clip's models need extra `clip`."""
+
+import re
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.text.encoder import TextEncoder
+from t2i_tpu.text.onnx_tower import EMBEDDED_CLIP, EmbeddedEncoder
+from t2i_tpu.text.open_clip_tower import OpenClipEncoder
+
+__all__ = ["EMBEDDED_CLIP", "EmbeddedEncoder", "OpenClipEncoder", "TextEncoder", "make_encoder"]
+
+
+def make_encoder(spec: str) -> TextEncoder:
+    """The encoder that `spec` names.
+
+      embedded             the small CLIP that ships with the package
+      ViT-L-14/openai      an open_clip model and a tag of its pretrained weights
+      ViT-L-14:FILE        an open_clip model and a checkpoint file
+      local-dir:FOLDER     a folder with open_clip_config.json and weights
+
+    Raises:
+      UserError: no such encoder, its weights cannot be had, or extra `clip` is missing.
+    """
+    if spec == "embedded":
+        return EmbeddedEncoder()
+    if spec.startswith("local-dir:"):
+        return OpenClipEncoder(spec)
+    name, pretrained, *_ = [*re.split("[/:]", spec, maxsplit=1), ""]
+    if not name or not pretrained:
+        raise UserError(
+            f"unknown encoder {spec!r}; want 'embedded', NAME/TAG as in 'ViT-L-14/openai', "
+            "NAME:CHECKPOINT_FILE or local-dir:FOLDER"
+        )
+    return OpenClipEncoder(name, pretrained)

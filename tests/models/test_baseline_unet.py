@@ -1,0 +1,256 @@
+"""The baseline's U-Net against the same function in plain Keras layers, its prompt an image.
+
+`literal` is written from the description of the network alone; with our weights copied into it, it
+must say what ours says, in inference and while training.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from t2i_tpu.config import Config, resolve
+from t2i_tpu.models.baseline_unet import BaselineUNet, BatchNorm, upsample_bilinear
+from t2i_tpu.models.denoiser import ConditionShape, Denoiser
+
+SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM = 8, 3, (16, 24, 32), 2, (False, True, True), 12
+CLIP = ConditionShape("embedding", (512,))
+
+
+def literal():
+    """(keras.Model of [image, noise level, prompt], its layers by name)."""
+    made = {}
+
+    def add(name, layer, x):
+        made[name] = layer
+        return layer(x)
+
+    def batch_norm(name, x, **kwargs):
+        return add(name, layers.BatchNormalization(**kwargs), x)
+
+    def conv(name, x, width, kernel_size=1, activation=None):
+        layer = layers.Conv2D(width, kernel_size, padding="same", activation=activation)
+        return add(name, layer, x)
+
+    def attention(name, query, key, value, width):
+        """The rows of the softmax are keys, and nothing is scaled."""
+        _, height, wide, _ = key.shape
+        flat = [
+            ops.reshape(part, (-1, height * wide, part.shape[-1])) for part in (query, key, value)
+        ]
+        weights = ops.softmax(ops.matmul(flat[1], ops.transpose(flat[0], (0, 2, 1))), axis=-1)
+        x = ops.reshape(ops.matmul(weights, flat[2]), (-1, height, wide, width))
+        return batch_norm(f"{name}/out_norm", conv(f"{name}/out", x, width))
+
+    def block(name, x, prompt, level):
+        width = WIDTHS[level]
+        shortcut = x if x.shape[-1] == width else conv(f"{name}/shortcut", x, width)
+        h = batch_norm(f"{name}/norm", x, center=False, scale=False)
+        h = conv(f"{name}/conv1", h, width, 3, "swish")
+        x = conv(f"{name}/conv2", h, width, 3) + shortcut
+        if not ATTENDS[level]:
+            return x
+        own, cross = f"{name}/self_attention", f"{name}/cross_attention"
+        n = batch_norm(f"{own}/norm", x)
+        query, key = (conv(f"{own}/{part}", n, width // 8) for part in ("query", "key"))
+        x = x + attention(own, query, key, conv(f"{own}/value", n, width), width)
+        n, text = batch_norm(f"{cross}/image_norm", x), batch_norm(f"{cross}/norm", prompt)
+        query, key = conv(f"{cross}/query", text, width // 8), conv(f"{cross}/key", n, width // 8)
+        return x + attention(cross, query, key, conv(f"{cross}/value", text, width), width)
+
+    image, level, label = (keras.Input(shape) for shape in ((SIZE, SIZE, CHANNELS), (1,), (DIM,)))
+    frequencies = np.exp(np.linspace(np.log(1.0), np.log(1000.0), 16))
+    angles = level * ops.convert_to_tensor(2 * np.pi * frequencies, "float32")
+    waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+    waves, label_image = (
+        layers.UpSampling2D(SIZE)(layers.Reshape((1, 1, part.shape[-1]))(part))
+        for part in (waves, label)
+    )
+    prompt = batch_norm("prompt_norm", ops.concatenate([label_image, waves], axis=-1))
+    x = ops.concatenate([conv("stem", image, WIDTHS[0]), waves, label_image], axis=-1)
+    skips, last = [], len(WIDTHS) - 1
+    for level_index in range(last):
+        for index in range(DEPTH):
+            x = block(f"down{level_index}_{index}", x, prompt, level_index)
+            skips.append(x)
+        x, prompt = layers.AveragePooling2D(2)(x), layers.AveragePooling2D(2)(prompt)
+    for index in range(DEPTH):
+        x = block(f"middle{index}", x, prompt, last)
+    for level_index in reversed(range(last)):
+        x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+        prompt = layers.UpSampling2D(2, interpolation="bilinear")(prompt)
+        for index in range(DEPTH):
+            x = ops.concatenate([x, skips.pop()], axis=-1)
+            x = block(f"up{level_index}_{index}", x, prompt, level_index)
+    return keras.Model([image, level, label], conv("head", x, CHANNELS)), made
+
+
+def randomise(layer):
+    rng = np.random.default_rng(0)
+    for weight in layer.weights:
+        values = rng.standard_normal(weight.shape) * 0.5
+        if len(weight.shape) > 1:
+            values /= np.sqrt(np.prod(weight.shape[:-1]))
+        if "variance" in weight.path or "gain" in weight.path:
+            values = 0.7 + np.abs(values)
+        weight.assign(values)
+
+
+def copy(ours, made):
+    """Our weights into the literal network, by the names of the layers."""
+    values = {weight.path.split("unet/", 1)[1]: np.asarray(weight) for weight in ours.weights}
+    # The first block: ours has [image, label, waves], the baseline [image, waves, label].
+    start = WIDTHS[0]
+    order = [*range(start), *range(start + DIM, start + DIM + 32), *range(start, start + DIM)]
+    for name in ("shortcut", "conv1"):
+        values[f"down0_0/{name}/kernel"] = values[f"down0_0/{name}/kernel"][:, :, order]
+    for name in ("moving_mean", "moving_variance"):
+        both = values[f"down0_0/norm/{name}"], values.pop(f"down0_0/prompt_norm/{name}")
+        values[f"down0_0/norm/{name}"] = np.concatenate(both)[order]
+    theirs = {"gain": "gamma", "bias": "beta"}
+    for path, value in values.items():
+        layer_name, name = path.rsplit("/", 1)
+        layer = made[layer_name]
+        is_norm = isinstance(layer, layers.BatchNormalization)
+        weight = getattr(layer, theirs.get(name, name) if is_norm else name)
+        weight.assign(value.reshape(weight.shape))  # a dense kernel is a 1x1 convolution's
+
+
+@pytest.fixture(scope="module")
+def networks():
+    ours = BaselineUNet(CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM, name="unet")
+    call(ours, *inputs())
+    randomise(ours)
+    return ours, *literal()
+
+
+@pytest.fixture
+def pair(networks):
+    """Ours, the literal one with the same weights, and that one's layers."""
+    ours, model, made = networks
+    copy(ours, made)
+    return ours, model, made
+
+
+def inputs():
+    rng = np.random.default_rng(1)
+    shapes = (4, SIZE, SIZE, CHANNELS), (4, 1), (4, DIM)
+    image, level, label = (rng.standard_normal(shape).astype("float32") for shape in shapes)
+    return image, np.abs(level) / 10, label
+
+
+def call(network, image, level, label, training=False):
+    return np.asarray(network(image, level[:, 0], tf.constant(label), training=training))
+
+
+def test_it_is_the_literal_network_in_inference(pair):
+    ours, model, _ = pair
+    expected = np.asarray(model(list(inputs()), training=False))
+    assert np.std(expected) > 0.1
+    np.testing.assert_allclose(call(ours, *inputs()), expected, atol=1e-4)
+
+
+def test_it_is_the_literal_network_while_training(pair):
+    ours, model, made = pair
+    before = {
+        name: (np.asarray(layer.moving_mean), np.asarray(layer.moving_variance))
+        for name, layer in made.items()
+        if isinstance(layer, layers.BatchNormalization)
+    }
+    expected = np.asarray(model(list(inputs()), training=True))
+    np.testing.assert_allclose(call(ours, *inputs(), training=True), expected, atol=1e-4)
+    # Keras has moved its averages by a hundredth of the way to the statistics that we report.
+    for block in (ours.down[1][0], ours.middle[1], ours.up[1][0]):
+        for norm, name in ((block.norm, "norm"), (block.self_attention, "self_attention/out_norm")):
+            if norm is None:  # no attention at this level
+                continue
+            name, norm = f"{block.name}/{name}", getattr(norm, "out_norm", norm)
+            after = made[name].moving_mean, made[name].moving_variance
+            for old, new, seen in zip(before[name], after, norm.batch_statistics, strict=True):
+                got = old * BatchNorm.momentum + np.asarray(seen) * (1 - BatchNorm.momentum)
+                np.testing.assert_allclose(got, new, atol=1e-5)
+
+
+def test_it_moves_no_average_itself(pair):
+    ours = pair[0]
+    before = [np.asarray(weight) for weight in ours.non_trainable_weights]
+    call(ours, *inputs(), training=True)
+    for weight, old in zip(ours.non_trainable_weights, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_it_has_all_weights_but_those_without_effect(pair):
+    """Queries and keys of cross-attention, and its image's norm, which only reaches the keys."""
+    ours, model, made = pair
+    idle = sum(
+        layer.count_params()
+        for name, layer in made.items()
+        if name.endswith(("cross_attention/query", "cross_attention/key", "image_norm"))
+    )
+    assert idle > 0
+    assert ours.count_params() == model.count_params() - idle
+
+
+def test_those_without_effect_have_none(pair):
+    _, model, made = pair
+    before = np.asarray(model(list(inputs()), training=False))
+    layer = made["middle0/cross_attention/query"]
+    layer.kernel.assign(layer.kernel * 3.0 + 1.0)
+    np.testing.assert_allclose(model(list(inputs()), training=False), before, atol=1e-4)
+
+
+def test_it_starts_at_zero():
+    network = BaselineUNet(CHANNELS, (8, 16), 1, (False, True), DIM)
+    assert not call(network, *inputs()).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "widths", "attends", "condition", "millions"),
+    [
+        (28, 1, (64, 128, 192), (False, True, False), ConditionShape("label", (), 10), 4.1),
+        # A CLIP embedding of 512 numbers, which the baseline halves.
+        (64, 3, (96, 192, 288, 384), (False, False, True, False), CLIP, 19.3),
+    ],
+)
+def test_its_size_is_the_baselines(size, channels, widths, attends, condition, millions):
+    config = Config(recipe="baseline")
+    config.data.image_size = size
+    config.model.widths, config.model.attention_levels = widths, attends
+    denoiser = Denoiser(resolve(config), channels, condition).build_variables()
+    assert denoiser.count_params() == pytest.approx(millions * 1e6, rel=0.015)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (1, 7, 5, 2), (1, 1, 3, 1)])
+def test_upsample_is_keras_bilinear(shape):
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    expected = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    np.testing.assert_allclose(upsample_bilinear(tf.constant(x)), expected, atol=1e-6)
+
+
+@pytest.mark.host_xla
+def test_upsample_has_a_gradient_under_xla():
+    """Keras' own has none (tensorflow #57575); each pixel's shares add up to four."""
+
+    @tf.function(jit_compile=True)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(upsample_bilinear(x))
+        return tape.gradient(total, x)
+
+    np.testing.assert_allclose(
+        gradient(tf.ones((1, 3, 4, 2))), np.full((1, 3, 4, 2), 4.0), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_is_keras_batch_normalization(affine):
+    x = np.random.default_rng(0).standard_normal((3, 4, 4, 5)).astype("float32") * 3 + 1
+    ours, theirs = BatchNorm(5, affine), layers.BatchNormalization(center=affine, scale=affine)
+    ours(x)
+    theirs(x)
+    randomise(ours)
+    theirs.set_weights([np.asarray(weight) for weight in ours.weights])
+    np.testing.assert_allclose(ours(x), theirs(x, training=False), atol=1e-5)
+    np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), atol=1e-5)

@@ -1,0 +1,66 @@
+"""What gs:// refuses in words. That the clients' errors lead here is in tests/launch/test_gcs.py."""
+
+import pytest
+import tensorflow as tf
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.storage import gcs
+
+REFUSED = (
+    "{{{{function_node __wrapped__X}}}} Error executing an HTTP request: HTTP response code {code} "
+    "with body '{body}'\n\t when reading gs://some/data/x.tfrecord [Op:IteratorGetNext] name: "
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "body", "words"),
+    [
+        (
+            tf.errors.PermissionDeniedError,
+            403,
+            "me@example.com does not have storage.objects.delete access to the Google Cloud Storage "
+            "object. Permission 'storage.objects.delete' denied on resource (or it may not exist).",
+            ["gs://some refuses storage.objects.delete to me@example.com", "--member=user:me@"],
+        ),
+        (
+            tf.errors.PermissionDeniedError,
+            403,
+            "Permission 'storage.objects.list' denied on resource",
+            ["gs://some refuses storage.objects.list", "roles/storage.objectViewer"],
+        ),
+        (
+            tf.errors.PermissionDeniedError,
+            403,
+            "Provided scope(s) are not authorized",
+            ["gs://some", "--scopes=cloud-platform"],
+        ),
+        (
+            tf.errors.PermissionDeniedError,
+            401,
+            "Invalid Credentials",
+            ["gs://some", "gcloud auth application-default login"],
+        ),
+        (
+            tf.errors.AbortedError,
+            503,
+            "busy",
+            ["gs://some does not answer", "503", "run the same command again"],
+        ),
+        (tf.errors.NotFoundError, 404, "No such object: some/data/x.tfrecord", ["404"]),
+    ],
+)
+def test_refusals(kind, code, body, words):
+    with pytest.raises(UserError) as error, gcs.translate_gcs_errors():
+        raise kind(None, None, REFUSED.format(code=code, body=body))
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(tf.errors.NotFoundError), gcs.translate_gcs_errors():
+        tf.io.gfile.stat("/no/such/file")
+
+
+def test_local_paths_have_no_bucket(tmp_path):
+    gcs.check_bucket(str(tmp_path / "gs:" / "x"), write=True)

@@ -1,0 +1,155 @@
+"""A data set and a config so small that a test trains in seconds. No module of its own: helpers."""
+
+import numpy as np
+import tensorflow as tf
+
+from t2i_tpu import config as config_lib
+from t2i_tpu.config import Config
+from t2i_tpu.data import schema, writer
+from t2i_tpu.data.reader import Dataset, open_dataset
+from t2i_tpu.run import checkpoint_store
+from t2i_tpu.text import make_encoder
+from t2i_tpu.train.state import TrainState
+from t2i_tpu.train.step import make_device_loop, make_replica_step
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 200, 40),
+    "blue": (40, 60, 220),
+    "yellow": (230, 210, 30),
+}
+
+
+def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> schema.Manifest:
+    """Squares of four colours with a caption, its embedding, tokens and states, and the colour as
+    label."""
+    encoder = make_encoder("embedded")
+    names = list(COLOURS)
+    rng = np.random.default_rng(0)
+
+    def records(split, number):
+        captions = [f"{names[index % 4]} square {split} {index}" for index in range(number)]
+        tokens = encoder.tokenize(captions)
+        embeddings, sequences = encoder.encode_sequences(captions)
+        for index in range(number):
+            image = np.full((size, size, 3), 255, np.uint8)
+            x, y = rng.integers(0, size // 2, 2)
+            image[y : y + size // 2, x : x + size // 2] = COLOURS[names[index % 4]]
+            yield schema.Record(
+                f"{split}{index}",
+                image,
+                captions[index],
+                index % 4,
+                embeddings[index],
+                tokens[index],
+                sequences[index],
+            )
+
+    return writer.write_dataset(
+        str(folder),
+        {"train": records("train", count), "heldout": records("heldout", heldout)},
+        name="squares",
+        num_streams=num_streams,
+        shard_size=shard_size,
+        embedding=schema.EmbeddingContract("embedded", encoder.weights_sha256, encoder.dim, True),
+        tokens=schema.TokenContract(
+            "embedded", encoder.vocab_size, encoder.context_length, encoder.tokenizer_sha256
+        ),
+        sequence=schema.SequenceContract(
+            "embedded", encoder.weights_sha256, encoder.sequence_width, encoder.context_length
+        ),
+        label_names=names,
+    )
+
+
+def settings(folder, **changes) -> dict[str, object]:
+    """Dotted names and values of the tiny config; `train__total_steps=3` changes one."""
+    values = {
+        "data.source": f"shards:{folder}",
+        "data.image_size": 16,
+        "model.widths": (16,),
+        "model.attention_levels": (True,),
+        "model.block_depth": 1,
+        "model.embedding_dim": 32,
+        "train.global_batch_size": 8,
+        "train.total_steps": 20,
+        "train.steps_per_loop": 5,
+        "train.log_every": 5,
+        "train.preview_every": 1000,
+        "train.checkpoint_every": 1000,
+        "train.warmup_steps": 4,
+        "train.dtype_policy": "float32",
+        "sample.steps": 4,
+        "preview.num_train": 2,
+        "preview.num_heldout": 1,
+    }
+    return values | {name.replace("__", "."): value for name, value in changes.items()}
+
+
+def config(folder, **changes) -> Config:
+    """The same as a resolved Config."""
+    made = Config()
+    for name, value in settings(folder, **changes).items():
+        *group, field = name.split(".")
+        setattr(getattr(made, group[0]) if group else made, field, value)
+    return config_lib.resolve(made)
+
+
+def flags(folder, **changes) -> list[str]:
+    """The same as overrides on a command line, for `CONFIG_FILE`."""
+    return [f"--config.{name}={value}" for name, value in settings(folder, **changes).items()]
+
+
+CONFIG_FILE = "from t2i_tpu.config import Config\n\n\ndef get_config():\n    return Config()\n"
+
+
+class Run:
+    """Training steps in this process, on the given logical devices."""
+
+    def __init__(self, config: Config, devices=("CPU:0",), policy="float32", jit_compile=False):
+        self.config, self.strategy = (
+            config,
+            tf.distribute.MirroredStrategy(list(devices), tf.distribute.ReductionToOneDevice()),
+        )
+        folder = config.data.source.removeprefix("shards:")
+        self.dataset: Dataset = open_dataset(
+            folder, config.model.conditioning, config.data.image_size
+        )
+        self.state = TrainState(config, self.dataset.manifest, policy, self.strategy)
+        self.replica_step = make_replica_step(config, self.state, jit_compile)
+        self.loop = make_device_loop(self.strategy, self.replica_step)
+        self.iterator = self.batches(0)
+
+    def batches(self, start):
+        batch = self.config.train.global_batch_size
+        share = batch // self.strategy.num_replicas_in_sync
+        return iter(
+            self.strategy.distribute_datasets_from_function(
+                lambda _: self.dataset.batches(self.config.seed, batch, share, start)
+            )
+        )
+
+    def steps(self, count):
+        """Trains `count` steps; returns the summed metrics as numpy."""
+        return self.loop(self.iterator, tf.constant(count))[0].numpy()
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Every variable of the run by its name in a checkpoint."""
+        found = {}
+        for group, value in self.state.trackables().items():
+            if isinstance(value, dict):
+                found |= {f"{group}/{name}": item.numpy() for name, item in value.items()}
+            else:
+                found[group] = value.numpy()
+        return found
+
+
+def checkpoint_values(workdir) -> dict[str, np.ndarray]:
+    """The same names and values out of a workdir's newest checkpoint, as TensorFlow reads them."""
+    step = checkpoint_store.list_steps(str(workdir))[0]
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"step-{step}"))
+    ending, found = "/.ATTRIBUTES/VARIABLE_VALUE", {}
+    for name in reader.get_variable_to_shape_map():
+        if name.endswith(ending):
+            found[name.removesuffix(ending).replace(".S", "/")] = reader.get_tensor(name)
+    return found

@@ -1,1 +1,0 @@
-from tests.train.conftest import squares  # noqa: F401
