@@ -85,7 +85,8 @@ def make_inputs(folder: pathlib.Path) -> None:
     import tensorflow_datasets as tfds
     import webdataset
 
-    from t2i_tpu.data.schema import EmbeddingContract, Record
+    from t2i_tpu.data.manifest import EmbeddingContract
+    from t2i_tpu.data.records import Record
     from t2i_tpu.data.writer import write_dataset
 
     arrays, rng = images(), np.random.default_rng(0)

@@ -34,7 +34,7 @@ def main() -> None:
     from t2i_tpu.diffusion.interpolation import slerp
     from t2i_tpu.errors import UserError
     from t2i_tpu.sample import trained
-    from t2i_tpu.sample.pictures import enlarge, save_picture, strip
+    from t2i_tpu.sample.pictures import draw_strip, enlarge, save_picture
 
     by_embedding = MODE.value == "embedding"
     if by_embedding and not (FROM_PROMPT.value and TO_PROMPT.value):
@@ -46,23 +46,26 @@ def main() -> None:
     model = trained.load_trained(**SAMPLING())
     frames = FRAMES.value
     if by_embedding:
-        if model.config.model.conditioning != "embedding":
+        if not model.conditioning.can_interpolate:
             raise UserError(
-                "only a model of conditioning=embedding can walk between prompts; walk between two "
-                "seeds: --mode=noise --from_seed=0 --to_seed=1"
+                f"a model with conditioning={model.config.model.conditioning} cannot interpolate "
+                "between prompts; interpolate between two seeds: "
+                "--mode=noise --from_seed=0 --to_seed=1"
             )
-        conditions = slerp(*model.conditions([FROM_PROMPT.value, TO_PROMPT.value], []), frames)
-        noise = np.repeat(model.generator.noise([FROM_SEED.value]), frames, axis=0)
+        ends = model.make_conditions([FROM_PROMPT.value, TO_PROMPT.value])
+        conditions = {name: slerp(*values, frames) for name, values in ends.items()}
+        noise = None
     else:
         prompts, labels = ([word] if word else [] for word in (FROM_PROMPT.value, LABEL.value))
-        conditions = np.repeat(model.conditions(prompts, labels), frames, axis=0)
-        noise = slerp(*model.generator.noise([FROM_SEED.value, TO_SEED.value]), frames)
-    images = model.generator.images(conditions, noise)
+        condition = model.make_conditions(prompts, labels)
+        conditions = {name: np.repeat(value, frames, axis=0) for name, value in condition.items()}
+        noise = slerp(*model.generator.noise_of([FROM_SEED.value, TO_SEED.value]), frames)
+    images = model.generator.draw(conditions, np.full(frames, FROM_SEED.value), noise)
     if OUTPUT.value.lower().endswith(".gif"):
         pictures = [enlarge(image) for image in (*images, *images[-2:0:-1])]  # there and back
         save_picture(pictures[0], OUTPUT.value, pictures[1:])
     else:
-        save_picture(strip(images), OUTPUT.value)
+        save_picture(draw_strip(images), OUTPUT.value)
     print(f"drew {frames} frames into {OUTPUT.value}")
 
 

@@ -68,7 +68,7 @@ def _list() -> None:
 
 
 def _compare() -> None:
-    from t2i_tpu.sample.pictures import beside, read_picture, save_picture
+    from t2i_tpu.sample.pictures import join_pictures, read_picture, save_picture
 
     previews, pictures = _previews(), []
     if len(COMPARE.value) != 2:
@@ -79,7 +79,7 @@ def _compare() -> None:
             raise UserError(f"--compare: there is no preview of step {text!r}; there are: {known}")
         pictures.append((f"step {int(text)}", read_picture(previews[int(text)])))
     output = OUTPUT.value or "compare_{}_{}.png".format(*map(int, COMPARE.value))
-    save_picture(beside(pictures), output)
+    save_picture(join_pictures(pictures), output)
     print(output)
 
 

@@ -26,7 +26,7 @@ def main() -> None:
 
     from t2i_tpu.errors import UserError
     from t2i_tpu.sample import trained
-    from t2i_tpu.sample.pictures import grid, save_picture, to_picture
+    from t2i_tpu.sample.pictures import draw_grid, save_picture, to_picture
 
     names = PROMPT.value + LABEL.value
     if not names:
@@ -34,17 +34,19 @@ def main() -> None:
             'nothing to draw; give --prompt="red heart" or, for a model of classes, --label=3'
         )
     model = trained.load_trained(**SAMPLING())
-    conditions = model.conditions(PROMPT.value, LABEL.value)
     seeds = np.arange(SEED.value, SEED.value + NUM_IMAGES.value)
-    noise = np.tile(model.generator.noise(seeds), (len(names), 1, 1, 1))
-    images = model.generator.images(np.repeat(conditions, len(seeds), axis=0), noise)
+    conditions = {
+        name: np.repeat(values, len(seeds), axis=0)
+        for name, values in model.make_conditions(PROMPT.value, LABEL.value).items()
+    }
+    images = model.generator.draw(conditions, np.tile(seeds, len(names)))
     if OUTPUT.value.lower().endswith(".png"):
         sections = [(f"{SAMPLING()['workdir']}, step {model.step}", [])]
         for index, name in enumerate(names):
             drawn = images[index * len(seeds) :]
             cells = [(image, f"seed {seed}") for image, seed in zip(drawn, seeds, strict=False)]
             sections.append((name, cells))
-        save_picture(grid(sections), OUTPUT.value)
+        save_picture(draw_grid(sections), OUTPUT.value)
     else:
         for index, image in enumerate(images):
             prompt, number = divmod(index, len(seeds))

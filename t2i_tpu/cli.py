@@ -4,6 +4,7 @@ import logging as python_logging
 import os
 import re
 import sys
+import typing
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -13,6 +14,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu import installed
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
+from t2i_tpu.options import suggest
 
 _WRONG_CONFIG = "--config: the file's get_config() must return a t2i_tpu.config.Config"
 # How absl and ml_collections put it, by where the overrides stand.
@@ -21,6 +23,8 @@ _GAVE_NONE = re.compile("--config (must have|was specified)|Attribute <class 'No
 
 def define_config() -> flags.FlagHolder:
     """--config=FILE.py with typed overrides --config.train.total_steps=100."""
+    # Fields with choices are annotated with Literal, which the library does not know.
+    config_flags.register_flag_parser_for_type(typing.Literal, flags.ArgumentParser())
     return config_flags.DEFINE_config_file("config", None, "Experiment: a file of configs/.")
 
 
@@ -101,8 +105,8 @@ def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
     is_given = any(re.match("--?config(=|$)", argument) for argument in argv[1:])
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
         name, equals, value = argument.lstrip("-").partition("=")
-        if name.startswith("config.") and name[7:] not in config_lib.field_names():
-            near = config_lib.nearest(name[7:], config_lib.field_names())
+        if name.startswith("config.") and name[7:] not in config_lib.fields():
+            near = suggest(name[7:], list(config_lib.fields()))
             raise UserError(f"unknown key {name}{near}")
         if name.startswith("config.") and not is_given:
             raise UserError(f"--{name} changes a config; name its file too: --config=FILE.py")

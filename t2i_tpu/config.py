@@ -1,102 +1,166 @@
 """The typed configuration of an experiment.
 
-A field of the method that is None takes its value from `recipe`: "modern", our default, or
-"baseline", the method of the small Keras repository that this package descends from, exactly.
-`resolve` fills them in and checks everything; the rest of the package sees only resolved configs.
+Each field states its type, default, meaning and bounds in one place; flags, error messages and
+docs/config.md are generated from here. A field whose default is None takes its value from
+`Config.recipe`. `resolve` fills those in and checks everything, and the rest of the package sees
+only resolved configs.
 """
 
 import dataclasses
-import difflib
 import json
-import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from t2i_tpu.errors import UserError
+from t2i_tpu.options import check_bounds, option, parse_group
 from t2i_tpu.recipes import RECIPES
 
-# What --strategy takes; run/strategy.py makes them. Not of the experiment: a run may move.
+# The values of --strategy, which run/strategy.py implements. The strategy is not part of the
+# config, because a run may move from one machine to another.
 STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
 
 
 @dataclass
 class DataConfig:
-    source: str = (
-        "embedded:emoji"  # embedded:NAME | shards:DIR (local or gs://) | idx:DIR | tfds:NAME
+    source: str = option(
+        "embedded:emoji", "embedded:NAME, shards:DIR (local or gs://), idx:DIR or tfds:NAME."
     )
-    image_size: int = 32  # pixels; a whole fraction of the data set's
-    horizontal_flip: bool | None = (
-        None  # mirror half of the images (never where text or sides matter)
+    image_size: int = option(
+        32, "Height and width in pixels. Must divide the size of the stored images.", at_least=4
     )
-    on_damage: str = "raise"  # raise | skip: a record whose checksum is wrong
+    horizontal_flip: bool | None = option(
+        None,
+        "Mirror half of the images. Unsuitable for text and for objects with a left and right.",
+    )
+    on_damage: Literal["raise", "skip"] = option(
+        "raise", "What to do about a record whose checksum is wrong."
+    )
 
 
 @dataclass
 class ModelConfig:
-    conditioning: str = (
-        "embedding"  # embedding | sequence (both precomputed) | label | tokens (trained with it)
+    conditioning: str = option(
+        "embedding",
+        "What the model is conditioned on: a kind from data/conditions.py (embedding, sequence, "
+        "label or tokens).",
     )
-    blocks: str | None = None  # modern | baseline: the U-Net's building blocks
-    widths: tuple[int, ...] | None = None  # channels of each resolution, finest first
-    block_depth: int | None = None  # residual blocks per resolution
-    attention_levels: tuple[bool, ...] | None = None  # which resolutions attend
-    patch_size: int | None = None  # space-to-depth at the stem
-    embedding_dim: int = 512  # width of the condition inside the network
+    blocks: Literal["modern", "baseline"] | None = option(None, "Building blocks of the U-Net.")
+    widths: tuple[int, ...] | None = option(None, "Channels at each resolution, finest first.")
+    block_depth: int | None = option(None, "Residual blocks at each resolution.", at_least=1)
+    attention_levels: tuple[bool, ...] | None = option(
+        None, "Whether each resolution has attention, finest first."
+    )
+    patch_size: int | None = option(
+        None, "Side of the pixel blocks that the stem turns into channels.", at_least=1
+    )
+    embedding_dim: int = option(
+        512, "Width of the condition's vector inside the network.", at_least=1
+    )
 
 
 @dataclass
 class DiffusionConfig:
-    path: str | None = None  # linear | cosine
-    prediction_type: str | None = None  # denoised | noise | v | velocity
-    noise_levels: str | None = None  # half_normal | uniform | logit_normal | shifted
-    loss: str | None = None  # absolute | squared
-    loss_weight: str | None = None  # uniform | min_snr | velocity
-    cond_dropout_rate: float | None = None  # share of examples trained without their condition
+    path: Literal["linear", "cosine"] | None = option(None, "How an image turns into noise.")
+    prediction_type: Literal["denoised", "noise", "v", "velocity"] | None = option(
+        None, "What the network predicts."
+    )
+    noise_levels: Literal["half_normal", "uniform", "logit_normal", "shifted"] | None = option(
+        None, "Distribution of the noise levels in training."
+    )
+    loss: Literal["absolute", "squared"] | None = option(None, "Error of the network's output.")
+    loss_weight: Literal["uniform", "min_snr", "velocity"] | None = option(
+        None, "Weight of the loss at each noise level. All but uniform need the squared loss."
+    )
+    cond_dropout_rate: float | None = option(
+        None, "Fraction of examples that are trained without their condition.", at_least=0, below=1
+    )
 
 
 @dataclass
 class SampleConfig:
-    sampler: str | None = None  # ddim | dpmpp_2m
-    levels: str | None = None  # baseline | uniform | shifted: the noise levels a sampler visits
-    steps: int | None = None
-    guidance_scale: float | None = None  # 1 = off
-    threshold_percentile: float | None = None  # dynamic thresholding; 0 = clip to [-1, 1]
+    sampler: Literal["ddim", "dpmpp_2m"] | None = option(
+        None, "Solver that turns noise into images."
+    )
+    levels: Literal["baseline", "uniform", "shifted"] | None = option(
+        None, "Schedule of the noise levels that the sampler visits."
+    )
+    steps: int | None = option(
+        None,
+        "Number of sampling steps. More steps give better images but take longer.",
+        at_least=2,
+    )
+    guidance_scale: float | None = option(
+        None, "Strength of classifier-free guidance. 1 turns guidance off.", at_least=0
+    )
+    threshold_percentile: float | None = option(
+        None,
+        "Percentile for dynamic thresholding. 0 clips to [-1, 1] instead.",
+        at_least=0,
+        below=100,
+    )
 
 
 @dataclass
 class TrainConfig:
-    total_steps: int = 10_000
-    global_batch_size: int = 64
-    steps_per_loop: int = 20  # steps on the device between two looks of the host
-    log_every: int = 20
-    preview_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 3  # the newest
-    keep_every: int = 0  # and those of every so many steps; 0 = none
-    keep_best: int = 0  # and so many of the lowest logged loss, which is noisy
-    max_skipped: int = 25  # steps in a row with non-finite gradients that end a run
-    learning_rate: float | None = None  # peak
-    warmup_steps: int | None = None
-    decay: str | None = None  # constant | cosine, to zero at total_steps
-    weight_decay: float | None = None
-    beta_2: float | None = None
-    clip_norm: float | None = None  # global gradient norm; 0 = no clipping
-    ema_stds: tuple[float, ...] | None = None  # widths of the power-function averages; () = none
-    dtype_policy: str = "auto"  # auto | float32 | mixed_bfloat16 | mixed_float16
-    jit_compile: str = "auto"  # auto | on | off: XLA for forward and backward
+    total_steps: int = option(10_000, "Length of training in steps.", at_least=1)
+    global_batch_size: int = option(64, "Examples in a step, over all replicas.", at_least=1)
+    steps_per_loop: int = option(
+        20, "Most steps that the device runs before it returns to the host.", at_least=1
+    )
+    log_every: int = option(20, "Steps between log lines.", at_least=1)
+    preview_every: int = option(500, "Steps between previews.", at_least=1)
+    checkpoint_every: int = option(500, "Steps between checkpoints.", at_least=1)
+    keep_checkpoints: int = option(3, "Number of newest checkpoints to keep.", at_least=1)
+    keep_every: int = option(
+        0, "Also keep the checkpoints whose step is a multiple of this. 0 keeps none.", at_least=0
+    )
+    keep_best: int = option(
+        0,
+        "Also keep this many checkpoints with the lowest logged loss, which is noisy.",
+        at_least=0,
+    )
+    max_skipped: int = option(
+        25, "Consecutive steps with non-finite gradients after which the run ends.", at_least=1
+    )
+    learning_rate: float | None = option(None, "Peak learning rate.", at_least=0)
+    warmup_steps: int | None = option(None, "Steps of linear warm-up.", at_least=0)
+    decay: Literal["constant", "cosine"] | None = option(
+        None, "Learning rate after the warm-up. cosine reaches zero at total_steps."
+    )
+    weight_decay: float | None = option(None, "Decoupled weight decay, as in AdamW.", at_least=0)
+    beta_2: float | None = option(None, "Decay of Adam's second moments.", at_least=0, below=1)
+    clip_norm: float | None = option(
+        None, "Largest global norm of the gradient. 0 turns clipping off.", at_least=0
+    )
+    ema_stds: tuple[float, ...] | None = option(
+        None,
+        "Relative width of each power-function average of the weights, between 0 and 0.28. "
+        "() keeps no average.",
+    )
+    dtype_policy: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = option(
+        "auto", "Keras dtype policy. auto picks what the hardware multiplies fast."
+    )
+    jit_compile: Literal["auto", "on", "off"] = option(
+        "auto", "Whether XLA compiles the forward and backward pass. auto means on GPUs only."
+    )
 
 
 @dataclass
 class PreviewConfig:
-    captions: tuple[str, ...] = ()  # of the training split; () = its first ones
-    num_train: int = 16
-    num_heldout: int = 16
+    captions: tuple[str, ...] = option(
+        (), "Captions of training examples to show. () shows the first ones."
+    )
+    num_train: int = option(16, "Number of training examples to show.", at_least=1)
+    num_heldout: int = option(16, "Number of held-out examples to show.", at_least=0)
 
 
 @dataclass
 class Config:
-    recipe: str = "modern"
-    seed: int = 0
+    recipe: Literal["modern", "baseline"] = option(
+        "modern", "Where the fields without a value get one: see docs/recipes.md."
+    )
+    # A seed is one half of a Threefry key.
+    seed: int = option(0, "Seed of every random draw of the run.", at_least=0, below=2**32)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -105,227 +169,133 @@ class Config:
     preview: PreviewConfig = field(default_factory=PreviewConfig)
 
 
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "recipe": tuple(RECIPES),
-    "data.on_damage": ("raise", "skip"),
-    "model.conditioning": ("embedding", "sequence", "label", "tokens"),
-    "model.blocks": ("modern", "baseline"),
-    "diffusion.path": ("linear", "cosine"),
-    "diffusion.prediction_type": ("denoised", "noise", "v", "velocity"),
-    "diffusion.noise_levels": ("half_normal", "uniform", "logit_normal", "shifted"),
-    "diffusion.loss": ("absolute", "squared"),
-    "diffusion.loss_weight": ("uniform", "min_snr", "velocity"),
-    "sample.sampler": ("ddim", "dpmpp_2m"),
-    "sample.levels": ("baseline", "uniform", "shifted"),
-    "train.decay": ("constant", "cosine"),
-    "train.dtype_policy": ("auto", "float32", "mixed_bfloat16", "mixed_float16"),
-    "train.jit_compile": ("auto", "on", "off"),
-}
-
-_AT_LEAST: dict[str, float] = {
-    "data.image_size": 4,
-    "model.block_depth": 1,
-    "model.patch_size": 1,
-    "model.embedding_dim": 1,
-    "diffusion.cond_dropout_rate": 0,
-    "sample.steps": 2,
-    "sample.threshold_percentile": 0,
-    "train.total_steps": 1,
-    "train.global_batch_size": 1,
-    "train.steps_per_loop": 1,
-    "train.log_every": 1,
-    "train.preview_every": 1,
-    "train.checkpoint_every": 1,
-    "train.keep_checkpoints": 1,
-    "train.keep_every": 0,
-    "train.keep_best": 0,
-    "train.max_skipped": 1,
-    "train.warmup_steps": 0,
-    "train.weight_decay": 0,
-    "train.clip_norm": 0,
-    "train.learning_rate": 0,
-    "train.beta_2": 0,
-    "sample.guidance_scale": 0,
-    "preview.num_train": 1,
-    "preview.num_heldout": 0,
-    "seed": 0,
-}
-
-_BELOW: dict[str, float] = {
-    "diffusion.cond_dropout_rate": 1,
-    "sample.threshold_percentile": 100,
-    "train.beta_2": 1,
-    "seed": 2**32,  # a seed is half of a Threefry key
-}
-
-
 def resolve(config: Config) -> Config:
-    """A checked copy with every None filled in from the recipe.
+    """Return a checked copy of a config in which the recipe has filled in every None.
 
     Raises:
-      UserError: naming the field, what is wrong with it and what it takes.
+      UserError: a value is not allowed. The message names the field, the value and what it takes.
     """
-    config = from_dict(_values(config))
-    _check_choice("recipe", config.recipe)
+    config = from_dict(_as_dict(config))
     for name, value in RECIPES[config.recipe].items():
         if get(config, name) is None:
             _set(config, name, value)
-    for name in CHOICES:
-        _check_choice(name, get(config, name))
-    for name, bound in _AT_LEAST.items():
-        if get(config, name) < bound:
-            raise UserError(f"config.{name} is {get(config, name)}; it must be at least {bound}")
-    for name, bound in _BELOW.items():
-        if get(config, name) >= bound:
-            raise UserError(f"config.{name} is {get(config, name)}; it must be below {bound}")
-    _check_model(config)
+    for name, item in fields().items():
+        check_bounds(f"config.{name}", get(config, name), item)
+    _check_resolutions(config)
+    _check_loss(config)
+    _check_averages(config)
     return config
 
 
 def get(config: Config, name: str) -> Any:
-    """The field of a dotted name: get(config, "train.seed")."""
+    """Return the field with a dotted name, as in get(config, "train.total_steps")."""
     for part in name.split("."):
         config = getattr(config, part)
     return config
 
 
 def to_json(config: Config) -> str:
+    """Return a config as JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def from_json(text: str) -> Config:
+    """Return the config that `to_json` wrote. Raises UserError as `from_dict` does."""
     return from_dict(json.loads(text))
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """A nested dict -> Config; an unknown key is an error that names the nearest one."""
-    return _build(Config, values, "config")
+    """Return the config with the values of a nested dict.
+
+    Raises:
+      UserError: a key is unknown (the message names the nearest one), or a value has the wrong type.
+    """
+    return parse_group(Config, values, "config")
 
 
-def differences(one: Config, other: Config) -> list[str]:
-    """One line "config.name: a != b" for each field in which two resolved configs differ."""
+def differences(first: Config, second: Config) -> list[str]:
+    """Return one line "config.name: a != b" for each field in which two resolved configs differ."""
     return [
-        f"config.{name}: {get(one, name)!r} != {get(other, name)!r}"
-        for name in field_names()
-        if get(one, name) != get(other, name)
+        f"config.{name}: {get(first, name)!r} != {get(second, name)!r}"
+        for name in fields()
+        if get(first, name) != get(second, name)
     ]
 
 
-def field_names() -> list[str]:
-    """Every dotted field name of Config."""
-    names = []
+def fields() -> dict[str, dataclasses.Field]:
+    """Return every field of Config by its dotted name."""
+    named = {}
     for outer in dataclasses.fields(Config):
         if dataclasses.is_dataclass(outer.type):
-            names += [f"{outer.name}.{inner.name}" for inner in dataclasses.fields(outer.type)]
+            named |= {
+                f"{outer.name}.{inner.name}": inner for inner in dataclasses.fields(outer.type)
+            }
         else:
-            names.append(outer.name)
-    return names
+            named[outer.name] = outer
+    return named
 
 
-def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """ "; did you mean X?" or nothing."""
-    match = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {match[0]!r}?" if match else ""
+def _as_dict(config: Any) -> dict[str, Any]:
+    """Return a config as a nested dict, with any attribute that a config file misspelled.
 
-
-def _values(config: Any) -> dict[str, Any]:
-    """As dataclasses.asdict, with what a config file wrote beside the fields: `_build` refuses it."""
+    dataclasses.asdict would drop such an attribute, and `from_dict` must see it to reject it.
+    """
     return {
-        name: _values(value) if dataclasses.is_dataclass(value) else value
+        name: _as_dict(value) if dataclasses.is_dataclass(value) else value
         for name, value in vars(config).items()
     }
 
 
-def _build(kind: type, values: dict[str, Any], where: str) -> Any:
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    arguments = {}
-    for name, value in values.items():
-        if name not in fields:
-            raise UserError(f"unknown key {where}.{name}{nearest(name, list(fields))}")
-        if dataclasses.is_dataclass(fields[name].type):
-            if not isinstance(value, dict):
-                raise UserError(f"{where}.{name} is {value!r}; it must be a group of keys")
-            arguments[name] = _build(fields[name].type, value, f"{where}.{name}")
-        else:
-            arguments[name] = _typed(fields[name].type, value, f"{where}.{name}")
-    return kind(**arguments)
-
-
-def _typed(kind: Any, value: Any, name: str) -> Any:
-    """`value` if it is of the annotated type (an int will do for a float, a list for a tuple)."""
-    optional = type(None) in getattr(kind, "__args__", ())
-    if value is None and optional:
-        return None
-    kind = kind.__args__[0] if optional else kind
-    origin = getattr(kind, "__origin__", kind)  # tuple of tuple[int, ...]
-    if origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_typed(kind.__args__[0], item, name) for item in value)
-    if origin is float and type(value) is int:
-        value = float(value) if abs(value) < 2**1000 else math.inf
-    if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
-        raise UserError(f"{name} is {value!r}; it must be of type {origin.__name__}")
-    if origin is float and not math.isfinite(value):
-        raise UserError(f"{name} is {value!r}; it must be finite")
-    return value
-
-
 def _set(config: Config, name: str, value: Any) -> None:
-    *groups, last = name.split(".")
-    for group in groups:
-        config = getattr(config, group)
-    setattr(config, last, value)
+    group, _, last = name.rpartition(".")
+    setattr(getattr(config, group) if group else config, last, value)
 
 
-def _check_choice(name: str, value: Any) -> None:
-    if value not in CHOICES[name]:
-        choices = CHOICES[name]
-        raise UserError(
-            f"config.{name} is {value!r}; it must be one of {', '.join(choices)}{nearest(str(value), choices)}"
-        )
-
-
-def _check_model(config: Config) -> None:
-    model = config.model
+def _check_resolutions(config: Config) -> None:
+    """Raise UserError if the U-Net's resolutions do not fit together or do not fit the image."""
+    model, size = config.model, config.data.image_size
     if not model.widths or min(model.widths) < 1:
         raise UserError(
             f"config.model.widths is {model.widths}; it needs one positive width per resolution"
         )
     if len(model.attention_levels) != len(model.widths):
         raise UserError(
-            f"config.model.attention_levels has {len(model.attention_levels)} entries, "
-            f"config.model.widths {len(model.widths)}; they must be as many"
+            f"config.model.attention_levels has {len(model.attention_levels)} entries and "
+            f"config.model.widths has {len(model.widths)}; they need one each per resolution"
         )
     if model.blocks == "baseline":
-        _check_baseline(model)
-    coarsest = model.patch_size * 2 ** (len(model.widths) - 1)
-    if config.data.image_size % coarsest:
+        _check_baseline_resolutions(model)
+    factor = model.patch_size * 2 ** (len(model.widths) - 1)
+    if size % factor:
         raise UserError(
-            f"config.data.image_size is {config.data.image_size}; patch_size {model.patch_size} and "
-            f"{len(model.widths)} widths need a multiple of {coarsest}"
-        )
-    if config.diffusion.loss_weight != "uniform" and config.diffusion.loss != "squared":
-        raise UserError(
-            f"config.diffusion.loss_weight {config.diffusion.loss_weight!r} weighs a squared error; "
-            f"config.diffusion.loss is {config.diffusion.loss!r}"
-        )
-    if any(not 0 < std < 0.28 for std in config.train.ema_stds):
-        raise UserError(
-            f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"
+            f"config.data.image_size is {size}; patch_size {model.patch_size} and "
+            f"{len(model.widths)} widths need a multiple of {factor}"
         )
 
 
-def _check_baseline(model: ModelConfig) -> None:
-    """What the baseline's U-Net has no place for."""
-    if model.conditioning == "sequence":
-        raise UserError(
-            "config.model.conditioning is 'sequence'; the baseline's blocks have no attention to it"
-        )
+def _check_baseline_resolutions(model: ModelConfig) -> None:
     if model.patch_size != 1:
         raise UserError(
-            f"config.model.patch_size is {model.patch_size}; the baseline's blocks take 1"
+            f"config.model.patch_size is {model.patch_size}; the baseline's blocks need 1"
         )
     if len(model.widths) < 2 or min(model.widths) < 8:
         raise UserError(
-            f"config.model.widths is {model.widths}; the baseline's blocks need two widths or more, "
-            "none below 8"
+            f"config.model.widths is {model.widths}; the baseline's blocks need at least two "
+            "widths, none below 8"
+        )
+
+
+def _check_loss(config: Config) -> None:
+    diffusion = config.diffusion
+    if diffusion.loss_weight != "uniform" and diffusion.loss != "squared":
+        raise UserError(
+            f"config.diffusion.loss_weight is {diffusion.loss_weight!r}, which weights a squared "
+            f"error; config.diffusion.loss is {diffusion.loss!r}"
+        )
+
+
+def _check_averages(config: Config) -> None:
+    if any(not 0 < std < 0.28 for std in config.train.ema_stds):
+        raise UserError(
+            f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"
         )

@@ -1,8 +1,8 @@
 """Counter-based random numbers: every draw is a function of (seed, purpose, step, slot).
 
-Threefry-2x32 with 20 rounds (Salmon et al., 2011, "Parallel random numbers: as easy as 1, 2, 3",
-section 4.2; the generator of JAX). It is nothing but 32-bit adds, rotations and xors, so that CPU,
-GPU and TPU, TensorFlow and JAX, one replica and a pod all draw the same bits.
+The generator is Threefry-2x32 with 20 rounds (Salmon et al., 2011, "Parallel random numbers: as
+easy as 1, 2, 3", section 4.2), which JAX uses too. It consists of 32-bit additions, rotations and
+xors only, so CPU, GPU and TPU, TensorFlow and JAX, one replica and a pod all draw the same bits.
 """
 
 import enum
@@ -15,7 +15,7 @@ _VECTOR = 16  # floats in the widest register of a CPU
 
 
 class Purpose(enum.IntEnum):
-    """What a draw is for; draws for two purposes are independent."""
+    """The purposes of draws. Draws for different purposes are independent."""
 
     NOISE = 0
     NOISE_LEVEL = 1
@@ -23,16 +23,17 @@ class Purpose(enum.IntEnum):
     FLIP = 3
     SAMPLE = 4
     SHUFFLE = 5
+    SAMPLER_NOISE = 6
 
 
-def keys(seed: int, purpose: Purpose, step, slots):
-    """Keys of the draws of one step: a pair of uint32 [batch].
+def make_keys(seed: int, purpose: Purpose, step, slots):
+    """Return the keys for the draws of one step, a pair of uint32 [batch].
 
     Args:
-      seed: of the run, in [0, 2**32).
-      purpose: what is drawn.
-      step: integer scalar, the global step (0 for sampling).
-      slots: integer [batch], position in the global batch (the image's own seed for sampling).
+      seed: the seed of the run, in [0, 2**32).
+      purpose: what the draws are for.
+      step: integer scalar, the global step. It is 0 for sampling.
+      slots: integer [batch], positions in the global batch. In sampling, each image's own seed.
     """
     slots = ops.cast(slots, "uint32")
     step = ops.broadcast_to(ops.cast(step, "uint32"), ops.shape(slots))
@@ -40,7 +41,7 @@ def keys(seed: int, purpose: Purpose, step, slots):
 
 
 def threefry2x32(key, counter):
-    """The block cipher: a pair of uint32 keys and a pair of uint32 counters -> a pair of uint32."""
+    """Encrypt a pair of uint32 counters with a pair of uint32 keys; return a pair of uint32."""
     key = (*key, ops.bitwise_xor(ops.bitwise_xor(key[0], key[1]), _word(0x1BD11BDA)))
     first, second = counter[0] + key[0], counter[1] + key[1]
     for group in range(5):
@@ -53,15 +54,15 @@ def threefry2x32(key, counter):
 
 
 def uniform(key):
-    """One float32 [batch] in (0, 1) per key, on a grid of 2**-24."""
+    """Return one uniform in (0, 1) per key, float32 [batch] on a grid of 2**-24."""
     return _to_unit(threefry2x32(key, (ops.zeros_like(key[0]), ops.zeros_like(key[1])))[0])
 
 
 def normal(key, shape: tuple[int, ...]):
-    """Standard normals, float32 [batch, *shape], by Box and Muller (1958)."""
+    """Return standard normals, float32 [batch, *shape], by the method of Box and Muller (1958)."""
     size = math.prod(shape)
     half = (size + 1) // 2
-    # In whole vector registers, or a remainder's logarithm would depend on the batch by a last bit.
+    # Fill complete vector registers: the last bit of a remainder's logarithm depends on the batch.
     count = -(-half // _VECTOR) * _VECTOR
     counter = ops.expand_dims(ops.cast(ops.arange(count, dtype="int32"), "uint32"), 0)
     column = tuple(ops.expand_dims(part, 1) for part in key)
@@ -83,5 +84,5 @@ def _rotate_left(word, bits: int):
 
 
 def _to_unit(bits):
-    # 23 bits and a half: exact in float32, never 0 (log) and never 1.
+    # The 23 highest bits plus one half are exact in float32, never 0 (for the log) and never 1.
     return (ops.cast(ops.right_shift(bits, _word(9)), "float32") + 0.5) * 2.0**-23

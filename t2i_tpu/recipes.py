@@ -1,17 +1,26 @@
-"""The recipes: what each gives to the fields that a config leaves at None. docs/recipes.md says why."""
+"""The recipes: the values that fill in the fields which a config leaves at None.
+
+baseline is the method of apapiu/guided-diffusion-keras, the repository that this package descends
+from. modern is our default. docs/recipes.md compares them and gives reasons.
+"""
 
 from typing import Any
 
+_COMMON: dict[str, Any] = {
+    "data.horizontal_flip": False,
+    "model.block_depth": 2,
+    "diffusion.path": "linear",
+    "diffusion.prediction_type": "denoised",
+    "train.weight_decay": 0.0,
+}
+
 RECIPES: dict[str, dict[str, Any]] = {
     "baseline": {
-        "data.horizontal_flip": False,
+        **_COMMON,
         "model.blocks": "baseline",
         "model.widths": (64, 128, 192),
-        "model.block_depth": 2,
         "model.attention_levels": (False, True, False),
         "model.patch_size": 1,
-        "diffusion.path": "linear",
-        "diffusion.prediction_type": "denoised",
         "diffusion.noise_levels": "half_normal",
         "diffusion.loss": "absolute",
         "diffusion.loss_weight": "uniform",
@@ -24,20 +33,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train.learning_rate": 3e-4,
         "train.warmup_steps": 0,
         "train.decay": "constant",
-        "train.weight_decay": 0.0,
         "train.beta_2": 0.999,
         "train.clip_norm": 0.0,
         "train.ema_stds": (),
     },
     "modern": {
-        "data.horizontal_flip": False,
+        **_COMMON,
         "model.blocks": "modern",
         "model.widths": (128, 256, 384),
-        "model.block_depth": 2,
         "model.attention_levels": (False, True, True),
         "model.patch_size": 2,
-        "diffusion.path": "linear",
-        "diffusion.prediction_type": "denoised",
         "diffusion.noise_levels": "shifted",
         "diffusion.loss": "squared",
         "diffusion.loss_weight": "velocity",
@@ -50,7 +55,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train.learning_rate": 1e-3,
         "train.warmup_steps": 100,
         "train.decay": "cosine",
-        "train.weight_decay": 0.0,
         "train.beta_2": 0.99,
         "train.clip_norm": 1.0,
         "train.ema_stds": (0.1,),

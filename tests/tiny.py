@@ -5,12 +5,12 @@ import tensorflow as tf
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
-from t2i_tpu.data import schema, writer
+from t2i_tpu.data import manifest as manifest_lib
+from t2i_tpu.data import writer
 from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.text import make_encoder
-from t2i_tpu.train.state import TrainState
-from t2i_tpu.train.step import make_device_loop, make_replica_step
+from t2i_tpu.train.trainer import build_trainer
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -20,7 +20,9 @@ COLOURS = {
 }
 
 
-def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> schema.Manifest:
+def write(
+    folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8
+) -> manifest_lib.Manifest:
     """Squares of four colours with a caption, its embedding, tokens and states, and the colour as
     label."""
     encoder = make_encoder("embedded")
@@ -35,7 +37,7 @@ def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> 
             image = np.full((size, size, 3), 255, np.uint8)
             x, y = rng.integers(0, size // 2, 2)
             image[y : y + size // 2, x : x + size // 2] = COLOURS[names[index % 4]]
-            yield schema.Record(
+            yield records.Record(
                 f"{split}{index}",
                 image,
                 captions[index],
@@ -51,11 +53,13 @@ def write(folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8) -> 
         name="squares",
         num_streams=num_streams,
         shard_size=shard_size,
-        embedding=schema.EmbeddingContract("embedded", encoder.weights_sha256, encoder.dim, True),
-        tokens=schema.TokenContract(
+        embedding=manifest_lib.EmbeddingContract(
+            "embedded", encoder.weights_sha256, encoder.dim, True
+        ),
+        tokens=manifest_lib.TokenContract(
             "embedded", encoder.vocab_size, encoder.context_length, encoder.tokenizer_sha256
         ),
-        sequence=schema.SequenceContract(
+        sequence=manifest_lib.SequenceContract(
             "embedded", encoder.weights_sha256, encoder.sequence_width, encoder.context_length
         ),
         label_names=names,
@@ -115,23 +119,19 @@ class Run:
         self.dataset: Dataset = open_dataset(
             folder, config.model.conditioning, config.data.image_size
         )
-        self.state = TrainState(config, self.dataset.manifest, policy, self.strategy)
-        self.replica_step = make_replica_step(config, self.state, jit_compile)
-        self.loop = make_device_loop(self.strategy, self.replica_step)
+        self.trainer = build_trainer(
+            config, self.strategy, self.dataset.manifest, policy, jit_compile
+        )
+        self.state, self.loop = self.trainer.state, self.trainer.device_loop
         self.iterator = self.batches(0)
 
     def batches(self, start):
-        batch = self.config.train.global_batch_size
-        share = batch // self.strategy.num_replicas_in_sync
-        return iter(
-            self.strategy.distribute_datasets_from_function(
-                lambda _: self.dataset.batches(self.config.seed, batch, share, start)
-            )
-        )
+        return self.trainer.make_iterator(self.dataset, start)
 
     def steps(self, count):
         """Trains `count` steps; returns the summed metrics as numpy."""
-        return self.loop(self.iterator, tf.constant(count))[0].numpy()
+        metrics, _ = self.loop(self.iterator, tf.constant(count))
+        return {name: value.numpy() for name, value in metrics.items()}
 
     def values(self) -> dict[str, np.ndarray]:
         """Every variable of the run by its name in a checkpoint."""

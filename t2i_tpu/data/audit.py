@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from t2i_tpu.data import schema, shard_file
+from t2i_tpu.data import manifest as manifest_lib
+from t2i_tpu.data import records, shard_file
 from t2i_tpu.data.prepare.duplicates import Seen
 from t2i_tpu.data.prepare.unit import perceptual_hash
 from t2i_tpu.errors import UserError
@@ -30,7 +31,7 @@ class Audit:
     sheet: (image uint8 [H, W, C], caption) of the first ones of each split.
     """
 
-    manifest: schema.Manifest
+    manifest: manifest_lib.Manifest
     problems: list[str]
     bad_shards: list[str]
     facts: dict[str, dict[str, Any]]
@@ -46,7 +47,7 @@ def audit(folder: str, near_duplicates: int) -> Audit:
     Raises:
       UserError: there is no manifest, or it is not one.
     """
-    manifest = schema.read_manifest(folder, check_shards=False)
+    manifest = manifest_lib.read_manifest(folder, check_shards=False)
     found = Audit(manifest, [], [], {}, {})
     shards = [
         (split, shard)
@@ -95,7 +96,7 @@ def repair(folder: str, found: Audit) -> list[str]:
             f"{folder}: a stream of {empty[0]} has no whole shard left; restore one of "
             f"{', '.join(sorted(bad)[:3])}, or prepare the data set again"
         )
-    path = posixpath.join(folder, schema.MANIFEST_NAME)
+    path = posixpath.join(folder, manifest_lib.MANIFEST_NAME)
     preparation = dict(found.manifest.preparation or {})
     preparation["quarantined"] = sorted({*preparation.get("quarantined", ()), *bad})
     manifest = dataclasses.replace(found.manifest, splits=splits, preparation=preparation)
@@ -113,7 +114,7 @@ def repair(folder: str, found: Audit) -> list[str]:
     return done
 
 
-def _problem(path: str, shard: schema.Shard) -> str | None:
+def _problem(path: str, shard: manifest_lib.Shard) -> str | None:
     """Why a shard is not what the manifest says."""
     if not tf.io.gfile.exists(path):
         return "is missing"
@@ -138,15 +139,17 @@ def _check_strangers(folder: str, known: set[str], found: Audit) -> None:
             found.problems.append(f"{name}: is not in the manifest")
 
 
-def _batches(path: str, manifest: schema.Manifest) -> Iterator[dict[str, np.ndarray]]:
+def _batches(path: str, manifest: manifest_lib.Manifest) -> Iterator[dict[str, np.ndarray]]:
     for batch in tf.data.TFRecordDataset(path).batch(256):
-        yield {name: value.numpy() for name, value in schema.parse(batch, manifest).items()}
+        yield {
+            name: value.numpy() for name, value in records.parse_records(batch, manifest).items()
+        }
 
 
 class _Split:
     """What is counted over the examples of a split."""
 
-    def __init__(self, manifest: schema.Manifest, distance: int, train: "_Split | None"):
+    def __init__(self, manifest: manifest_lib.Manifest, distance: int, train: "_Split | None"):
         self.manifest, self.train = manifest, train
         self.images, self.captions, self.embeddings = Seen(distance), Seen(None), Seen(None)
         self.counts = collections.Counter()

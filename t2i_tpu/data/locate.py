@@ -13,7 +13,8 @@ from absl import logging
 from tqdm import tqdm
 
 from t2i_tpu.cache import cache_folder
-from t2i_tpu.data.schema import FORMAT_VERSION, MANIFEST_NAME, Record
+from t2i_tpu.data.manifest import FORMAT_VERSION, MANIFEST_NAME
+from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources import idx, tfds
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError

@@ -1,59 +1,69 @@
-"""Shards -> batches whose order is a function of (seed, step), on any number of hosts.
+"""Reads shards: batches for training in the order of data/order.py, and examples for previews.
 
-Slot j of the global batch of step t reads stream s = j mod S at position (t * B + j) // S. A stream
-goes through its own shards epoch after epoch, in an order and with a shuffle of each shard's
-records that are keyed by (seed, stream, epoch). So a run resumes by arithmetic: whole shards are
-skipped by the manifest's counts. A host reads only the streams of its own slots.
+A run resumes by arithmetic: the manifest says how many records each shard has, so the reader skips
+complete shards without opening them.
 """
 
-import contextlib
 import dataclasses
-import math
 import posixpath
-import re
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu import random
-from t2i_tpu.data import schema, shard_file
-from t2i_tpu.data.schema import Manifest
+from t2i_tpu.data import shard_file
+from t2i_tpu.data.conditions import Conditioning, get_conditioning
+from t2i_tpu.data.manifest import Manifest, Shard, read_manifest
+from t2i_tpu.data.order import StreamOrder, check_batch_divides
+from t2i_tpu.data.records import parse_records
 from t2i_tpu.errors import UserError
 
-_ROUND = 256  # examples that are put together at a time: operations cost microseconds each
-_PARSED = 64  # examples parsed at a time: a whole shard would be one great allocation
+# Examples that are interleaved in one operation, because each operation costs microseconds.
+_ROUND = 256
+# Examples that are parsed in one operation. A complete shard would be one huge allocation.
+_PARSED = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A folder of shards opened for one conditioning at one image size.
+    """A folder of shards, opened for one conditioning at one image size.
+
+    Attributes:
+      folder: local or gs://.
+      manifest: of the data set.
+      conditioning: a key of `data.conditions.CONDITIONINGS`.
+      image_size: to which images are reduced.
+      on_damage: raise or skip; see `shard_file.read_shard`.
+      errors: what was raised inside the input pipeline. TensorFlow turns an exception from Python
+        code into a message, so `translate_data_errors` takes the exception from here.
 
     Raises:
-      UserError: the data set has no such conditioning, or its images cannot be brought to the size.
+      UserError: the data set has no such conditioning, or its images cannot be reduced to the size.
     """
 
     folder: str
     manifest: Manifest
-    conditioning: str  # embedding | label | tokens | sequence
+    conditioning: str
     image_size: int
-    on_damage: str = "raise"  # raise | skip, as `shard_file.read_shard` takes it
+    on_damage: str = "raise"
+    errors: list[UserError] = dataclasses.field(default_factory=list, compare=False)
 
     def __post_init__(self):
         stored = self.manifest.image_size
         if stored % self.image_size:
             raise UserError(
-                f"config.data.image_size is {self.image_size}; {self.folder} holds images of {stored}, "
-                f"so it must be {stored} or a whole fraction of it"
+                f"config.data.image_size is {self.image_size}; {self.folder} holds images of {stored} "
+                f"pixels, so it must be {stored} or a whole fraction of it"
             )
-        if not getattr(
-            self.manifest, "label_names" if self.conditioning == "label" else self.conditioning
-        ):
-            remedy = ", or prepare it with --sequence" * (self.conditioning == "sequence")
+        if not self._conditioning.is_available(self.manifest):
             raise UserError(
                 f"config.model.conditioning is {self.conditioning!r}; {self.folder} holds no such "
-                f"feature: choose another conditioning{remedy}"
+                f"feature: {self._conditioning.remedy}"
             )
+
+    @property
+    def _conditioning(self) -> Conditioning:
+        return get_conditioning(self.conditioning)
 
     def batches(
         self,
@@ -61,87 +71,92 @@ class Dataset:
         global_batch_size: int,
         per_replica_batch_size: int,
         start_step: int = 0,
-        host: int = 0,  # of num_hosts: reads slots host, host + num_hosts, ...
+        host: int = 0,
         num_hosts: int = 1,
     ) -> tf.data.Dataset:
-        """The endless training examples of one host, from `start_step` on, a replica's batch at a time.
+        """Return the endless training examples of one host, one replica's batch at a time.
 
-        Elements: image uint8 [b, H, W, C], condition [b, ...] as `condition` gives it, slot int32
-        [b] (position in the global batch), with b = per_replica_batch_size.
+        Args:
+          seed: of the run.
+          global_batch_size: a multiple of the number of streams.
+          per_replica_batch_size: the size b of an element.
+          start_step: the first step to read.
+          host: index of this host, which reads slots host, host + num_hosts, ...
+          num_hosts: must divide the number of streams.
+
+        Returns:
+          A data set of dicts: image, uint8 [b, H, W, C]; condition, as models/conditioning.py
+          describes it; and slot, int32 [b], the position in the global batch.
 
         Raises:
-          UserError: the streams don't divide the batch, or the hosts the streams.
+          UserError: the streams do not divide the batch, or the hosts the streams.
         """
         streams = self.manifest.streams("train")
         check_batch_divides(global_batch_size, len(streams), num_hosts)
         per_stream = global_batch_size // len(streams)
-        mine = range(host, len(streams), num_hosts)
-        rounds = max(1, _ROUND // (per_stream * len(mine)))  # steps that are read together
+        own_streams = range(host, len(streams), num_hosts)
+        # Read several steps at once, so that each operation handles about _ROUND examples.
+        steps = max(1, _ROUND // (per_stream * len(own_streams)))
         readers = [
-            self._stream(streams[index], seed, index, start_step * per_stream, rounds * per_stream)
-            for index in mine
+            self._read_stream(
+                streams[index], seed, index, start_step * per_stream, steps * per_stream
+            )
+            for index in own_streams
         ]
-        places = np.arange(per_stream)[:, None] * len(streams) + np.array(mine)
-        slots = tf.data.Dataset.from_tensors(np.tile(places.astype(np.int32).ravel(), rounds))
+        places = np.arange(per_stream)[:, None] * len(streams) + np.array(own_streams)
+        slots = tf.data.Dataset.from_tensors(np.tile(places.astype(np.int32).ravel(), steps))
         batches = tf.data.Dataset.zip((tf.data.Dataset.zip(tuple(readers)), slots.repeat()))
-        batches = batches.map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = batches.map(_interleave, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         return batches.rebatch(per_replica_batch_size, drop_remainder=True).prefetch(4)
 
     def examples(
         self, split: str, count: int, captions: tuple[str, ...] = ()
-    ) -> list[dict[str, np.ndarray]]:
-        """The first `count` examples of a split as dicts of caption, key, image and condition; those
-        with the given captions come first.
+    ) -> list[dict[str, object]]:
+        """Return the first examples of a split in the order in which they were written.
+
+        Args:
+          split: its name.
+          count: how many to return, at most.
+          captions: examples with these captions come first.
+
+        Returns:
+          A dict for each: caption and key, str; image, uint8 [H, W, C]; and condition.
 
         Raises:
           UserError: a caption is not in the split.
         """
-        found, rest = {}, []
-        for serialized in self._in_order(split):
-            if len(rest) >= count and len(found) == len(captions):
+        wanted, others = {}, []
+        for serialized in self._read_in_written_order(split):
+            if len(others) >= count and len(wanted) == len(captions):
                 break
-            # Most are not wanted, and decoding an image takes longest.
-            head = schema.parse(serialized[None], self.manifest, ("caption",))
+            # Decoding an image takes longest, and most are not needed.
+            head = parse_records(serialized[None], self.manifest, ("caption",))
             caption = head["caption"][0].numpy().decode()
-            if caption not in captions and len(rest) >= count:
-                continue
-            names = ("key", "image", *self._conditions())
-            batch = schema.parse(serialized[None], self.manifest, names)
-            example = {
-                "caption": caption,
-                "key": batch["key"][0].numpy().decode(),
-                "image": self._resized(batch["image"])[0].numpy(),
-                "condition": self.condition(batch)[0].numpy(),
-            }
             if caption in captions:
-                found.setdefault(caption, example)
-            else:
-                rest.append(example)
-        missing = [caption for caption in captions if caption not in found]
+                if caption not in wanted:
+                    wanted[caption] = self._parse_example(serialized, caption)
+            elif len(others) < count:
+                others.append(self._parse_example(serialized, caption))
+        missing = [caption for caption in captions if caption not in wanted]
         if missing:
             raise UserError(
                 f"config.preview.captions: the {split} split of {self.folder} has no {missing[0]!r}"
             )
-        return ([found[caption] for caption in captions] + rest)[:count]
+        return ([wanted[caption] for caption in captions] + others)[:count]
 
-    def condition(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The raw conditions of `models.conditioning`: labels count from 1, zeros mean none."""
-        values = batch[self.conditioning]
-        if self.conditioning == "sequence":
-            states = tf.reshape(tf.cast(values, tf.float32), [-1, math.prod(values.shape[1:])])
-            return tf.concat([batch["embedding"], states], axis=1)
-        return values + 1 if self.conditioning == "label" else values
+    def _parse_example(self, serialized: tf.Tensor, caption: str) -> dict[str, object]:
+        names = ("key", "image", *self._conditioning.features)
+        features = parse_records(serialized[None], self.manifest, names)
+        condition = self._conditioning.from_features(features)
+        return {
+            "caption": caption,
+            "key": features["key"][0].numpy().decode(),
+            "image": self._reduce(features["image"])[0].numpy(),
+            "condition": {name: values[0].numpy() for name, values in condition.items()},
+        }
 
-    def _batch(self, blocks, slots):
-        """[streams][block] -> slot after slot."""
-
-        def in_turn(name):
-            stacked = tf.stack([block[name] for block in blocks], axis=1)
-            return tf.reshape(stacked, [-1, *stacked.shape[2:]])
-
-        return {"image": in_turn("image"), "condition": in_turn("condition"), "slot": slots}
-
-    def _resized(self, images):
+    def _reduce(self, images: tf.Tensor) -> tf.Tensor:
+        """Reduce images to `image_size` by the rounded mean of each block of pixels."""
         factor = self.manifest.image_size // self.image_size
         if factor == 1:
             return images
@@ -150,64 +165,59 @@ class Dataset:
         total = tf.reduce_sum(blocks, axis=[2, 4])
         return tf.cast((total + factor * factor // 2) // (factor * factor), tf.uint8)
 
-    def _stream(self, shards, seed, stream, position, block):
-        """image [block, H, W, C] and condition of one stream, endlessly, from `position` on."""
+    def _read_stream(
+        self, shards: tuple[Shard, ...], seed: int, stream: int, position: int, block: int
+    ) -> tf.data.Dataset:
+        """Return the endless examples of a stream from `position` on, `block` at a time."""
         counts = np.array([shard.num_examples for shard in shards], np.int64)
         files = tf.constant([posixpath.join(self.folder, shard.file) for shard in shards])
+        order = StreamOrder(seed, stream, counts, position)
 
-        def shard_order(epoch):
-            return _permutation(seed, stream, epoch, 0, len(shards))
+        def read(visit):
+            shard, indices = order.shard_of(visit), order.records_of(visit)
+            records = self._read_shard(files[shard], tf.constant(counts)[shard])
+            return records.map(lambda records: (records, indices))
 
-        epoch, offset = divmod(position, int(counts.sum()))
-        ends = np.cumsum(counts[shard_order(epoch).numpy()])
-        visit = int(np.searchsorted(ends, offset, side="right"))
-        skipped = offset - (int(ends[visit - 1]) if visit else 0)
-        first = epoch * len(shards) + visit
+        def parse(records, indices):
+            parts = tf.data.Dataset.from_tensor_slices(indices).batch(_PARSED)
+            return parts.map(lambda indices: self._parse(tf.gather(records, indices)))
 
-        def shuffled(visit):
-            epoch = visit // len(shards)
-            shard = shard_order(epoch)[visit % len(shards)]
-            count = tf.constant(counts)[shard]
-            order = _permutation(seed, stream, epoch, shard + 1, count)
-            order = order[tf.where(visit == first, skipped, 0) :]
-            return self._shard(files[shard], count).map(lambda records: (records, order))
-
-        def parsed(records, order):
-            some = tf.data.Dataset.from_tensor_slices(order).batch(_PARSED)
-            return some.map(lambda order: self._parse(tf.gather(records, order)))
-
-        visits = tf.data.Dataset.counter(first, dtype=tf.int64).flat_map(shuffled)
+        visits = tf.data.Dataset.counter(order.first_visit, dtype=tf.int64).flat_map(read)
         # The next shard is read while this one is used.
-        return visits.prefetch(1).flat_map(parsed).rebatch(block, drop_remainder=True)
+        return visits.prefetch(1).flat_map(parse).rebatch(block, drop_remainder=True)
 
-    def _shard(self, file, count):
-        """A data set of one element: the shard's serialized examples, string [count]."""
+    def _read_shard(self, file: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
+        """Return a data set of one element, the shard's serialized examples, string [count]."""
         records = tf.data.TFRecordDataset(file, buffer_size=1 << 20)
-        if self.on_damage == "raise":  # `translate_data_errors` finds out which
+        if self.on_damage == "raise":  # `translate_data_errors` finds out which record is damaged
             return records.batch(count)
 
-        def read(file, count):
-            return shard_file.read_shard(file.numpy().decode(), int(count), self.on_damage)
+        def read_slowly(file, count):
+            try:
+                return shard_file.read_shard(file.numpy().decode(), int(count), self.on_damage)
+            except UserError as error:
+                self.errors.append(error)
+                raise
 
-        def mended(file, count):
-            return tf.ensure_shape(tf.py_function(read, [file, count], tf.string), [None])
+        def skip_damage(file, count):
+            return tf.ensure_shape(tf.py_function(read_slowly, [file, count], tf.string), [None])
 
-        whole = records.batch(count, drop_remainder=True).ignore_errors()  # none if damaged
-        return whole.concatenate(tf.data.Dataset.from_tensors((file, count)).map(mended)).take(1)
+        # Empty if a record is damaged, so that the next data set is used instead.
+        intact = records.batch(count, drop_remainder=True).ignore_errors()
+        fallback = tf.data.Dataset.from_tensors((file, count)).map(skip_damage)
+        return intact.concatenate(fallback).take(1)
 
-    def _conditions(self) -> tuple[str, ...]:
-        """The features that `condition` reads."""
-        return (
-            ("embedding", "sequence") if self.conditioning == "sequence" else (self.conditioning,)
-        )
+    def _parse(self, records: tf.Tensor) -> dict[str, object]:
+        names = ("image", *self._conditioning.features)
+        features = parse_records(records, self.manifest, names)
+        return {
+            "image": self._reduce(features["image"]),
+            "condition": self._conditioning.from_features(features),
+        }
 
-    def _parse(self, records):
-        parsed = schema.parse(records, self.manifest, ("image", *self._conditions()))
-        return {"image": self._resized(parsed["image"]), "condition": self.condition(parsed)}
-
-    def _in_order(self, split) -> Iterator[tf.Tensor]:
-        """Serialized records of a split in the order in which they were written."""
-        readers = [self._of_stream(shards) for shards in self.manifest.streams(split)]
+    def _read_in_written_order(self, split: str) -> Iterator[tf.Tensor]:
+        """Yield the serialized records of a split, one from each stream in turn."""
+        readers = [self._read_serially(shards) for shards in self.manifest.streams(split)]
         while readers:
             for reader in list(readers):
                 record = next(reader, None)
@@ -216,84 +226,29 @@ class Dataset:
                 else:
                     yield record
 
-    def _of_stream(self, shards) -> Iterator[tf.Tensor]:
+    def _read_serially(self, shards: tuple[Shard, ...]) -> Iterator[tf.Tensor]:
         for shard in shards:
-            path, done = posixpath.join(self.folder, shard.file), 0
+            path, count = posixpath.join(self.folder, shard.file), 0
             try:
                 for record in tf.data.TFRecordDataset(path):
                     yield record
-                    done += 1
+                    count += 1
             except tf.errors.DataLossError:
-                yield from shard_file.read_shard(path, shard.num_examples, self.on_damage)[done:]
+                yield from shard_file.read_shard(path, shard.num_examples, self.on_damage)[count:]
 
 
-def _permutation(seed, stream, epoch, use, size):
-    """A shuffle of range(size), int32 [size], keyed by (seed, stream, epoch, use)."""
-    scalars = (tf.cast(value, tf.int64) for value in (stream, epoch, use, size))
-    return _keyed_shuffle(seed, *scalars)
+def _interleave(blocks: tuple[dict, ...], slots: tf.Tensor) -> dict[str, object]:
+    """Turn one block per stream into examples slot after slot."""
 
+    def interleave(*parts):
+        stacked = tf.stack(parts, axis=1)
+        return tf.reshape(stacked, [-1, *stacked.shape[2:]])
 
-@tf.function(autograph=False)  # traced once, not once a stream
-def _keyed_shuffle(seed, stream, epoch, use, size):
-    key = random.keys(seed, random.Purpose.SHUFFLE, epoch, tf.reshape(stream, [1]))
-    counter = tf.range(tf.cast(size, tf.int32))
-    use = tf.fill(tf.shape(counter), tf.cast(use, tf.uint32))
-    draws = random.threefry2x32(key, (use, tf.cast(counter, tf.uint32)))[0]
-    return tf.argsort(tf.cast(draws, tf.int64), stable=True)
-
-
-def check_batch_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> None:
-    if global_batch_size % num_streams:
-        raise UserError(
-            f"config.train.global_batch_size is {global_batch_size}; the data set has {num_streams} streams, "
-            f"so it must be a multiple of {num_streams}"
-        )
-    if num_streams % num_hosts:
-        raise UserError(
-            f"{num_hosts} hosts cannot share {num_streams} streams evenly; use a number of hosts that divides "
-            f"{num_streams} or prepare the data set with more streams"
-        )
-
-
-@contextlib.contextmanager
-def translate_data_errors(dataset: Dataset) -> Iterator[None]:
-    """A record whose checksum is wrong is a UserError that names it: its shard has the right size,
-    so that nothing was seen when the data set was opened. So is one that does not parse."""
-    try:
-        yield
-    except UnicodeDecodeError as error:  # TensorFlow's message quotes the record
-        raise _unparsable(dataset, "it is no tf.train.Example") from error
-    except tf.errors.InvalidArgumentError as error:
-        # Out of `batches` or `examples`, not out of a step.
-        if not re.search("IteratorGetNext|Parse|DecodePng|DecodeRaw|EnsureShape", str(error)):
-            raise
-        told = re.search(r"UserError: (.+)$", error.message, re.MULTILINE)
-        lines = [line for line in error.message.splitlines() if line.strip()]
-        raise (
-            UserError(told[1]) if told else _unparsable(dataset, lines[0][:200] if lines else "?")
-        ) from error
-    except tf.errors.OpError as error:
-        told = re.search(r"UserError: (.+)$", error.message, re.MULTILINE)  # by `on_damage=skip`
-        if told:
-            raise UserError(told[1]) from error
-        if not isinstance(error, tf.errors.DataLossError):
-            raise
-        for streams in dataset.manifest.splits.values():
-            for shard in (shard for stream in streams for shard in stream):
-                path = posixpath.join(dataset.folder, shard.file)
-                shard_file.check_shard(path, shard.num_examples)
-        raise
-
-
-def _unparsable(dataset, reason):
-    return UserError(
-        f"a record in {dataset.folder} is not what its manifest promises ({reason}); prepare the "
-        "data set again"
-    )
+    return {**tf.nest.map_structure(interleave, *blocks), "slot": slots}
 
 
 def open_dataset(
     folder: str, conditioning: str, image_size: int, on_damage: str = "raise"
 ) -> Dataset:
-    """Opens a folder of shards (local or gs://); see `Dataset`."""
-    return Dataset(folder, schema.read_manifest(folder), conditioning, image_size, on_damage)
+    """Open a folder of shards, local or gs://. See `Dataset` for the arguments and errors."""
+    return Dataset(folder, read_manifest(folder), conditioning, image_size, on_damage)

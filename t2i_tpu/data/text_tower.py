@@ -11,13 +11,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from t2i_tpu.data.schema import (
-    TEXT_TOWER,
-    EmbeddingContract,
-    Manifest,
-    StoredFile,
-    TokenContract,
-)
+from t2i_tpu.data.manifest import TEXT_TOWER, EmbeddingContract, Manifest, StoredFile, TokenContract
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 from t2i_tpu.text import TextEncoder, make_encoder

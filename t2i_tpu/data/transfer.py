@@ -18,7 +18,7 @@ from concurrent import futures
 import tensorflow as tf
 from tqdm import tqdm
 
-from t2i_tpu.data.schema import MANIFEST_NAME, read_manifest
+from t2i_tpu.data.manifest import MANIFEST_NAME, read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import gcs
 

@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data.schema import (
+from t2i_tpu.data.manifest import (
     MANIFEST_NAME,
     EmbeddingContract,
     Manifest,
-    Record,
     SequenceContract,
     Shard,
     TokenContract,
-    serialize,
 )
+from t2i_tpu.data.records import Record, serialize
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 

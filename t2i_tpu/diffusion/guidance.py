@@ -1,4 +1,4 @@
-"""Classifier-free guidance and thresholding of the denoised estimate."""
+"""Classifier-free guidance, and thresholding of the denoised estimate."""
 
 import math
 
@@ -6,21 +6,25 @@ from keras import ops
 
 
 def guide(conditional, unconditional, guidance_scale: float):
-    """w x0_cond + (1 - w) x0_uncond (Ho and Salimans, 2022); 1 = off."""
+    """Return w * conditional + (1 - w) * unconditional (Ho and Salimans, 2022). w = 1 is off."""
     return guidance_scale * conditional + (1 - guidance_scale) * unconditional
 
 
 def threshold(x, percentile: float):
-    """Dynamic thresholding (Saharia et al., 2022, section 2.3), one percentile per image.
+    """Apply dynamic thresholding (Saharia et al., 2022, section 2.3) to each image on its own.
 
-    Values beyond s = max(1, percentile of |x|) are cut to s and the image divided by s. With
-    percentile 0 the image is clipped to [-1, 1].
+    With s = max(1, percentile of |x|), values beyond s are clipped to s and the image is divided by
+    s. A percentile of 0 clips the image to [-1, 1] instead.
+
+    Args:
+      x: float32 [batch, ...].
+      percentile: in [0, 100), interpolated linearly as numpy.percentile does.
     """
     if not percentile:
         return ops.clip(x, -1.0, 1.0)
     flat = ops.reshape(ops.abs(x), (ops.shape(x)[0], -1))
     size = flat.shape[1] or math.prod(x.shape[1:])
-    position = percentile / 100 * (size - 1)  # linear interpolation, as numpy.percentile
+    position = percentile / 100 * (size - 1)
     low = math.floor(position)
     largest = ops.top_k(flat, size - low)[0]
     low_value = largest[:, -1]

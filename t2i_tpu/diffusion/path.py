@@ -1,7 +1,8 @@
-"""The path from image to noise: x_noisy = signal_scale * x + noise_scale * z, z ~ N(0, 1).
+"""Paths from image to noise: x_noisy = signal_scale * x + noise_scale * z with z ~ N(0, 1).
 
-A path is a pair of scales over noise_level in [0, 1] (0 = clean, 1 = noise) and their derivatives,
-up to one common factor. All of it works on numpy arrays and on backend tensors alike.
+A path maps noise_level in [0, 1] (0 is clean, 1 is pure noise) to two scales and their derivatives,
+up to one common factor. To add a path, write a function and register it in PATHS; its name must
+also be a choice of `DiffusionConfig.path`.
 """
 
 import math
@@ -12,20 +13,25 @@ from keras import ops
 
 
 class Scales(NamedTuple):
+    """The scales of a path at some noise levels. All fields have the shape of the levels."""
+
     signal: object  # alpha
     noise: object  # sigma
     signal_slope: object  # d alpha / d noise_level, up to the path's common factor
-    noise_slope: object  # d sigma / d noise_level, likewise
+    noise_slope: object  # d sigma / d noise_level, up to the same factor
 
 
 def linear(noise_level) -> Scales:
-    """Straight line: rectified flow (Liu et al., 2022), and the baseline's."""
+    """Return the scales of rectified flow's straight line (Liu et al., 2022).
+
+    This is also the path of the baseline.
+    """
     one = noise_level * 0 + 1
     return Scales(1 - noise_level, noise_level, -one, one)
 
 
 def cosine(noise_level) -> Scales:
-    """Variance preserving: an angle from 0 to pi/2 (Salimans and Ho, 2022)."""
+    """Return the scales of the variance-preserving cosine path (Salimans and Ho, 2022)."""
     library = np if isinstance(noise_level, (float, np.ndarray)) else ops
     angle = noise_level * (math.pi / 2)
     signal, noise = library.cos(angle), library.sin(angle)
@@ -36,13 +42,20 @@ PATHS = {"linear": linear, "cosine": cosine}
 
 
 def corrupt(path, x, z, noise_level):
-    """x, z [batch, ...] and noise_level broadcastable to them -> x_noisy."""
+    """Return x_noisy.
+
+    Args:
+      path: a function from PATHS.
+      x: the clean images, [batch, ...].
+      z: standard normal noise, shaped like x.
+      noise_level: in [0, 1], broadcastable to x.
+    """
     scales = path(noise_level)
     return scales.signal * x + scales.noise * z
 
 
 def snr(path, noise_level):
-    """Signal-to-noise ratio (alpha / sigma)**2, kept finite at both ends."""
+    """Return the signal-to-noise ratio (alpha / sigma)**2, kept finite at both ends of the path."""
     scales = path(noise_level)
     ratio = ops.maximum(scales.signal, 1e-4) / ops.maximum(scales.noise, 1e-4)
     return ratio * ratio

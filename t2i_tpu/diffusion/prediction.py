@@ -1,67 +1,87 @@
-"""What the network predicts, and the way between its output and the denoised image.
+"""What the network predicts, its training target, and the conversion to a denoised image.
 
-With alpha, sigma the path's scales and a dot for their slopes, each type is a line through (x0, z):
+With alpha and sigma the path's scales, every prediction type is a line p x0 + q z:
 
-  denoised   x0
-  noise      z                                  Ho et al., 2020
-  v          alpha z - sigma x0                 Salimans and Ho, 2022
-  velocity   alpha' x0 + sigma' z = d x / d n   Lipman et al., 2022; Liu et al., 2022
+  type       p       q
+  denoised   1       0
+  noise      0       1       Ho et al., 2020
+  v          -sigma  alpha   Salimans and Ho, 2022
+  velocity   alpha'  sigma'  d x / d noise_level: Lipman et al., 2022; Liu et al., 2022
 """
 
 from keras import ops
 
 from t2i_tpu.diffusion.path import snr
 
+# Prediction type -> (p, q) as a function of the path's scales.
+PREDICTIONS = {
+    "denoised": lambda scales: (1.0, 0.0),
+    "noise": lambda scales: (0.0, 1.0),
+    "v": lambda scales: (-scales.noise, scales.signal),
+    "velocity": lambda scales: (scales.signal_slope, scales.noise_slope),
+}
+
 
 def target(prediction_type: str, path, x0, z, noise_level):
-    """What the network should have put out; shapes as x0."""
-    image, noise = _line(prediction_type, path(noise_level))
-    return image * x0 + noise * z
+    """Return what the network should output, shaped like the image x0 and its noise z."""
+    p, q = PREDICTIONS[prediction_type](path(noise_level))
+    return p * x0 + q * z
 
 
-def denoised(prediction_type: str, path, output, x_noisy, noise_level):
-    """The network's output, in float32, as an estimate of x0: the solution of output = p x0 + q z
-    and x_noisy = alpha x0 + sigma z."""
+def to_denoised(prediction_type: str, path, output, x_noisy, noise_level):
+    """Return the estimate of x0 that the network's float32 output stands for.
+
+    It solves output = p x0 + q z and x_noisy = alpha x0 + sigma z for x0.
+    """
     if prediction_type == "denoised":
         return output
     scales = path(noise_level)
-    _, noise = _line(prediction_type, scales)
-    return (noise * x_noisy - scales.noise * output) / _determinant(prediction_type, scales)
+    _, q = PREDICTIONS[prediction_type](scales)
+    return (q * x_noisy - scales.noise * output) / _determinant(prediction_type, scales)
+
+
+def _velocity_weight(path, noise_level):
+    """Weight 1 on the error of the velocity that the output implies (Li and He, 2025).
+
+    On both paths an error of x0 is an error of the velocity of 1 / sigma times its size. Sigma is
+    kept above 0.1.
+    """
+    return 1.0 / ops.square(ops.maximum(path(noise_level).noise, 0.1))
+
+
+def _min_snr_weight(path, noise_level):
+    """Weight min(SNR, 5) on the error of x0 (Hang et al., 2023)."""
+    return ops.minimum(snr(path, noise_level), 5.0)
+
+
+# Name -> weight of the squared error of x0. "uniform" weights the output's own error.
+LOSS_WEIGHTS = {"uniform": None, "min_snr": _min_snr_weight, "velocity": _velocity_weight}
 
 
 def loss_weight(name: str, prediction_type: str, path, noise_level):
-    """Weight of the squared error of the network's output at each noise level.
+    """Return the weight of the squared error of the network's output at each noise level.
 
-    min_snr: as weight min(SNR, 5) on the error of x0 (Hang et al., 2023).
-    velocity: as weight 1 on the error of the velocity that the output means (Li and He, 2025),
-      with sigma kept above 0.1.
+    Args:
+      name: a key of LOSS_WEIGHTS.
+      prediction_type: a key of PREDICTIONS.
+      path: a function from PATHS.
+      noise_level: float32 [batch].
     """
     if name == "uniform":
         return ops.ones_like(noise_level)
-    scales = path(noise_level)
-    if name == "min_snr":
-        weight = ops.minimum(snr(path, noise_level), 5.0)
-    else:  # on both paths an error of x0 is one of the velocity of 1 / sigma times its size
-        weight = 1.0 / ops.square(ops.maximum(scales.noise, 0.1))
+    weight = LOSS_WEIGHTS[name](path, noise_level)
     if prediction_type == "denoised":
         return weight
-    # d x0 / d output, squared, turns an error of the output into one of x0.
+    # (d x0 / d output)**2 converts an error of the output into an error of x0.
+    scales = path(noise_level)
     return weight * ops.square(scales.noise / _determinant(prediction_type, scales))
 
 
 def _determinant(prediction_type, scales):
-    """Of the lines of `denoised`: 1 for velocity and, on the cosine path, for v; alpha for noise,
-    which is kept from zero."""
-    image, noise = _line(prediction_type, scales)
-    return ops.maximum(scales.signal * noise - scales.noise * image, 1e-3)
+    """Return alpha q - sigma p, the determinant of the two equations in `to_denoised`.
 
-
-def _line(prediction_type, scales):
-    """Coefficients (p, q) of x0 and z in the prediction."""
-    one = scales.signal * 0 + 1
-    return {
-        "denoised": (one, one * 0),
-        "noise": (one * 0, one),
-        "v": (-scales.noise, scales.signal),
-        "velocity": (scales.signal_slope, scales.noise_slope),
-    }[prediction_type]
+    It is 1 for velocity, 1 for v on the cosine path, and alpha, kept from zero, for noise. For
+    denoised it would be -sigma, which vanishes at level 0; callers handle that type without it.
+    """
+    p, q = PREDICTIONS[prediction_type](scales)
+    return ops.maximum(scales.signal * q - scales.noise * p, 1e-3)

@@ -1,14 +1,11 @@
-"""From noise to image: schedules of noise levels, solvers, and the one loop that runs them.
+"""Samplers: schedules of noise levels, the solvers' steps, and the loop that runs them.
 
-On a path x = alpha x0 + sigma z a solver's step is linear in the current image, the denoised
-estimate and the one before it:
-
-    x <- carry * x + now * x0 + before * x0_before
-
-so that a solver is a table of three numbers a step, computed here in float64, and the loop is one
-compiled loop on the device for all of them.
+To add a sampler, write a function from noise levels and a path to a `Sampler` and register it in
+SAMPLERS; its name must also be a choice of `SampleConfig.sampler`. A schedule is a function from a
+number of steps to noise levels, registered in LEVELS.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,19 +14,28 @@ from keras import ops
 from t2i_tpu.diffusion.noise_levels import shifted
 
 
-class Table(NamedTuple):
-    """A solver's coefficients, float64 [steps] each."""
+class Sampler(NamedTuple):
+    """A solver for one path and one schedule of noise levels.
 
-    levels: np.ndarray  # the noise level of each evaluation
-    carry: np.ndarray
-    now: np.ndarray
-    before: np.ndarray
+    Attributes:
+      num_steps: how often `step` is called.
+      step: a function (index, x, denoised, denoise, draw) -> (x, denoised) of
+        index: int32 scalar tensor, counted from 0;
+        x: float32 [batch, ...], the current image;
+        denoised: shaped like x, the estimate from the step before, zeros at first;
+        denoise: (x, noise level) -> denoised, which the step may call as often as it likes;
+        draw: (integer) -> standard normal noise shaped like x, a function of the integer and of
+          each image's seed, for samplers that add noise.
+    """
+
+    num_steps: int
+    step: Callable
 
 
 def baseline_levels(steps: int) -> np.ndarray:
-    """1 - u**(1/3), u from 0.0001 to 0.99 in steps of 1/steps, the last level set to 0.01.
+    """Return 1 - u**(1/3), u from 0.0001 to 0.99 in steps of 1/steps, with 0.01 as last level.
 
-    The baseline evaluates all but the last of them and takes the last evaluation's estimate.
+    The baseline evaluates all levels but the last, and its result is the last estimate.
     """
     levels = 1 - np.arange(0.0001, 0.99, 1 / steps) ** (1 / 3)
     levels[-1] = 0.01
@@ -37,59 +43,102 @@ def baseline_levels(steps: int) -> np.ndarray:
 
 
 def uniform_levels(steps: int) -> np.ndarray:
-    """steps + 1 levels from 1 to 0."""
+    """Return steps + 1 levels from 1 to 0 at equal distances."""
     return np.linspace(1, 0, steps + 1)
 
 
 def shifted_levels(steps: int) -> np.ndarray:
-    """Uniform levels moved towards noise, where the composition is decided."""
+    """Return uniform levels shifted towards noise, where the composition is decided."""
     return shifted(uniform_levels(steps), shift=2.0)
 
 
 LEVELS = {"baseline": baseline_levels, "uniform": uniform_levels, "shifted": shifted_levels}
 
 
-def ddim(levels: np.ndarray, path) -> Table:
-    """Song et al., 2020, with eta 0: keep z, change its share. On the linear path this is the
-    baseline's ((n - m) x0 + m x) / n for a step from level n to level m."""
+class Coefficients(NamedTuple):
+    """A linear multistep solver as a table, float64 [num_steps] each.
+
+    On a path x = alpha x0 + sigma z, such a solver's step is linear in the current image, its
+    denoised estimate and the estimate before it:
+
+        x <- carry * x + current * x0 + previous * x0_previous
+    """
+
+    levels: np.ndarray  # the noise level of each evaluation
+    carry: np.ndarray
+    current: np.ndarray
+    previous: np.ndarray
+
+
+def ddim_coefficients(levels: np.ndarray, path) -> Coefficients:
+    """Return the coefficients of DDIM with eta 0 (Song et al., 2020), which keeps z.
+
+    On the linear path a step from level n to level m is the baseline's ((n - m) x0 + m x) / n.
+    """
     here, there = path(levels[:-1]), path(levels[1:])
     carry = there.noise / here.noise
-    return Table(levels[:-1], carry, there.signal - carry * here.signal, np.zeros_like(carry))
+    current = there.signal - carry * here.signal
+    return Coefficients(levels[:-1], carry, current, np.zeros_like(carry))
 
 
-def dpmpp_2m(levels: np.ndarray, path) -> Table:
-    """DPM-Solver++(2M): Lu et al., 2022, algorithm 2, first order at both ends of the path."""
-    first_order = ddim(levels, path)
+def dpmpp_2m_coefficients(levels: np.ndarray, path) -> Coefficients:
+    """Return the coefficients of DPM-Solver++(2M): Lu et al., 2022, algorithm 2.
+
+    The step is of first order at both ends of the path, where logsnr is infinite.
+    """
+    first_order = ddim_coefficients(levels, path)
     scales = path(levels)
     with np.errstate(divide="ignore", invalid="ignore"):
-        half_logsnr = np.log(scales.signal / scales.noise)  # -inf at level 1, inf at level 0
+        half_logsnr = np.log(scales.signal / scales.noise)
         h = np.diff(half_logsnr)
-        over_2r = np.concatenate([[0.0], h[1:] / (2 * h[:-1])])  # 1 / (2 r), r = h_before / h
+        # 1 / (2 r) with r = h_before / h
+        over_2r = np.concatenate([[0.0], h[1:] / (2 * h[:-1])])
     over_2r = np.where(np.isfinite(over_2r), over_2r, 0.0)
-    now = first_order.now
-    return Table(levels[:-1], first_order.carry, now * (1 + over_2r), -now * over_2r)
+    current = first_order.current * (1 + over_2r)
+    return Coefficients(levels[:-1], first_order.carry, current, -first_order.current * over_2r)
+
+
+def multistep(coefficients: Coefficients) -> Sampler:
+    """Return the sampler of a linear multistep solver, which evaluates the denoiser once a step."""
+    levels, carry, current, previous = (
+        ops.convert_to_tensor(column, dtype="float32") for column in coefficients
+    )
+
+    def step(index, x, denoised, denoise, draw):
+        latest = denoise(x, levels[index])
+        x = carry[index] * x + current[index] * latest + previous[index] * denoised
+        return x, latest
+
+    return Sampler(len(coefficients.levels), step)
+
+
+def ddim(levels: np.ndarray, path) -> Sampler:
+    """Return the DDIM sampler; see `ddim_coefficients`."""
+    return multistep(ddim_coefficients(levels, path))
+
+
+def dpmpp_2m(levels: np.ndarray, path) -> Sampler:
+    """Return the DPM-Solver++(2M) sampler; see `dpmpp_2m_coefficients`."""
+    return multistep(dpmpp_2m_coefficients(levels, path))
 
 
 SAMPLERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
 
 
-def sample(denoise, x, table: Table):
-    """Runs a solver: one loop on the device, one `denoise` a step.
+def sample(denoise: Callable, x, sampler: Sampler, draw: Callable):
+    """Run a sampler in one loop on the device.
 
     Args:
-      denoise: (x [batch, ...], noise_level scalar) -> denoised [batch, ...], float32.
+      denoise: a function (x [batch, ...], noise level, a scalar) -> denoised [batch, ...], float32.
       x: float32 [batch, ...], pure noise.
-      table: of `ddim` or `dpmpp_2m`.
+      sampler: made by a function from SAMPLERS.
+      draw: a function of an integer; see `Sampler`.
 
     Returns:
-      The last denoised estimate, which is x itself where the levels end at 0.
+      The last denoised estimate. It is the final x if the levels end at 0.
     """
-    levels, carry, now, before = (ops.convert_to_tensor(part, dtype="float32") for part in table)
 
     def step(index, state):
-        x, latest = state
-        denoised = denoise(x, levels[index])
-        x = carry[index] * x + now[index] * denoised + before[index] * latest
-        return x, denoised
+        return sampler.step(index, *state, denoise, draw)
 
-    return ops.fori_loop(0, len(table.levels), step, (x, ops.zeros_like(x)))[1]
+    return ops.fori_loop(0, sampler.num_steps, step, (x, ops.zeros_like(x)))[1]

@@ -1,4 +1,4 @@
-"""Attention with normalised queries and keys, over image positions or over a prompt's tokens."""
+"""Attention with normalized queries and keys, over image positions or over a prompt's tokens."""
 
 from keras import layers, ops
 
@@ -8,8 +8,8 @@ HEAD_DIM = 64
 class Attention(layers.Layer):
     """Multi-head scaled dot-product attention (Vaswani et al., 2017).
 
-    Queries and keys are RMS-normalised per head (Henry et al., 2020; Dehghani et al., 2023), so
-    that the logits stay bounded in half precision. The output projection starts at zero.
+    Queries and keys are RMS-normalized per head (Henry et al., 2020; Dehghani et al., 2023), which
+    keeps the logits bounded in half precision. The output projection starts at zero.
     """
 
     def __init__(self, width: int, **kwargs):
@@ -29,8 +29,13 @@ class Attention(layers.Layer):
         self.built = True
 
     def call(self, x, context=None, attend_to=None):
-        """x [B, T, C], context [B, S, D] (x itself where None), attend_to bool [B, S]
-        -> [B, T, C]."""
+        """Return [B, T, C].
+
+        Args:
+          x: [B, T, C], the positions that ask.
+          context: [B, S, D], the positions to attend to. None means x itself.
+          attend_to: bool [B, S], false for the positions of the context to ignore.
+        """
         context = x if context is None else context
         query = rms_norm(self._heads(self.query(x))) * self.query_gain
         key = rms_norm(self._heads(self.key(context))) * self.key_gain
@@ -44,13 +49,13 @@ class Attention(layers.Layer):
         return self.out(ops.reshape(mixed, (-1, x.shape[1], self.heads * self.head_dim)))
 
     def _heads(self, x):
-        """[B, T, heads * head_dim] -> [B, heads, T, head_dim]."""
+        """Reshape [B, T, heads * head_dim] to [B, heads, T, head_dim]."""
         x = ops.reshape(x, (-1, x.shape[1], self.heads, self.head_dim))
         return ops.transpose(x, (0, 2, 1, 3))
 
 
 def rms_norm(x):
-    """x / its root mean square over the last axis; 0 stays 0."""
+    """Divide x by its root mean square over the last axis. Zero stays zero."""
     wide = ops.cast(x, "float32")
     return x * ops.cast(
         ops.rsqrt(ops.mean(ops.square(wide), axis=-1, keepdims=True) + 1e-6), x.dtype

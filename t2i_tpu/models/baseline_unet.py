@@ -1,12 +1,15 @@
-"""The baseline's U-Net: the Keras DDIM example's, with self- and cross-attention.
+"""The baseline's U-Net: the one of the Keras DDIM example, with self- and cross-attention.
 
-The same function as the baseline's, computed at less cost. Its prompt is an image of equal pixels;
-pooling, resizing and normalising leave it so, and a softmax over equal pixels is uniform. So its
-prompt lives here at one pixel; its cross-attention is what that comes to, the prompt's value added
-everywhere (its query and key projections have no effect there and never see a gradient); and the
-first block convolves the prompt's 544 channels once instead of once a pixel. Attention is unscaled,
-and normalisation is over the batch, as there: the one network of this package whose result depends
-on how a batch is spread over replicas.
+It computes the same function as apapiu/guided-diffusion-keras at less cost. That network's prompt
+is an image of equal pixels. Pooling, resizing and normalization keep the pixels equal, and a
+softmax over equal pixels is uniform. So here the prompt is a single pixel; cross-attention is the
+prompt's value added at every position (its query and key projections have no effect and never
+receive a gradient); and the first block convolves the prompt's 544 channels once instead of once
+per pixel. As in the baseline, attention is unscaled and normalization is over the batch. This is
+the only network of the package whose result depends on how a batch is spread over replicas.
+
+Every layer here returns its output together with the batch statistics of its batch norms: a dict
+from the path of a moving statistic's variable to the value in this batch, empty in inference.
 """
 
 import numpy as np
@@ -17,17 +20,17 @@ from t2i_tpu.models.container import Container
 
 
 class BatchNorm(layers.Layer):
-    """Batch normalisation (Ioffe and Szegedy, 2015) over all axes but the last, momentum 0.99.
+    """Batch normalization (Ioffe and Szegedy, 2015) over all axes but the last.
 
-    While training, the batch's statistics are left in `batch_statistics` for the step to average
-    over replicas and fold into the moving ones, instead of being assigned behind its back.
+    In training it returns the batch's statistics instead of updating its moving ones, because the
+    training step must average them over replicas first.
     """
 
-    momentum, epsilon = 0.99, 1e-3
+    epsilon = 1e-3
 
     def __init__(self, channels: int, affine: bool = True, **kwargs):
         super().__init__(**kwargs)
-        self.channels, self.affine, self.batch_statistics = channels, affine, None
+        self.channels, self.affine = channels, affine
 
     def build(self, *_):
         def add(name, initializer, trainable):
@@ -42,33 +45,34 @@ class BatchNorm(layers.Layer):
         self.built = True
 
     def call(self, x, training=False):
+        """Return x normalized, and this batch's statistics."""
         if training:
-            mean, variance = ops.moments(
-                ops.cast(x, "float32"), axes=tuple(range(len(x.shape) - 1))
-            )
-            self.batch_statistics = (mean, variance)
+            axes = tuple(range(len(x.shape) - 1))
+            mean, variance = ops.moments(ops.cast(x, "float32"), axes=axes)
+            statistics = {self.moving_mean.path: mean, self.moving_variance.path: variance}
         else:
             mean = ops.cast(self.moving_mean, "float32")
             variance = ops.cast(self.moving_variance, "float32")
+            statistics = {}
         gain = ops.rsqrt(variance + self.epsilon)
         if self.affine:
             gain = gain * ops.cast(self.gain, "float32")
         bias = -mean * gain
         if self.affine:
             bias = bias + ops.cast(self.bias, "float32")
-        return x * ops.cast(gain, x.dtype) + ops.cast(bias, x.dtype)
+        return x * ops.cast(gain, x.dtype) + ops.cast(bias, x.dtype), statistics
 
 
 class BaselineUNet(Container):
-    """noisy image, noise level, condition -> the raw prediction, shaped as the image."""
+    """Maps a noisy image, a noise level and an encoded condition to the raw prediction."""
 
     def __init__(
         self,
         channels: int,  # of the image
-        widths: tuple[int, ...],  # channels of each resolution, finest first
+        widths: tuple[int, ...],  # channels at each resolution, finest first
         block_depth: int,  # residual blocks per resolution
-        attention_levels: tuple[bool, ...],  # which resolutions attend
-        embedding_dim: int,  # of the condition's vector
+        attention_levels: tuple[bool, ...],  # which resolutions have attention
+        embedding_dim: int,  # width of the condition's vector
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # the noise level stays float32
@@ -79,58 +83,74 @@ class BaselineUNet(Container):
 
         def block(level, name):
             nonlocal width
-            first = name == "down0_0"
-            made = _Block(
-                width, widths[level], attention_levels[level], prompt_dim, first, name=name
-            )
+            is_first = name == "down0_0"
+            attends = attention_levels[level]
+            made = _Block(width, widths[level], attends, prompt_dim, is_first, name=name)
             width = widths[level]
             return made
 
+        # Down, and the middle.
         last = len(widths) - 1
         down, up = [], []
         for level in range(last):
             down.append([block(level, f"down{level}_{index}") for index in range(block_depth)])
             skips += [width] * block_depth
         middle = [block(last, f"middle{index}") for index in range(block_depth)]
+        # Up, where every block reads a skip connection as well.
         for level in reversed(range(last)):
             up.append([])
             for index in range(block_depth):
                 width += skips.pop()
                 up[-1].append(block(level, f"up{level}_{index}"))
-        self.down, self.middle, self.up = down, middle, up  # Keras tracks what a list holds by now
+        # Keras tracks the layers that a list holds when it is assigned.
+        self.down, self.middle, self.up = down, middle, up
         self.head = convolution(channels, kernel_size=1, kernel_initializer="zeros", name="head")
 
     def call(self, x, noise_level, vector, sequence=None, attend_to=None, training=False):
-        """x [B, H, W, C], noise_level float32 [B], the fields of a `Condition`, of which this one
-        reads the vector -> [B, H, W, C]."""
+        """Return the raw prediction [B, H, W, C], and the batch statistics.
+
+        Args:
+          x: [B, H, W, C].
+          noise_level: float32 [B].
+          vector, sequence, attend_to: the fields of an `EncodedCondition`; only vector is read.
+          training: whether batch norms use the statistics of this batch.
+        """
         waves = ops.cast(sinusoids(noise_level, 16), x.dtype)
         vector = ops.cast(vector, x.dtype)
         raw_prompt = ops.concatenate([vector, waves], axis=-1)
-        prompt = self.prompt_norm(raw_prompt, training=training)
+        prompt, statistics = self.prompt_norm(raw_prompt, training=training)
+
+        def apply(block, x, *inputs):
+            x, more = block(x, prompt, *inputs, training=training)
+            statistics.update(more)
+            return x
+
         x, skips = self.stem(x), []
         for blocks in self.down:
             for block in blocks:
-                x = block(x, prompt, raw_prompt, training=training)
+                x = apply(block, x, raw_prompt)
                 skips.append(x)
             x = ops.average_pool(x, 2, strides=2)
         for block in self.middle:
-            x = block(x, prompt, training=training)
+            x = apply(block, x)
         for blocks in self.up:
             x = upsample_bilinear(x)
             for block in blocks:
-                x = block(ops.concatenate([x, skips.pop()], axis=-1), prompt, training=training)
-        return self.head(x)
+                x = apply(block, ops.concatenate([x, skips.pop()], axis=-1))
+        return self.head(x), statistics
 
 
 class _Block(Container):
-    """The DDIM example's residual block, then self- and cross-attention where there are any. The
-    first of all reads the raw prompt as further channels of its image."""
+    """The DDIM example's residual block, followed by self- and cross-attention if it attends.
 
-    def __init__(self, input_width, width, attends, prompt_dim, first, **kwargs):
+    The very first block reads the raw prompt as further channels of its image.
+    """
+
+    def __init__(self, input_width, width, attends, prompt_dim, is_first, **kwargs):
         super().__init__(**kwargs)
-        self.prompted = first
+        self.reads_prompt = is_first
         self.shortcut = None
-        if first:
+        if is_first:
             self.shortcut = _PromptedConvolution(input_width, prompt_dim, width, 1, name="shortcut")
             self.prompt_norm = BatchNorm(prompt_dim, affine=False, name="prompt_norm")
             self.conv1 = _PromptedConvolution(input_width, prompt_dim, width, 3, name="conv1")
@@ -146,24 +166,31 @@ class _Block(Container):
         )
 
     def call(self, x, prompt, raw_prompt=None, training=False):
-        normed = self.norm(x, training=training)
-        if self.prompted:
+        # The residual block.
+        normed, statistics = self.norm(x, training=training)
+        if self.reads_prompt:
             residual = self.shortcut(x, raw_prompt)
-            x = self.conv1(normed, self.prompt_norm(raw_prompt, training=training))
+            normed_prompt, more = self.prompt_norm(raw_prompt, training=training)
+            statistics = statistics | more
+            x = self.conv1(normed, normed_prompt)
         else:
             residual = self.shortcut(x) if self.shortcut else x
             x = self.conv1(normed)
         x = self.conv2(ops.silu(x)) + residual
+        # Attention.
         if self.self_attention:
-            x = x + self.self_attention(x, training=training)
-            x = x + self.cross_attention(prompt, training=training)
-        return x
+            attended, more = self.self_attention(x, training=training)
+            x, statistics = x + attended, statistics | more
+            attended, more = self.cross_attention(prompt, training=training)
+            x, statistics = x + attended, statistics | more
+        return x, statistics
 
 
 class _PromptedConvolution(layers.Layer):
-    """A "same" convolution of an image whose last channels, the prompt's, are equal at all pixels.
+    """Convolves, with "same" padding, an image whose last channels, the prompt's, are constant.
 
-    There a pixel's result differs only by which taps of the kernel fall inside the image.
+    For those channels a pixel's result depends only on which of the kernel's taps fall inside the
+    image.
     """
 
     def __init__(self, image_width, prompt_dim, width, kernel_size, **kwargs):
@@ -178,12 +205,14 @@ class _PromptedConvolution(layers.Layer):
         self.built = True
 
     def call(self, x, prompt):
-        """x [B, H, W, image_width], prompt [B, prompt_dim] -> [B, H, W, width]."""
+        """Return [B, H, W, width] from x [B, H, W, image_width] and prompt [B, prompt_dim]."""
         _, height, width, _ = x.shape
+        # The prompt's contribution by each tap of the kernel, [B, taps, width].
         taps = self.kernel_size**2
         kernel = ops.reshape(self.kernel[:, :, self.image_width :], (taps, -1, self.width))
         kernel = ops.reshape(ops.transpose(kernel, (1, 0, 2)), (-1, taps * self.width))
         by_tap = ops.reshape(ops.matmul(prompt, kernel), (-1, taps, self.width))
+        # Each pixel sums the taps that fall inside the image.
         inside = np.kron(
             _taps_inside(height, self.kernel_size), _taps_inside(width, self.kernel_size)
         )
@@ -193,13 +222,16 @@ class _PromptedConvolution(layers.Layer):
 
 
 def _taps_inside(size, kernel_size):
-    """[size, kernel_size]: 1 where a tap of the kernel at a position falls inside the image."""
+    """Return float32 [size, kernel_size]: 1 if a tap at a position falls inside the image, else 0."""
     source = np.arange(size)[:, None] + np.arange(kernel_size) - kernel_size // 2
     return ((source >= 0) & (source < size)).astype("float32")
 
 
 class _SelfAttention(Container):
-    """One head, an eighth of the width for queries and keys, unscaled. Rows are keys there."""
+    """Self-attention with one head, unscaled, an eighth of the width for queries and keys.
+
+    As in the baseline, the rows of the attention matrix are the keys.
+    """
 
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
@@ -212,15 +244,18 @@ class _SelfAttention(Container):
 
     def call(self, x, training=False):
         _, height, width, channels = x.shape
-        flat = ops.reshape(self.norm(x, training=training), (-1, height * width, channels))
+        normed, statistics = self.norm(x, training=training)
+        flat = ops.reshape(normed, (-1, height * width, channels))
         logits = ops.matmul(self.key(flat), ops.transpose(self.query(flat), (0, 2, 1)))
         weights = ops.cast(ops.softmax(ops.cast(logits, "float32")), x.dtype)
         mixed = self.out(ops.matmul(weights, self.value(flat)))
-        return self.out_norm(ops.reshape(mixed, (-1, height, width, channels)), training=training)
+        mixed = ops.reshape(mixed, (-1, height, width, channels))
+        normed, more = self.out_norm(mixed, training=training)
+        return normed, statistics | more
 
 
 class _PromptAttention(Container):
-    """The baseline's cross-attention: see the head of this file."""
+    """The baseline's cross-attention, simplified as the module's docstring explains."""
 
     def __init__(self, width, prompt_dim, **kwargs):
         super().__init__(**kwargs)
@@ -230,15 +265,17 @@ class _PromptAttention(Container):
         self.out_norm = BatchNorm(width, name="out_norm")
 
     def call(self, prompt, training=False):
-        x = self.out(self.value(self.norm(prompt, training=training)))
-        return self.out_norm(x, training=training)[:, None, None, :]
+        normed, statistics = self.norm(prompt, training=training)
+        x, more = self.out_norm(self.out(self.value(normed)), training=training)
+        return x[:, None, None, :], statistics | more
 
 
 def upsample_bilinear(x):
-    """Doubles height and width as Keras' bilinear UpSampling2D does, by shifts and averages.
+    """Double height and width as Keras' bilinear UpSampling2D does, by shifts and averages.
 
-    A new pixel lies a quarter of a pixel from an old one: 3/4 of it and 1/4 of its neighbour, the
-    edge repeated. Its gradient is a sum of slices, which XLA has (tensorflow #57575).
+    A new pixel lies a quarter of a pixel from an old one, so it is 3/4 of that pixel and 1/4 of its
+    neighbor, with the edge repeated. The gradient is a sum of slices, which XLA supports;
+    TensorFlow's own bilinear resize has no gradient under XLA (tensorflow #57575).
     """
     for axis in (1, 2):
         size = x.shape[axis]

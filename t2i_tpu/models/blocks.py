@@ -6,11 +6,11 @@ from t2i_tpu.models.container import Container
 
 
 class GroupNorm(layers.Layer):
-    """Group normalisation (Wu and He, 2018), optionally scaled and shifted by the condition.
+    """Group normalization (Wu and He, 2018), optionally scaled and shifted by the condition.
 
-    Normalisation, its own gain and bias, and the condition's scale and shift are folded into one
-    multiply-add over the image; the statistics are float32 and taken per channel first. That is
-    less than half of the memory traffic of the textbook form, which dominates a CPU's step.
+    Normalization, its own gain and bias, and the condition's scale and shift are folded into one
+    multiply-add over the image. The statistics are float32 and are taken per channel first. This
+    causes less than half of the memory traffic of the textbook form, which dominates a CPU's step.
     """
 
     def __init__(self, channels: int, **kwargs):
@@ -26,7 +26,7 @@ class GroupNorm(layers.Layer):
         self.built = True
 
     def call(self, x, scale=None, shift=None):
-        """x [B, H, W, C]; scale and shift [B, C] or None."""
+        """Normalize x [B, H, W, C]; scale and shift are [B, C] or None."""
         wide = ops.cast(x, "float32")
         mean = self._over_group(ops.mean(wide, axis=(1, 2)))
         variance = self._over_group(ops.mean(ops.square(wide), axis=(1, 2))) - ops.square(mean)
@@ -38,14 +38,14 @@ class GroupNorm(layers.Layer):
         return x * _per_image(gain, x.dtype) + _per_image(bias, x.dtype)
 
     def _over_group(self, statistic):
-        """[B, C] -> the mean over each group, again [B, C]."""
+        """Replace a statistic [B, C] by its mean over each group, repeated to [B, C]."""
         grouped = ops.reshape(statistic, (-1, self.groups, self.channels // self.groups))
         mean = ops.mean(grouped, axis=-1, keepdims=True)
         return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, self.channels))
 
 
 class ResidualBlock(Container):
-    """norm, swish, conv, conditioned norm, swish, conv; the last conv starts at zero."""
+    """Norm, swish, conv, conditioned norm, swish, conv. The last convolution starts at zero."""
 
     def __init__(self, input_width: int, width: int, **kwargs):
         super().__init__(**kwargs)
@@ -59,7 +59,7 @@ class ResidualBlock(Container):
         )
 
     def call(self, x, condition):
-        """x [B, H, W, input_width], condition [B, D] -> [B, H, W, width]."""
+        """Return [B, H, W, width] from x [B, H, W, input_width] and condition [B, D]."""
         scale, shift = ops.split(self.modulation(condition), 2, axis=-1)
         residual = self.conv1(ops.silu(self.norm1(x)))
         residual = ops.silu(self.norm2(residual, scale, shift))
@@ -67,7 +67,7 @@ class ResidualBlock(Container):
 
 
 class Downsample(Container):
-    """Halves the resolution: every 2x2 block through one matrix."""
+    """Halves the resolution by multiplying every 2x2 block with one matrix."""
 
     def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
@@ -78,7 +78,7 @@ class Downsample(Container):
 
 
 class Upsample(Container):
-    """Doubles the resolution: the transpose of `Downsample`, free of checkerboard overlap."""
+    """Doubles the resolution. It is the transpose of `Downsample`, so no outputs overlap."""
 
     def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
@@ -89,11 +89,12 @@ class Upsample(Container):
 
 
 def convolution(width: int, kernel_size: int = 3, **kwargs) -> layers.Layer:
+    """Return a 2D convolution with "same" padding."""
     return layers.Conv2D(width, kernel_size, padding="same", **kwargs)
 
 
 def space_to_depth(x, size: int):
-    """[B, H, W, C] -> [B, H / size, W / size, size * size * C]."""
+    """Reshape [B, H, W, C] to [B, H / size, W / size, size * size * C]."""
     if size == 1:
         return x
     _, height, width, channels = x.shape
@@ -103,7 +104,7 @@ def space_to_depth(x, size: int):
 
 
 def depth_to_space(x, size: int):
-    """The inverse of `space_to_depth`."""
+    """Invert `space_to_depth`."""
     if size == 1:
         return x
     _, height, width, depth = x.shape
@@ -118,7 +119,7 @@ def _per_image(coefficient, dtype):
 
 
 class NoiseLevelEmbedding(Container):
-    """Sines and cosines of the noise level at 32 frequencies from 1 to 1000, then two layers."""
+    """Embeds the noise level: sinusoids at 32 frequencies from 1 to 1000, then two dense layers."""
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(autocast=False, **kwargs)  # the noise level stays float32
@@ -126,13 +127,20 @@ class NoiseLevelEmbedding(Container):
         self.out = layers.Dense(dim, name="out")
 
     def call(self, noise_level):
-        """float32 [B] -> [B, dim]."""
+        """Return [B, dim] from the noise level, float32 [B]."""
         return self.out(self.hidden(sinusoids(noise_level, 32)))
 
 
 def sinusoids(noise_level, frequencies: int):
-    """float32 [B] -> [B, 2 * frequencies]: sines, then cosines of 2 pi f n, f from 1 to 1000."""
-    # In float32: 2 pi 1000 n has no meaning in 8 bits of mantissa.
+    """Return the sines, then the cosines of 2 pi f n, with f from 1 to 1000 on a log scale.
+
+    Args:
+      noise_level: n, float32 [B].
+      frequencies: how many f.
+
+    Returns:
+      float32 [B, 2 * frequencies]. In bfloat16, 2 pi 1000 n would be meaningless.
+    """
     log_frequencies = ops.linspace(0.0, 6.907755278982137, frequencies, dtype="float32")
     angles = (
         6.283185307179586 * ops.exp(log_frequencies) * ops.cast(noise_level, "float32")[:, None]

@@ -1,58 +1,131 @@
-"""From what an example is conditioned on to what the network reads.
+"""Conditions, and the layers that encode them for the network.
 
-A raw condition is an embedding [B, dim]; a label [B] counted from 1; token ids [B, T] padded with 0;
-or an embedding and the text tower's states of the tokens [T, width] padded with 0, laid end to end
-[B, dim + T * width]. The null condition of classifier-free guidance is zeros, whatever the kind.
+A condition is a dict of named arrays, one row per example:
+
+  kind       fields
+  embedding  embedding float32 [B, dim]
+  label      label int32 [B], counted from 1
+  tokens     tokens int32 [B, T], padded with 0
+  sequence   embedding float32 [B, dim] and sequence float32 [B, T, width], the text tower's state
+             of each token, padded with 0
+
+The null condition of classifier-free guidance has zeros in every field. To add a kind, write a
+layer here and register it in CONDITIONERS, and register how data sets and prompts provide it in
+data/conditions.py.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from keras import initializers, layers, ops
+import numpy as np
+from keras import initializers, layers, ops, tree
 
 from t2i_tpu.models.attention import Attention, rms_norm
 from t2i_tpu.models.container import Container
 
 
-class Condition(NamedTuple):
+@dataclass(frozen=True)
+class ConditionSpec:
+    """Describes the conditions of a data set.
+
+    Attributes:
+      kind: a key of CONDITIONERS.
+      fields: the shape without the batch axis and the dtype of each field.
+      num_ids: number of classes or size of the vocabulary, for fields that hold ids.
+    """
+
+    kind: str
+    fields: dict[str, tuple[tuple[int, ...], str]]
+    num_ids: int = 0
+
+    def null(self, batch_size: int) -> dict[str, np.ndarray]:
+        """Return a batch of null conditions."""
+        return {
+            name: np.zeros((batch_size, *shape), dtype)
+            for name, (shape, dtype) in self.fields.items()
+        }
+
+
+class EncodedCondition(NamedTuple):
+    """What the network reads of a condition."""
+
     vector: object  # [B, D]
     sequence: object = None  # [B, T, D], for cross-attention
-    mask: object = None  # bool [B, T], true where there is a token
+    attend_to: object = None  # bool [B, T], true for each token and false for padding
 
 
-def drop(condition, keep):
-    """`condition` where keep [B] is 1 and the null condition where it is 0."""
-    keep = ops.cast(keep, condition.dtype)
-    return condition * ops.reshape(keep, (-1, *[1] * (len(condition.shape) - 1)))
+def drop_conditions(condition: dict, keep):
+    """Replace the conditions of some examples by the null condition.
+
+    Args:
+      condition: a batch of conditions.
+      keep: [B], 1 or true for the examples that keep theirs.
+    """
+
+    def drop(values):
+        mask = ops.cast(keep, values.dtype)
+        return values * ops.reshape(mask, (-1, *[1] * (len(values.shape) - 1)))
+
+    return tree.map_structure(drop, condition)
 
 
-class EmbeddingProjection(Container):
-    """A precomputed embedding as it is, through one matrix: the baseline's."""
+class Conditioner(Container):
+    """Encodes conditions of one kind. Its `call` takes the fields of a condition by name.
+
+    Attributes:
+      dim: width of the encoded vector.
+      has_sequence: whether the result has a sequence to attend to.
+    """
+
+    has_sequence = False
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(**kwargs)
+        self.dim = dim
+
+    @classmethod
+    def from_spec(cls, spec: ConditionSpec, dim: int, **kwargs) -> "Conditioner":
+        """Return the layer for a data set's conditions, encoding to width `dim`."""
+        raise NotImplementedError
+
+
+class EmbeddingProjection(Conditioner):
+    """Projects a precomputed embedding, as it is, to half its width: the baseline's conditioner."""
+
+    def __init__(self, dim: int, **kwargs):
+        super().__init__(dim, **kwargs)
         self.project = layers.Dense(dim, name="project")
 
+    @classmethod
+    def from_spec(cls, spec, dim, **kwargs):
+        ((embedding_dim,), _) = spec.fields["embedding"]
+        return cls(embedding_dim // 2, **kwargs)
+
     def call(self, embedding):
-        return Condition(self.project(embedding))
+        return EncodedCondition(self.project(embedding))
 
 
-class EmbeddingConditioner(Container):
-    """A precomputed embedding, raw or normalised: its direction and 512 Fourier features of it.
+class EmbeddingConditioner(Conditioner):
+    """Encodes the direction of a precomputed embedding and 512 Fourier features of it.
 
-    CLIP's embeddings fill few directions, and a network learns slowly what changes fast with its
+    CLIP's embeddings fill few directions, and a network is slow to learn what changes fast with its
     input (Tancik et al., 2020). The inner product of two prompts' random features (Rahimi and
-    Recht, 2007) falls off with their distance d as exp(-d**2 / (2 * 0.5**2)), so that what differs
-    in meaning is nearly orthogonal and synonyms are not. The frequencies are not trained.
+    Recht, 2007) decays with their distance d as exp(-d**2 / (2 * 0.5**2)), which makes different
+    meanings nearly orthogonal but keeps synonyms close. The frequencies are not trained.
     """
 
     num_frequencies, bandwidth = 256, 0.5
 
     def __init__(self, dim: int, **kwargs):
-        super().__init__(autocast=False, **kwargs)  # angles need float32
+        super().__init__(dim, autocast=False, **kwargs)  # angles need float32
         self.project = layers.Dense(dim, name="project")
 
+    @classmethod
+    def from_spec(cls, spec, dim, **kwargs):
+        return cls(dim, **kwargs)
+
     def build(self, shape):
-        # The direction comes with RMS 1, so with length sqrt(dimension).
+        # A direction has RMS 1, so its length is sqrt(dimension).
         scale = 1.0 / (self.bandwidth * shape[-1] ** 0.5)
         self.frequencies = self.add_weight(
             shape=(shape[-1], self.num_frequencies),
@@ -66,57 +139,72 @@ class EmbeddingConditioner(Container):
         direction = rms_norm(embedding)
         angles = ops.matmul(direction, ops.convert_to_tensor(self.frequencies, "float32"))
         waves = 2.0**0.5 * ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
-        return Condition(self.project(ops.concatenate([direction, waves], axis=-1)))
+        return EncodedCondition(self.project(ops.concatenate([direction, waves], axis=-1)))
 
 
-class SequenceConditioner(Container):
-    """A precomputed embedding, and the states of its text tower to attend to."""
+class SequenceConditioner(Conditioner):
+    """Encodes a precomputed embedding, and the text tower's states for the network to attend to."""
 
-    def __init__(self, length: int, width: int, dim: int, **kwargs):
-        super().__init__(autocast=False, **kwargs)  # as EmbeddingConditioner
-        self.shape = (length, width)
+    has_sequence = True
+
+    def __init__(self, dim: int, **kwargs):
+        super().__init__(dim, autocast=False, **kwargs)  # see EmbeddingConditioner
         self.pooled = EmbeddingConditioner(dim, name="pooled")
         self.project = layers.Dense(dim, name="project")
 
-    def call(self, condition):
-        length, width = self.shape
-        start = condition.shape[1] - length * width
-        states = ops.reshape(condition[:, start:], (-1, length, width))
-        mask = ops.any(states != 0, axis=-1)  # no token's state is zero after a layer norm
-        pooled = self.pooled(condition[:, :start])
-        return Condition(pooled.vector, self.project(rms_norm(states)), mask)
+    @classmethod
+    def from_spec(cls, spec, dim, **kwargs):
+        return cls(dim, **kwargs)
+
+    def call(self, embedding, sequence):
+        # After the text tower's layer norm, no state of a real token is zero.
+        attend_to = ops.any(sequence != 0, axis=-1)
+        states = self.project(rms_norm(sequence))
+        return EncodedCondition(self.pooled(embedding).vector, states, attend_to)
 
 
-class LabelConditioner(Container):
-    """A class label through a learned embedding; row 0 is the null condition."""
+class LabelConditioner(Conditioner):
+    """Encodes a class label as a row of a table. Row 0 is the null condition."""
 
     def __init__(self, num_classes: int, dim: int, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dim, **kwargs)
         self.table = layers.Embedding(num_classes + 1, dim, name="table")
 
+    @classmethod
+    def from_spec(cls, spec, dim, **kwargs):
+        return cls(spec.num_ids, dim, **kwargs)
+
     def call(self, label):
-        return Condition(self.table(label))
+        return EncodedCondition(self.table(label))
 
 
-class TokenConditioner(Container):
-    """A small pre-norm transformer over the prompt's tokens, trained with the denoiser."""
+class TokenConditioner(Conditioner):
+    """Encodes a prompt's tokens with a small pre-norm transformer, trained with the denoiser."""
+
+    has_sequence = True
 
     def __init__(self, vocab_size: int, length: int, dim: int, depth: int = 2, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dim, **kwargs)
         self.table = layers.Embedding(vocab_size, dim, name="table")
         self.positions = layers.Embedding(length, dim, name="positions")
         self.blocks = [_TransformerBlock(dim, name=f"block{index}") for index in range(depth)]
         self.norm = layers.LayerNormalization(name="norm")
 
+    @classmethod
+    def from_spec(cls, spec, dim, **kwargs):
+        ((length,), _) = spec.fields["tokens"]
+        return cls(spec.num_ids, length, dim, **kwargs)
+
     def call(self, tokens):
-        mask = tokens > 0
+        attend_to = tokens > 0
         x = self.table(tokens) + self.positions(ops.arange(tokens.shape[1]))
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, attend_to)
         x = self.norm(x)
-        present = ops.cast(mask, x.dtype)[..., None]
+        # The vector is the mean over the real tokens.
+        present = ops.cast(attend_to, x.dtype)[..., None]
         pooled = ops.sum(x * present, axis=1) / ops.maximum(ops.sum(present, axis=1), 1.0)
-        return Condition(pooled, x, mask)
+        return EncodedCondition(pooled, x, attend_to)
 
 
 class _TransformerBlock(Container):
@@ -131,3 +219,17 @@ class _TransformerBlock(Container):
     def call(self, x, attend_to):
         x = x + self.attention(self.norm1(x), attend_to=attend_to)
         return x + self.contract(self.expand(self.norm2(x)))
+
+
+CONDITIONERS: dict[str, type[Conditioner]] = {
+    "embedding": EmbeddingConditioner,
+    "sequence": SequenceConditioner,
+    "label": LabelConditioner,
+    "tokens": TokenConditioner,
+}
+# The baseline's blocks cannot attend to a sequence, so they only take its vector.
+BASELINE_CONDITIONERS: dict[str, type[Conditioner]] = {
+    "embedding": EmbeddingProjection,
+    "label": LabelConditioner,
+    "tokens": TokenConditioner,
+}

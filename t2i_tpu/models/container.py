@@ -4,10 +4,10 @@ from keras import layers
 
 
 class Container(layers.Layer):
-    """A layer with no variables but its sublayers', which make theirs when they are first called.
+    """A layer whose only variables are its sublayers', which they create on their first call.
 
-    Without a `build` of its own Keras traces `call` symbolically to find them, at every level of
-    the nesting anew: most of a program's start.
+    Without this `build`, Keras would trace `call` symbolically to find them, again at every level
+    of nesting, which is most of a program's start-up time.
     """
 
     def build(self, *_):

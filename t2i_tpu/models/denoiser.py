@@ -1,105 +1,113 @@
-"""The Denoiser: network, conditioning, path and prediction type behind one call."""
+"""The Denoiser: network, conditioner, path and prediction type behind one call."""
 
+import keras
 from keras import layers, ops
 
 from t2i_tpu.config import Config
 from t2i_tpu.diffusion import prediction
 from t2i_tpu.diffusion.path import PATHS
-from t2i_tpu.models.baseline_unet import BaselineUNet, BatchNorm
+from t2i_tpu.errors import UserError
+from t2i_tpu.models.baseline_unet import BaselineUNet
 from t2i_tpu.models.conditioning import (
-    EmbeddingConditioner,
-    EmbeddingProjection,
-    LabelConditioner,
-    SequenceConditioner,
-    TokenConditioner,
+    BASELINE_CONDITIONERS,
+    CONDITIONERS,
+    Conditioner,
+    ConditionSpec,
 )
 from t2i_tpu.models.container import Container
 from t2i_tpu.models.unet import UNet
 
 
 class Denoiser(Container):
-    """Estimates the clean image from a noisy one, a noise level and a raw condition.
+    """Estimates the clean image from a noisy one, a noise level and a condition.
 
-    Raw conditions are as in `models.conditioning`; zeros are the null condition.
+    Conditions are dicts, described in models/conditioning.py; zeros are the null condition.
     """
 
-    def __init__(self, config: Config, channels: int, condition_shape: "ConditionShape", **kwargs):
+    def __init__(self, config: Config, channels: int, spec: ConditionSpec, **kwargs):
         super().__init__(name="denoiser", autocast=False, **kwargs)  # the noise level stays float32
         self.diffusion_path = PATHS[config.diffusion.path]
         self.prediction_type = config.diffusion.prediction_type
         self.image_shape = (config.data.image_size, config.data.image_size, channels)
-        self.condition_shape = condition_shape
-        self.conditioner = _make_conditioner(config, condition_shape)
-        self.network = _make_network(config, channels, condition_shape)
+        self.condition_spec = spec
+        self.conditioner = _make_conditioner(config, spec)
+        self.network = _make_network(config, channels, self.conditioner)
 
     def call(self, x, noise_level, condition, training=False):
-        """The raw prediction, float32.
+        """Run the network.
 
         Args:
-          x: float32 [B, H, W, C], noisy images; data lies in [-1, 1].
+          x: float32 [B, H, W, C], noisy images. Clean images lie in [-1, 1].
           noise_level: float32 [B] in [0, 1].
-          condition: the raw condition of each image.
+          condition: the condition of each image.
+          training: whether batch norms use the statistics of this batch.
+
+        Returns:
+          The raw prediction, float32 [B, H, W, C], and the batch statistics: a dict from the path
+          of a moving statistic's variable to this batch's value. It is empty unless training.
         """
+        encoded = self.conditioner(**condition)
         x = ops.cast(x, self.compute_dtype)
-        # One by one, because Keras 3.12, the last for Python 3.10, takes no None inside of a tuple.
-        prompt = self.conditioner(condition)
-        return ops.cast(self.network(x, noise_level, *prompt, training=training), "float32")
+        # Keras 3.12, the last for Python 3.10, accepts no None inside a tuple, so the fields are
+        # passed one by one.
+        output, statistics = self.network(x, noise_level, *encoded, training=training)
+        return ops.cast(output, "float32"), statistics
 
     def denoise(self, x, noise_level, condition):
-        """The denoised image, float32 [B, H, W, C]; arguments as for `call`."""
-        output = self(x, noise_level, condition)
+        """Return the denoised images, float32 [B, H, W, C]; the arguments are those of `call`."""
+        output, _ = self(x, noise_level, condition)
         level = noise_level[:, None, None, None]
-        return prediction.denoised(self.prediction_type, self.diffusion_path, output, x, level)
+        return prediction.to_denoised(self.prediction_type, self.diffusion_path, output, x, level)
 
-    def build_variables(self) -> "Denoiser":
-        """Creates every variable, with one call on a batch of zeros."""
-        condition = ops.zeros(self.condition_shape.batch(1), self.condition_shape.dtype)
-        self(ops.zeros((1, *self.image_shape)), ops.zeros((1,)), condition)
-        return self
-
-    def batch_norms(self) -> list[BatchNorm]:
-        """The layers whose batch statistics a step folds into moving ones."""
-        return [layer for layer in self._flatten_layers() if isinstance(layer, BatchNorm)]
+    def moving_statistics(self) -> list[keras.Variable]:
+        """Return the moving means and variances of the batch norms."""
+        names = ("moving_mean", "moving_variance")
+        return [variable for variable in self.non_trainable_variables if variable.name in names]
 
 
-class ConditionShape:
-    """What a data set's raw condition looks like: a name, a shape without batch, a dtype and, for
-    classes and tokens, how many there are; for a sequence, how many states of which width."""
-
-    def __init__(self, kind: str, shape: tuple[int, ...], count: int = 0, width: int = 0):
-        self.kind, self.shape, self.count, self.width = kind, shape, count, width
-        self.dtype = "float32" if kind in ("embedding", "sequence") else "int32"
-
-    def batch(self, size: int) -> tuple[int, ...]:
-        return (size, *self.shape)
+def variables_by_path(denoiser: Denoiser) -> dict[str, object]:
+    """Return a model's variables, as the backend has them, by the names in a checkpoint."""
+    return {variable.path: variable.value for variable in denoiser.variables}
 
 
-def _make_conditioner(config, condition_shape) -> layers.Layer:
-    baseline = config.model.blocks == "baseline"
-    dim = config.model.embedding_dim
-    if condition_shape.kind == "embedding":
-        # The baseline halves a precomputed embedding and does not normalise it.
-        if baseline:
-            return EmbeddingProjection(condition_shape.shape[0] // 2, name="conditioner")
-        return EmbeddingConditioner(dim, name="conditioner")
-    if condition_shape.kind == "label":
-        return LabelConditioner(condition_shape.count, dim, name="conditioner")
-    if condition_shape.kind == "sequence":
-        return SequenceConditioner(
-            condition_shape.count, condition_shape.width, dim, name="conditioner"
+def build_denoiser(
+    config: Config, channels: int, spec: ConditionSpec, dtype_policy: str
+) -> Denoiser:
+    """Return the model of a resolved config with all its variables created.
+
+    Args:
+      config: resolved.
+      channels: of the images, 1 or 3.
+      spec: describes the data set's conditions.
+      dtype_policy: a Keras policy. It becomes the global one, which sublayers take theirs from.
+    """
+    keras.mixed_precision.set_global_policy(dtype_policy)
+    denoiser = Denoiser(config, channels, spec)
+    # One call on a batch of zeros creates every variable.
+    denoiser(ops.zeros((1, *denoiser.image_shape)), ops.zeros((1,)), spec.null(1))
+    return denoiser
+
+
+def _make_conditioner(config: Config, spec: ConditionSpec) -> Conditioner:
+    table = BASELINE_CONDITIONERS if config.model.blocks == "baseline" else CONDITIONERS
+    if spec.kind not in table:
+        raise UserError(
+            f"config.model.conditioning is {spec.kind!r}; blocks={config.model.blocks} takes "
+            f"{', '.join(table)}"
         )
-    return TokenConditioner(
-        condition_shape.count, condition_shape.shape[0], dim, name="conditioner"
-    )
+    return table[spec.kind].from_spec(spec, config.model.embedding_dim, name="conditioner")
 
 
-def _make_network(config, channels, condition_shape) -> layers.Layer:
+def _make_network(config: Config, channels: int, conditioner: Conditioner) -> layers.Layer:
     model = config.model
     if model.blocks == "baseline":
-        halved = condition_shape.kind == "embedding"
-        dim = condition_shape.shape[0] // 2 if halved else model.embedding_dim
         return BaselineUNet(
-            channels, model.widths, model.block_depth, model.attention_levels, dim, name="unet"
+            channels,
+            model.widths,
+            model.block_depth,
+            model.attention_levels,
+            conditioner.dim,
+            name="unet",
         )
     return UNet(
         config.data.image_size,
@@ -108,7 +116,7 @@ def _make_network(config, channels, condition_shape) -> layers.Layer:
         model.block_depth,
         model.attention_levels,
         model.patch_size,
-        model.embedding_dim,
-        cross_attention=condition_shape.kind in ("tokens", "sequence"),
+        conditioner.dim,
+        cross_attention=conditioner.has_sequence,
         name="unet",
     )

@@ -1,4 +1,4 @@
-"""The modern U-Net: residual blocks modulated by the condition, attention at coarse levels."""
+"""The modern U-Net: residual blocks modulated by the condition, and attention at coarse levels."""
 
 from keras import layers, ops
 
@@ -17,18 +17,18 @@ from t2i_tpu.models.container import Container
 
 
 class UNet(Container):
-    """noisy image, noise level, condition -> the raw prediction, shaped as the image."""
+    """Maps a noisy image, a noise level and an encoded condition to the raw prediction."""
 
     def __init__(
         self,
         image_size: int,
         channels: int,  # of the image
-        widths: tuple[int, ...],  # channels of each resolution, finest first
+        widths: tuple[int, ...],  # channels at each resolution, finest first
         block_depth: int,  # residual blocks per resolution, down and up
-        attention_levels: tuple[bool, ...],  # which resolutions attend
-        patch_size: int,  # pixels to channels at the stem
-        embedding_dim: int,  # of the noise level's and the condition's vector
-        cross_attention: bool,  # attend to the condition's sequence too
+        attention_levels: tuple[bool, ...],  # which resolutions have attention
+        patch_size: int,  # side of the pixel blocks that the stem turns into channels
+        embedding_dim: int,  # width of the vectors of the noise level and of the condition
+        cross_attention: bool,  # whether to attend to the condition's sequence too
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # the noise level stays float32
@@ -42,6 +42,7 @@ class UNet(Container):
             attends = attention_levels[level]
             return _Block(input_width, widths[level], attends, cross_attention, name=name)
 
+        # Down.
         down, downsample, up, upsample = [], [], [], []
         width, skips = widths[0], []
         for level in range(len(widths)):
@@ -52,9 +53,11 @@ class UNet(Container):
             for index in range(block_depth):
                 down[-1].append(block(width, level, f"down{level}_{index}"))
                 skips.append(width)
+        # Middle.
         coarsest = image_size // (patch_size * 2 ** (len(widths) - 1))
         self.layout = Layout(coarsest, width, name="layout")
         self.middle = block(width, len(widths) - 1, "middle")
+        # Up, where every block reads a skip connection as well.
         for level in reversed(range(len(widths))):
             up.append([])
             for index in range(block_depth):
@@ -63,14 +66,20 @@ class UNet(Container):
             if level:
                 width = widths[level - 1]
                 upsample.append(Upsample(width, name=f"upsample{level}"))
-        # Keras tracks what a list holds when it is assigned.
+        # Keras tracks the layers that a list holds when it is assigned.
         self.down, self.downsample, self.up, self.upsample = down, downsample, up, upsample
         self.norm = GroupNorm(widths[0], name="norm")
         self.head = convolution(patch_size**2 * channels, kernel_initializer="zeros", name="head")
 
     def call(self, x, noise_level, vector, sequence=None, attend_to=None, training=False):
-        """x [B, H, W, C], noise_level float32 [B], the fields of a `Condition` -> [B, H, W, C];
-        training makes no difference here, as it does in the baseline's."""
+        """Return the raw prediction [B, H, W, C], and {}: this network has no batch statistics.
+
+        Args:
+          x: [B, H, W, C].
+          noise_level: float32 [B].
+          vector, sequence, attend_to: the fields of an `EncodedCondition`.
+          training: ignored. `BaselineUNet` needs it.
+        """
         vector = ops.silu(self.noise_level_embedding(noise_level) + vector)
         x = self.stem(space_to_depth(x, self.patch_size))
         skips = []
@@ -87,14 +96,14 @@ class UNet(Container):
                 x = block(x, vector, sequence, attend_to)
             if level < len(self.upsample):
                 x = self.upsample[level](x)
-        return depth_to_space(self.head(ops.silu(self.norm(x))), self.patch_size)
+        return depth_to_space(self.head(ops.silu(self.norm(x))), self.patch_size), {}
 
 
 class Layout(Container):
-    """The condition drawn onto the coarsest grid, by way of a few numbers.
+    """Draws the condition onto the coarsest grid, through a bottleneck of a few numbers.
 
-    Convolutions know a position only by the zeros beyond the border, and modulation treats all
-    positions alike. At pure noise the layout has to come from the prompt; this is its way in.
+    Convolutions know a position only from the zeros beyond the border, and modulation treats all
+    positions alike. At pure noise the layout must come from the prompt, and this is how it gets in.
     """
 
     def __init__(self, size: int, width: int, rank: int = 64, **kwargs):
@@ -104,33 +113,29 @@ class Layout(Container):
         self.grid = layers.Dense(size * size * width, kernel_initializer="zeros", name="grid")
 
     def call(self, vector):
-        """[B, D] -> [B, size, size, width]."""
+        """Return [B, size, size, width] from the vector [B, D]."""
         return ops.reshape(self.grid(self.numbers(vector)), self.shape)
 
 
 class _Block(Container):
-    """A residual block, and self- and cross-attention where the level has them."""
+    """A residual block, and self- and cross-attention if the level has attention."""
 
     def __init__(self, input_width, width, attends, cross_attention, **kwargs):
         super().__init__(**kwargs)
         self.residual = ResidualBlock(input_width, width, name="residual")
-        self.norms = [
-            GroupNorm(width, name=f"norm{index}")
-            for index in range(attends * (1 + cross_attention))
-        ]
-        self.attentions = [
-            Attention(width, name=f"attention{index}") for index in range(len(self.norms))
-        ]
+        count = (2 if cross_attention else 1) if attends else 0
+        self.norms = [GroupNorm(width, name=f"norm{index}") for index in range(count)]
+        self.attentions = [Attention(width, name=f"attention{index}") for index in range(count)]
 
     def call(self, x, vector, sequence, attend_to):
         x = self.residual(x, vector)
         _, height, width, channels = x.shape
-        contexts = [(None, None), (sequence, attend_to)]
+        # Self-attention has no context; cross-attention, if there is any, comes second.
+        contexts = [(None, None), (sequence, attend_to)][: len(self.attentions)]
         for norm, attention, (context, mask) in zip(
-            self.norms, self.attentions, contexts, strict=False
+            self.norms, self.attentions, contexts, strict=True
         ):
             flat = ops.reshape(norm(x), (-1, height * width, channels))
-            x = x + ops.reshape(
-                attention(flat, context, attend_to=mask), (-1, height, width, channels)
-            )
+            mixed = attention(flat, context, attend_to=mask)
+            x = x + ops.reshape(mixed, (-1, height, width, channels))
         return x

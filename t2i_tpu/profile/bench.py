@@ -16,8 +16,7 @@ from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.checkpoint_store import Retention
-from t2i_tpu.train.state import TrainState
-from t2i_tpu.train.step import make_device_loop, make_replica_step
+from t2i_tpu.train.trainer import build_trainer
 
 PEAK_SIZE = 2048  # of the square matrix products that define the peak
 
@@ -29,25 +28,13 @@ def bench(config: Config, strategy_name: str = "auto", rounds: int = 5, steps: i
     """
     config = config_lib.resolve(config)
     strategy = strategy_lib.make_strategy(strategy_name)
-    batch_size = strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
     dataset = open_dataset(
         locate(config.data.source), config.model.conditioning, config.data.image_size
     )
-    policy = strategy_lib.choose_dtype_policy(config.train, strategy)
-    xla = strategy_lib.should_use_xla(config.train, strategy)
-    state = TrainState(config, dataset.manifest, policy, strategy)
-    loop = make_device_loop(strategy, make_replica_step(config, state, xla))
-
-    def batches(context):
-        return dataset.batches(
-            config.seed,
-            config.train.global_batch_size,
-            batch_size,
-            host=context.input_pipeline_id,
-            num_hosts=context.num_input_pipelines,
-        )
-
-    iterator = iter(strategy.distribute_datasets_from_function(batches))
+    trainer = build_trainer(config, strategy, dataset.manifest)
+    state, loop = trainer.state, trainer.device_loop
+    policy, xla = trainer.dtype_policy, trainer.jit_compile
+    iterator = trainer.make_iterator(dataset)
     begin = time.perf_counter()
     flops = product_flops(loop.get_concrete_function(iterator, tf.constant(1)).graph)
     trace_seconds = time.perf_counter() - begin
@@ -70,7 +57,7 @@ def bench(config: Config, strategy_name: str = "auto", rounds: int = 5, steps: i
         else f"{1 - products:.0%} of the time in ops"
     )
     lines = {
-        "parameters": f"{sum(math.prod(weight.shape) for weight in state.weights) / 1e6:.2f} M",
+        "parameters": f"{trainer.count_parameters() / 1e6:.2f} M",
         "setting": f"batch {config.train.global_batch_size}, {policy}, XLA {'on' if xla else 'off'}, "
         f"{strategy.num_replicas_in_sync} replica(s)",
         "compile": f"{trace_seconds:.1f} s to trace, {max(0, first_seconds - step):.1f} s more in the first step",
@@ -91,7 +78,7 @@ def _checkpoint_cost(state, some_steps, rounds) -> str:
     """What a save adds to the steps beside which it is written, on this machine's disk."""
     added, busy, copied = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        checkpointer = Checkpointer(folder, state, Retention(last=1))
+        checkpointer = Checkpointer(folder, state.trackables(), Retention(last=1))
         for _ in range(rounds + 1):  # the first one makes the copies
             begin, cpu = time.perf_counter(), time.process_time()
             checkpointer.save()
@@ -146,7 +133,7 @@ def _product_share(loop, iterator) -> float | None:
     own profiler; None where it recorded nothing of the kind (a device without op events)."""
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
-        loop(iterator, tf.constant(2))[0].numpy()
+        _timed(lambda: loop(iterator, tf.constant(2)))
         tf.profiler.experimental.stop()
         seconds = op_seconds(folder)
     inside = sum(

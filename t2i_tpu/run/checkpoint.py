@@ -9,11 +9,10 @@ import tensorflow as tf
 from absl import logging
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.models.denoiser import Denoiser
+from t2i_tpu.models.denoiser import Denoiser, variables_by_path
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.checkpoint_store import Retention
 from t2i_tpu.storage import files
-from t2i_tpu.train.state import TrainState, variables_by_path
 
 
 class Checkpointer:
@@ -26,13 +25,19 @@ class Checkpointer:
     def __init__(
         self,
         workdir: str,
-        state: TrainState,
-        keep: Retention,
-        check_ours: Callable[[], None] = lambda: (
-            None
-        ),  # raises UserError if the workdir no longer is
+        trackables: dict[str, object],
+        retention: Retention,
+        check_owner: Callable[[], None] = lambda: None,
     ):
-        self.workdir, self.state, self.keep, self.check_ours = workdir, state, keep, check_ours
+        """Args:
+        workdir: local or gs://.
+        trackables: the variables to save, or dicts of variables, by stable names. One of them
+          is "step", and one is "skipped_in_a_row".
+        retention: says which checkpoints to keep.
+        check_owner: raises UserError if another process has taken over the workdir.
+        """
+        self.workdir, self.trackables = workdir, trackables
+        self.retention, self.check_owner = retention, check_owner
         self._copies, self._writing, self._failure = {}, None, None
 
     def restore(self, before: float = math.inf) -> int:
@@ -44,9 +49,9 @@ class Checkpointer:
         """
         version = next(checkpoint_store.iter_intact(self.workdir, before), None)
         if version:
-            checkpoint = tf.train.Checkpoint(**self.state.trackables())
+            checkpoint = tf.train.Checkpoint(**self.trackables)
             _read(checkpoint, self.workdir, version.step, "assert_consumed")
-        return int(self.state.step.numpy())
+        return int(self.trackables["step"].numpy())
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
         """Copies the state; it is written meanwhile. A write that fails is a warning: the next
@@ -73,8 +78,15 @@ class Checkpointer:
         if self._failure:
             raise UserError(self._failure)
 
+    def count_bytes(self) -> int:
+        """Return the size of a checkpoint's variables."""
+        return sum(
+            variable.shape.num_elements() * variable.dtype.size
+            for variable in tf.nest.flatten(self.trackables)
+        )
+
     def _copy(self):
-        trackables = self.state.trackables()
+        trackables = self.trackables
         if not self._copies:
             with tf.device("CPU:0"):
                 self._copies = {
@@ -91,15 +103,15 @@ class Checkpointer:
         self._failure = None
         try:
             self._check_finite()
-            self.check_ours()
+            self.check_owner()
             tf.io.gfile.makedirs(checkpoint_store.folder(self.workdir))
             checkpoint_store.remove(self.workdir, step)  # a damaged one of the same step
             tf.train.Checkpoint(**self._copies).write(path)
-            self.check_ours()
+            self.check_owner()
             checkpoint_store.commit(self.workdir, step, metrics)
             checkpoint_store.remove_unfinished(self.workdir)
             if self._copies["skipped_in_a_row"].numpy() == 0:  # else one from before may be wanted
-                for old in self.keep.expired_steps(self.workdir):
+                for old in self.retention.expired_steps(self.workdir):
                     checkpoint_store.remove(self.workdir, old)
         except UserError as error:
             self._failed(path, str(error))

@@ -14,26 +14,26 @@ import tensorflow as tf
 from t2i_tpu import config as config_lib
 from t2i_tpu import installed
 from t2i_tpu.config import Config, TrainConfig
+from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.locate import locate
-from t2i_tpu.data.reader import Dataset, open_dataset, translate_data_errors
+from t2i_tpu.data.read_errors import translate_data_errors
+from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding, report
-from t2i_tpu.models.denoiser import Denoiser
+from t2i_tpu.models.denoiser import Denoiser, build_denoiser
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.storage import access, files
-from t2i_tpu.train.state import TrainState, make_denoiser, set_policy
 
 
-def check_run(config: Config, workdir: str, state: TrainState) -> None:
+def check_run(config: Config, workdir: str, checkpoint_bytes: int) -> None:
     """Before the first step: known-bad GPUs, and room for the checkpoints.
 
     Raises:
       UserError: the run cannot end well here.
     """
-    size = sum(_bytes(variable) for variable in tf.nest.flatten(state.trackables()))
     found = installed.collect_facts()
-    findings = [*_unseen_gpus(found), _disk(config, workdir, size)]
+    findings = [*_unseen_gpus(found), _disk(config, workdir, checkpoint_bytes)]
     for capability in {_capability(gpu) for gpu in tf.config.list_physical_devices("GPU")} - {None}:
         # The rest was told before TensorFlow was imported.
         findings += set(installed.find_known_bad(found | {installed.CAPABILITY: capability})) - set(
@@ -156,8 +156,8 @@ def _data(config: Config, opened: list[Dataset]) -> str:
 def _sizes(config: Config, workdir: str | None, dataset: Dataset) -> Iterator[Finding]:
     """Disk and memory for a model of the config's size."""
     policy = strategy_lib.choose_dtype_policy(config.train, tf.distribute.get_strategy())
-    set_policy(policy)
-    denoiser = make_denoiser(config, dataset.manifest)
+    spec = get_conditioning(config.model.conditioning).make_spec(dataset.manifest)
+    denoiser = build_denoiser(config, dataset.manifest.channels, spec, policy)
     weights = sum(_bytes(weight.value) for weight in denoiser.variables)
     held = weights * (3 + len(config.train.ema_stds))  # weights, two moments, averages
     if workdir:
@@ -203,11 +203,12 @@ def forward_bytes(denoiser: Denoiser, batch: int) -> int:
     """Of every intermediate result of a forward pass, by their static shapes: what backward keeps is
     among them. Beside what emoji32's process grew by in training on a CPU, the whole estimate was
     0.9 GB to 1.0 at its batch size and 5.1 GB to 2.5 at 256."""
-    condition = denoiser.condition_shape
+    condition = {
+        name: tf.TensorSpec((batch, *shape), dtype)
+        for name, (shape, dtype) in denoiser.condition_spec.fields.items()
+    }
     graph = tf.function(lambda *inputs: denoiser(*inputs, training=True)).get_concrete_function(
-        tf.TensorSpec((batch, *denoiser.image_shape)),
-        tf.TensorSpec((batch,)),
-        tf.TensorSpec(condition.batch(batch), condition.dtype),
+        tf.TensorSpec((batch, *denoiser.image_shape)), tf.TensorSpec((batch,)), condition
     )
     outputs = [out for operation in graph.graph.get_operations() for out in operation.outputs]
     return sum(_bytes(out) for out in outputs if out.shape.is_fully_defined() and out.dtype.size)

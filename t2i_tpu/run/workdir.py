@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from t2i_tpu.config import Config, differences, from_json, to_json
 from t2i_tpu.data import text_tower
-from t2i_tpu.data.schema import MANIFEST_NAME, Manifest
+from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, gcs
 

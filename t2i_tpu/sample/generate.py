@@ -1,47 +1,59 @@
-"""Condition and noise -> images: guidance, thresholding and the sampler's loop around a Denoiser."""
+"""From conditions and noise to images: guidance and thresholding around a sampler's loop."""
 
-from keras import ops
+from keras import ops, tree
 
 from t2i_tpu.config import SampleConfig
 from t2i_tpu.diffusion import guidance, samplers
 from t2i_tpu.models.denoiser import Denoiser
-from t2i_tpu.random import Purpose, keys, normal
+from t2i_tpu.random import Purpose, make_keys, normal
 
 
-def generate(denoiser: Denoiser, condition, noise, sample: SampleConfig):
-    """Draws one image per condition; to be compiled as a whole.
+def generate(denoiser: Denoiser, condition: dict, noise, seeds, sample: SampleConfig):
+    """Draw one image per condition. Meant to be compiled as a whole.
 
     Args:
       denoiser: the trained model.
-      condition: the raw condition of each image (see `models.conditioning`).
-      noise: float32 [B, H, W, C], standard normal.
-      sample: a resolved config's `sample`.
+      condition: the condition of each image; see models/conditioning.py.
+      noise: float32 [B, H, W, C], the standard normal noise to start from.
+      seeds: integer [B], the keys of the noise that a stochastic sampler adds.
+      sample: the `sample` group of a resolved config.
 
     Returns:
       float32 [B, H, W, C] in [-1, 1].
     """
     levels = samplers.LEVELS[sample.levels](sample.steps)
-    table = samplers.SAMPLERS[sample.sampler](levels, denoiser.diffusion_path)
-    guided = sample.guidance_scale != 1
-    conditions = ops.concatenate([condition, ops.zeros_like(condition)]) if guided else condition
+    sampler = samplers.SAMPLERS[sample.sampler](levels, denoiser.diffusion_path)
+    is_guided = sample.guidance_scale != 1
+    if is_guided:  # one batch holds the conditional and the unconditional half
+        condition = tree.map_structure(_append_zeros, condition)
 
     def denoise(x, level):
-        batch = ops.concatenate([x, x]) if guided else x
-        denoised = denoiser.denoise(
-            batch, ops.broadcast_to(level, ops.shape(batch)[:1]), conditions
-        )
-        if guided:
+        batch = ops.concatenate([x, x]) if is_guided else x
+        level = ops.broadcast_to(level, ops.shape(batch)[:1])
+        denoised = denoiser.denoise(batch, level, condition)
+        if is_guided:
             denoised = guidance.guide(*ops.split(denoised, 2), sample.guidance_scale)
         return guidance.threshold(denoised, sample.threshold_percentile)
 
-    return ops.clip(samplers.sample(denoise, noise, table), -1.0, 1.0)
+    def draw(number):
+        return normal(make_keys(0, Purpose.SAMPLER_NOISE, number, seeds), noise.shape[1:])
+
+    return ops.clip(samplers.sample(denoise, noise, sampler, draw), -1.0, 1.0)
 
 
-def seeded_noise(seeds, shape: tuple[int, ...]):
-    """Integer seeds [B] -> float32 [B, *shape]; a seed's noise does not depend on its batch."""
-    return normal(keys(0, Purpose.SAMPLE, 0, seeds), shape)
+def _append_zeros(values):
+    """Return [2 B, ...]: the values of the conditions, then those of B null conditions."""
+    return ops.concatenate([values, ops.zeros_like(values)])
+
+
+def draw_noise(seeds, shape: tuple[int, ...]):
+    """Return the initial noise of integer seeds [B], float32 [B, *shape].
+
+    A seed's noise does not depend on the rest of the batch.
+    """
+    return normal(make_keys(0, Purpose.SAMPLE, 0, seeds), shape)
 
 
 def to_uint8(images):
-    """[-1, 1] -> uint8 [0, 255]."""
+    """Convert images in [-1, 1] to uint8 in [0, 255]."""
     return ops.cast(ops.round((ops.clip(images, -1.0, 1.0) + 1.0) * 127.5), "uint8")

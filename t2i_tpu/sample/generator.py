@@ -1,18 +1,23 @@
-"""Images from a trained model, compiled once for one batch and spread over a strategy's replicas."""
+"""Draws images from a model, compiled once for one batch size and spread over replicas."""
 
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.config import SampleConfig
-from t2i_tpu.models.denoiser import Denoiser
-from t2i_tpu.sample.generate import generate, seeded_noise, to_uint8
+from t2i_tpu.config import Config, SampleConfig
+from t2i_tpu.data.conditions import get_conditioning
+from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.models.denoiser import Denoiser, build_denoiser
+from t2i_tpu.sample.generate import draw_noise, generate, to_uint8
 
 
 class Generator:
-    """Draws images in batches of one fixed shape, so that an image does not depend on the others.
+    """Draws images in batches of one fixed size, so that an image does not depend on the others.
 
     Attributes:
-      batch_size: images drawn at once, over all replicas.
+      denoiser: the model.
+      batch_size: how many images are drawn at once, over all replicas.
+      replica_images: the compiled function that draws one replica's images. It maps conditions,
+        noise and seeds to int32 [b, H, W, C], because collectives cannot gather uint8.
     """
 
     def __init__(
@@ -27,50 +32,90 @@ class Generator:
         self.batch_size = per_replica_batch_size * strategy.num_replicas_in_sync
 
         @tf.function(jit_compile=jit_compile, autograph=False)
-        def replica_images(condition, noise):
-            images = to_uint8(generate(denoiser, condition, noise, sample))
-            return tf.cast(images, tf.int32)  # collectives gather no uint8
+        def replica_images(condition, noise, seeds):
+            images = generate(denoiser, condition, noise, seeds, sample)
+            return tf.cast(to_uint8(images), tf.int32)
 
-        # The strategy's own call is compiled too, so that no Python runs per step or per replica.
+        # Compiling the strategy's call too avoids running Python for every batch and replica.
         @tf.function(autograph=False)
-        def images(condition, noise):
-            return strategy.run(replica_images, (condition, noise))
+        def images(condition, noise, seeds):
+            return strategy.run(replica_images, (condition, noise, seeds))
 
-        self._images = images
+        self.replica_images, self._images = replica_images, images
 
-    def images(self, conditions: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Raw conditions [N, ...] and noise float32 [N, H, W, C] -> uint8 [N, H, W, C]."""
+    def draw(
+        self, conditions: dict[str, np.ndarray], seeds: np.ndarray, noise: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Draw one image for each condition.
+
+        Args:
+          conditions: N of them.
+          seeds: integer [N], the seed of each image.
+          noise: float32 [N, H, W, C] to start from, or None for the noise of the seeds.
+
+        Returns:
+          uint8 [N, H, W, C].
+        """
+        seeds = np.asarray(seeds, np.int32)
+        noise = self.noise_of(seeds) if noise is None else noise
         drawn = []
-        for start in range(0, len(noise), self.batch_size):
-            chunk = slice(start, start + self.batch_size)
-            condition, z = (_filled(part[chunk], self.batch_size) for part in (conditions, noise))
-            result = self._images(self._spread(condition), self._spread(z))
+        for start in range(0, len(seeds), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            inputs = tf.nest.map_structure(
+                lambda values, rows=rows: self._distribute(_repeat(values[rows], self.batch_size)),
+                (conditions, noise, seeds),
+            )
+            result = self._images(*inputs)
             drawn.append(self.strategy.gather(result, axis=0).numpy().astype(np.uint8))
-        return np.concatenate(drawn)[: len(noise)]
+        return np.concatenate(drawn)[: len(seeds)]
 
-    def traced(self) -> tf.Graph:
-        """The graph that draws a batch, not run."""
-        shape = self.denoiser.condition_shape
-        condition = np.zeros(shape.batch(self.batch_size), shape.dtype)
-        noise = np.zeros((self.batch_size, *self.denoiser.image_shape), np.float32)
-        return self._images.get_concrete_function(
-            self._spread(condition), self._spread(noise)
-        ).graph
+    def noise_of(self, seeds: np.ndarray) -> np.ndarray:
+        """Return the initial noise of integer seeds [N], float32 [N, H, W, C]."""
+        return np.asarray(draw_noise(np.asarray(seeds), self.denoiser.image_shape))
 
-    def noise(self, seeds: np.ndarray) -> np.ndarray:
-        """Integer seeds [N] -> float32 [N, H, W, C]."""
-        return np.asarray(seeded_noise(np.asarray(seeds), self.denoiser.image_shape))
+    def example_inputs(self, batch_size: int) -> tuple[dict, np.ndarray, np.ndarray]:
+        """Return conditions, noise and seeds of the right shapes, all zero, for tracing."""
+        noise = np.zeros((batch_size, *self.denoiser.image_shape), np.float32)
+        null = self.denoiser.condition_spec.null(batch_size)
+        return null, noise, np.zeros(batch_size, np.int32)
 
-    def _spread(self, batch):
+    def trace(self) -> tf.Graph:
+        """Return the graph that draws a batch, without running it."""
+        inputs = tf.nest.map_structure(self._distribute, self.example_inputs(self.batch_size))
+        return self._images.get_concrete_function(*inputs).graph
+
+    def _distribute(self, batch: np.ndarray) -> tf.distribute.DistributedValues:
         share = len(batch) // self.strategy.num_replicas_in_sync
 
-        def part(context):
+        def take_share(context):
             start = context.replica_id_in_sync_group * share
             return tf.constant(batch[start : start + share])
 
-        return self.strategy.experimental_distribute_values_from_function(part)
+        return self.strategy.experimental_distribute_values_from_function(take_share)
 
 
-def _filled(batch, size):
-    """`batch` repeated up to `size` rows."""
+def build_generator(
+    config: Config,
+    manifest: Manifest,
+    strategy: tf.distribute.Strategy,
+    dtype_policy: str,
+    jit_compile: bool,
+) -> Generator:
+    """Return a generator with a new model, whose weights are still to be restored.
+
+    Args:
+      config: resolved.
+      manifest: of the data set that the model is for.
+      strategy: holds the model's variables and runs the sampler.
+      dtype_policy: a Keras policy.
+      jit_compile: whether XLA compiles the sampler.
+    """
+    spec = get_conditioning(config.model.conditioning).make_spec(manifest)
+    with strategy.scope():
+        denoiser = build_denoiser(config, manifest.channels, spec, dtype_policy)
+    return Generator(strategy, denoiser, config.sample, jit_compile=jit_compile)
+
+
+def _repeat(batch: np.ndarray, size: int) -> np.ndarray:
+    """Repeat a batch until it has `size` rows."""
     return np.resize(batch, (size, *batch.shape[1:]))

@@ -1,4 +1,4 @@
-"""Pictures for people: captioned grids, strips and animations, on disk or gs://."""
+"""Pictures to look at: captioned grids, strips and animations, on disk or gs://."""
 
 import io
 from collections.abc import Sequence
@@ -11,15 +11,21 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
 COLUMNS = 8
-CELL = 64  # pixels of the shorter side that an image is enlarged to, at least
+# Images are enlarged until their shorter side has at least this many pixels.
+CELL = 64
 GAP, LINE = 8, 14
-MIN_WIDTH = 4 * (CELL + GAP) + GAP  # of a grid: room for a title over a single image
-Section = tuple[str, list[tuple[np.ndarray, str]]]  # title, (image uint8 [H, W, C], caption)
+# The smallest width of a grid leaves room for a title over a single image.
+MIN_WIDTH = 4 * (CELL + GAP) + GAP
+# A title, and the cells below it: (image uint8 [H, W, C], caption).
+Section = tuple[str, list[tuple[np.ndarray, str]]]
 
 
-def grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Image:
-    """Sections, each under its title, as one white picture. Titles are wrapped; a caption gets one
-    line under its image and is cut where it is longer."""
+def draw_grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Image:
+    """Draw sections below each other on white, each under its title.
+
+    Titles are wrapped. A caption is one line under its image and is cut if it is longer.
+    """
+    # Lay out the grid.
     first = next(image for _, cells in sections for image, _ in cells)
     height, width, _ = first.shape
     scale = _scale(first)
@@ -27,11 +33,12 @@ def grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Image:
     columns = min(columns, max(len(cells) for _, cells in sections))
     size = max(columns * cell[0] + GAP, MIN_WIDTH)
     font = ImageFont.load_default(11)
-    titles = [_wrapped(title, font, size - 2 * GAP) for title, _ in sections]
+    titles = [_wrap(title, font, size - 2 * GAP) for title, _ in sections]
     rows = sum(-(-len(cells) // columns) for _, cells in sections)
     lines = sum(len(title) for title in titles)
     total = rows * cell[1] + lines * LINE + len(sections) * GAP + GAP
     picture = Image.new("RGB", (size, total), "white")
+    # Draw each title and its cells.
     pen, top = ImageDraw.Draw(picture), GAP
     for title, (_, cells) in zip(titles, sections, strict=True):
         for line in title:
@@ -41,7 +48,7 @@ def grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Image:
         for index, (image, caption) in enumerate(cells):
             x, y = GAP + index % columns * cell[0], top + index // columns * cell[1]
             picture.paste(enlarge(image, scale), (x, y))
-            caption = _fitted(caption, font, cell[0] - GAP)
+            caption = _shorten(caption, font, cell[0] - GAP)
             pen.text((x, y + height * scale), caption, fill="#555", font=font)
         top += -(-len(cells) // columns) * cell[1] + GAP // 2
     return picture
@@ -51,7 +58,7 @@ def _scale(image):
     return max(1, -(-CELL // min(image.shape[:2])))
 
 
-def _fitted(text, font, width):
+def _shorten(text, font, width):
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -59,8 +66,8 @@ def _fitted(text, font, width):
     return text + "…"
 
 
-def _wrapped(text, font, width):
-    """Lines of at most `width` pixels, broken at spaces, or inside a word that fills a line."""
+def _wrap(text, font, width):
+    """Break text into lines of at most `width` pixels, at spaces, or inside a word if it is longer."""
     lines, line = [], ""
     for word in text.split():
         if line and font.getlength(f"{line} {word}") > width:
@@ -74,38 +81,38 @@ def _wrapped(text, font, width):
     return [*lines, line]
 
 
-def strip(images: np.ndarray) -> Image.Image:
-    """uint8 [N, H, W, C] side by side, enlarged."""
+def draw_strip(images: np.ndarray) -> Image.Image:
+    """Draw images, uint8 [N, H, W, C], side by side and enlarged."""
     return enlarge(np.concatenate(images, axis=1), _scale(images[0]))
 
 
 def enlarge(image: np.ndarray, scale: int | None = None) -> Image.Image:
-    """uint8 [H, W, C] as a picture whose shorter side is at least CELL pixels."""
+    """Return an image, uint8 [H, W, C], as a picture whose shorter side has at least CELL pixels."""
     picture = to_picture(image)
     scale = scale or _scale(image)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
 def to_picture(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W, 1 or 3] -> RGB."""
+    """Convert an image, uint8 [H, W, 1 or 3], to an RGB picture."""
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
 
 
-def beside(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """(title, picture) of each, from left to right."""
+def join_pictures(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Join pictures, given as (title, picture), from left to right under their titles."""
     width = sum(picture.width + GAP for _, picture in pictures) + GAP
     height = max(picture.height for _, picture in pictures) + LINE + 2 * GAP
-    whole, left = Image.new("RGB", (width, height), "white"), GAP
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(11)
+    joined, left = Image.new("RGB", (width, height), "white"), GAP
+    pen, font = ImageDraw.Draw(joined), ImageFont.load_default(11)
     for title, picture in pictures:
         pen.text((left + GAP, GAP), title, fill="black", font=font)
-        whole.paste(picture, (left, LINE + GAP))
+        joined.paste(picture, (left, LINE + GAP))
         left += picture.width + GAP
-    return whole
+    return joined
 
 
 def read_picture(path: str) -> Image.Image:
-    """Raises UserError where it cannot be read."""
+    """Read a picture, local or gs://. Raises UserError if it cannot be read."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             return Image.open(io.BytesIO(file.read())).convert("RGB")
@@ -114,8 +121,12 @@ def read_picture(path: str) -> Image.Image:
 
 
 def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] = ()) -> None:
-    """Writes a PNG or, where `path` ends so, a GIF of the picture and the frames after it, that
-    plays forever. The file gets its name only when it is whole.
+    """Write a picture as PNG, or as an animation that repeats forever if `path` ends in .gif.
+
+    Args:
+      picture: the PNG, or the first frame.
+      path: local or gs://. The file appears only when it is complete.
+      frames: the other frames of the animation.
 
     Raises:
       UserError: it cannot be written.

@@ -1,40 +1,42 @@
-"""The grid of a run: the same captions from the same seeds at every preview, beside real images."""
+"""Previews: the same captions and seeds each time, next to the real images."""
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from t2i_tpu.config import PreviewConfig
 from t2i_tpu.data.reader import Dataset
 from t2i_tpu.sample.generator import Generator
-from t2i_tpu.sample.pictures import grid
+from t2i_tpu.sample.pictures import draw_grid
 
 
 class Preview:
-    """The captions to draw, their real images and their seeds, fixed for the run."""
+    """The captions, real images and seeds of a run's previews, which never change."""
 
     def __init__(self, config: PreviewConfig, dataset: Dataset):
-        train = dataset.examples(
-            "train", max(config.num_train, len(config.captions)), config.captions
-        )
-        heldout = []
+        count = max(config.num_train, len(config.captions))
+        sections = {
+            "training captions: drawn | real": dataset.examples("train", count, config.captions)
+        }
         if config.num_heldout and "heldout" in dataset.manifest.splits:
             heldout = dataset.examples("heldout", config.num_heldout)
-        self.sections = {
-            "training captions: drawn | real": train,
-            "held-out captions: drawn | real": heldout,
-        }
-        self.sections = {title: examples for title, examples in self.sections.items() if examples}
+            sections["held-out captions: drawn | real"] = heldout
+        self.sections = {title: examples for title, examples in sections.items() if examples}
 
     def draw(self, generator: Generator) -> Image.Image:
+        """Draw every caption and return the grid of drawn and real images."""
         examples = [example for section in self.sections.values() for example in section]
-        noise = generator.noise(np.arange(len(examples)))
-        drawn = generator.images(np.stack([example["condition"] for example in examples]), noise)
+        conditions = tf.nest.map_structure(
+            lambda *rows: np.stack(rows), *(example["condition"] for example in examples)
+        )
+        drawn = generator.draw(conditions, np.arange(len(examples)))
         sections, start = [], 0
         for title, section in self.sections.items():
+            images = drawn[start : start + len(section)]
             cells = [
                 (np.concatenate([image, example["image"]], axis=1), example["caption"])
-                for image, example in zip(drawn[start:], section, strict=False)
+                for image, example in zip(images, section, strict=True)
             ]
             sections.append((title, cells))
             start += len(section)
-        return grid(sections)
+        return draw_grid(sections)

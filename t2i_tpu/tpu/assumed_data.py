@@ -1,46 +1,50 @@
-"""What a config's data look like, also where they are not."""
+"""The manifest of a config's data set, or an assumed one if the data cannot be read from here."""
 
 from t2i_tpu.config import Config
-from t2i_tpu.data import schema
+from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.locate import locate
+from t2i_tpu.data.manifest import (
+    EmbeddingContract,
+    Manifest,
+    SequenceContract,
+    TokenContract,
+    read_manifest,
+)
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.errors import UserError
 
-EMBEDDING_DIM = 768  # ViT-L/14's
-TOKENS, CONTEXT_LENGTH = 49_408, 77  # CLIP's
-LABELS = 10
+# The sizes of ViT-L/14's embeddings and of CLIP's vocabulary and prompts.
+EMBEDDING_DIM, VOCAB_SIZE, CONTEXT_LENGTH = 768, 49_408, 77
+NUM_LABELS = 10
 
 
-def manifest_of(config: Config) -> tuple[schema.Manifest, str | None]:
-    """The manifest of a resolved config's data set; of one that cannot be read from here, as before
-    there is one, an assumed manifest and a line that says so.
+def find_manifest(config: Config) -> tuple[Manifest, str | None]:
+    """Return the manifest of a resolved config's data set, and a note if it is an assumed one.
 
     Raises:
-      UserError: the data set is there and the config does not go with it.
+      UserError: the data set exists and the config does not fit it.
     """
+    conditioning = get_conditioning(config.model.conditioning)
     try:
         folder = locate(config.data.source)
-        schema.read_manifest(folder)
+        read_manifest(folder)
     except UserError as error:
-        kind = config.model.conditioning
-        shape = {
-            "embedding": f"embeddings of {EMBEDDING_DIM}",
-            "sequence": f"embeddings of {EMBEDDING_DIM} and {CONTEXT_LENGTH} states of as many",
-            "label": f"{LABELS} labels",
-            "tokens": f"{CONTEXT_LENGTH} tokens of {TOKENS}",
-        }[kind]
-        return _assumed(config), f"assumed RGB images with {shape}, for {error}"
-    return open_dataset(folder, config.model.conditioning, config.data.image_size).manifest, None
+        manifest = _assume_manifest(config)
+        fields = conditioning.make_spec(manifest).fields.items()
+        shapes = " and ".join(f"{name} {dtype} {list(shape)}" for name, (shape, dtype) in fields)
+        return manifest, f"assumed RGB images conditioned on {shapes}, because {error}"
+    dataset = open_dataset(folder, config.model.conditioning, config.data.image_size)
+    return dataset.manifest, None
 
 
-def _assumed(config):
-    return schema.Manifest(
+def _assume_manifest(config: Config) -> Manifest:
+    return Manifest(
         name="assumed",
         image_size=config.data.image_size,
         channels=3,
         splits={},
-        embedding=schema.EmbeddingContract("assumed", "", EMBEDDING_DIM, normalized=True),
-        tokens=schema.TokenContract("assumed", TOKENS, CONTEXT_LENGTH),
-        sequence=schema.SequenceContract("assumed", "", EMBEDDING_DIM, CONTEXT_LENGTH),
-        label_names=tuple(map(str, range(LABELS))),
+        embedding=EmbeddingContract("assumed", "", EMBEDDING_DIM, normalized=True),
+        tokens=TokenContract("assumed", VOCAB_SIZE, CONTEXT_LENGTH),
+        sequence=SequenceContract("assumed", "", EMBEDDING_DIM, CONTEXT_LENGTH),
+        label_names=tuple(map(str, range(NUM_LABELS))),
     )

@@ -1,18 +1,16 @@
 """One replica's programs as XLA's HLO, and what they cost before a compiler touches them."""
 
 import dataclasses
-import math
 
 import tensorflow as tf
 
 from t2i_tpu.config import Config
-from t2i_tpu.data.schema import Manifest
+from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.profile.cost import activation_bytes, product_bytes, product_flops
-from t2i_tpu.sample.generate import generate, to_uint8
+from t2i_tpu.sample.generator import build_generator
 from t2i_tpu.tpu.trace import zeros
-from t2i_tpu.train.state import TrainState, make_denoiser, set_policy
-from t2i_tpu.train.step import make_replica_step
+from t2i_tpu.train.trainer import build_trainer
 
 _FLOAT = 4  # bytes of a weight
 
@@ -45,12 +43,12 @@ class Program:
 def training_step(config: Config, manifest: Manifest, batch_size: int) -> Program:
     """Corrupt, forward, backward, clip, AdamW, averages: the step that training runs, of one replica
     with `batch_size` examples, under no strategy, where sums over replicas are nothing."""
-    state = TrainState(config, manifest, _policy(config), tf.distribute.get_strategy())
-    step = tf.function(
-        make_replica_step(config, state, jit_compile=False), jit_compile=True, autograph=False
+    trainer = build_trainer(
+        config, tf.distribute.get_strategy(), manifest, _policy(config), jit_compile=False
     )
+    step = tf.function(trainer.replica_step, jit_compile=True, autograph=False)
     batch = next(iter(zeros(config, manifest, batch_size)))
-    weights = _FLOAT * sum(math.prod(weight.shape) for weight in state.weights)
+    weights = _FLOAT * trainer.count_parameters()
     return dataclasses.replace(
         _program("training step", step, (batch,), batch_size),
         # The update reads the gradient, and reads and writes each variable.
@@ -62,19 +60,11 @@ def training_step(config: Config, manifest: Manifest, batch_size: int) -> Progra
 
 def sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:
     """Drawing `batch_size` images with the config's sampler, as previews do."""
-    set_policy(_policy(config))
-    denoiser = make_denoiser(config, manifest)
-
-    @tf.function(jit_compile=True, autograph=False)
-    def images(condition, noise):
-        return tf.cast(to_uint8(generate(denoiser, condition, noise, config.sample)), tf.int32)
-
-    shape = denoiser.condition_shape
-    arguments = (
-        tf.zeros(shape.batch(batch_size), shape.dtype),
-        tf.zeros([batch_size, *denoiser.image_shape]),
+    generator = build_generator(
+        config, manifest, tf.distribute.get_strategy(), _policy(config), jit_compile=True
     )
-    return _program("sampler", images, arguments, batch_size)
+    arguments = tf.nest.map_structure(tf.constant, generator.example_inputs(batch_size))
+    return _program("sampler", generator.replica_images, arguments, batch_size)
 
 
 def _policy(config):

@@ -7,11 +7,11 @@ import os
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
-from t2i_tpu.data.reader import check_batch_divides
-from t2i_tpu.data.schema import Manifest
+from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.data.order import check_batch_divides
 from t2i_tpu.errors import UserError
 from t2i_tpu.tpu import hardware, lower
-from t2i_tpu.tpu.assumed_data import manifest_of
+from t2i_tpu.tpu.assumed_data import find_manifest
 from t2i_tpu.tpu.compile import Compiled, NotCompiled, compile_for, environment
 from t2i_tpu.tpu.estimate import Estimate, Work, estimate
 from t2i_tpu.tpu.hardware import Tpu
@@ -67,7 +67,7 @@ def preflight(
             "config.train.dtype_policy is 'mixed_float16'; TPUs multiply bfloat16: leave it at 'auto'"
         )
     report = Report(tpu, batch_size)
-    manifest, note = manifest_of(config)
+    manifest, note = find_manifest(config)
     if note:
         report.notes.append(note)
     else:

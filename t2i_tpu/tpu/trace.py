@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,11 +11,11 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 
 from t2i_tpu.config import Config
-from t2i_tpu.data.schema import Manifest
+from t2i_tpu.data.conditions import get_conditioning
+from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.run import strategy as strategy_lib
-from t2i_tpu.sample.generator import Generator
-from t2i_tpu.train.state import TrainState, condition_shape
-from t2i_tpu.train.step import make_device_loop, make_replica_step
+from t2i_tpu.train.state import TrainState
+from t2i_tpu.train.trainer import build_trainer
 
 # What TPUStrategy puts around and between the replicas' ops; XLA for a CPU does not know them.
 _REPLICATION = {
@@ -56,24 +55,20 @@ def trace(config: Config, manifest: Manifest, strategy: tf.distribute.TPUStrateg
     Raises:
       UserError: the replicas don't divide the batch.
     """
-    batch_size = strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
-    policy = strategy_lib.choose_dtype_policy(config.train, strategy)
-    state = TrainState(config, manifest, policy, strategy)
-    xla = strategy_lib.should_use_xla(config.train, strategy)
-    loop = make_device_loop(strategy, make_replica_step(config, state, xla))
+    trainer = build_trainer(config, strategy, manifest)
+    batch_size = trainer.batch_size
     iterator = iter(
         strategy.distribute_datasets_from_function(
             lambda _: zeros(config, manifest, batch_size).repeat()
         )
     )
-    steps = loop.get_concrete_function(iterator, tf.constant(1)).graph
-    generator = Generator(strategy, state.sampled, config.sample, jit_compile=xla)
-    sampler = generator.traced()
+    steps = trainer.device_loop.get_concrete_function(iterator, tf.constant(1)).graph
+    sampler = trainer.generator.trace()
     replicas = strategy.num_replicas_in_sync
     found = {
         "train loop": [
             *check(steps),
-            *check_reductions(steps, replicas, _reduced(state)),
+            *check_reductions(steps, replicas, _reduced(trainer.state)),
         ],
         "sampler": check(sampler),
     }
@@ -81,8 +76,8 @@ def trace(config: Config, manifest: Manifest, strategy: tf.distribute.TPUStrateg
         "replicas": replicas,
         "hosts": strategy_lib.num_input_hosts(strategy),
         "per_replica_batch_size": batch_size,
-        "dtype_policy": policy,
-        "parameters": sum(math.prod(weight.shape) for weight in state.weights),
+        "dtype_policy": trainer.dtype_policy,
+        "parameters": trainer.count_parameters(),
         "ops_of_a_step": sum(1 for _ in replicated(steps)),
         "ops_of_the_sampler": sum(1 for _ in replicated(sampler)),
     }
@@ -92,9 +87,9 @@ def trace(config: Config, manifest: Manifest, strategy: tf.distribute.TPUStrateg
     )
 
 
-def _reduced(state) -> list[tf.TensorShape]:
+def _reduced(state: TrainState) -> list[tf.TensorShape]:
     """The shapes of what a step sums over the replicas: gradients, and the batch norms' statistics."""
-    return [variable.shape for variable in (*state.weights, *state.moving_statistics())]
+    return [variable.shape for variable in (*state.weights, *state.denoiser.moving_statistics())]
 
 
 def check(graph: tf.Graph) -> list[str]:
@@ -183,12 +178,12 @@ def _outside(operation) -> bool:
 
 def zeros(config: Config, manifest: Manifest, batch_size: int) -> tf.data.Dataset:
     """One replica's batch, with nothing in it."""
-    shape = condition_shape(config, manifest)
+    spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     size = config.data.image_size
     return tf.data.Dataset.from_tensors(
         {
             "image": tf.zeros([batch_size, size, size, manifest.channels], tf.uint8),
-            "condition": tf.zeros(shape.batch(batch_size), shape.dtype),
+            "condition": spec.null(batch_size),
             "slot": tf.zeros([batch_size], tf.int32),
         }
     )

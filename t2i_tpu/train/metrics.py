@@ -1,83 +1,121 @@
-"""What the host says of a run: scalars for TensorBoard, a line or a progress bar for people."""
+"""From the step's metrics to what people see: scalars in TensorBoard, log lines, a progress bar."""
 
+import collections
 import math
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
 from t2i_tpu.config import TrainConfig
 from t2i_tpu.train.optimizer import learning_rate
-from t2i_tpu.train.step import NUM_BANDS
+from t2i_tpu.train.step import BAND_NAMES, Metrics
 
 
-class Log:
-    """Metrics between two log lines.
+def average_metrics(sums: dict[str, float]) -> dict[str, float]:
+    """Return the scalars of a log line from the metrics of its steps.
+
+    The loss is averaged over the examples, and the gradient norm over the steps that were not
+    skipped. skipped_steps is a count. Every other metric is averaged over the steps.
+
+    Args:
+      sums: the metrics of `make_replica_step`, summed over replicas and steps.
+    """
+    sums = dict(sums)
+    steps, skipped = sums.pop("steps"), sums.pop("skipped_steps")
+    losses = {name: sums.pop(f"loss/{name}") for name in BAND_NAMES}
+    counts = {name: sums.pop(f"examples/{name}") for name in BAND_NAMES}
+    scalars = {
+        "loss": sum(losses.values()) / sum(counts.values()),
+        "gradient_norm": sums.pop("gradient_norm") / max(1, steps - skipped),
+        "skipped_steps": skipped,
+    }
+    for name in BAND_NAMES:
+        if counts[name]:
+            scalars[f"loss_by_noise_level/{name}"] = losses[name] / counts[name]
+    return scalars | {name: value / steps for name, value in sums.items()}
+
+
+class MetricsLog:
+    """Collects metrics between two log lines and reports them.
 
     Attributes:
-      latest: the scalars of the latest line.
+      latest: the scalars of the latest log line.
     """
 
     def __init__(self, train: TrainConfig):
-        self.train, self.seconds_per_step, self.compiled = train, 0.0, False
-        self.latest = {}
-        self._clear()
+        self.train, self.latest = train, {}
+        self._seconds_per_step, self._has_compiled = 0.0, False
+        self._reset()
 
-    def _clear(self):
-        self.metrics, self.waited, self.seconds, self.timed_steps = 0.0, 0.0, 0.0, 0
+    def _reset(self):
+        self._sums = collections.defaultdict(float)
+        self._waited, self._seconds, self._timed_steps = 0.0, 0.0, 0
 
-    def add(self, metrics: np.ndarray, waited: float, seconds: float) -> None:
-        """Of one device loop: what it returned, and how long it took."""
-        self.metrics = self.metrics + metrics.astype(np.float64)
-        if not self.compiled:  # the first loop's time is the compiler's
-            self.compiled = True
+    def add(self, metrics: Metrics, waited: float, seconds: float) -> None:
+        """Add one device loop.
+
+        Args:
+          metrics: summed over its steps.
+          waited: seconds that it waited for input.
+          seconds: how long it took.
+        """
+        for name, value in metrics.items():
+            self._sums[name] += float(value)
+        if not self._has_compiled:  # most of the first loop's time is compilation
+            self._has_compiled = True
             return
-        self.waited, self.seconds = self.waited + waited, self.seconds + seconds
-        self.timed_steps += int(metrics[-1])
+        self._waited, self._seconds = self._waited + waited, self._seconds + seconds
+        self._timed_steps += int(metrics["steps"])
 
     def write(
-        self, step: int, scale: float, writer: tf.summary.SummaryWriter, progress: tqdm, tell: bool
+        self,
+        step: int,
+        learning_rate_scale: float,
+        writer: tf.summary.SummaryWriter,
+        progress: tqdm,
+        is_chief: bool,
     ) -> None:
-        """Closes the line of a step; `scale` is that of the learning rate."""
-        self.latest = self._take(step, scale)
+        """Report the metrics since the last call.
+
+        Args:
+          step: how many steps are done.
+          learning_rate_scale: see `TrainState`.
+          writer: gets the scalars.
+          progress: shows them. If it is disabled, they are logged instead.
+          is_chief: whether this host logs.
+        """
+        self.latest = self._summarize(step, learning_rate_scale)
         with writer.as_default(step=step):
             for name, value in self.latest.items():
                 tf.summary.scalar(name, value)
         line = f"loss {self.latest['loss']:.4f}"
-        if self.seconds_per_step:  # not known after the first loop, which compiles
+        if self._seconds_per_step:  # unknown after the first loop, which compiles
             line += f", {self.latest['images_per_second']:.0f} img/s"
         progress.set_postfix_str(line)
-        if tell and progress.disable:
-            total = self.train.total_steps
-            if self.seconds_per_step:
-                line += f", waiting for input {self.latest['input_wait_share']:.0%}"
-                line += ", {:.0f}:{:02.0f} left".format(
-                    *divmod((total - step) * self.seconds_per_step, 60)
-                )
-            logging.info("step %d/%d: %s", step, total, line)
+        if is_chief and progress.disable:
+            self._log_line(step, line)
 
-    def _take(self, step, scale) -> dict[str, float]:
-        loss, count = self.metrics[:NUM_BANDS], self.metrics[NUM_BANDS : 2 * NUM_BANDS]
-        norm, skipped, steps = self.metrics[2 * NUM_BANDS :]
-        if self.timed_steps:
-            self.seconds_per_step = self.seconds / self.timed_steps
-        rate = (
-            self.train.global_batch_size / self.seconds_per_step
-            if self.seconds_per_step
-            else math.nan
-        )
-        scalars = {
-            "loss": loss.sum() / count.sum(),
-            "gradient_norm": norm / max(1, steps - skipped),
-            "learning_rate": float(learning_rate(self.train, step)) * scale,
+    def _log_line(self, step, line):
+        total = self.train.total_steps
+        if self._seconds_per_step:
+            minutes, seconds = divmod((total - step) * self._seconds_per_step, 60)
+            line += f", waiting for input {self.latest['input_wait_share']:.0%}"
+            line += f", {minutes:.0f}:{seconds:02.0f} left"
+        logging.info("step %d/%d: %s", step, total, line)
+
+    def _summarize(self, step, learning_rate_scale) -> dict[str, float]:
+        if self._timed_steps:
+            self._seconds_per_step = self._seconds / self._timed_steps
+        rate = math.nan
+        if self._seconds_per_step:
+            rate = self.train.global_batch_size / self._seconds_per_step
+        # The latest step is number `step - 1`, because steps are counted from 0.
+        latest_rate = float(learning_rate(self.train, step - 1)) * learning_rate_scale
+        scalars = average_metrics(self._sums) | {
+            "learning_rate": latest_rate,
             "images_per_second": rate,
-            "input_wait_share": self.waited / self.seconds if self.seconds else 0.0,
-            "skipped_steps": skipped,
+            "input_wait_share": self._waited / self._seconds if self._seconds else 0.0,
         }
-        for band in range(NUM_BANDS):
-            if count[band]:
-                low, high = band / NUM_BANDS, (band + 1) / NUM_BANDS
-                scalars[f"loss_by_noise_level/{low:.2f}_to_{high:.2f}"] = loss[band] / count[band]
-        self._clear()
+        self._reset()
         return scalars

@@ -1,8 +1,8 @@
-"""The update after the gradients are summed: clip, AdamW, averages, loss scale; or skip it all.
+"""The update once the gradients are summed: clipping, AdamW, averages and the loss scale.
 
-Keras' optimizers sum over replicas after they clip, and cannot leave a step out under
-MirroredStrategy (keras #18666), so the update is written here around TensorFlow's fused Adam. It
-has no branch: a step with a non-finite gradient runs with factors under which nothing moves.
+Keras' optimizers clip before they sum over replicas, and they cannot skip a step under
+MirroredStrategy (keras #18666). So the update is written here, around TensorFlow's fused Adam. It
+has no branch: after a non-finite gradient it runs with factors that leave everything as it is.
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,20 @@ import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.config import TrainConfig
-from t2i_tpu.models.baseline_unet import BatchNorm
+from t2i_tpu.models.denoiser import variables_by_path
 from t2i_tpu.train.state import TrainState
 
 BETA_1, EPSILON = 0.9, 1e-8
 LOSS_SCALE_GROWTH_INTERVAL = 2000
+# The share that the batch norms' moving statistics keep in a step: Keras' default.
+STATISTICS_MOMENTUM = 0.99
 
 
 def learning_rate(train: TrainConfig, step: tf.Tensor) -> tf.Tensor:
-    """float32 rate of a step: linear warm-up, then constant or a cosine to 0 at total_steps."""
+    """Return the learning rate of a step, float32.
+
+    It warms up linearly and then is constant or follows a cosine to 0 at total_steps.
+    """
     step = tf.cast(step, tf.float32)
     rate = train.learning_rate * tf.minimum(1.0, (step + 1) / max(1, train.warmup_steps))
     if train.decay == "cosine":
@@ -28,8 +33,11 @@ def learning_rate(train: TrainConfig, step: tf.Tensor) -> tf.Tensor:
 
 
 def ema_gamma(std: float) -> float:
-    """Exponent of the power-function average of relative width `std` (Karras et al., 2023,
-    equation 126): the root of gamma**3 + 7 gamma**2 + (16 - 1/std**2) gamma + 12 - 1/std**2."""
+    """Return the exponent of the power-function average with relative width `std`.
+
+    It is the root of gamma**3 + 7 gamma**2 + (16 - 1/std**2) gamma + 12 - 1/std**2 (Karras et al.,
+    2023, equation 126).
+    """
     inverse = std**-2
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
@@ -37,14 +45,21 @@ def ema_gamma(std: float) -> float:
 def apply_gradients(
     state: TrainState,
     train: TrainConfig,
-    gradients: Sequence[tf.Tensor],  # of the loss times the loss scale, summed over replicas
-    statistics: Sequence[tf.Tensor],  # of the batch norms, averaged: mean, variance, mean, ...
+    gradients: Sequence[tf.Tensor],
+    statistics: dict[str, tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Updates the state by one step, in a replica's context.
+    """Update the state by one step, in a replica's context.
+
+    Args:
+      state: of the run.
+      train: the `train` group of a resolved config.
+      gradients: of the loss times the loss scale, summed over replicas, for each weight.
+      statistics: the batch statistics of `Denoiser.call`, averaged over replicas.
 
     Returns:
-      The gradient's global norm before clipping, and 1.0 if the step was skipped, else 0.0.
+      The gradient's global norm before clipping, and 1.0 if the step was skipped or 0.0 if not.
     """
+    # Unscale and clip the gradients.
     unscale = 1.0 / state.loss_scale
     norm = tf.linalg.global_norm(gradients) * unscale
     finite = tf.math.is_finite(norm)
@@ -55,8 +70,8 @@ def apply_gradients(
     gradients = [tf.math.multiply_no_nan(gradient, factor) for gradient in gradients]
     good = tf.cast(finite, tf.float32)
 
-    # Bias correction and averages count the steps that were not skipped. A skipped one leaves the
-    # moments as they are (decay 1, gradient 0), the weights (rate 0) and the averages (share 0).
+    # Bias correction and averages count the steps that were not skipped. A skipped step leaves the
+    # moments (decay 1, gradient 0), the weights (rate 0) and the averages (share 0) as they are.
     count = tf.cast(state.updates, tf.float32) + 1.0
     rate = good * learning_rate(train, state.step) * state.learning_rate_scale
     decay_1 = tf.where(finite, BETA_1, 1.0)
@@ -71,11 +86,12 @@ def apply_gradients(
     }
     shares = [good * (1.0 - (1.0 - 1.0 / count) ** (ema_gamma(std) + 1)) for std in train.ema_stds]
 
+    # Update every variable.
     scalars = {
         "adam": adam,
         "weight_decay": rate * train.weight_decay,
         "shares": shares,
-        "statistics_share": good * (1.0 - BatchNorm.momentum),
+        "statistics_share": good * (1.0 - STATISTICS_MOMENTUM),
         "good": good,
     }
     context = tf.distribute.get_replica_context()
@@ -84,7 +100,7 @@ def apply_gradients(
 
 
 def _update(strategy, state, train, gradients, statistics, scalars):
-    """In the cross-replica context: every device updates its own copy of every variable."""
+    """Update every device's copy of every variable, in the cross-replica context."""
 
     def update(variable, function, *args):
         strategy.extended.update(variable, function, args=args, group=False)
@@ -94,15 +110,15 @@ def _update(strategy, state, train, gradients, statistics, scalars):
         if train.weight_decay:
             update(weight, _decay, scalars["weight_decay"])
         update(weight, _adam, m, v, gradient, scalars["adam"])
-    for moving, batch in zip(state.moving_statistics(), statistics, strict=True):
-        update(moving, _move, batch, scalars["statistics_share"])
+    moving = variables_by_path(state.denoiser)
+    for path, batch in statistics.items():
+        update(moving[path], _move, batch, scalars["statistics_share"])
     for average, share in zip(state.averages, scalars["shares"], strict=True):
         for copy, weight in zip(average.trainable_variables, state.weights, strict=True):
             update(copy.value, _move, weight, share)
-        for copy, moving in zip(
-            state.moving_statistics(average), state.moving_statistics(), strict=True
-        ):
-            update(copy, _move, moving, scalars["good"])
+        copies = variables_by_path(average)
+        for path in statistics:
+            update(copies[path], _move, moving[path], scalars["good"])
     update(state.step, _add, 1)
     update(state.updates, _add, scalars["good"])
     update(state.skipped_in_a_row, _count_skipped, scalars["good"])
@@ -120,7 +136,7 @@ def _decay(weight, share):
 
 
 def _move(average, value, share):
-    # Not a plain product: a share of 0 must leave the average alone whatever the value is.
+    # With a plain product, a share of 0 and a non-finite value would damage the average.
     average.assign_add(tf.math.multiply_no_nan(value - average, share))
 
 
@@ -133,7 +149,10 @@ def _count_skipped(skipped, good):
 
 
 def _rescale(loss_scale, updates_since, good):
-    """Micikevicius et al., 2018: half after an overflow, double after a long time without one."""
+    """Halve the scale after an overflow, or double it after a long time without one.
+
+    Source: Micikevicius et al., 2018.
+    """
     since = (updates_since + 1) * tf.cast(good, tf.int64)
     grow = since >= LOSS_SCALE_GROWTH_INTERVAL
     changed = tf.where(grow, loss_scale * 2.0, loss_scale)

@@ -1,4 +1,8 @@
-"""One replica's share of one training step, and the device loop that repeats it."""
+"""One replica's share of a training step, and the device loop that repeats it.
+
+A training scalar is an entry of the metrics that `replica_step` returns. Metrics are summed over
+the replicas and the steps of a log line, and train/metrics.py divides the sums by the steps.
+"""
 
 from collections.abc import Callable
 
@@ -8,37 +12,47 @@ from t2i_tpu.config import Config
 from t2i_tpu.diffusion import prediction
 from t2i_tpu.diffusion.noise_levels import NOISE_LEVELS
 from t2i_tpu.diffusion.path import corrupt
-from t2i_tpu.models.conditioning import drop
-from t2i_tpu.random import Purpose, keys, normal, uniform
+from t2i_tpu.models.conditioning import drop_conditions
+from t2i_tpu.models.denoiser import Denoiser
+from t2i_tpu.random import Purpose, make_keys, normal, uniform
 from t2i_tpu.train.optimizer import apply_gradients
 from t2i_tpu.train.state import TrainState
 
-NUM_BANDS = 4  # of noise level, for the loss
-Batch = dict[str, tf.Tensor]
+Batch = dict[str, object]  # image, condition and slot, as `Dataset.batches` describes them
+Metrics = dict[str, tf.Tensor]  # float32 scalars
+
+# The loss is reported in bands of noise level, all of the same width.
+NUM_BANDS = 4
+BAND_NAMES = tuple(
+    f"{band / NUM_BANDS:.2f}_to_{(band + 1) / NUM_BANDS:.2f}" for band in range(NUM_BANDS)
+)
+
+# To add a loss, register it here; its name must also be a choice of `DiffusionConfig.loss`.
+LOSSES = {"absolute": tf.abs, "squared": tf.square}
 
 
-def corrupted(config: Config, path, batch: Batch, step: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The examples of a batch as the network sees them in a step, all draws keyed by their slots.
+def corrupt_batch(config: Config, path, batch: Batch, step: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Return the examples of a batch as the network sees them, with draws keyed by their slots.
 
     Args:
       config: resolved.
-      path: of `diffusion.path`.
-      batch: image uint8 [b, H, W, C], condition [b, ...], slot int32 [b].
+      path: a function from `diffusion.path.PATHS`.
+      batch: image uint8 [b, H, W, C], condition, and slot int32 [b].
       step: integer scalar, the global step.
 
     Returns:
-      image, noise, noisy float32 [b, H, W, C]; noise_level float32 [b]; condition as it came, with
-      the null condition in place of some.
+      image, noise and noisy, float32 [b, H, W, C]; noise_level, float32 [b]; and condition, in
+      which the null condition replaces some.
     """
 
     def draw(purpose):
-        return uniform(keys(config.seed, purpose, step, batch["slot"]))
+        return uniform(make_keys(config.seed, purpose, step, batch["slot"]))
 
     image = tf.cast(batch["image"], tf.float32) / 127.5 - 1.0
     if config.data.horizontal_flip:
         flip = draw(Purpose.FLIP)[:, None, None, None] < 0.5
         image = tf.where(flip, tf.reverse(image, [2]), image)
-    noise = normal(keys(config.seed, Purpose.NOISE, step, batch["slot"]), image.shape[1:])
+    noise = normal(make_keys(config.seed, Purpose.NOISE, step, batch["slot"]), image.shape[1:])
     noise_level = NOISE_LEVELS[config.diffusion.noise_levels](draw(Purpose.NOISE_LEVEL))
     keep = draw(Purpose.COND_DROPOUT) >= config.diffusion.cond_dropout_rate
     return {
@@ -46,98 +60,142 @@ def corrupted(config: Config, path, batch: Batch, step: tf.Tensor) -> dict[str, 
         "noise": noise,
         "noise_level": noise_level,
         "noisy": corrupt(path, image, noise, noise_level[:, None, None, None]),
-        "condition": drop(batch["condition"], keep),
+        "condition": drop_conditions(batch["condition"], keep),
     }
 
 
-def losses(config: Config, denoiser, corrupted: dict[str, tf.Tensor]) -> tf.Tensor:
-    """The loss of each example, float32 [b]."""
-    level = corrupted["noise_level"][:, None, None, None]
-    kind, path = config.diffusion.prediction_type, denoiser.diffusion_path
-    output = denoiser(
-        corrupted["noisy"], corrupted["noise_level"], corrupted["condition"], training=True
+def compute_losses(
+    config: Config, denoiser: Denoiser, examples: dict[str, tf.Tensor]
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Return the loss of each example, float32 [b], and the batch statistics of `Denoiser.call`.
+
+    `examples` is the result of `corrupt_batch`.
+    """
+    level = examples["noise_level"][:, None, None, None]
+    prediction_type, path = config.diffusion.prediction_type, denoiser.diffusion_path
+    output, statistics = denoiser(
+        examples["noisy"], examples["noise_level"], examples["condition"], training=True
     )
-    error = output - prediction.target(kind, path, corrupted["image"], corrupted["noise"], level)
-    error = tf.abs(error) if config.diffusion.loss == "absolute" else tf.square(error)
+    target = prediction.target(prediction_type, path, examples["image"], examples["noise"], level)
+    error = LOSSES[config.diffusion.loss](output - target)
     weight = prediction.loss_weight(
-        config.diffusion.loss_weight, kind, path, corrupted["noise_level"]
+        config.diffusion.loss_weight, prediction_type, path, examples["noise_level"]
     )
-    return weight * tf.reduce_mean(error, axis=[1, 2, 3])
+    return weight * tf.reduce_mean(error, axis=[1, 2, 3]), statistics
 
 
 def make_replica_step(
     config: Config, state: TrainState, jit_compile: bool
-) -> Callable[[Batch], tf.Tensor]:
-    """A function of one replica's batch that trains one step and returns its metrics.
+) -> Callable[[Batch], Metrics]:
+    """Return a function that trains one step on a replica's batch and returns its metrics.
 
-    The metrics are float32 [2 * NUM_BANDS + 3], to be summed over replicas: loss by noise-level
-    band, examples by band, and, from the first replica, gradient norm, skipped steps, steps.
+    The metrics are to be summed over the replicas.
     """
-    # The ones sum over the whole batch, so that no result depends on the number of replicas.
+    # Dividing by the global batch size makes the loss independent of the number of replicas.
     batch_size = config.train.global_batch_size
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def forward_backward(examples, loss_scale):
         with tf.GradientTape() as tape:
-            each = losses(config, state.denoiser, examples)
-            loss = tf.reduce_sum(each) * (loss_scale / batch_size)
-        gradients = map(_dense, tape.gradient(loss, state.weights), state.weights)
-        return list(gradients), each, state.batch_statistics()
+            losses, statistics = compute_losses(config, state.denoiser, examples)
+            loss = tf.reduce_sum(losses) * (loss_scale / batch_size)
+        gradients = map(_densify, tape.gradient(loss, state.weights), state.weights)
+        return list(gradients), losses, statistics
 
-    def replica_step(batch: Batch) -> tf.Tensor:
+    def replica_step(batch: Batch) -> Metrics:
         context = tf.distribute.get_replica_context()
-        examples = corrupted(config, state.denoiser.diffusion_path, batch, state.step)
-        gradients, each, statistics = forward_backward(examples, tf.identity(state.loss_scale))
+        # Corrupt, denoise, and differentiate the loss.
+        examples = corrupt_batch(config, state.denoiser.diffusion_path, batch, state.step)
+        gradients, losses, statistics = forward_backward(examples, tf.identity(state.loss_scale))
+        # Combine the replicas.
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         if statistics:
             statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistics)
+        # Update the weights.
         norm, skipped = apply_gradients(state, config.train, gradients, statistics)
-        band = tf.minimum(tf.cast(examples["noise_level"] * NUM_BANDS, tf.int32), NUM_BANDS - 1)
-        in_band = tf.one_hot(band, NUM_BANDS)
-        first = tf.cast(tf.equal(context.replica_id_in_sync_group, 0), tf.float32)
-        scalars = first * tf.stack([tf.math.multiply_no_nan(norm, 1.0 - skipped), skipped, 1.0])
-        return tf.concat(
-            [tf.linalg.matvec(in_band, each, transpose_a=True), tf.reduce_sum(in_band, 0), scalars],
-            0,
-        )
+        # These are the same on every replica, so only the first one counts them.
+        is_first = tf.cast(tf.equal(context.replica_id_in_sync_group, 0), tf.float32)
+        scalars = {
+            "gradient_norm": tf.math.multiply_no_nan(norm, 1.0 - skipped),
+            "skipped_steps": skipped,
+            "steps": tf.ones([]),
+        }
+        return {
+            **_sum_by_noise_level(losses, examples["noise_level"]),
+            **{name: is_first * value for name, value in scalars.items()},
+        }
 
     return replica_step
 
 
-def _dense(gradient, weight):
-    """A table's gradient comes as rows; TensorFlow's own sum of them has no static shape for a TPU."""
+def _sum_by_noise_level(losses: tf.Tensor, noise_level: tf.Tensor) -> Metrics:
+    """Return the sum of the losses and the number of examples in each band of noise level."""
+    band = tf.minimum(tf.cast(noise_level * NUM_BANDS, tf.int32), NUM_BANDS - 1)
+    in_band = tf.one_hot(band, NUM_BANDS)
+    sums = tf.unstack(tf.linalg.matvec(in_band, losses, transpose_a=True))
+    counts = tf.unstack(tf.reduce_sum(in_band, 0))
+    return {
+        **{f"loss/{name}": value for name, value in zip(BAND_NAMES, sums, strict=True)},
+        **{f"examples/{name}": value for name, value in zip(BAND_NAMES, counts, strict=True)},
+    }
+
+
+def _densify(gradient, weight):
+    """Return a table's gradient, which comes as rows, as a dense tensor.
+
+    TensorFlow's own conversion has no static shape, which a TPU needs.
+    """
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
     return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, weight.shape[0])
 
 
 def make_device_loop(
-    strategy: tf.distribute.Strategy,
-    replica_step: Callable,
-    waiting: tf.Variable | None = None,  # true while the loop waits for input; for others to read
+    strategy: tf.distribute.Strategy, replica_step: Callable[[Batch], Metrics], waiting: tf.Variable
 ) -> Callable:
-    """(iterator, number of steps) -> the steps' summed metrics and the seconds spent waiting for
-    input, all in one tf.function."""
-    replica_step = tf.autograph.experimental.do_not_convert(replica_step)  # only the loop has need
+    """Return a function that runs several steps on the device before it returns to the host.
 
-    def tell(waits):
-        return [] if waiting is None else [waiting.assign(waits, read_value=False)]
+    Args:
+      strategy: runs the step on its replicas.
+      replica_step: from `make_replica_step`.
+      waiting: bool. The loop sets it to true while it waits for input, for other threads to read.
+
+    Returns:
+      A tf.function (iterator, number of steps) -> (metrics, seconds), of the steps' summed metrics
+      and the time spent waiting for input.
+    """
+    names = []  # of the metrics, known once the step is traced
+
+    # Only the loop itself needs autograph.
+    @tf.autograph.experimental.do_not_convert
+    def packed_step(batch):
+        metrics = replica_step(batch)
+        names[:] = metrics
+        return tf.stack(list(metrics.values()))
+
+    @tf.autograph.experimental.do_not_convert
+    def run_step(batch):
+        # One packed tensor, because each reduction costs a round trip between workers.
+        packed = strategy.run(packed_step, (batch,))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, packed, axis=None)
 
     @tf.function
     def device_loop(iterator, num_steps):
-        total, waited = tf.zeros([2 * NUM_BANDS + 3]), tf.zeros([], tf.float64)
+        # The number of metrics is not known before the step is traced.
+        total, waited = tf.zeros([1]), tf.zeros([], tf.float64)
         for _ in tf.range(num_steps):
+            tf.autograph.experimental.set_loop_options(
+                shape_invariants=[(total, tf.TensorShape([None]))]
+            )
             begin = tf.timestamp()
-            with tf.control_dependencies([begin, *tell(True)]):
+            with tf.control_dependencies([begin, waiting.assign(True, read_value=False)]):
                 batch = next(iterator)
             with tf.control_dependencies(
                 tf.nest.flatten(strategy.experimental_local_results(batch))
             ):
                 waited += tf.timestamp() - begin
-                tell(False)
-            total += strategy.reduce(
-                tf.distribute.ReduceOp.SUM, strategy.run(replica_step, (batch,)), axis=None
-            )
-        return total, waited
+                waiting.assign(False, read_value=False)
+            total += run_step(batch)
+        return dict(zip(names, tf.unstack(total, num=len(names)), strict=True)), waited
 
     return device_loop

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.data.schema import Record, parse, read_manifest
+from t2i_tpu.data.manifest import read_manifest
+from t2i_tpu.data.records import Record, parse_records
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def read_shards():
             posixpath.join(folder, s.file) for stream in manifest.streams(split) for s in stream
         ]
         examples = tf.data.TFRecordDataset(files).batch(1)
-        examples = examples.map(lambda batch: parse(batch, manifest)).unbatch()
+        examples = examples.map(lambda batch: parse_records(batch, manifest)).unbatch()
         return list(examples.as_numpy_iterator())
 
     return read

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu import text
-from t2i_tpu.data.schema import parse, read_manifest
+from t2i_tpu.data.manifest import read_manifest
+from t2i_tpu.data.records import parse_records
 from tools.build_embedded import captions, splits, texts, vocabulary
 
 FOLDER = os.path.join(os.path.dirname(text.EMBEDDED_CLIP), "emoji")
@@ -36,7 +37,7 @@ def examples(manifest):
             for shard in stream
         ]
         batches = tf.data.TFRecordDataset(files).batch(100)
-        parsed = list(batches.map(lambda batch: parse(batch, manifest)).as_numpy_iterator())
+        parsed = list(batches.map(lambda batch: parse_records(batch, manifest)).as_numpy_iterator())
         return {name: np.concatenate([batch[name] for batch in parsed]) for name in parsed[0]}
 
     return {split: columns(split) for split in manifest.splits}

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from t2i_tpu.data import locate as locate_module
 from t2i_tpu.data.locate import locate
-from t2i_tpu.data.schema import read_manifest
+from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
 

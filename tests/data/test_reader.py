@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from t2i_tpu.data.reader import check_batch_divides, open_dataset
-from t2i_tpu.data.schema import EmbeddingContract, Record, SequenceContract, TokenContract
+from t2i_tpu.data.manifest import EmbeddingContract, SequenceContract, TokenContract
+from t2i_tpu.data.order import check_batch_divides
+from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.data.records import Record
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
 

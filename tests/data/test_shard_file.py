@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.data import shard_file
-from t2i_tpu.data.reader import open_dataset, translate_data_errors
-from t2i_tpu.data.schema import Record
+from t2i_tpu.data.read_errors import translate_data_errors
+from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.data.records import Record
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
 

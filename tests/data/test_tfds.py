@@ -22,7 +22,7 @@ from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from t2i_tpu.data.locate import locate
-from t2i_tpu.data.schema import read_manifest
+from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.data.sources import tfds as source
 from t2i_tpu.errors import UserError
 from t2i_tpu.train.loop import train

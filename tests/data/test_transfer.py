@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("google.cloud.storage", reason="the extra gcs is not installed")
 
-from t2i_tpu.data import schema, transfer
+from t2i_tpu.data import manifest as manifest_lib
+from t2i_tpu.data import transfer
 from t2i_tpu.errors import UserError
 from tests import tiny
 from tests.gcs.harness import Faults
@@ -75,11 +76,11 @@ def test_damage_is_not_copied(gcs, bucket, squares, copy, tmp_path):
     (damaged / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(UserError, match=f"shard {damaged / name} is not what its manifest says"):
         copy(damaged, f"{bucket}/up")
-    assert not {name, schema.MANIFEST_NAME} & set(gcs.names(f"{bucket}/up"))
+    assert not {name, manifest_lib.MANIFEST_NAME} & set(gcs.names(f"{bucket}/up"))
     gcs.put_folder(damaged, f"{bucket}/down")
     with pytest.raises(UserError, match="is not what its manifest says"):
         copy(f"{bucket}/down", tmp_path / "back")
-    assert not {name, schema.MANIFEST_NAME} & set(contents(tmp_path / "back"))
+    assert not {name, manifest_lib.MANIFEST_NAME} & set(contents(tmp_path / "back"))
 
 
 def test_refusals(gcs, bucket, squares, copy, tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from t2i_tpu.data.locate import locate
-from t2i_tpu.data.schema import EmbeddingContract, Record, read_manifest
+from t2i_tpu.data.manifest import EmbeddingContract, read_manifest
+from t2i_tpu.data.records import Record
 from t2i_tpu.data.writer import write_dataset
 
 rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("google.cloud.storage", reason="the extra gcs is not installed")
 
-from t2i_tpu.data.schema import MANIFEST_NAME
+from t2i_tpu.data.manifest import MANIFEST_NAME
 from tests.gcs.harness import Faults
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2i_tpu.data import text_tower
-from t2i_tpu.data.schema import MANIFEST_NAME, TEXT_TOWER, read_manifest
+from t2i_tpu.data.manifest import MANIFEST_NAME, TEXT_TOWER, read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.text import make_encoder
 from tests import tiny

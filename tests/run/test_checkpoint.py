@@ -34,7 +34,7 @@ def other(squares):
 
 
 def save(folder, state):
-    checkpointer = Checkpointer(str(folder), state, Retention(3))
+    checkpointer = Checkpointer(str(folder), state.trackables(), Retention(3))
     checkpointer.save()
     checkpointer.finish()
 
@@ -56,7 +56,7 @@ def one_line(error):
 def test_every_variable_comes_back(run, saved, other):
     before, expected = values(other), run.values()
     assert any(np.any(before[name] != expected[name]) for name in expected)
-    assert Checkpointer(str(saved), other, Retention(3)).restore() == 3
+    assert Checkpointer(str(saved), other.trackables(), Retention(3)).restore() == 3
     found = values(other)
     assert found.keys() == expected.keys() == tiny.checkpoint_values(saved).keys()
     for name, value in expected.items():
@@ -65,7 +65,7 @@ def test_every_variable_comes_back(run, saved, other):
 
 def test_nothing_to_restore(tmp_path, other):
     other.step.assign(0)
-    assert Checkpointer(str(tmp_path), other, Retention(3)).restore() == 0
+    assert Checkpointer(str(tmp_path), other.trackables(), Retention(3)).restore() == 0
     with pytest.raises(UserError, match="holds no checkpoint"):
         restore_weights(str(tmp_path), other.denoiser, "weights")
     assert list(tmp_path.iterdir()) == []
@@ -85,7 +85,7 @@ def test_the_weights_alone_and_the_average_alone(run, saved, other):
 def test_of_another_width(saved, squares):
     wider = tiny.Run(tiny.config(squares, model__widths=(24,))).state
     for call in (
-        Checkpointer(str(saved), wider, Retention(3)).restore,
+        Checkpointer(str(saved), wider.trackables(), Retention(3)).restore,
         lambda: restore_weights(str(saved), wider.denoiser, "weights"),
     ):
         with pytest.raises(UserError, match="step-3 does not fit") as error:
@@ -108,7 +108,7 @@ def test_with_a_variable_missing_or_too_many(tmp_path, run, other, name):
         tf.train.Checkpoint(**content).write(checkpoint_store.prefix(workdir, 3))
         checkpoint_store.commit(workdir, 3, {})
         with pytest.raises(UserError, match="step-3 does not fit") as error:
-            Checkpointer(str(tmp_path / folder), other, Retention(3)).restore()
+            Checkpointer(str(tmp_path / folder), other.trackables(), Retention(3)).restore()
         one_line(error)
 
 
@@ -117,7 +117,7 @@ def test_what_is_written_is_the_state_of_the_save(run, tmp_path, squares):
     going_on = tiny.Run(tiny.config(squares, train__total_steps=100))
     going_on.steps(2)
     expected = going_on.values()
-    checkpointer = Checkpointer(str(tmp_path), going_on.state, Retention(3))
+    checkpointer = Checkpointer(str(tmp_path), going_on.state.trackables(), Retention(3))
     checkpointer.save()
     going_on.steps(3)
     checkpointer.save()
@@ -152,13 +152,13 @@ def test_a_damaged_one_is_passed_over_with_a_line_and_written_anew(run, saved, o
     path = saved / "checkpoints" / "step-4.data-00000-of-00001"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    assert Checkpointer(str(saved), other, Retention(3)).restore() == 3
+    assert Checkpointer(str(saved), other.trackables(), Retention(3)).restore() == 3
     assert restore_weights(str(saved), other.denoiser, "average0") == 3
     assert "checkpoint of step 4 passed over: step-4.data-00000-of-00001" in caplog.text
     save(saved, run.state)
     run.state.step.assign(3)
     assert path.read_bytes() == content
-    assert Checkpointer(str(saved), other, Retention(3)).restore() == 4
+    assert Checkpointer(str(saved), other.trackables(), Retention(3)).restore() == 4
 
 
 def test_two_hundred_flipped_bytes_are_all_seen(saved, other):
@@ -172,13 +172,13 @@ def test_two_hundred_flipped_bytes_are_all_seen(saved, other):
         flipped = content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
         path.write_bytes(flipped)
         with pytest.raises(UserError):
-            Checkpointer(str(saved), other, Retention(3)).restore()
+            Checkpointer(str(saved), other.trackables(), Retention(3)).restore()
         path.write_bytes(content)
-    assert Checkpointer(str(saved), other, Retention(3)).restore() == 3
+    assert Checkpointer(str(saved), other.trackables(), Retention(3)).restore() == 3
 
 
 def test_a_copied_workdir_is_its_own(saved, other, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(saved / "checkpoints", moved / "checkpoints")
     shutil.rmtree(saved / "checkpoints")
-    assert Checkpointer(str(moved), other, Retention(3)).restore() == 3
+    assert Checkpointer(str(moved), other.trackables(), Retention(3)).restore() == 3

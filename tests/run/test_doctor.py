@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.config import Config
-from t2i_tpu.data.schema import read_manifest
+from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING
 from t2i_tpu.run import doctor
@@ -83,7 +83,7 @@ def test_the_size_of_a_checkpoint_is_that_on_disk(tmp_path, squares):
     config = tiny.config(squares, model__widths=(64,))
     said = examined(config, str(tmp_path / "run"))["disk"].text
     state = TrainState(config, read_manifest(str(squares)), "float32", tf.distribute.get_strategy())
-    checkpointer = Checkpointer(str(tmp_path), state, Retention(1))
+    checkpointer = Checkpointer(str(tmp_path), state.trackables(), Retention(1))
     checkpointer.save()
     checkpointer.finish()
     on_disk = sum(

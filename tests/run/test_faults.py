@@ -32,7 +32,7 @@ def saved(squares, tmp_path):
     """A workdir with a checkpoint of step 5, and the flags of a run of 15 steps there."""
     run = tiny.Run(tiny.config(squares, **CHANGES))
     run.steps(5)
-    checkpointer = Checkpointer(str(tmp_path / "run"), run.state, Retention(3))
+    checkpointer = Checkpointer(str(tmp_path / "run"), run.state.trackables(), Retention(3))
     checkpointer.save()
     checkpointer.finish()
     config = tmp_path / "plain.py"
@@ -105,7 +105,7 @@ def test_a_clock_that_was_set_back(saved, launch):
     """What is older than the epoch or of the far future counts by its step alone."""
     workdir, flags, run = saved
     run.steps(3)
-    checkpointer = Checkpointer(str(workdir), run.state, Retention(3))
+    checkpointer = Checkpointer(str(workdir), run.state.trackables(), Retention(3))
     checkpointer.save()
     checkpointer.finish()
     for step, when in ((5, 4_000_000_000), (8, 1)):

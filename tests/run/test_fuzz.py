@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from t2i_tpu import config as config_lib
-from t2i_tpu.data.reader import open_dataset, translate_data_errors
-from t2i_tpu.data.schema import MANIFEST_NAME, Record, read_manifest, serialize
+from t2i_tpu.data.manifest import MANIFEST_NAME, read_manifest
+from t2i_tpu.data.read_errors import translate_data_errors
+from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.data.records import Record, serialize
 from t2i_tpu.errors import UserError
 from t2i_tpu.run import checkpoint_store, workdir
 from t2i_tpu.train import nonfinite

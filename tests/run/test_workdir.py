@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from t2i_tpu.data.schema import read_manifest
+from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.run import workdir
 from tests import tiny

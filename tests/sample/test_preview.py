@@ -41,7 +41,7 @@ def test_enlarged_repeats_pixels_up_to_64():
 
 def test_a_strip_goes_from_left_to_right():
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
-    strip = np.asarray(pictures.strip(images))
+    strip = np.asarray(pictures.draw_strip(images))
     assert strip.shape == (64, 192, 3)
     np.testing.assert_array_equal(strip[:, 64:128], enlarge(images[1], 2))
 
@@ -53,7 +53,9 @@ def test_a_grid_holds_every_image_in_its_section():
 
     def drawn(caption, title="second", other="short"):
         sections = [("first", [(image, caption) for image in first])]
-        return pictures.grid([*sections, (title, [(image, other) for image in second])], columns=2)
+        return pictures.draw_grid(
+            [*sections, (title, [(image, other) for image in second])], columns=2
+        )
 
     grid = drawn(long)
     rows = [
@@ -75,7 +77,7 @@ def test_a_grid_holds_every_image_in_its_section():
 )
 def test_wrapped_lines_fit_and_lose_nothing(text):
     font = ImageFont.load_default(11)
-    lines = pictures._wrapped(text, font, 90)
+    lines = pictures._wrap(text, font, 90)
     assert all(font.getlength(line) <= 90 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert len(lines) <= 2 * font.getlength(text) / 90 + 1

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu import config as config_lib
-from t2i_tpu.data.schema import read_manifest
+from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.tpu import trace
 from t2i_tpu.tpu.stand_in import stand_in_strategy
 from t2i_tpu.train.state import TrainState
@@ -120,7 +120,7 @@ from t2i_tpu.tpu.stand_in import stand_in_strategy
 strategy = stand_in_strategy(int(sys.argv[1]), int(sys.argv[2]))
 from t2i_tpu import config as config_lib
 from t2i_tpu.data.reader import open_dataset
-from t2i_tpu.data.schema import read_manifest
+from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.tpu import trace
 from tests.train import tiny
 config = config_lib.resolve(tiny.config(sys.argv[3], train__global_batch_size=2 * int(sys.argv[1])))

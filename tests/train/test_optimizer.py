@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu import config as config_lib
-from t2i_tpu.data.schema import read_manifest
+from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.train import optimizer
 from t2i_tpu.train.state import TrainState
 from tests import tiny

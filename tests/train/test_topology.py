@@ -87,12 +87,12 @@ def test_a_checkpoint_of_two_devices_goes_on_on_one(squares, tmp_path):
     config = tiny.config(squares)
     two = tiny.Run(config, ["CPU:0", "CPU:1"])
     two.steps(10)
-    checkpointer = Checkpointer(str(tmp_path), two.state, Retention(1))
+    checkpointer = Checkpointer(str(tmp_path), two.state.trackables(), Retention(1))
     checkpointer.save()
     checkpointer.finish()
     two.steps(10)
     one = tiny.Run(config)
-    start = Checkpointer(str(tmp_path), one.state, Retention(1)).restore()
+    start = Checkpointer(str(tmp_path), one.state.trackables(), Retention(1)).restore()
     assert start == 10
     one.iterator = one.batches(start)
     one.steps(10)
@@ -194,7 +194,7 @@ def test_a_run_that_changes_its_devices_as_it_goes(squares, tmp_path, launch):
             assert found == expected[begin:step]
             turns.append(("workers", step))
         run = runs[len(turns) % 3]
-        checkpointer = Checkpointer(str(workdir), run.state, Retention(2))
+        checkpointer = Checkpointer(str(workdir), run.state.trackables(), Retention(2))
         assert checkpointer.restore() == step
         count = min(int(rng.integers(5, 20)), 100 - step)
         assert seen(config, run.strategy, step, count) == expected[step : step + count]

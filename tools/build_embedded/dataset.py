@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from t2i_tpu.data.schema import EmbeddingContract, Manifest, Record, TokenContract
+from t2i_tpu.data.manifest import EmbeddingContract, Manifest, TokenContract
+from t2i_tpu.data.records import Record
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.text import EmbeddedEncoder
 from tools.build_embedded.captions import Emoji, read_image

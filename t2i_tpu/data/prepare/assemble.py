@@ -12,7 +12,8 @@ import posixpath
 
 import tensorflow as tf
 
-from t2i_tpu.data import schema
+from t2i_tpu.data import manifest as manifest_lib
+from t2i_tpu.data import records
 from t2i_tpu.data.prepare.duplicates import Seen
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.settings import Settings, versions
@@ -32,7 +33,7 @@ def assemble(
     settings: Settings,
     encoder: UnitEncoder,
     label_names: tuple[str, ...] | None,
-) -> schema.Manifest:
+) -> manifest_lib.Manifest:
     """Writes everything but the manifest, which it returns.
 
     Raises:
@@ -64,7 +65,7 @@ def assemble(
             for name in _BESIDE:
                 features.pop(name, None)
             if encoded:
-                schema.add_text(
+                records.add_text_features(
                     example,
                     encoded.embeddings[row],
                     encoded.tokens[row].tolist(),
@@ -75,7 +76,7 @@ def assemble(
     seen.close()
     losses.close()
     counts = dict(sorted(outcomes.items()))
-    return schema.Manifest(
+    return manifest_lib.Manifest(
         name=posixpath.basename(output.rstrip("/")),
         image_size=settings.image_size,
         channels=settings.channels,
@@ -135,7 +136,9 @@ class _Shards:
         streams[self.dealt[split] % len(streams)].write(serialized)
         self.dealt[split] += 1
 
-    def close(self, outcomes: dict[str, int]) -> dict[str, tuple[tuple[schema.Shard, ...], ...]]:
+    def close(
+        self, outcomes: dict[str, int]
+    ) -> dict[str, tuple[tuple[manifest_lib.Shard, ...], ...]]:
         wanted = self.settings.num_streams
         for split in ("train", *self.streams):
             if self.dealt[split] < wanted:
@@ -169,6 +172,6 @@ class _Losses:
         tf.io.gfile.rename(self.path + ".tmp", self.path, overwrite=True)
 
 
-def finish(output: str, manifest: schema.Manifest) -> None:
+def finish(output: str, manifest: manifest_lib.Manifest) -> None:
     """The manifest makes it a data set."""
-    files.write(posixpath.join(output, schema.MANIFEST_NAME), manifest.to_json())
+    files.write(posixpath.join(output, manifest_lib.MANIFEST_NAME), manifest.to_json())

@@ -11,11 +11,11 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 
-from t2i_tpu.config import nearest
 from t2i_tpu.data.prepare import plan, unit
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import Unit
 from t2i_tpu.errors import UserError
+from t2i_tpu.options import suggest
 
 try:
     import apache_beam
@@ -43,7 +43,7 @@ def make_pipeline(options: Sequence[str], source: str, output: str) -> apache_be
     except SystemExit:  # argparse's
         raise UserError(f"Beam: {said.getvalue().strip().rpartition('error: ')[2]}") from None
     for name in given.keys() - known.keys():
-        if near := nearest(name, list(known)):  # a runner may have options that Beam does not know
+        if near := suggest(name, list(known)):  # a runner may have options that Beam does not know
             raise UserError(f"Beam has no option --{name}{near}")
     if "dataflow" in given["runner"].lower():
         for flag, place in (("source", source), ("output", output)):

@@ -12,9 +12,9 @@ import posixpath
 import numpy as np
 import tensorflow as tf
 
+from t2i_tpu.data.manifest import EmbeddingContract, SequenceContract, TokenContract
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.prepare.unit import Done, read_done, read_examples
-from t2i_tpu.data.schema import EmbeddingContract, SequenceContract, TokenContract
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 from t2i_tpu.text import TextEncoder, make_encoder

@@ -11,7 +11,8 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from t2i_tpu.data import schema, text_tower
+from t2i_tpu.data import manifest as manifest_lib
+from t2i_tpu.data import text_tower
 from t2i_tpu.data.prepare import assemble, plan, pool
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.settings import Settings
@@ -23,7 +24,9 @@ from t2i_tpu.storage import files
 Runner = Callable[[str, Settings, set[int]], contextlib.AbstractContextManager[Iterator[int]]]
 
 
-def prepare(settings: Settings, output: str, do_units: Runner = pool.do_units) -> schema.Manifest:
+def prepare(
+    settings: Settings, output: str, do_units: Runner = pool.do_units
+) -> manifest_lib.Manifest:
     """Prepares a data set into the folder `output`, local or gs://.
 
     Killed at any point, the same call goes on; the result is the same bytes for the same input and
@@ -44,8 +47,8 @@ def prepare(settings: Settings, output: str, do_units: Runner = pool.do_units) -
 
 def _prepare(settings, output, do_units):
     work = posixpath.join(output, plan.WORK_NAME)
-    if tf.io.gfile.exists(posixpath.join(output, schema.MANIFEST_NAME)):
-        manifest = schema.read_manifest(output)
+    if tf.io.gfile.exists(posixpath.join(output, manifest_lib.MANIFEST_NAME)):
+        manifest = manifest_lib.read_manifest(output)
         if (manifest.preparation or {}).get("fingerprint") != settings.fingerprint():
             raise UserError(f"{output!r} already holds another data set; choose another --output")
         logging.info("%s is whole already", output)
@@ -69,7 +72,7 @@ def _prepare(settings, output, do_units):
     return manifest
 
 
-def _text_tower(encoder, output, work) -> tuple[schema.StoredFile, ...]:
+def _text_tower(encoder, output, work) -> tuple[manifest_lib.StoredFile, ...]:
     """Exports it, once. Where it cannot be, no plan is left that would insist on it."""
     record = posixpath.join(work, "text_tower.json")
     if not tf.io.gfile.exists(record):
@@ -80,7 +83,7 @@ def _text_tower(encoder, output, work) -> tuple[schema.StoredFile, ...]:
             raise
         files.write(record, json.dumps([dataclasses.asdict(one) for one in stored]))
     with tf.io.gfile.GFile(record) as file:
-        return tuple(schema.StoredFile(**one) for one in json.load(file))
+        return tuple(manifest_lib.StoredFile(**one) for one in json.load(file))
 
 
 def _tidy(output: str, work: str) -> None:

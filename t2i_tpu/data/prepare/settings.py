@@ -8,7 +8,6 @@ import json
 import platform
 
 from t2i_tpu import __version__
-from t2i_tpu.config import nearest
 from t2i_tpu.data.prepare.filters import Filters, cause_in_list
 from t2i_tpu.data.prepare.images import CROPS
 from t2i_tpu.data.sources.folder import FolderSource
@@ -21,6 +20,7 @@ from t2i_tpu.data.sources.urls import UrlsSource
 from t2i_tpu.data.sources.webdataset import WebdatasetSource
 from t2i_tpu.data.writer import SHARD_SIZE
 from t2i_tpu.errors import UserError
+from t2i_tpu.options import suggest
 
 SOURCES = {
     "folder": FolderSource,
@@ -57,7 +57,7 @@ class Settings:
         if kind not in SOURCES or not place:
             known = ", ".join(f"{name}:PATH" for name in SOURCES)
             raise UserError(
-                f"--source={self.source} is none of {known}{nearest(kind, list(SOURCES))}"
+                f"--source={self.source} is none of {known}{suggest(kind, list(SOURCES))}"
             )
         if self.encoder.startswith("none") and (self.export_text_tower or self.sequence):
             flag = "export_text_tower" if self.export_text_tower else "sequence"

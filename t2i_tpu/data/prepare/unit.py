@@ -1,6 +1,6 @@
 """The work on one unit: items -> images that passed -> one file, and a record of all outcomes.
 
-A file holds examples as `schema.serialize` makes them, and beside them what the duplicates are told
+A file holds examples as `records.serialize` makes them, and beside them what the duplicates are told
 by. UNIT.json is written last and names it: where it is, the unit is done.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from t2i_tpu.data import schema
+from t2i_tpu.data import records
 from t2i_tpu.data.prepare import filters, images
 from t2i_tpu.data.prepare.rejected import Lost
 from t2i_tpu.data.prepare.settings import Settings
@@ -120,8 +120,8 @@ def _example(item: Item, settings: Settings, label_names: tuple[str, ...] | None
     pixels = images.square(image, settings.image_size, settings.crop, settings.channels)
     filters.check_pixels(settings.filters, pixels)
     label = item.label if label_names else None
-    record = schema.Record(item.key, pixels, caption, label, embedding)
-    example = schema.to_example(record, "raw")
+    record = records.Record(item.key, pixels, caption, label, embedding)
+    example = records.to_example(record, "raw")
     features = example.features.feature
     if item.split:
         features["split"].bytes_list.value.append(item.split.encode())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data.schema import Record
+from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources.source import Item, Unit, ranges
 from t2i_tpu.errors import UserError
 

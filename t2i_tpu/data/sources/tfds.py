@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import logging
 
-from t2i_tpu.data.schema import Record
+from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources.source import Item, Unit, ranges
 from t2i_tpu.errors import UserError
 

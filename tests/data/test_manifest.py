@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.data.schema import (
+from t2i_tpu.data.manifest import (
     EmbeddingContract,
     Manifest,
-    Record,
     SequenceContract,
     TokenContract,
-    parse,
     read_manifest,
-    serialize,
 )
+from t2i_tpu.data.records import Record, parse_records, serialize
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
 
@@ -83,7 +81,9 @@ def test_round_trip_without_optional_fields(tmp_path, make_records, read_shards,
 def test_long_tokens_are_cut_to_the_context():
     manifest = Manifest("n", 8, 3, {}, tokens=TOKENS, image_format="raw")
     records = [full_record(tokens=tokens) for tokens in ([1, 2, 3, 4, 5, 6], [1])]
-    examples = parse(tf.constant([serialize(record, "raw") for record in records]), manifest)
+    examples = parse_records(
+        tf.constant([serialize(record, "raw") for record in records]), manifest
+    )
     np.testing.assert_array_equal(examples["tokens"], [[1, 2, 3, 4, 5], [1, 0, 0, 0, 0]])
 
 

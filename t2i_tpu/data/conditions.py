@@ -1,0 +1,222 @@
+"""Conditionings: how a data set, or a user's prompts or labels, provide a model's conditions.
+
+There is one `Conditioning` for each kind of condition. models/conditioning.py describes the fields
+of a condition and has the layer for each kind.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from t2i_tpu.data import text_tower
+from t2i_tpu.data.manifest import EmbeddingContract, Manifest
+from t2i_tpu.errors import UserError
+from t2i_tpu.models.conditioning import ConditionSpec
+from t2i_tpu.options import check_choice
+from t2i_tpu.text import TextEncoder
+
+
+class Conditioning:
+    """One kind of condition.
+
+    Attributes:
+      features: the features of a record that it reads.
+      remedy: what to do if a data set does not have them, for an error message.
+      can_interpolate: whether a point between two conditions is a condition too.
+    """
+
+    features: tuple[str, ...]
+    remedy = "choose another conditioning"
+    can_interpolate = False
+
+    def is_available(self, manifest: Manifest) -> bool:
+        """Return whether a data set has the features."""
+        raise NotImplementedError
+
+    def make_spec(self, manifest: Manifest) -> ConditionSpec:
+        """Return the description of a data set's conditions."""
+        raise NotImplementedError
+
+    def from_features(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Return the conditions of a batch of examples, parsed by `parse_records`."""
+        raise NotImplementedError
+
+    def from_user(
+        self, prompts: Sequence[str], labels: Sequence[str], manifest: Manifest, folder: str
+    ) -> dict[str, np.ndarray]:
+        """Return the conditions of prompts or of labels, whichever this kind takes.
+
+        Args:
+          prompts: any text.
+          labels: names or numbers of classes.
+          manifest: of the data set that the model was trained on.
+          folder: where its text tower is, local or gs://: the data set's folder or a workdir.
+
+        Raises:
+          UserError: the model takes the other of the two; a prompt is too long; a label is unknown;
+            the encoder is not the one that the data set was prepared with.
+        """
+        if labels:
+            raise UserError("this model was trained on prompts; use --prompt")
+        return self._from_prompts(prompts, manifest, folder)
+
+    def _from_prompts(self, prompts, manifest, folder) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+
+class Embedding(Conditioning):
+    """The pooled embedding of a prompt, computed in advance."""
+
+    features = ("embedding",)
+    can_interpolate = True
+
+    def is_available(self, manifest):
+        return bool(manifest.embedding)
+
+    def make_spec(self, manifest):
+        return ConditionSpec("embedding", {"embedding": ((manifest.embedding.dim,), "float32")})
+
+    def from_features(self, features):
+        return {"embedding": features["embedding"]}
+
+    def _from_prompts(self, prompts, manifest, folder):
+        encoder = _open_embedding_encoder(manifest, folder)
+        return {"embedding": encoder.encode(prompts)}
+
+
+class TokenStates(Conditioning):
+    """The pooled embedding of a prompt and the text tower's state of each of its tokens."""
+
+    features = ("embedding", "sequence")
+    remedy = "choose another conditioning, or prepare the data set with --sequence"
+
+    def is_available(self, manifest):
+        return bool(manifest.sequence)
+
+    def make_spec(self, manifest):
+        contract = manifest.sequence
+        shape = (contract.context_length, contract.width)
+        fields = {
+            "embedding": ((manifest.embedding.dim,), "float32"),
+            "sequence": (shape, "float32"),
+        }
+        return ConditionSpec("sequence", fields)
+
+    def from_features(self, features):
+        return {
+            "embedding": features["embedding"],
+            "sequence": tf.cast(features["sequence"], tf.float32),
+        }
+
+    def _from_prompts(self, prompts, manifest, folder):
+        encoder, contract = _open_embedding_encoder(manifest, folder), manifest.sequence
+        expected = (contract.weights_sha256, contract.width, contract.context_length)
+        if (encoder.weights_sha256, encoder.sequence_width, encoder.context_length) != expected:
+            raise UserError(
+                f"encoder {contract.encoder!r} gives other states here than those of the data set; "
+                "install the version of it that the data set was prepared with"
+            )
+        embeddings, sequences = encoder.encode_sequences(prompts)
+        padded = np.zeros((len(prompts), contract.context_length, contract.width), np.float32)
+        for row, states in zip(padded, sequences, strict=True):
+            row[: len(states)] = states
+        return {"embedding": embeddings, "sequence": padded}
+
+
+class Tokens(Conditioning):
+    """The token ids of a prompt, for a transformer that is trained with the denoiser."""
+
+    features = ("tokens",)
+
+    def is_available(self, manifest):
+        return bool(manifest.tokens)
+
+    def make_spec(self, manifest):
+        contract = manifest.tokens
+        fields = {"tokens": ((contract.context_length,), "int32")}
+        return ConditionSpec("tokens", fields, num_ids=contract.vocab_size)
+
+    def from_features(self, features):
+        return {"tokens": features["tokens"]}
+
+    def _from_prompts(self, prompts, manifest, folder):
+        contract = manifest.tokens
+        encoder = text_tower.open_encoder(contract, manifest, folder)
+        expected = (contract.vocab_size, contract.context_length, contract.tokenizer_sha256)
+        sha256 = encoder.tokenizer_sha256 if contract.tokenizer_sha256 else ""
+        if (encoder.vocab_size, encoder.context_length, sha256) != expected:
+            raise UserError(
+                f"encoder {contract.encoder!r} gives other tokens here than those of the data set; "
+                "install the version of it that the data set was prepared with"
+            )
+        padded = np.zeros((len(prompts), contract.context_length), np.int32)
+        for row, tokens in zip(padded, encoder.tokenize(prompts), strict=True):
+            row[: len(tokens)] = tokens
+        return {"tokens": padded}
+
+
+class Label(Conditioning):
+    """The class of an image. Labels are stored from 0 and conditions count from 1."""
+
+    features = ("label",)
+
+    def is_available(self, manifest):
+        return bool(manifest.label_names)
+
+    def make_spec(self, manifest):
+        return ConditionSpec("label", {"label": ((), "int32")}, num_ids=len(manifest.label_names))
+
+    def from_features(self, features):
+        return {"label": features["label"] + 1}
+
+    def from_user(self, prompts, labels, manifest, folder):
+        names = list(manifest.label_names)
+        if prompts:
+            raise UserError(
+                f"this model was trained on labels; use --label with one of {', '.join(names)}"
+            )
+        return {"label": np.array([self._parse(label, names) for label in labels], np.int32)}
+
+    def _parse(self, label: str, names: list[str]) -> int:
+        if label in names:
+            return names.index(label) + 1
+        if label.isdecimal() and int(label) < len(names):
+            return int(label) + 1
+        raise UserError(f"--label={label}: it must be one of {', '.join(names)}")
+
+
+CONDITIONINGS: dict[str, Conditioning] = {
+    "embedding": Embedding(),
+    "sequence": TokenStates(),
+    "label": Label(),
+    "tokens": Tokens(),
+}
+
+
+def get_conditioning(kind: str) -> Conditioning:
+    """Return the conditioning that config.model.conditioning names, or raise UserError."""
+    check_choice("config.model.conditioning", kind, tuple(CONDITIONINGS))
+    return CONDITIONINGS[kind]
+
+
+def _open_embedding_encoder(manifest: Manifest, folder: str) -> TextEncoder:
+    """Open the encoder that made a data set's embeddings, or raise UserError if it is another."""
+    contract: EmbeddingContract = manifest.embedding
+    encoder = text_tower.open_encoder(contract, manifest, folder)
+    if contract.weights_sha256 and encoder.weights_sha256 != contract.weights_sha256:
+        raise UserError(
+            f"encoder {contract.encoder!r} has other weights here than when it made the data set's "
+            "embeddings; install the version that the data set was prepared with"
+        )
+    if encoder.dim != contract.dim:
+        raise UserError(
+            f"encoder {contract.encoder!r} makes embeddings of {encoder.dim} numbers, but the data "
+            f"set's have {contract.dim}; it was prepared with another encoder than it says"
+        )
+    if not contract.normalized:
+        raise UserError(
+            f"the data set stores unnormalized embeddings, but encoder {contract.encoder!r} "
+            f"produces unit-length ones; prepare the data again with --encoder={contract.encoder}"
+        )
+    return encoder

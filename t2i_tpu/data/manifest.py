@@ -1,0 +1,269 @@
+"""The manifest of a data set: its shards, and what made its embeddings, tokens and sequences.
+
+A data set is a folder (local or gs://) of TFRecord shards and one `manifest.json`, written last.
+The manifest fixes S streams per split. Slot j of a global batch reads stream j mod S, so the order
+of the examples is a property of the data set and the seed, not of the machines that read it.
+"""
+
+import dataclasses
+import json
+import posixpath
+import re
+from typing import Any
+
+import tensorflow as tf
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.storage import gcs
+
+MANIFEST_NAME = "manifest.json"
+TEXT_TOWER = "text_tower"  # a folder next to the manifest
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A TFRecord file. `file` is its path relative to the manifest."""
+
+    file: str
+    num_examples: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFile:
+    """Any other file of the data set. `file` is its path relative to the manifest."""
+
+    file: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingContract:
+    """What made the embeddings. Sampling must use the same encoder.
+
+    Attributes:
+      encoder: as `make_encoder` takes it, for example "embedded" or "ViT-L-14/openai".
+      weights_sha256: hash of its weights, or "" if unknown, as for embeddings that came with the
+        images.
+      dim: length of an embedding.
+      normalized: whether embeddings have length 1.
+      dtype: always float32.
+      pooled: always true: one vector per caption.
+    """
+
+    encoder: str
+    weights_sha256: str
+    dim: int
+    normalized: bool
+    dtype: str = "float32"
+    pooled: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenContract:
+    """What made the token ids. Id 0 is padding.
+
+    Attributes:
+      encoder: as `make_encoder` takes it.
+      vocab_size: all ids are below it.
+      context_length: most tokens of a caption.
+      tokenizer_sha256: the `TextEncoder` attribute of that name, or "" if it was not recorded.
+    """
+
+    encoder: str
+    vocab_size: int
+    context_length: int
+    tokenizer_sha256: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceContract:
+    """What made the sequences: `encode_sequences` of the encoder that made the embeddings.
+
+    Attributes:
+      encoder: as `make_encoder` takes it.
+      weights_sha256: hash of its weights.
+      width: length of a token's state.
+      context_length: most tokens of a caption.
+      dtype: always float16.
+    """
+
+    encoder: str
+    weights_sha256: str
+    width: int
+    context_length: int
+    dtype: str = "float16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Describes a data set.
+
+    Attributes:
+      name: of the data set.
+      image_size: height and width of the stored images in pixels.
+      channels: 1 or 3.
+      splits: the streams of each split, and the shards of each stream.
+      embedding, tokens, sequence: what made these features, or None if there are none.
+      label_names: names of the classes, or None if there are no labels.
+      image_format: png, or raw, which is a third larger and far faster to read.
+      text_tower: the files that `text.OnnxEncoder` reads, or None if there are none.
+      preparation: how data/prepare made the data set and which examples it rejected, or None.
+      format_version: of the manifest and the shards.
+    """
+
+    name: str
+    image_size: int
+    channels: int
+    splits: dict[str, tuple[tuple[Shard, ...], ...]]
+    embedding: EmbeddingContract | None = None
+    tokens: TokenContract | None = None
+    sequence: SequenceContract | None = None
+    label_names: tuple[str, ...] | None = None
+    image_format: str = "png"
+    text_tower: tuple[StoredFile, ...] | None = None
+    preparation: dict[str, Any] | None = None
+    format_version: int = FORMAT_VERSION
+
+    def num_examples(self, split: str) -> int:
+        """Return the number of examples in a split."""
+        return sum(shard.num_examples for stream in self.streams(split) for shard in stream)
+
+    def num_streams(self, split: str = "train") -> int:
+        """Return the number of streams of a split."""
+        return len(self.streams(split))
+
+    def streams(self, split: str) -> tuple[tuple[Shard, ...], ...]:
+        """Return the shards of each stream of a split. Raises UserError if it does not exist."""
+        if split not in self.splits:
+            raise UserError(
+                f"data set {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}"
+            )
+        return self.splits[split]
+
+    def files(self) -> list[Shard | StoredFile]:
+        """Return every file of the data set except the manifest."""
+        streams = [stream for split in self.splits.values() for stream in split]
+        return [*(shard for stream in streams for shard in stream), *(self.text_tower or ())]
+
+    def to_json(self) -> str:
+        """Return the content of the manifest's file."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Parse the content of a manifest's file.
+
+        Raises:
+          AttributeError, KeyError, RecursionError, TypeError or ValueError: it is no manifest.
+        """
+        fields = json.loads(text)
+        if fields["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"format_version is {fields['format_version']}, but this version of t2i_tpu reads "
+                f"{FORMAT_VERSION}"
+            )
+        fields["splits"] = {
+            split: tuple(
+                tuple(_parse_dataclass(Shard, shard) for shard in stream) for stream in streams
+            )
+            for split, streams in fields["splits"].items()
+        }
+        for name, kind in _CONTRACTS.items():
+            if fields.get(name) is not None:
+                fields[name] = _parse_dataclass(kind, fields[name])
+        if fields["label_names"] is not None:
+            fields["label_names"] = tuple(fields["label_names"])
+        if fields.get("text_tower") is not None:
+            fields["text_tower"] = tuple(
+                _parse_dataclass(StoredFile, file) for file in fields["text_tower"]
+            )
+        manifest = cls(**fields)
+        manifest._check()
+        return manifest
+
+    def _check(self):
+        """Raise ValueError if a value is impossible."""
+        _check_value("name", self.name, str)
+        _check_value("image_size", self.image_size, int)
+        for name in self.label_names or ():
+            _check_value("label_names", name, str)
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels!r}")
+        if self.image_format not in ("png", "raw"):
+            raise ValueError(f"image_format is {self.image_format!r}")
+        for stored in self.text_tower or ():
+            if not re.fullmatch(rf"{TEXT_TOWER}/\w[\w.]*", stored.file):
+                raise ValueError(f"text_tower has a file {stored.file!r}"[:200])
+        for name in ("text_tower", "sequence"):
+            if getattr(self, name) and not self.embedding:
+                raise ValueError(f"{name} without embedding")
+        if self.sequence and self.sequence.dtype != "float16":
+            raise ValueError(f"sequence has dtype {self.sequence.dtype!r}")
+        if not all(streams and all(streams) for streams in self.splits.values()):
+            raise ValueError("a split has no stream, or a stream no shard")
+
+
+_CONTRACTS = {
+    "embedding": EmbeddingContract,
+    "tokens": TokenContract,
+    "sequence": SequenceContract,
+}
+
+
+def _parse_dataclass(kind, values):
+    """Return a dataclass of plain fields from values that JSON gave."""
+    parsed = kind(**values)
+    for field in dataclasses.fields(kind):
+        _check_value(field.name, getattr(parsed, field.name), field.type)
+    return parsed
+
+
+def _check_value(name, value, kind):
+    if type(value) is not kind or (kind is int and not 0 < value < 2**53):
+        raise ValueError(f"{name} is {value!r}"[:200])
+
+
+def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
+    """Read the manifest of the data set in a folder, local or gs://.
+
+    Args:
+      folder: of the data set.
+      check_shards: whether to check that every file exists at its full size.
+
+    Raises:
+      UserError: there is no data set, its manifest cannot be read, or a file is missing or cut.
+    """
+    path = posixpath.join(folder, MANIFEST_NAME)
+    if not tf.io.gfile.exists(path):
+        gcs.check_bucket(folder)
+        raise UserError(
+            f"no data set at {folder!r}: {MANIFEST_NAME} is missing; check the path or prepare it"
+        )
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            manifest = Manifest.from_json(file.read().decode())
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not a manifest that this version of t2i_tpu reads ({error!r}); prepare the "
+            "data set again"
+        ) from error
+    if check_shards:
+        for stored in manifest.files():
+            _check_size(posixpath.join(folder, stored.file), stored.num_bytes)
+    return manifest
+
+
+def _check_size(path: str, num_bytes: int) -> None:
+    try:
+        size = tf.io.gfile.stat(path).length
+    except (tf.errors.NotFoundError, ValueError):  # ValueError: the name contains "\0"
+        raise UserError(f"{path} is missing; restore it or prepare the data set again") from None
+    if size != num_bytes:
+        raise UserError(
+            f"{path} has {size} bytes, but its manifest says {num_bytes}: the file was cut or "
+            "replaced; restore it or prepare the data set again"
+        )

@@ -1,0 +1,88 @@
+"""The order of the training examples: a function of (seed, step), on any number of hosts.
+
+With S streams and global batch size B, slot j of step t reads stream s = j mod S at position
+(t * B + j) // S. A stream goes through its own shards epoch after epoch, in an order and with a
+shuffle of each shard's records that are keyed by (seed, stream, epoch). A host reads only the
+streams of its own slots.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from t2i_tpu import random
+from t2i_tpu.errors import UserError
+
+
+def check_batch_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> None:
+    """Raise UserError if the streams do not divide the batch, or the hosts the streams."""
+    if global_batch_size % num_streams:
+        raise UserError(
+            f"config.train.global_batch_size is {global_batch_size}; the data set has {num_streams} "
+            f"streams, so it must be a multiple of {num_streams}"
+        )
+    if num_streams % num_hosts:
+        raise UserError(
+            f"{num_hosts} hosts cannot share {num_streams} streams evenly; use a number of hosts "
+            f"that divides {num_streams}, or prepare the data set with more streams"
+        )
+
+
+class StreamOrder:
+    """The shards of one stream in the order in which training visits them.
+
+    A visit is the reading of one shard. Visits are counted through all epochs: with 3 shards, visit
+    7 is the second one of epoch 2. For example, a stream with shards of 4, 4 and 2 records reaches
+    position 25 in epoch 2 (10 records per epoch) at offset 5, which is record 1 of that epoch's
+    second shard if that epoch begins with a shard of 4. So `first_visit` is 7 and `skip` is 1.
+
+    Attributes:
+      first_visit: the visit with the first record to read.
+      skip: how many of its records come before that one.
+    """
+
+    def __init__(self, seed: int, stream: int, counts: np.ndarray, position: int):
+        """Args:
+        seed: of the run.
+        stream: its index.
+        counts: int64 [shards], the records of each shard.
+        position: of the first record to read, counted from the start of training.
+        """
+        self.seed, self.stream, self.counts = seed, stream, counts
+        epoch, offset = divmod(position, int(counts.sum()))
+        ends = np.cumsum(counts[self._order_shards(epoch).numpy()])
+        visit = int(np.searchsorted(ends, offset, side="right"))
+        self.first_visit = epoch * len(counts) + visit
+        self.skip = offset - (int(ends[visit - 1]) if visit else 0)
+
+    def shard_of(self, visit: tf.Tensor) -> tf.Tensor:
+        """Return the index of the shard that a visit reads."""
+        return self._order_shards(visit // len(self.counts))[visit % len(self.counts)]
+
+    def records_of(self, visit: tf.Tensor) -> tf.Tensor:
+        """Return the indices of the records that a visit reads, in order, int32 [records]."""
+        shard = self.shard_of(visit)
+        count = tf.constant(self.counts)[shard]
+        epoch = visit // len(self.counts)
+        order = _shuffle_range(self.seed, self.stream, epoch, shard + 1, count)
+        return order[tf.where(visit == self.first_visit, self.skip, 0) :]
+
+    def _order_shards(self, epoch) -> tf.Tensor:
+        return _shuffle_range(self.seed, self.stream, epoch, 0, len(self.counts))
+
+
+def _shuffle_range(seed, stream, epoch, use, size):
+    """Return a shuffle of range(size), int32 [size], keyed by (seed, stream, epoch, use).
+
+    `use` is 0 for the order of the shards, and 1 + its index for the records of a shard.
+    """
+    scalars = (tf.cast(value, tf.int64) for value in (stream, epoch, use, size))
+    return _shuffle_range_of_tensors(seed, *scalars)
+
+
+@tf.function(autograph=False)  # traced once instead of once per stream
+def _shuffle_range_of_tensors(seed, stream, epoch, use, size):
+    key = random.make_keys(seed, random.Purpose.SHUFFLE, epoch, tf.reshape(stream, [1]))
+    counter = tf.range(tf.cast(size, tf.int32))
+    use = tf.fill(tf.shape(counter), tf.cast(use, tf.uint32))
+    draws = random.threefry2x32(key, (use, tf.cast(counter, tf.uint32)))[0]
+    return tf.argsort(tf.cast(draws, tf.int64), stable=True)

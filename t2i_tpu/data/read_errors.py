@@ -1,0 +1,56 @@
+"""Errors of the input pipeline, as errors that name the shard and say what to do."""
+
+import contextlib
+import posixpath
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+from t2i_tpu.data import shard_file
+from t2i_tpu.data.reader import Dataset
+from t2i_tpu.errors import UserError
+
+
+@contextlib.contextmanager
+def translate_data_errors(
+    dataset: Dataset, is_reading: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+    """Raise UserError if reading a data set fails inside the block.
+
+    A record with a wrong checksum is reported by shard and index. Opening the data set did not show
+    it, because the shard has the right size. A record that does not parse is reported too.
+
+    Args:
+      dataset: that is read.
+      is_reading: whether the code inside the block was waiting for data when it failed. A training
+        step raises the same classes of errors.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:  # TensorFlow's message quotes the record
+        raise _unparsable(dataset, "it is not a tf.train.Example") from error
+    except tf.errors.OpError as error:
+        if dataset.errors:
+            raise dataset.errors[0] from error
+        if isinstance(error, tf.errors.DataLossError):
+            _check_shards(dataset)
+        if isinstance(error, tf.errors.InvalidArgumentError) and is_reading():
+            lines = [line for line in error.message.splitlines() if line.strip()]
+            raise _unparsable(dataset, lines[0][:200] if lines else "?") from error
+        raise
+
+
+def _check_shards(dataset: Dataset) -> None:
+    """Raise UserError if a record of the data set is damaged."""
+    for streams in dataset.manifest.splits.values():
+        for stream in streams:
+            for shard in stream:
+                path = posixpath.join(dataset.folder, shard.file)
+                shard_file.check_shard(path, shard.num_examples)
+
+
+def _unparsable(dataset: Dataset, reason: str) -> UserError:
+    return UserError(
+        f"a record in {dataset.folder} is not what its manifest promises ({reason}); prepare the "
+        "data set again"
+    )

@@ -1,0 +1,115 @@
+"""Options: dataclass fields that carry their meaning and bounds, and their values from JSON.
+
+An option's type annotation is bool, int, float, str, Literal[...] of strings or tuple[T, ...], or
+one of these with `| None`.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from t2i_tpu.errors import UserError
+
+
+def option(
+    default: Any,
+    help: str,  # one or more full sentences
+    at_least: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Return a dataclass field with a default, a description and bounds on its value."""
+    metadata = {"help": help, "at_least": at_least, "below": below}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse_group(kind: type, values: dict[str, Any], where: str) -> Any:
+    """Return a dataclass of options, or of groups of options, with the values of a nested dict.
+
+    Args:
+      kind: the dataclass.
+      values: at most one value per field; the other fields keep their defaults.
+      where: the dotted name of the group, for error messages.
+
+    Raises:
+      UserError: a key is unknown, or a value has the wrong type or is not a choice.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    arguments = {}
+    for key, value in values.items():
+        name = f"{where}.{key}"
+        if key not in fields:
+            raise UserError(f"unknown key {name}{suggest(key, list(fields))}")
+        if not dataclasses.is_dataclass(fields[key].type):
+            arguments[key] = _parse_value(fields[key].type, value, name)
+        elif isinstance(value, dict):
+            arguments[key] = parse_group(fields[key].type, value, name)
+        else:
+            raise UserError(f"{name} is {value!r}; it must be a group of keys")
+    return kind(**arguments)
+
+
+def get_choices(field: dataclasses.Field) -> tuple[str, ...]:
+    """Return the strings that a field may take, or () if it takes any value of its type."""
+    kind = _strip_none(field.type)
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise UserError if a value is none of the choices; the message names the nearest one."""
+    if value not in choices:
+        allowed = f"it must be one of {', '.join(choices)}"
+        raise UserError(f"{name} is {value!r}; {allowed}{suggest(str(value), choices)}")
+
+
+def check_bounds(name: str, value: Any, field: dataclasses.Field) -> None:
+    """Raise UserError if a value lies outside the bounds of its field."""
+    at_least, below = field.metadata.get("at_least"), field.metadata.get("below")
+    if at_least is not None and value < at_least:
+        raise UserError(f"{name} is {value}; it must be at least {at_least}")
+    if below is not None and value >= below:
+        raise UserError(f"{name} is {value}; it must be below {below}")
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Return "; did you mean X?" for the nearest known word, or "" if none is near."""
+    match = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _parse_value(kind: Any, value: Any, name: str) -> Any:
+    """Return `value` as the annotated type. An int passes for a float, and a list for a tuple."""
+    bare = _strip_none(kind)
+    if value is None and bare is not kind:
+        return None
+    if get_origin(bare) is Literal:
+        check_choice(name, value, get_args(bare))
+        return value
+    if get_origin(bare) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{name} is {value!r}; it must be of type tuple")
+        return tuple(_parse_value(get_args(bare)[0], item, name) for item in value)
+    if bare is float and type(value) is int:
+        value = _to_float(value)
+    if type(value) is not bare:
+        raise UserError(f"{name} is {value!r}; it must be of type {bare.__name__}")
+    if bare is float and not math.isfinite(value):
+        raise UserError(f"{name} is {value!r}; it must be finite")
+    return value
+
+
+def _to_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _strip_none(kind: Any) -> Any:
+    """Return T for T | None, and any other type as it is."""
+    if get_origin(kind) not in (Union, UnionType):
+        return kind
+    (bare,) = (part for part in get_args(kind) if part is not NoneType)
+    return bare

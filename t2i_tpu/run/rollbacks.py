@@ -1,0 +1,61 @@
+"""Rollbacks: the times that a run returned to an earlier checkpoint after non-finite gradients."""
+
+import json
+import posixpath
+
+import tensorflow as tf
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.run import checkpoint_store
+from t2i_tpu.storage import files
+
+# Each rollback multiplies the learning rate by this.
+LEARNING_RATE_FACTOR = 0.5
+
+
+class Rollbacks:
+    """The rollbacks of a run, kept in its workdir for when it is resumed.
+
+    Attributes:
+      records: for each rollback, the step `at` which it happened and the step it went back `to`.
+
+    Raises:
+      UserError: the workdir's record of them is damaged.
+    """
+
+    def __init__(self, workdir: str):
+        self.path = posixpath.join(workdir, "rollbacks.json")
+        self.records = []
+        if not tf.io.gfile.exists(self.path):
+            return
+        try:
+            with tf.io.gfile.GFile(self.path, "rb") as file:
+                self.records = [
+                    {name: int(record[name]) for name in ("at", "to")}
+                    for record in json.loads(file.read())
+                ]
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"{self.path} is damaged ({error}); remove it to resume at the full learning rate"
+            ) from error
+
+    @property
+    def learning_rate_scale(self) -> float:
+        """What to multiply the learning rate by."""
+        return LEARNING_RATE_FACTOR ** len(self.records)
+
+    def find_target(self, workdir: str, began: int) -> int:
+        """Return the step of the checkpoint to roll back to, or 0 if there is none.
+
+        It is the newest one from before step `began`, when the gradients became non-finite, that no
+        earlier rollback has used.
+        """
+        used = {record["to"] for record in self.records}
+        steps = (info.step for info in checkpoint_store.iter_intact(workdir, before=began + 1))
+        return next((step for step in steps if step not in used), 0)
+
+    def add(self, at: int, to: int, write: bool) -> None:
+        """Record a rollback at step `at` to step `to`, in the workdir too if `write` is true."""
+        self.records.append({"at": at, "to": to})
+        if write:
+            files.write(self.path, json.dumps(self.records, indent=1) + "\n")
