@@ -92,7 +92,7 @@ def _prune() -> None:
         newest = next(
             checkpoint_store.iter_intact(WORKDIR.value), None
         )  # stays, should later ones be damaged
-        dropped = [step for step in keep.dropped(WORKDIR.value) if step != newest.step]
+        dropped = [step for step in keep.expired_steps(WORKDIR.value) if step != newest.step]
         for step in dropped:
             checkpoint_store.remove(WORKDIR.value, step)
         checkpoint_store.remove_unfinished(WORKDIR.value)

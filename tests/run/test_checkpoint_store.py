@@ -32,7 +32,9 @@ def good(workdir, **arguments):
 
 
 def kept(workdir, keep):
-    return sorted(set(checkpoint_store.list_steps(str(workdir))) - set(keep.dropped(str(workdir))))
+    return sorted(
+        set(checkpoint_store.list_steps(str(workdir))) - set(keep.expired_steps(str(workdir)))
+    )
 
 
 def test_the_newest_is_that_of_the_highest_step(tmp_path, put):

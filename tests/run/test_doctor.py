@@ -6,13 +6,15 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.config import Config
+from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING
+from t2i_tpu.models.denoiser import build_denoiser
 from t2i_tpu.run import doctor
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.checkpoint_store import Retention
-from t2i_tpu.train.state import TrainState, make_denoiser
+from t2i_tpu.train.state import TrainState
 from tests import tiny
 
 
@@ -94,7 +96,8 @@ def test_the_size_of_a_checkpoint_is_that_on_disk(tmp_path, squares):
 
 def test_memory_counts_every_result_of_every_image(squares):
     config, manifest = tiny.config(squares), read_manifest(str(squares))
-    denoiser = make_denoiser(config, manifest)
+    spec = get_conditioning(config.model.conditioning).make_spec(manifest)
+    denoiser = build_denoiser(config, manifest.channels, spec, "float32")
     one, three = (doctor.forward_bytes(denoiser, batch) for batch in (16, 48))
     fixed = (3 * one - three) / 2  # the weights' casts and the like
     assert 0 <= fixed < one
@@ -104,9 +107,8 @@ def test_memory_counts_every_result_of_every_image(squares):
 
 def test_in_brief(tmp_path, squares, caplog):
     config = tiny.config(squares)
-    state = TrainState(config, read_manifest(str(squares)), "float32", tf.distribute.get_strategy())
-    doctor.check_run(config, str(tmp_path / "run"), state)
+    doctor.check_run(config, str(tmp_path / "run"), checkpoint_bytes=10**6)
     assert not caplog.records and list(tmp_path.iterdir()) == []
     config.train.keep_checkpoints = 10**9
     with pytest.raises(UserError, match="^disk: .*keep fewer"):
-        doctor.check_run(config, str(tmp_path / "run"), state)
+        doctor.check_run(config, str(tmp_path / "run"), checkpoint_bytes=10**6)

@@ -18,7 +18,7 @@ from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.data.records import Record, serialize
 from t2i_tpu.errors import UserError
 from t2i_tpu.run import checkpoint_store, workdir
-from t2i_tpu.train import nonfinite
+from t2i_tpu.run.rollbacks import Rollbacks
 from tests import tiny
 
 SETTINGS = settings(
@@ -110,7 +110,7 @@ def test_the_record_of_rollbacks(tmp_path, data):
     text = json.dumps([{"at": 9, "to": 5}, {"at": 8, "to": 3}])
     (tmp_path / "rollbacks.json").write_bytes(data.draw(mangled(text)))
     with contextlib.suppress(UserError):
-        assert 0 <= nonfinite.Rollbacks(str(tmp_path)).learning_rate_scale <= 1
+        assert 0 <= Rollbacks(str(tmp_path)).learning_rate_scale <= 1
 
 
 def read(folder):

@@ -64,7 +64,7 @@ def test_the_device_loop_tells_when_it_waits_for_input(squares):
         return run.dataset.batches(0, 8, 8).enumerate().map(held)
 
     iterator = iter(run.strategy.distribute_datasets_from_function(batches))
-    loop = make_device_loop(run.strategy, run.replica_step, waiting)
+    loop = make_device_loop(run.strategy, run.trainer.replica_step, waiting)
     training = threading.Thread(target=lambda: loop(iterator, tf.constant(4)), daemon=True)
     training.start()
     end, since = time.monotonic() + 200, time.monotonic()
