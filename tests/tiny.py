@@ -8,6 +8,7 @@ from t2i_tpu.config import Config
 from t2i_tpu.data import manifest as manifest_lib
 from t2i_tpu.data import writer
 from t2i_tpu.data.reader import Dataset, open_dataset
+from t2i_tpu.data.records import Record
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.text import make_encoder
 from t2i_tpu.train.trainer import build_trainer
@@ -37,7 +38,7 @@ def write(
             image = np.full((size, size, 3), 255, np.uint8)
             x, y = rng.integers(0, size // 2, 2)
             image[y : y + size // 2, x : x + size // 2] = COLOURS[names[index % 4]]
-            yield records.Record(
+            yield Record(
                 f"{split}{index}",
                 image,
                 captions[index],
