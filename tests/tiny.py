@@ -30,7 +30,7 @@ def write(
     names = list(COLOURS)
     rng = np.random.default_rng(0)
 
-    def records(split, number):
+    def make_records(split, number):
         captions = [f"{names[index % 4]} square {split} {index}" for index in range(number)]
         tokens = encoder.tokenize(captions)
         embeddings, sequences = encoder.encode_sequences(captions)
@@ -50,7 +50,7 @@ def write(
 
     return writer.write_dataset(
         str(folder),
-        {"train": records("train", count), "heldout": records("heldout", heldout)},
+        {"train": make_records("train", count), "heldout": make_records("heldout", heldout)},
         name="squares",
         num_streams=num_streams,
         shard_size=shard_size,

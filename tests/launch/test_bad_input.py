@@ -194,7 +194,7 @@ def test_sampling(tmp_path, trained, run, listing, script, flags, words):
     [
         ("embedding", "weights_sha256", "0" * 64, "other weights here"),
         ("embedding", "weights_sha256", "", None),  # of embeddings that came with the data
-        ("embedding", "normalized", False, "not of length 1"),
+        ("embedding", "normalized", False, "unnormalized"),
         ("tokens", "tokenizer_sha256", "0" * 64, "other tokens here"),
         ("tokens", "tokenizer_sha256", "", None),  # of a data set that did not record it
     ],
