@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import gcs
+from t2i_tpu.storage import gcs, json_files
 
 MANIFEST_NAME = "manifest.json"
 TEXT_TOWER = "text_tower"  # a folder next to the manifest
@@ -154,13 +154,12 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Manifest":
-        """Parse the content of a manifest's file.
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """Parse the content of a manifest's file. Raises DamagedJson if it is not a manifest."""
+        return json_files.parse(text, cls._from_fields)
 
-        Raises:
-          AttributeError, KeyError, RecursionError, TypeError or ValueError: it is no manifest.
-        """
-        fields = json.loads(text)
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> "Manifest":
         if fields["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"format_version is {fields['format_version']}, but this version of t2i_tpu reads "
@@ -245,10 +244,10 @@ def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
         )
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            manifest = Manifest.from_json(file.read().decode())
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            manifest = Manifest.from_json(file.read())
+    except json_files.DamagedJson as error:
         raise UserError(
-            f"{path} is not a manifest that this version of t2i_tpu reads ({error!r}); prepare the "
+            f"{path} is not a manifest that this version of t2i_tpu reads ({error}); prepare the "
             "data set again"
         ) from error
     if check_shards:

@@ -20,7 +20,7 @@ from absl import logging
 
 from t2i_tpu import __version__
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, json_files
 
 FORMAT_VERSION = 1
 _FILE = re.compile(r"step-(\d+)[._].*")
@@ -60,25 +60,30 @@ class CheckpointInfo:
     @classmethod
     def from_json(cls, content: bytes) -> "CheckpointInfo":
         """Raises DamagedCheckpoint, or UserError where another version of this package wrote it."""
+
+        def build(fields):
+            info = cls._from_fields(fields)
+            if info.to_json().encode() != content:
+                raise ValueError("its hash or its spelling is another")
+            return info
+
         try:
-            fields = json.loads(content)
-            found = fields.pop("format_version"), fields["package_version"]
-            if type(found[0]) is int and found[0] != FORMAT_VERSION:
-                raise UserError(
-                    f"a checkpoint is of format {found[0]}, written by t2i_tpu {found[1]}; this is "
-                    f"{__version__}, which reads format {FORMAT_VERSION}: use that version, or "
-                    "another --workdir"
-                )
-            del fields["sha256"]
-            sizes = {name: (size, digest) for name, (size, digest) in fields.pop("files").items()}
-            version = cls(files=sizes, **fields)
-            if version.to_json().encode() == content:
-                return version
-        except UserError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            pass
-        raise DamagedCheckpoint("its manifest is damaged")
+            return json_files.parse(content, build)
+        except json_files.DamagedJson:
+            raise DamagedCheckpoint("its manifest is damaged") from None
+
+    @classmethod
+    def _from_fields(cls, fields: dict) -> "CheckpointInfo":
+        found = fields.pop("format_version"), fields["package_version"]
+        if type(found[0]) is int and found[0] != FORMAT_VERSION:
+            raise UserError(
+                f"a checkpoint is of format {found[0]}, written by t2i_tpu {found[1]}; this is "
+                f"{__version__}, which reads format {FORMAT_VERSION}: use that version, or "
+                "another --workdir"
+            )
+        del fields["sha256"]
+        sizes = {name: (size, digest) for name, (size, digest) in fields.pop("files").items()}
+        return cls(files=sizes, **fields)
 
 
 def folder(workdir: str) -> str:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import logging
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, json_files
 
 BEAT_SECONDS = 15.0
 
@@ -141,10 +141,8 @@ def _read(path) -> Owner | None:
     """A lock that nobody can read is nobody's."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            return Owner(**json.loads(file.read()))
-    except tf.errors.NotFoundError:
-        return None
-    except (ValueError, TypeError, RecursionError):
+            return json_files.parse(file.read(), lambda fields: Owner(**fields))
+    except (tf.errors.NotFoundError, json_files.DamagedJson):
         return None
 
 

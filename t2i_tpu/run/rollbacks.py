@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.run import checkpoint_store
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, json_files
 
 # Each rollback multiplies the learning rate by this.
 LEARNING_RATE_FACTOR = 0.5
@@ -30,11 +30,8 @@ class Rollbacks:
             return
         try:
             with tf.io.gfile.GFile(self.path, "rb") as file:
-                self.records = [
-                    {name: int(record[name]) for name in ("at", "to")}
-                    for record in json.loads(file.read())
-                ]
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+                self.records = json_files.parse(file.read(), _parse_records)
+        except json_files.DamagedJson as error:
             raise UserError(
                 f"{self.path} is damaged ({error}); remove it to resume at the full learning rate"
             ) from error
@@ -59,3 +56,7 @@ class Rollbacks:
         self.records.append({"at": at, "to": to})
         if write:
             files.write(self.path, json.dumps(self.records, indent=1) + "\n")
+
+
+def _parse_records(records):
+    return [{name: int(record[name]) for name in ("at", "to")} for record in records]

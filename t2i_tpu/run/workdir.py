@@ -12,11 +12,11 @@ import posixpath
 
 import tensorflow as tf
 
-from t2i_tpu.config import Config, differences, from_json, to_json
+from t2i_tpu.config import Config, differences, from_dict, to_json
 from t2i_tpu.data import text_tower
 from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files, gcs
+from t2i_tpu.storage import files, gcs, json_files
 
 CONFIG_NAME = "config.json"
 # How often a run is looked at changes nothing in what it computes; damage may be met on the way.
@@ -89,8 +89,8 @@ def read(workdir: str) -> tuple[Config, Manifest]:
         with tf.io.gfile.GFile(path, "rb") as file:
             contents.append(file.read())
     try:
-        return from_json(contents[0].decode()), Manifest.from_json(contents[1].decode())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return json_files.parse(contents[0], from_dict), Manifest.from_json(contents[1])
+    except (UserError, json_files.DamagedJson) as error:
         raise UserError(
             f"{workdir!r}: its {CONFIG_NAME} or {MANIFEST_NAME} is damaged or of another version: {error}"
         ) from error

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 from tensorflow.compiler.xla.service import hlo_pb2
 
 from t2i_tpu.cache import cache_folder
+from t2i_tpu.storage import folders
 from t2i_tpu.tpu import layout
 from t2i_tpu.tpu.hardware import Tpu
 from t2i_tpu.tpu.lower import Program
@@ -133,33 +133,28 @@ def environment(requirements: tuple[str, ...] = REQUIREMENTS) -> str:
     name = "-".join(["tpu-compiler", f"python{version}", *requirements]).replace("==", "")
     final = os.path.join(cache_folder(), name)
     python = os.path.join(final, "bin", "python")
-    if os.path.exists(python):
+    if _has_python(final):
         return python
+    what = f"installing {', '.join(requirements)} into {final}, once"
     try:
-        os.makedirs(cache_folder(), exist_ok=True)
-        # What is half-made never has the final name; of two processes the first to rename wins.
-        making = tempfile.mkdtemp(prefix=".making-", dir=cache_folder())
+        with folders.create_atomically(final, is_complete=_has_python) as making:
+            pip = [os.path.join(making, "bin", "python"), "-m", "pip", "install", "--quiet"]
+            pip.append("--no-compile")  # of all that jax brings little is imported
+            for command in ([sys.executable, "-m", "venv", making], [*pip, *requirements]):
+                code, output = _run(command, what, INSTALL_SECONDS)
+                if code:
+                    raise NotCompiled(
+                        f"its environment cannot be made: {_last_line(output)}", skipped=True
+                    )
     except OSError as error:
         raise NotCompiled(
-            f"cannot write to {cache_folder()} ({error.strerror})", skipped=True
+            f"its environment cannot be made in {cache_folder()}: {error}", skipped=True
         ) from error
-    try:
-        what = f"installing {', '.join(requirements)} into {final}, once"
-        pip = [os.path.join(making, "bin", "python"), "-m", "pip", "install", "--quiet"]
-        pip.append("--no-compile")  # of all that jax brings little is imported
-        for command in ([sys.executable, "-m", "venv", making], [*pip, *requirements]):
-            code, output = _run(command, what, INSTALL_SECONDS)
-            if code:
-                raise NotCompiled(
-                    f"its environment cannot be made: {_last_line(output)}", skipped=True
-                )
-        os.rename(making, final)
-    except OSError as error:
-        if not os.path.exists(python):
-            raise NotCompiled(f"its environment cannot be made: {error}", skipped=True) from error
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
     return python
+
+
+def _has_python(environment: str) -> bool:
+    return os.path.exists(os.path.join(environment, "bin", "python"))
 
 
 def _run(command, what, timeout) -> tuple[int, str]:

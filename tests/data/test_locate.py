@@ -1,4 +1,4 @@
-"""Sources become folders of shards: once, whole, and whatever else runs beside."""
+"""Sources are converted to complete folders of shards once, even by concurrent processes."""
 
 import errno
 import os
@@ -35,27 +35,27 @@ def folder_bytes(folder):
     return {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)}
 
 
-def test_shards_are_where_they_are(monkeypatch):
+def test_shards_source_is_its_path(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     assert locate("shards:/data/set") == "/data/set"
     assert locate("shards:gs://bucket/set") == "gs://bucket/set"
     assert locate("shards:~/set") == "/home/ada/set"
 
 
-def test_embedded_emoji_is_there():
+def test_embedded_emoji_exists():
     manifest = read_manifest(locate("embedded:emoji"))
     assert manifest.num_examples("train") > 3000 and manifest.num_examples("heldout") > 100
 
 
-def test_unknown_embedded_data_names_what_there_is(tmp_path, monkeypatch, make_records):
+def test_unknown_embedded_data_set_error_lists_known_ones(tmp_path, monkeypatch, make_records):
     monkeypatch.setattr(locate_module, "_EMBEDDED", str(tmp_path / "embedded"))
-    with pytest.raises(UserError, match="no embedded data set 'x', only: none"):
+    with pytest.raises(UserError, match="no embedded data set 'x'; there is none"):
         locate("embedded:x")
     folder = str(tmp_path / "embedded" / "noise")
     write_dataset(folder, {"train": make_records(2)}, name="noise", num_streams=1)
     (tmp_path / "embedded" / "not_data").mkdir()
     assert locate("embedded:noise") == folder
-    with pytest.raises(UserError, match="no embedded data set 'not_data', only: noise"):
+    with pytest.raises(UserError, match="no embedded data set 'not_data'; there is noise"):
         locate("embedded:not_data")
 
 
@@ -66,10 +66,10 @@ def test_unknown_embedded_data_names_what_there_is(tmp_path, monkeypatch, make_r
         ("TFDS:cifar10", "did you mean 'tfds'"),
         ("gs://bucket/set", "did you mean 'shards:gs://bucket/set'"),
         ("/data/set", "did you mean 'shards:/data/set'"),
-        ("mnist", "want embedded:NAME, shards:PATH, idx:FOLDER or tfds:NAME"),
-        ("", "want embedded:NAME"),
-        ("idx", "want|Want embedded:NAME"),
-        ("shards:", "lacks what follows the colon"),
+        ("mnist", "must be embedded:NAME, shards:PATH, idx:FOLDER or tfds:NAME"),
+        ("", "must be embedded:NAME"),
+        ("idx", "must be embedded:NAME"),
+        ("shards:", "has nothing after the colon"),
     ],
 )
 def test_unknown_source(source, message):
@@ -97,7 +97,7 @@ def test_idx_is_prepared_once(source, cache, tmp_path, write_idx, read_shards, m
     assert locate(source) == folder == locate(source + "/")
 
 
-def test_other_content_goes_to_another_folder(source, tmp_path, write_idx):
+def test_changed_content_goes_to_another_folder(source, tmp_path, write_idx):
     first = locate(source)
     write_idx(tmp_path / "digits", train=21)
     second = locate(source)
@@ -106,19 +106,19 @@ def test_other_content_goes_to_another_folder(source, tmp_path, write_idx):
     assert read_manifest(second).num_examples("train") == 21
 
 
-def test_two_caches_get_the_same_bytes(source, tmp_path, monkeypatch):
+def test_preparation_is_deterministic(source, tmp_path, monkeypatch):
     first = locate(source)
     monkeypatch.setenv("T2I_TPU_CACHE", str(tmp_path / "other"))
     assert folder_bytes(first) == folder_bytes(locate(source))
 
 
-def test_without_the_variable_the_cache_is_under_home(source, tmp_path, monkeypatch):
+def test_default_cache_is_under_home(source, tmp_path, monkeypatch):
     monkeypatch.delenv("T2I_TPU_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert locate(source).startswith(str(tmp_path / ".cache" / "t2i_tpu" / "idx-digits-"))
 
 
-def test_bad_files_leave_nothing(source, cache, tmp_path):
+def test_bad_files_leave_the_cache_empty(source, cache, tmp_path):
     (tmp_path / "digits" / "t10k-images-idx3-ubyte.gz").write_bytes(b"")
     with pytest.raises(UserError, match="is empty"):
         locate(source)
@@ -132,7 +132,7 @@ def test_bad_files_leave_nothing(source, cache, tmp_path):
         tf.errors.ResourceExhaustedError(None, None, "No space left"),
     ],
 )
-def test_full_disk_is_told_and_leaves_nothing(source, cache, monkeypatch, error):
+def test_full_disk_is_an_error_and_leaves_the_cache_empty(source, cache, monkeypatch, error):
     def fail(output, *args, **settings):
         with open(os.path.join(output, "train-0000-00000.tfrecord"), "wb") as file:
             file.write(b"half")
@@ -140,16 +140,16 @@ def test_full_disk_is_told_and_leaves_nothing(source, cache, monkeypatch, error)
 
     monkeypatch.setattr(locate_module, "write_dataset", fail)
     with pytest.raises(
-        UserError, match="could not prepare idx:digits .*No space left.*check"
+        UserError, match="cannot prepare idx:digits .*No space left.*check its free space"
     ) as raised:
         locate(source)
     assert "\n" not in str(raised.value) and os.listdir(cache) == []
 
 
-def test_cache_that_cannot_be_written(source, tmp_path, monkeypatch):
+def test_unwritable_cache_is_an_error(source, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("T2I_TPU_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(UserError, match="cannot write to the cache .*set T2I_TPU_CACHE"):
+    with pytest.raises(UserError, match="cannot prepare .* in the cache .*set T2I_TPU_CACHE"):
         locate(source)
 
 
@@ -169,8 +169,8 @@ print(module.locate(sys.argv[1]))
 """
 
 
-def start(source, marks, wanted):
-    """Locates in another process, which waits with its shards written for `wanted` - 1 others."""
+def start_locate(source, marks, wanted):
+    """Start `locate` in a process that waits, after writing its shards, for `wanted` - 1 others."""
     marks.mkdir(exist_ok=True)
     command = [sys.executable, "-c", PROCESS, source, str(marks), str(wanted)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -178,8 +178,8 @@ def start(source, marks, wanted):
 
 
 @pytest.mark.timeout(180)
-def test_two_processes_at_the_same_time(source, cache, tmp_path):
-    processes = [start(source, tmp_path / "marks", wanted=2) for _ in range(2)]
+def test_two_processes_can_prepare_at_the_same_time(source, cache, tmp_path):
+    processes = [start_locate(source, tmp_path / "marks", wanted=2) for _ in range(2)]
     printed = [process.communicate(timeout=150)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert printed[0] == printed[1] == locate(source)
@@ -188,8 +188,8 @@ def test_two_processes_at_the_same_time(source, cache, tmp_path):
 
 
 @pytest.mark.timeout(180)
-def test_a_killed_process_is_not_taken_for_done(source, cache, tmp_path):
-    process = start(source, tmp_path / "marks", wanted=2)
+def test_folder_of_a_killed_process_is_not_used(source, cache, tmp_path):
+    process = start_locate(source, tmp_path / "marks", wanted=2)
     while not os.listdir(tmp_path / "marks"):
         assert process.poll() is None
         time.sleep(0.05)
@@ -197,11 +197,11 @@ def test_a_killed_process_is_not_taken_for_done(source, cache, tmp_path):
     process.communicate()
     (left,) = os.listdir(cache)
     folder = locate(source)
-    assert left.startswith(".preparing-") and left not in folder
+    assert left.startswith(".partial-") and left not in folder
     assert read_manifest(folder).num_examples("train") == 20
 
 
-def test_the_real_fashion_mnist(fashion_mnist_idx):
+def test_fashion_mnist(fashion_mnist_idx):
     manifest = read_manifest(locate(f"idx:{fashion_mnist_idx}"))
     assert manifest.label_names[9] == "Ankle boot"
     assert (manifest.num_examples("train"), manifest.num_examples("heldout")) == (60000, 10000)
