@@ -45,7 +45,9 @@ def test_data_that_are_not_there_yet(preflight):
     flags = "--config.data.source=shards:/no/such", "--price_per_hour=100"
     result, report = preflight("--tpu=v5litepod-1", *flags)
     assert result.code == 0, result.stderr
-    assert "assumed RGB images with embeddings of 768" in report["notes"][0]
+    assert (
+        "assumed RGB images conditioned on embedding float32 [768], because" in report["notes"][0]
+    )
     row = report["estimates"][0]
     assert row["on_demand"] == pytest.approx(100 * row["hours"])
 

@@ -14,7 +14,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.tpu import compile as compile_lib
 from t2i_tpu.tpu import hardware, lower, preflight, report
-from t2i_tpu.tpu.assumed_data import manifest_of
+from t2i_tpu.tpu.assumed_data import find_manifest
 
 V5E = hardware.parse("v5e-1")
 
@@ -38,7 +38,7 @@ def small(**train) -> Config:
 @pytest.fixture(scope="module")
 def step():
     config = config_lib.resolve(small())
-    return lower.training_step(config, manifest_of(config)[0], 64)
+    return lower.training_step(config, find_manifest(config)[0], 64)
 
 
 def test_figures_of_a_step(step):
@@ -92,7 +92,7 @@ def test_small_config_for_v5e():
 def test_too_large_a_batch_is_refused():
     """20 GiB of temporaries where v5e has 16."""
     config = config_lib.resolve(small())
-    program = lower.training_step(config, manifest_of(config)[0], 2**17)
+    program = lower.training_step(config, find_manifest(config)[0], 2**17)
     with pytest.raises(compile_lib.NotCompiled, match="RESOURCE_EXHAUSTED.* HBM") as caught:
         compile_lib.compile_for(program, V5E, compile_lib.environment(), timeout=300)
     assert V5E.hbm_bytes < caught.value.hbm_needed < 2 * V5E.hbm_bytes

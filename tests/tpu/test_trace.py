@@ -106,7 +106,8 @@ def device_loop(squares, strategy, fault):
 
     batches = trace.zeros(config, read_manifest(str(squares)), 2).repeat()
     iterator = iter(strategy.distribute_datasets_from_function(lambda _: batches))
-    return make_device_loop(strategy, faulty), iterator, [w.shape for w in state.weights]
+    waiting = tf.Variable(False, trainable=False)
+    return make_device_loop(strategy, faulty, waiting), iterator, [w.shape for w in state.weights]
 
 
 def test_a_graph_without_replicas_is_a_fault():
@@ -122,7 +123,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.tpu import trace
-from tests.train import tiny
+from tests import tiny
 config = config_lib.resolve(tiny.config(sys.argv[3], train__global_batch_size=2 * int(sys.argv[1])))
 traced = trace.trace(config, read_manifest(sys.argv[3]), strategy)
 assert traced.problems == [], traced.problems
