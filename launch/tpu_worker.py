@@ -4,7 +4,7 @@ import os
 
 from t2i_tpu import installed
 
-os.environ.update(installed.tpu_environment(computes_on_it=True))
+os.environ.update(installed.get_tpu_environment(computes_on_it=True))
 
 from tensorflow.python.tools import grpc_tpu_worker
 

@@ -68,7 +68,7 @@ def run(
     handler.addFilter(_is_ours_or_a_warning)
 
     def start(argv):
-        for name, value in installed.tpu_environment(_computes_on_local_tpu()).items():
+        for name, value in installed.get_tpu_environment(_computes_on_local_tpu()).items():
             os.environ.setdefault(name, value)
         wrapper = _with_tensorflow if imports_tensorflow else _reported
         return wrapper(lambda: main(*argv[1:]))

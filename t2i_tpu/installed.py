@@ -160,7 +160,7 @@ def collect_facts() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    driver, chips = _nvidia_driver(), tpu_chips()
+    driver, chips = _nvidia_driver(), count_tpu_chips()
     return found | ({DRIVER: driver} if driver else {}) | ({TPU: str(chips)} if chips else {})
 
 
@@ -250,7 +250,7 @@ def _nvidia_driver() -> str | None:
     return match[1] if match else None
 
 
-def tpu_chips() -> int:
+def count_tpu_chips() -> int:
     """Chips on the PCI bus. Nothing is opened: a process that computes on them is not disturbed."""
     return len(_tpus())
 
@@ -264,7 +264,7 @@ def is_tpu_build() -> bool:
     return True
 
 
-def tpu_environment(computes_on_it: bool) -> dict[str, str]:
+def get_tpu_environment(computes_on_it: bool) -> dict[str, str]:
     """What libtpu and TensorFlow are to find in the environment when they are imported here.
 
     From v5 on TensorFlow reaches a TPU through PJRT only (keras.io's example "DistributedEmbedding

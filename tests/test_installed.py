@@ -195,9 +195,9 @@ def chip(machine, device):
 
 
 def test_what_is_told_where_there_is_no_tpu(machine, tpu_build):
-    assert installed.tpu_environment(True) == {"TPU_SKIP_MDS_QUERY": "1"}
+    assert installed.get_tpu_environment(True) == {"TPU_SKIP_MDS_QUERY": "1"}
     chip(machine, "0x0042")  # Google's network card
-    assert installed.tpu_environment(True) == {"TPU_SKIP_MDS_QUERY": "1"}
+    assert installed.get_tpu_environment(True) == {"TPU_SKIP_MDS_QUERY": "1"}
 
 
 @pytest.mark.parametrize("device", ["0x0027", "0x005e", "0x0062", "0x0063", "0x006f"])
@@ -210,8 +210,8 @@ def test_what_is_told_of_a_tpu(machine, tpu_build, device):
         "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": tpu_build,
     }
     newer = device not in ("0x0027", "0x005e")
-    assert installed.tpu_environment(True) == (through_pjrt if newer else {})
-    assert installed.tpu_environment(False) == {}
+    assert installed.get_tpu_environment(True) == (through_pjrt if newer else {})
+    assert installed.get_tpu_environment(False) == {}
 
 
 def test_a_build_without_tpus_is_told_nothing(machine, site, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_build_without_tpus_is_told_nothing(machine, site, monkeypatch):
     (folder / "libtpu" / "__init__.py").touch()
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(installed, "is_tpu_build", lambda: False)
-    assert installed.tpu_environment(True) == {}
+    assert installed.get_tpu_environment(True) == {}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from t2i_tpu.cache import cache_folder
+from t2i_tpu.cache import get_cache_folder
 from t2i_tpu.data.manifest import FORMAT_VERSION, MANIFEST_NAME
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources import idx, tfds
@@ -128,7 +128,7 @@ def _prepare_once(
       write: writes the data set into the folder that it is given.
       prepare: whether to call `write` if the data set is not there. If not, the result is None.
     """
-    root = cache_folder()
+    root = get_cache_folder()
     digest = hashlib.sha256(f"{FORMAT_VERSION} {identity}".encode()).hexdigest()[:16]
     safe_name = re.sub(r"[^\w.-]+", "-", name)
     folder = os.path.join(root, f"{kind}-{safe_name}-{digest}")

@@ -99,12 +99,12 @@ class Checkpointer:
             copy.assign(variable.read_value())
 
     def _write(self, step, metrics):
-        path = checkpoint_store.prefix(self.workdir, step)
+        path = checkpoint_store.get_prefix(self.workdir, step)
         self._failure = None
         try:
             self._check_finite()
             self.check_owner()
-            tf.io.gfile.makedirs(checkpoint_store.folder(self.workdir))
+            tf.io.gfile.makedirs(checkpoint_store.get_folder(self.workdir))
             checkpoint_store.remove(self.workdir, step)  # a damaged one of the same step
             tf.train.Checkpoint(**self._copies).write(path)
             self.check_owner()
@@ -153,7 +153,7 @@ _MISMATCHES = (
 
 
 def _read(checkpoint, workdir, step, check):
-    path = checkpoint_store.prefix(workdir, step)
+    path = checkpoint_store.get_prefix(workdir, step)
     try:
         status = checkpoint.read(path)
         getattr(status, check)()

@@ -86,13 +86,13 @@ class CheckpointInfo:
         return cls(files=sizes, **fields)
 
 
-def folder(workdir: str) -> str:
+def get_folder(workdir: str) -> str:
     return posixpath.join(workdir, "checkpoints")
 
 
-def prefix(workdir: str, step: int) -> str:
+def get_prefix(workdir: str, step: int) -> str:
     """What tf.train.load_checkpoint takes."""
-    return posixpath.join(folder(workdir), f"step-{step}")
+    return posixpath.join(get_folder(workdir), f"step-{step}")
 
 
 def list_steps(workdir: str) -> list[int]:
@@ -103,7 +103,7 @@ def list_steps(workdir: str) -> list[int]:
 
 def read_info(workdir: str, step: int) -> CheckpointInfo:
     """The manifest of a checkpoint. Raises DamagedCheckpoint or UserError, as `CheckpointInfo.from_json`."""
-    with tf.io.gfile.GFile(prefix(workdir, step) + ".json", "rb") as file:
+    with tf.io.gfile.GFile(get_prefix(workdir, step) + ".json", "rb") as file:
         version = CheckpointInfo.from_json(file.read())
     if version.step != step:
         raise DamagedCheckpoint(f"its manifest is that of step {version.step}")
@@ -115,7 +115,7 @@ def verify(workdir: str, step: int) -> CheckpointInfo:
     version = read_info(workdir, step)
     for name, (size, digest) in version.files.items():
         try:
-            if files.measure(posixpath.join(folder(workdir), name)) != (size, digest):
+            if files.measure(posixpath.join(get_folder(workdir), name)) != (size, digest):
                 raise DamagedCheckpoint(f"{name} is not what was written")
         except tf.errors.NotFoundError:
             raise DamagedCheckpoint(f"{name} is missing") from None
@@ -129,12 +129,12 @@ def iter_intact(workdir: str, before: float = math.inf) -> Iterator[CheckpointIn
     Raises:
       UserError: there are checkpoints and none of them verifies, or another version wrote them.
     """
-    if not tf.io.gfile.exists(folder(workdir)):
+    if not tf.io.gfile.exists(get_folder(workdir)):
         return
     complete = [step for step in list_steps(workdir) if step < before]
-    if not complete and tf.io.gfile.exists(posixpath.join(folder(workdir), "checkpoint")):
+    if not complete and tf.io.gfile.exists(posixpath.join(get_folder(workdir), "checkpoint")):
         raise UserError(
-            f"{folder(workdir)} was written by t2i_tpu before its checkpoints had manifests; use "
+            f"{get_folder(workdir)} was written by t2i_tpu before its checkpoints had manifests; use "
             "that version, or another --workdir"
         )
     for step in sorted(
@@ -155,7 +155,7 @@ def iter_intact(workdir: str, before: float = math.inf) -> Iterator[CheckpointIn
         yield version
     if complete and not found:
         raise UserError(
-            f"no checkpoint of {folder(workdir)} is whole ({len(complete)} tried); restore one from "
+            f"no checkpoint of {get_folder(workdir)} is whole ({len(complete)} tried); restore one from "
             "a copy, or remove the folder to start anew"
         )
 
@@ -164,15 +164,17 @@ def commit(workdir: str, step: int, metrics: dict[str, float]) -> None:
     """Writes the manifest of a checkpoint whose files are all there."""
     written = f"step-{step}.index", f"step-{step}.data-"
     names = [name for _, name in _files(workdir) if name.startswith(written)]
-    measures = {name: files.measure(posixpath.join(folder(workdir), name)) for name in names}
-    files.write(prefix(workdir, step) + ".json", CheckpointInfo(step, metrics, measures).to_json())
+    measures = {name: files.measure(posixpath.join(get_folder(workdir), name)) for name in names}
+    files.write(
+        get_prefix(workdir, step) + ".json", CheckpointInfo(step, metrics, measures).to_json()
+    )
 
 
 def remove(workdir: str, step: int) -> None:
     """The manifest goes first, so that what is left at any moment is whole or nothing."""
     names = [name for found, name in _files(workdir) if found == step]
     for name in sorted(names, key=lambda name: not name.endswith(".json")):
-        path = posixpath.join(folder(workdir), name)
+        path = posixpath.join(get_folder(workdir), name)
         (tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove)(path)
 
 
@@ -212,7 +214,7 @@ def _loss(workdir, step):
 def _files(workdir) -> Iterable[tuple[int, str]]:
     """(step, name) of all that belongs to a checkpoint."""
     try:
-        names = tf.io.gfile.listdir(folder(workdir))
+        names = tf.io.gfile.listdir(get_folder(workdir))
     except tf.errors.NotFoundError:
         return
     for name in names:

@@ -174,7 +174,7 @@ def _disk(config: Config, workdir: str, size: int) -> Finding:
     if free is None:
         return Finding(OK, "disk", text)
     # A checkpoint is written before the oldest is removed.
-    needed = size * (keep + 1) - access.used_bytes(checkpoint_store.folder(workdir))
+    needed = size * (keep + 1) - access.used_bytes(checkpoint_store.get_folder(workdir))
     text += f": {_shown(max(0, needed))} more needed, {_shown(free)} free"
     if needed <= free:
         return Finding(OK, "disk", text)
@@ -186,9 +186,9 @@ def _memory(config: Config, denoiser, held: int) -> Finding:
     """Of each GPU where TensorFlow has some, else of the machine."""
     replicas = len(tf.config.list_physical_devices("GPU"))
     of_gpus = [gpu.memory for gpu in installed.list_gpus() if gpu.memory]
-    free = min(of_gpus, default=None) if replicas else available_memory()
+    free = min(of_gpus, default=None) if replicas else get_available_memory()
     batch = math.ceil(config.train.global_batch_size / max(1, replicas))
-    needed = held + forward_bytes(denoiser, batch)
+    needed = held + count_forward_bytes(denoiser, batch)
     text = f"about {_shown(needed)} needed (estimate)"
     if free is None:
         return Finding(OK, "memory", text)
@@ -199,7 +199,7 @@ def _memory(config: Config, denoiser, held: int) -> Finding:
     return Finding(WARNING, "memory", text, remedy)
 
 
-def forward_bytes(denoiser: Denoiser, batch: int) -> int:
+def count_forward_bytes(denoiser: Denoiser, batch: int) -> int:
     """Of every intermediate result of a forward pass, by their static shapes: what backward keeps is
     among them. Beside what emoji32's process grew by in training on a CPU, the whole estimate was
     0.9 GB to 1.0 at its batch size and 5.1 GB to 2.5 at 256."""
@@ -214,7 +214,7 @@ def forward_bytes(denoiser: Denoiser, batch: int) -> int:
     return sum(_bytes(out) for out in outputs if out.shape.is_fully_defined() and out.dtype.size)
 
 
-def available_memory() -> int | None:
+def get_available_memory() -> int | None:
     """Bytes that the system, or this container, has left; None where it does not say."""
     try:
         with open("/proc/meminfo") as file:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.run.strategy import host_index
+from t2i_tpu.run.strategy import get_host_index
 
 
 def sum_over_hosts(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[int]:
     """The sum over hosts of each one's `values`; every host must call it, and gets the same."""
-    _, num_hosts = host_index(strategy)
+    _, num_hosts = get_host_index(strategy)
     if num_hosts == 1:
         return list(values)
     per_host = strategy.num_replicas_in_sync // num_hosts
@@ -28,7 +28,7 @@ def sum_over_hosts(strategy: tf.distribute.Strategy, values: Sequence[int]) -> l
 @contextlib.contextmanager
 def translate_host_errors(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """A host that is gone is a UserError on the others: they cannot go on without it."""
-    this, _ = host_index(strategy)
+    this, _ = get_host_index(strategy)
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:

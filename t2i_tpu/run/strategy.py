@@ -52,7 +52,7 @@ def _found(has_gpu):
     if has_gpu:
         return "gpu"
     # Any other build would find a TPU VM's cores as little as a laptop's.
-    has_tpu = installed.tpu_chips() or os.environ.get("TPU_NAME")
+    has_tpu = installed.count_tpu_chips() or os.environ.get("TPU_NAME")
     return "tpu" if installed.is_tpu_build() and has_tpu else "cpu"
 
 
@@ -75,14 +75,14 @@ def _says_something(line: str) -> bool:
     return bool(line) and not line.startswith(("Graph execution error", "Detected at", "<stack"))
 
 
-def num_input_hosts(strategy: tf.distribute.Strategy) -> int:
+def count_input_hosts(strategy: tf.distribute.Strategy) -> int:
     """Hosts that read the data, each its own streams."""
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return strategy.extended.num_hosts
-    return host_index(strategy)[1]
+    return get_host_index(strategy)[1]
 
 
-def host_index(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+def get_host_index(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """Which process of the run this is, and of how many; process 0 writes the workdir.
 
     One process runs all of a TPU pod.
@@ -129,7 +129,7 @@ def should_use_xla(train: TrainConfig, strategy: tf.distribute.Strategy) -> bool
     return train.jit_compile == "on"
 
 
-def per_replica_batch_size(strategy: tf.distribute.Strategy, global_batch_size: int) -> int:
+def get_replica_batch_size(strategy: tf.distribute.Strategy, global_batch_size: int) -> int:
     replicas = strategy.num_replicas_in_sync
     if global_batch_size % replicas:
         raise UserError(

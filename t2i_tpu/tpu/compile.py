@@ -16,7 +16,7 @@ import time
 
 from tensorflow.compiler.xla.service import hlo_pb2
 
-from t2i_tpu.cache import cache_folder
+from t2i_tpu.cache import get_cache_folder
 from t2i_tpu.storage import folders
 from t2i_tpu.tpu import layout
 from t2i_tpu.tpu.hardware import Tpu
@@ -131,7 +131,7 @@ def environment(requirements: tuple[str, ...] = REQUIREMENTS) -> str:
             skipped=True,
         )
     name = "-".join(["tpu-compiler", f"python{version}", *requirements]).replace("==", "")
-    final = os.path.join(cache_folder(), name)
+    final = os.path.join(get_cache_folder(), name)
     python = os.path.join(final, "bin", "python")
     if _has_python(final):
         return python
@@ -148,7 +148,7 @@ def environment(requirements: tuple[str, ...] = REQUIREMENTS) -> str:
                     )
     except OSError as error:
         raise NotCompiled(
-            f"its environment cannot be made in {cache_folder()}: {error}", skipped=True
+            f"its environment cannot be made in {get_cache_folder()}: {error}", skipped=True
         ) from error
     return python
 

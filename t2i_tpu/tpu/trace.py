@@ -74,7 +74,7 @@ def trace(config: Config, manifest: Manifest, strategy: tf.distribute.TPUStrateg
     }
     facts = {
         "replicas": replicas,
-        "hosts": strategy_lib.num_input_hosts(strategy),
+        "hosts": strategy_lib.count_input_hosts(strategy),
         "per_replica_batch_size": batch_size,
         "dtype_policy": trainer.dtype_policy,
         "parameters": trainer.count_parameters(),

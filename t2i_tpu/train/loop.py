@@ -64,12 +64,12 @@ def train(
     # Check everything that can be checked before a model is built.
     config = config_lib.resolve(config)
     strategy = strategy_lib.make_strategy(strategy_name)
-    strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
+    strategy_lib.get_replica_batch_size(strategy, config.train.global_batch_size)
     dataset = _open_dataset(config, strategy)
     workdir_lib.check(workdir, config, dataset.manifest)
     if _is_finished(config, workdir):  # which can be said even if the workdir is read-only
         return 0
-    is_chief = strategy_lib.host_index(strategy)[0] == 0
+    is_chief = strategy_lib.get_host_index(strategy)[0] == 0
     if is_chief:
         access.check_writable(workdir)
     with translate_data_errors(dataset):
@@ -102,7 +102,7 @@ def _open_dataset(config: Config, strategy: tf.distribute.Strategy) -> Dataset:
     check_batch_divides(
         config.train.global_batch_size,
         dataset.manifest.num_streams(),
-        strategy_lib.num_input_hosts(strategy),
+        strategy_lib.count_input_hosts(strategy),
     )
     return dataset
 
@@ -240,7 +240,7 @@ class _Run:
         # Find out what went wrong.
         skipped = int(self.state.skipped_in_a_row.numpy())
         strategy = self.trainer.strategy
-        host, num_hosts = strategy_lib.host_index(strategy)
+        host, num_hosts = strategy_lib.get_host_index(strategy)
         batches = self.trainer.read_host_batches(self.dataset, step - 1, host, num_hosts)
         batches = batches.take(strategy.num_replicas_in_sync // num_hosts)
         cause = find_first_nonfinite(self.trainer.config, self.state, batches, step - 1)

@@ -93,7 +93,7 @@ def build_trainer(
     Raises:
       UserError: the strategy's replicas do not divide the batch, or the model cannot be built.
     """
-    batch_size = strategy_lib.per_replica_batch_size(strategy, config.train.global_batch_size)
+    batch_size = strategy_lib.get_replica_batch_size(strategy, config.train.global_batch_size)
     if dtype_policy is None:
         dtype_policy = strategy_lib.choose_dtype_policy(config.train, strategy)
     if jit_compile is None:

@@ -105,7 +105,7 @@ def test_with_a_variable_missing_or_too_many(tmp_path, run, other, name):
         more["later"] = tf.Variable(1.0)
     for folder, content in (("missing", missing), ("more", more)):
         workdir = str(tmp_path / folder)
-        tf.train.Checkpoint(**content).write(checkpoint_store.prefix(workdir, 3))
+        tf.train.Checkpoint(**content).write(checkpoint_store.get_prefix(workdir, 3))
         checkpoint_store.commit(workdir, 3, {})
         with pytest.raises(UserError, match="step-3 does not fit") as error:
             Checkpointer(str(tmp_path / folder), other.trackables(), Retention(3)).restore()

@@ -98,7 +98,7 @@ def test_memory_counts_every_result_of_every_image(squares):
     config, manifest = tiny.config(squares), read_manifest(str(squares))
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     denoiser = build_denoiser(config, manifest.channels, spec, "float32")
-    one, three = (doctor.forward_bytes(denoiser, batch) for batch in (16, 48))
+    one, three = (doctor.count_forward_bytes(denoiser, batch) for batch in (16, 48))
     fixed = (3 * one - three) / 2  # the weights' casts and the like
     assert 0 <= fixed < one
     # At the least the stem's and the last block's 16 channels of float32 at 16x16.

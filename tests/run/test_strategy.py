@@ -17,7 +17,7 @@ def test_the_cpus_of_a_machine_without_more(name, monkeypatch):
     made = strategy.make_strategy(name)
     assert type(made) is tf.distribute.MirroredStrategy
     assert made.num_replicas_in_sync == LOGICAL_DEVICES
-    assert strategy.host_index(made) == (0, 1)
+    assert strategy.get_host_index(made) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_what_this_machine_has_not(name, words, monkeypatch):
 
 
 def test_a_batch_that_replicas_do_not_divide(tmp_path, squares):
-    assert strategy.per_replica_batch_size(strategy.make_strategy("cpu"), 8) == 2
+    assert strategy.get_replica_batch_size(strategy.make_strategy("cpu"), 8) == 2
     workdir = tmp_path / "workdir"
     config = tiny.config(squares, train__global_batch_size=6)
     with pytest.raises(UserError, match="global_batch_size is 6; 4 replicas need a multiple of 4"):

@@ -164,7 +164,7 @@ def test_a_run_that_overshoots(squares, tmp_path, launch):
         error,
     ), error
     for step in checkpoint_store.list_steps(str(tmp_path / "run")):
-        reader = tf.train.load_checkpoint(checkpoint_store.prefix(str(tmp_path / "run"), step))
+        reader = tf.train.load_checkpoint(checkpoint_store.get_prefix(str(tmp_path / "run"), step))
         for name in reader.get_variable_to_shape_map():
             value = reader.get_tensor(name)
             assert isinstance(value, bytes) or np.isfinite(value).all(), name
