@@ -5,10 +5,6 @@ between held-out and training images. What it finds wrong makes it exit with 1. 
 shards into quarantine/ and takes them out of the manifest.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
 
 from t2i_tpu import cli

@@ -5,10 +5,6 @@ of a few large matrix products in the same dtype, timed in turns with the steps)
 step outside convolutions, attention and other matrix products, and what a checkpoint costs.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
 
 from t2i_tpu import cli

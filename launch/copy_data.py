@@ -6,10 +6,6 @@ Files go in parallel and checked. Run the same command again to go on where it s
 there with an equal checksum is not copied again.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
 
 from t2i_tpu import cli

@@ -6,10 +6,6 @@ The second looks at the workdir, the data, the disk and the memory too. Each lin
 warning or PROBLEM, with a remedy; exits 1 where there is a problem. Nothing is trained or left.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
 
 from t2i_tpu import cli, findings, installed

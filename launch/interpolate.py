@@ -1,72 +1,106 @@
-"""Walk between two prompts, or between two seeds of one:
+"""Interpolate between two prompts, or between two seeds of one prompt.
 
   python launch/interpolate.py --workdir=runs/emoji32 --from_prompt="red heart" --to_prompt="pizza"
   python launch/interpolate.py --workdir=runs/emoji32 --mode=noise --from_prompt="dog face" \\
       --from_seed=0 --to_seed=1 --output=dogs.gif
 
-The way is spherical. The output is a strip of frames, or an animation where it ends in .gif.
+The interpolation is spherical. If --output ends in .gif, the frames become an animation that runs
+forward and back; otherwise they stand next to each other in one picture.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import numpy as np
 from absl import flags
 
 from t2i_tpu import cli
+from t2i_tpu.errors import UserError
 
 SAMPLING = cli.define_sampling()
+MODE = flags.DEFINE_enum(
+    "mode",
+    "embedding",
+    ["embedding", "noise"],
+    "embedding interpolates between two prompts, noise between two seeds.",
+)
 FROM_PROMPT = flags.DEFINE_string("from_prompt", None, "Prompt of the first frame.")
-TO_PROMPT = flags.DEFINE_string("to_prompt", None, "Prompt of the last frame; mode embedding.")
-LABEL = flags.DEFINE_string("label", None, "Class to draw, for a model of classes; mode noise.")
+TO_PROMPT = flags.DEFINE_string(
+    "to_prompt", None, "Prompt of the last frame, for --mode=embedding."
+)
+LABEL = flags.DEFINE_string(
+    "label", None, "Class to draw if the model was trained on classes, for --mode=noise."
+)
 FROM_SEED = flags.DEFINE_integer("from_seed", 0, "Seed of the first frame.", lower_bound=0)
 TO_SEED = flags.DEFINE_integer(
-    "to_seed", None, "Seed of the last frame; mode noise.", lower_bound=0
+    "to_seed", None, "Seed of the last frame, for --mode=noise.", lower_bound=0
 )
-MODE = flags.DEFINE_enum("mode", "embedding", ["embedding", "noise"], "What to walk through.")
-FRAMES = flags.DEFINE_integer("frames", 9, "Both ends included.", lower_bound=2)
-OUTPUT = flags.DEFINE_string("output", "interpolation.png", "A .png or a .gif.")
+FRAMES = flags.DEFINE_integer(
+    "frames", 9, "Number of frames, with the first and the last.", lower_bound=2
+)
+OUTPUT = flags.DEFINE_string(
+    "output", "interpolation.png", "A .png or .gif file. Local or gs://bucket/path."
+)
 
 
 def main() -> None:
-    import numpy as np
+    from t2i_tpu.sample.trained import load_trained
 
-    from t2i_tpu.diffusion.interpolation import slerp
-    from t2i_tpu.errors import UserError
-    from t2i_tpu.sample import trained
-    from t2i_tpu.sample.pictures import draw_strip, enlarge, save_picture
+    _check_flags()
+    model = load_trained(**cli.get_values(SAMPLING))
+    if MODE.value == "embedding":
+        conditions, noise = _interpolate_prompts(model), None
+    else:
+        conditions, noise = _interpolate_seeds(model)
+    seeds = np.full(FRAMES.value, FROM_SEED.value)
+    images = model.generator.draw(conditions, seeds, noise)
+    _save(images)
+    print(f"drew {len(images)} frames into {OUTPUT.value}")
 
-    by_embedding = MODE.value == "embedding"
-    if by_embedding and not (FROM_PROMPT.value and TO_PROMPT.value):
-        raise UserError("--mode=embedding needs --from_prompt and --to_prompt")
-    if not by_embedding and (TO_SEED.value is None or not (FROM_PROMPT.value or LABEL.value)):
+
+def _check_flags() -> None:
+    """Raise UserError if a flag that --mode needs is missing, or if --output has a wrong ending."""
+    if MODE.value == "embedding":
+        if not (FROM_PROMPT.value and TO_PROMPT.value):
+            raise UserError("--mode=embedding needs --from_prompt and --to_prompt")
+    elif TO_SEED.value is None or not (FROM_PROMPT.value or LABEL.value):
         raise UserError("--mode=noise needs --from_prompt (or --label), --from_seed and --to_seed")
     if not OUTPUT.value.lower().endswith((".png", ".gif")):
         raise UserError(f"--output={OUTPUT.value}: it must end in .png or .gif")
-    model = trained.load_trained(**SAMPLING())
-    frames = FRAMES.value
-    if by_embedding:
-        if not model.conditioning.can_interpolate:
-            raise UserError(
-                f"a model with conditioning={model.config.model.conditioning} cannot interpolate "
-                "between prompts; interpolate between two seeds: "
-                "--mode=noise --from_seed=0 --to_seed=1"
-            )
-        ends = model.make_conditions([FROM_PROMPT.value, TO_PROMPT.value])
-        conditions = {name: slerp(*values, frames) for name, values in ends.items()}
-        noise = None
-    else:
-        prompts, labels = ([word] if word else [] for word in (FROM_PROMPT.value, LABEL.value))
-        condition = model.make_conditions(prompts, labels)
-        conditions = {name: np.repeat(value, frames, axis=0) for name, value in condition.items()}
-        noise = slerp(*model.generator.noise_of([FROM_SEED.value, TO_SEED.value]), frames)
-    images = model.generator.draw(conditions, np.full(frames, FROM_SEED.value), noise)
+
+
+def _interpolate_prompts(model) -> dict[str, np.ndarray]:
+    """Return the condition of each frame between two prompts."""
+    from t2i_tpu.diffusion.interpolation import slerp
+
+    if not model.conditioning.can_interpolate:
+        raise UserError(
+            f"a model with conditioning={model.config.model.conditioning} cannot interpolate between "
+            "prompts; interpolate between two seeds: --mode=noise --from_seed=0 --to_seed=1"
+        )
+    ends = model.make_conditions([FROM_PROMPT.value, TO_PROMPT.value])
+    return {name: slerp(*values, FRAMES.value) for name, values in ends.items()}
+
+
+def _interpolate_seeds(model) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the condition and the initial noise of each frame between two seeds."""
+    from t2i_tpu.diffusion.interpolation import slerp
+
+    prompts = [FROM_PROMPT.value] if FROM_PROMPT.value else []
+    labels = [LABEL.value] if LABEL.value else []
+    condition = model.make_conditions(prompts, labels)
+    conditions = {name: np.repeat(value, FRAMES.value, axis=0) for name, value in condition.items()}
+    noise = slerp(*model.generator.noise_of([FROM_SEED.value, TO_SEED.value]), FRAMES.value)
+    return conditions, noise
+
+
+def _save(images: np.ndarray) -> None:
+    """Write the frames, uint8 [frames, H, W, C], as an animation or as a strip."""
+    from t2i_tpu.sample.pictures import draw_strip, enlarge, save_picture
+
     if OUTPUT.value.lower().endswith(".gif"):
-        pictures = [enlarge(image) for image in (*images, *images[-2:0:-1])]  # there and back
-        save_picture(pictures[0], OUTPUT.value, pictures[1:])
+        forward_and_back = [*images, *images[-2:0:-1]]
+        first, *others = [enlarge(image) for image in forward_and_back]
+        save_picture(first, OUTPUT.value, others)
     else:
         save_picture(draw_strip(images), OUTPUT.value)
-    print(f"drew {frames} frames into {OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,6 @@ TPU's own compiler (in an environment of its own, made on first use), and estima
 Exit code 1 where something speaks against it. docs/tpu.md has an example.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
 
 from t2i_tpu import cli

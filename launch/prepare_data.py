@@ -19,8 +19,6 @@ import dataclasses
 import functools
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import flags
 
 from t2i_tpu import cli

@@ -1,58 +1,76 @@
-"""Draw images: python launch/sample.py --workdir=runs/emoji32 --prompt="red heart" --output=heart.png
+"""Draw images with a trained model.
 
---prompt (or --label, for a model of classes) may be given several times. Image i of every prompt is
-drawn from seed --seed + i, and is the same whatever else is drawn. An --output that ends in .png is
-one picture, each prompt over its images; any other is a folder of single images at their own size.
+  python launch/sample.py --workdir=runs/emoji32 --prompt="red heart" --output=heart.png
+
+Give --prompt (or --label, if the model was trained on classes) once or several times. The images of
+every prompt have the seeds --seed, --seed + 1, and so on. An image depends on its prompt and seed, and
+not on what else is drawn. If --output ends in .png, all images go into one picture, under their
+prompts. Otherwise it is a folder for one file per image, in the image's own size.
 """
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import numpy as np
 from absl import flags
 
 from t2i_tpu import cli
+from t2i_tpu.errors import UserError
 
 SAMPLING = cli.define_sampling()
-PROMPT = flags.DEFINE_multi_string("prompt", [], "What to draw.")
-LABEL = flags.DEFINE_multi_string("label", [], "Class to draw: its name or number.")
-NUM_IMAGES = flags.DEFINE_integer("num_images", 4, "Images of each prompt.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the first image of each prompt.", lower_bound=0)
-OUTPUT = flags.DEFINE_string("output", "sample.png", "A .png, or a folder.")
+PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to draw. May be repeated.")
+LABEL = flags.DEFINE_multi_string(
+    "label", [], "Class to draw, by its name or number. May be repeated."
+)
+NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 4, "Number of images for each prompt.", lower_bound=1
+)
+SEED = flags.DEFINE_integer("seed", 0, "Seed of each prompt's first image.", lower_bound=0)
+OUTPUT = flags.DEFINE_string(
+    "output", "sample.png", "A .png file, or a folder. Local or gs://bucket/path."
+)
 
 
 def main() -> None:
-    import numpy as np
-
-    from t2i_tpu.errors import UserError
-    from t2i_tpu.sample import trained
-    from t2i_tpu.sample.pictures import draw_grid, save_picture, to_picture
+    from t2i_tpu.sample.trained import load_trained
 
     names = PROMPT.value + LABEL.value
     if not names:
         raise UserError(
-            'nothing to draw; give --prompt="red heart" or, for a model of classes, --label=3'
+            'nothing to draw; give --prompt="red heart" or, if the model was trained on classes, '
+            "--label=3"
         )
-    model = trained.load_trained(**SAMPLING())
+    model = load_trained(**cli.get_values(SAMPLING))
     seeds = np.arange(SEED.value, SEED.value + NUM_IMAGES.value)
     conditions = {
         name: np.repeat(values, len(seeds), axis=0)
         for name, values in model.make_conditions(PROMPT.value, LABEL.value).items()
     }
     images = model.generator.draw(conditions, np.tile(seeds, len(names)))
+    images = images.reshape(len(names), len(seeds), *images.shape[1:])
     if OUTPUT.value.lower().endswith(".png"):
-        sections = [(f"{SAMPLING()['workdir']}, step {model.step}", [])]
-        for index, name in enumerate(names):
-            drawn = images[index * len(seeds) :]
-            cells = [(image, f"seed {seed}") for image, seed in zip(drawn, seeds, strict=False)]
-            sections.append((name, cells))
-        save_picture(draw_grid(sections), OUTPUT.value)
+        _save_picture(f"{model.workdir}, step {model.step}", names, seeds, images)
     else:
-        for index, image in enumerate(images):
-            prompt, number = divmod(index, len(seeds))
-            path = f"{OUTPUT.value.rstrip('/')}/{prompt:03d}_seed{seeds[number]}.png"
-            save_picture(to_picture(image), path)
-    print(f"drew {len(images)} image(s) into {OUTPUT.value}")
+        _save_images(seeds, images)
+    print(f"drew {images.shape[0] * images.shape[1]} image(s) into {OUTPUT.value}")
+
+
+def _save_picture(title: str, names: list[str], seeds: np.ndarray, images: np.ndarray) -> None:
+    """Write one picture with a section for each name; `images` is uint8 [names, seeds, H, W, C]."""
+    from t2i_tpu.sample.pictures import draw_grid, save_picture
+
+    sections = [(title, [])]
+    for name, row in zip(names, images, strict=True):
+        cells = [(image, f"seed {seed}") for image, seed in zip(row, seeds, strict=True)]
+        sections.append((name, cells))
+    save_picture(draw_grid(sections), OUTPUT.value)
+
+
+def _save_images(seeds: np.ndarray, images: np.ndarray) -> None:
+    """Write each image to a file of its own; `images` is uint8 [names, seeds, H, W, C]."""
+    from t2i_tpu.sample.pictures import save_picture, to_picture
+
+    folder = OUTPUT.value.rstrip("/")
+    for index, row in enumerate(images):
+        for seed, image in zip(seeds, row, strict=True):
+            save_picture(to_picture(image), f"{folder}/{index:03d}_seed{seed}.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
-"""What the launch scripts share: flags, the config flag's errors, and one-line user errors."""
+"""The command line of the launch scripts: common flags, their errors, and the call of `main`.
 
+Import this module before anything that imports TensorFlow.
+"""
+
+import contextlib
+import dataclasses
 import logging as python_logging
 import os
 import re
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -14,38 +20,66 @@ from t2i_tpu import config as config_lib
 from t2i_tpu import installed
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
-from t2i_tpu.options import suggest
+from t2i_tpu.options import get_choices, suggest
+
+# TensorFlow reads this when it is imported. 2 hides its informational messages and warnings.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _WRONG_CONFIG = "--config: the file's get_config() must return a t2i_tpu.config.Config"
-# How absl and ml_collections put it, by where the overrides stand.
-_GAVE_NONE = re.compile("--config (must have|was specified)|Attribute <class 'NoneType'>")
+# The errors of absl and ml_collections for a get_config() that returns None. Which one is raised
+# depends on the order of the flags.
+_CONFIG_IS_NONE = re.compile("--config (must have|was specified)|Attribute <class 'NoneType'>")
 
 
 def define_config() -> flags.FlagHolder:
-    """--config=FILE.py with typed overrides --config.train.total_steps=100."""
-    # Fields with choices are annotated with Literal, which the library does not know.
+    """Define --config=FILE.py and a typed flag for each field, as in --config.train.total_steps=9."""
+    # Fields with choices are annotated with Literal, which ml_collections does not know.
     config_flags.register_flag_parser_for_type(typing.Literal, flags.ArgumentParser())
-    return config_flags.DEFINE_config_file("config", None, "Experiment: a file of configs/.")
+    return config_flags.DEFINE_config_file(
+        "config", None, "File with the experiment's configuration, such as configs/emoji32.py."
+    )
 
 
 def define_strategy() -> flags.FlagHolder:
-    return flags.DEFINE_enum("strategy", "auto", config_lib.STRATEGIES, "Where to compute.")
+    """Define --strategy."""
+    return flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        config_lib.STRATEGIES,
+        "Hardware to compute on. multiworker reads TF_CONFIG. auto uses multiworker if TF_CONFIG is "
+        "set, and otherwise the GPUs, the TPU or the CPU, whichever is there first.",
+    )
 
 
-def define_sampling() -> Callable[[], dict[str, object]]:
-    """The flags of a trained run and its sampler; the result gives them as `trained.load_trained` takes
-    them, once they are parsed."""
+def define_sampling() -> dict[str, flags.FlagHolder]:
+    """Define --workdir of a trained model, --strategy and flags for how to sample.
+
+    Returns:
+      The flags by the name of the argument of `load_trained` that each is for; see `get_values`.
+    """
+    options = {field.name: field for field in dataclasses.fields(config_lib.SampleConfig)}
+
+    def describe(name):
+        return f"{options[name].metadata['help']} By default, the value in the model's config."
+
     holders = {
-        "workdir": flags.DEFINE_string("workdir", None, "Folder or gs:// path of a trained run."),
-        "strategy_name": define_strategy(),
-        "steps": flags.DEFINE_integer("steps", None, "Of the sampler; more is finer and slower."),
-        "sampler": flags.DEFINE_string("sampler", None, "ddim or dpmpp_2m."),
-        "guidance_scale": flags.DEFINE_float(
-            "guidance_scale", None, "How hard to follow the prompt; 1 = off."
+        "workdir": flags.DEFINE_string(
+            "workdir", None, "Folder or gs://bucket/path of a trained model."
         ),
+        "strategy_name": define_strategy(),
+        "steps": flags.DEFINE_integer("steps", None, describe("steps")),
+        "sampler": flags.DEFINE_enum(
+            "sampler", None, get_choices(options["sampler"]), describe("sampler")
+        ),
+        "guidance_scale": flags.DEFINE_float("guidance_scale", None, describe("guidance_scale")),
     }
     flags.mark_flag_as_required("workdir")
-    return lambda: {name: holder.value for name, holder in holders.items()}
+    return holders
+
+
+def get_values(holders: dict[str, flags.FlagHolder]) -> dict[str, object]:
+    """Return the values of parsed flags."""
+    return {name: holder.value for name, holder in holders.items()}
 
 
 def run(
@@ -54,91 +88,151 @@ def run(
     positional: str = "",
     takes_rest: bool = False,
 ) -> None:
-    """Parses the flags, calls `main()` and exits with what it returns. Where `positional` names an
-    argument that is no flag, it must be there and goes to `main`; with `takes_rest`, so does what
-    follows after "--".
+    """Parse the flags, call `main` and exit with the code that it returns.
 
-    What a user got wrong becomes one line on stderr and exit code 1; --verbosity=1 adds the trace.
-    So do versions that are known not to work together, before TensorFlow is imported.
+    A UserError becomes one line on stderr and exit code 1; --verbosity=1 shows the traceback too.
+
+    Args:
+      main: takes the positional argument and the rest, as strings, if the script has them.
+      imports_tensorflow: whether to import TensorFlow before the call of `main`. If the installed
+        versions are known to fail together, that is a UserError first.
+      positional: a name for the script's one argument that is not a flag, or "" if it has none.
+      takes_rest: whether `main` takes the arguments that follow "--".
     """
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # tf.distribute needs it, whatever others may want
-    logging.use_absl_handler()
-    handler = logging.get_absl_handler()
-    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(_is_ours_or_a_warning)
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that tf.distribute works with
+    _set_up_logging()
+    # --help lists the flags of the script's own module, so add those that were defined here.
+    for flag in flags.FLAGS.flags_by_module_dict().get(__name__, []):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+    def parse(argv):
+        with _exit_on_user_error():
+            return _parse(argv, positional, takes_rest)
 
     def start(argv):
-        for name, value in installed.get_tpu_environment(_computes_on_local_tpu()).items():
-            os.environ.setdefault(name, value)
-        wrapper = _with_tensorflow if imports_tensorflow else _reported
-        return wrapper(lambda: main(*argv[1:]))
+        with _exit_on_user_error():
+            # libtpu and TensorFlow read these variables when they are imported.
+            for name, value in installed.get_tpu_environment(_computes_on_local_tpu()).items():
+                os.environ.setdefault(name, value)
+            if not imports_tensorflow:
+                return main(*argv[1:])
 
-    app.run(
-        start,
-        flags_parser=lambda argv: _reported(lambda: _parse(argv, positional, takes_rest)),
-    )
+            # Check the installation, import TensorFlow, and translate its errors about gs://.
+            report(installed.find_known_bad(installed.collect_facts()))
+            from t2i_tpu import tensorflow_quietly  # noqa: F401
+            from t2i_tpu.storage.gcs import translate_gcs_errors
+
+            with translate_gcs_errors():
+                return main(*argv[1:])
+
+    app.run(start, flags_parser=parse)
 
 
-def _with_tensorflow(main):
-    _reported(lambda: report(installed.find_known_bad(installed.collect_facts())))
-    from t2i_tpu import tensorflow_quietly  # noqa: F401
-    from t2i_tpu.storage.gcs import translate_gcs_errors
+@contextlib.contextmanager
+def _exit_on_user_error() -> Iterator[None]:
+    """Turn a UserError into one line on stderr and exit code 1, unless tracebacks are wanted."""
+    try:
+        yield
+    except UserError as error:
+        if _wants_tracebacks():
+            raise
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        sys.exit(1)
 
-    return _reported(translate_gcs_errors()(main))
+
+def _wants_tracebacks() -> bool:
+    if flags.FLAGS.is_parsed():
+        return logging.get_verbosity() >= logging.DEBUG
+    return any(re.fullmatch("--?(v|verbosity)=[1-9]", argument) for argument in sys.argv)
 
 
 def _computes_on_local_tpu() -> bool:
-    """By --strategy, where the script has it. A TPU of a name is its TPU worker's."""
+    """Return whether this process computes on the machine's own TPU, as far as flags can say.
+
+    If TPU_NAME names a TPU, its worker process computes, not this one.
+    """
     strategy = flags.FLAGS["strategy"].value if "strategy" in flags.FLAGS else "cpu"
     return strategy in ("auto", "tpu") and os.environ.get("TPU_NAME", "local") == "local"
 
 
-def _is_ours_or_a_warning(record: python_logging.LogRecord) -> bool:
-    if "ml_collections" in record.pathname:  # warns of a get_config() that our error tells of
+def _set_up_logging() -> None:
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(_should_log)
+
+
+def _should_log(record: python_logging.LogRecord) -> bool:
+    # ml_collections warns about a wrong get_config(), for which there is an error of our own.
+    if "ml_collections" in record.pathname:
         return False
     return record.levelno >= python_logging.WARNING or "tensorflow" not in record.pathname
 
 
 def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
+    """Parse the flags; see `run` for the arguments.
+
+    Returns:
+      The program's name, the positional argument and the rest, as far as the script has them.
+
+    Raises:
+      UserError: a flag or an argument is wrong, or the config file fails.
+    """
     end = argv.index("--") if takes_rest and "--" in argv else len(argv)
-    argv, passed_on = argv[:end], argv[end + 1 :]
-    is_given = any(re.match("--?config(=|$)", argument) for argument in argv[1:])
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
+    argv, rest = argv[:end], argv[end + 1 :]
+    has_config = any(re.match("--?config(=|$)", argument) for argument in argv[1:])
+    _check_config_flags(argv[1:], has_config)
+    arguments = _parse_flags(argv, has_config)
+    if positional and len(arguments) < 2:
+        raise UserError(f"{positional} is missing; --help says what it is")
+    if len(arguments) > (2 if positional else 1):
+        raise UserError(
+            f"{arguments[-1]!r} is not a flag; flags are written --name=value (--help lists them)"
+        )
+    return arguments + rest
+
+
+def _check_config_flags(arguments: list[str], has_config: bool) -> None:
+    """Raise UserError if a --config flag names an unknown key or an absent file.
+
+    The folder of the config file goes onto Python's path, so that a config can import another one.
+    """
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = argument.lstrip("-").partition("=")
-        if name.startswith("config.") and name[7:] not in config_lib.fields():
-            near = suggest(name[7:], list(config_lib.fields()))
-            raise UserError(f"unknown key {name}{near}")
-        if name.startswith("config.") and not is_given:
+        key = name.removeprefix("config.")
+        if key != name and key not in config_lib.fields():
+            raise UserError(f"unknown key {name}{suggest(key, list(config_lib.fields()))}")
+        if key != name and not has_config:
             raise UserError(f"--{name} changes a config; name its file too: --config=FILE.py")
         if name == "config" and argument.startswith("-"):
             path = value if equals else following
             if not os.path.isfile(path):
                 raise UserError(f"--config: there is no file {path!r}")
-            # A config may import its neighbours.
             sys.path.append(os.path.dirname(os.path.abspath(path)))
+
+
+def _parse_flags(argv: list[str], has_config: bool) -> list[str]:
+    """Parse the flags with absl and return the program's name and the arguments that are no flags."""
     try:
-        rest = flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
     except UserError:
         raise
-    except Exception as error:  # a config file is a program of the user's
-        if is_given and _GAVE_NONE.search(str(error)):
+    except Exception as error:  # the config file is the user's program and may raise anything
+        if has_config and _CONFIG_IS_NONE.search(str(error)):
             raise UserError(_WRONG_CONFIG) from error
         if isinstance(error, flags.Error):
-            raise UserError(_one_line(error)) from error
-        raise UserError(f"the --config file fails with {_one_line(error)}") from error
-    if is_given and type(flags.FLAGS["config"].value) is not config_lib.Config:
+            raise UserError(_to_one_line(error)) from error
+        raise UserError(f"the --config file fails with {_to_one_line(error)}") from error
+    if has_config and type(flags.FLAGS["config"].value) is not config_lib.Config:
         raise UserError(_WRONG_CONFIG)
-    if positional and len(rest) < 2:
-        raise UserError(f"{positional} is missing; --help says what it is")
-    if len(rest) > 1 + bool(positional):
-        raise UserError(
-            f"{rest[-1]!r} is not a flag; flags are written --name=value (--help lists them)"
-        )
-    return rest + passed_on
+    return arguments
 
 
-def _one_line(error: Exception) -> str:
-    """Of an error and, where a config file raised it, the last line of ml_collections' own trace."""
+def _to_one_line(error: Exception) -> str:
+    """Return an error's message as one line.
+
+    If a config file failed, ml_collections puts a traceback into the message; its last line counts.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
     if missing:
@@ -146,19 +240,3 @@ def _one_line(error: Exception) -> str:
     if "Traceback (most recent call last):" in lines:
         return f"{lines[0].split('=')[0].removeprefix('flag ')}: {lines[-1]}"
     return " ".join(lines)
-
-
-def _reported(call):
-    try:
-        return call()
-    except UserError as error:
-        if _wants_traces():
-            raise
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _wants_traces() -> bool:
-    if flags.FLAGS.is_parsed():
-        return logging.get_verbosity() >= logging.DEBUG
-    return any(re.fullmatch("--?(v|verbosity)=[1-9]", argument) for argument in sys.argv)

@@ -61,7 +61,7 @@ def test_the_list(finished, workdir, run, listing):
 
 def test_two_previews_side_by_side(workdir, run, tmp_path):
     output = tmp_path / "both.png"
-    result = run("runs.py", [f"--workdir={workdir}", "--compare=5,10", f"--output={output}"])
+    result = run("runs.py", [workdir, "--compare=5,10", f"--output={output}"])
     assert result.code == 0 and result.stdout.strip() == str(output)
     both = np.asarray(Image.open(output))
     for step in (5, 10):
@@ -96,4 +96,4 @@ def test_pruning_leaves_the_newest_that_is_whole(workdir, run):
 
 def test_no_run_there(tmp_path, run):
     assert "holds no run" in run("runs.py", [tmp_path]).error
-    assert "--workdir" in run("runs.py", []).error
+    assert "WORKDIR is missing" in run("runs.py", []).error
