@@ -1,8 +1,11 @@
-# Everything runs in .venv, made on first use. `make help` lists the targets; their variables:
-#   CONFIG   an experiment of configs/          WORKDIR  what a run writes, a folder or gs://...
-#   ARGS     more flags for the program         PYTHON   the Python that makes .venv
-#   EXTRA    the TensorFlow to install: cpu | gpu | tpu (what HAS says)
-#   HAS      what this machine has: cpu | gpu | tpu (found out; set it if that went wrong)
+# Every command runs in .venv, which is created when it is first needed. `make help` lists the targets.
+# Variables:
+#   CONFIG   config file of the experiment
+#   WORKDIR  folder or gs://bucket/path for everything that the run writes
+#   ARGS     more flags for the program
+#   PYTHON   Python that creates .venv
+#   HAS      hardware of this machine: cpu, gpu or tpu; detected, but can be set
+#   EXTRA    build of TensorFlow to install: cpu, gpu or tpu; by default, the one for HAS
 PYTHON  ?= python3
 CONFIG  ?= configs/emoji32.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
@@ -11,10 +14,10 @@ EXTRA   ?= $(HAS)
 HAS     := $(shell launch/tpu_host.sh has-tpu && echo tpu || \
 	{ nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu; })
 
-$(if $(filter $(EXTRA),cpu gpu tpu),,$(error EXTRA is cpu, gpu or tpu, not '$(EXTRA)'))
+$(if $(filter $(EXTRA),cpu gpu tpu),,$(error EXTRA is '$(EXTRA)'; it must be cpu, gpu or tpu))
 
-# What a person typed goes to the program through the environment, as it is: `value` and
-# `unexport` keep make from expanding a $, the quotes in the recipes keep the shell from it.
+# The user's values reach the programs unchanged, through environment variables: `value` and `unexport`
+# keep make from expanding a $ in them, and the quotes in the recipes keep the shell from it.
 export T2I_CONFIG  = $(CONFIG)
 export T2I_WORKDIR = $(WORKDIR)
 export T2I_PROMPT := $(value PROMPT)
@@ -29,96 +32,100 @@ READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
-.PHONY: help train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip test-urls \
+.PHONY: help train train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip test-urls \
 	test-beam test-old-keras test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
 
-train-gpu: $(READY) ## train CONFIG (configs/emoji32.py) into WORKDIR (runs/emoji32); again: resume
+train: $(READY) ## train CONFIG (configs/emoji32.py) into WORKDIR (runs/emoji32); repeat to resume
 ifeq ($(EXTRA),cpu)
-	@echo "No GPU found (nvidia-smi does not answer): training on the CPU."
+	@echo "No GPU found (nvidia-smi lists none); training on the CPU."
 endif
 	@$(PY) launch/train.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
-# exec, because a shell in between would die of the SIGTERM that train.py saves on, and make with it.
-train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU VM: docs/tpu.md
+train-gpu: train ## same as make train
+
+# A SIGTERM makes train.py save a checkpoint and stop. Without exec it would kill the shell, and so make.
+train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU VM; see docs/tpu.md
 	@exec launch/tpu_host.sh work $(PY) launch/train.py --strategy=tpu \
 		"--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
-sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model of WORKDIR [OUTPUT=x.png]
+sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model in WORKDIR [OUTPUT=x.png]
 	@$(PY) launch/sample.py "--workdir=$$T2I_WORKDIR" $${T2I_PROMPT:+"--prompt=$$T2I_PROMPT"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
 
-interpolate: need-from-to $(READY) ## go from FROM="..." to TO="..." [OUTPUT=x.png or x.gif]
+interpolate: need-from-to $(READY) ## interpolate between the prompts FROM="..." and TO="..." [OUTPUT=x.png or x.gif]
 	@$(PY) launch/interpolate.py "--workdir=$$T2I_WORKDIR" \
 		$${T2I_FROM:+"--from_prompt=$$T2I_FROM"} $${T2I_TO:+"--to_prompt=$$T2I_TO"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
 
-doctor: $(READY) ## look whether CONFIG can be trained into WORKDIR here, and what to do where not
+doctor: $(READY) ## check whether CONFIG can train into WORKDIR on this machine, and suggest fixes
 	@$(PY) launch/doctor.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
-bench: $(READY) ## measure a training step of CONFIG
+bench: $(READY) ## measure the speed of a training step of CONFIG
 	@$(PY) launch/bench.py "--config=$$T2I_CONFIG" $(ARGS)
 
-test: $(DEV) ## the tests, one after the other (they share the cores with TensorFlow's own threads)
+# The tests run one at a time, because TensorFlow's own threads use all cores.
+test: $(DEV) ## run the quick tests
 	@$(PY) -m pytest -m "not slow and not clip and not urls and not beam and not tpu_compile" $(ARGS)
 
-test-slow: $(DEV) ## the tests that take minutes to hours
+test-slow: $(DEV) ## run the slow tests (minutes to hours)
 	@$(PY) -m pytest -m "slow and not clip and not urls and not beam and not tpu_compile" --timeout=0 $(ARGS)
 
-test-killed: $(DEV) ## runs killed with -9 at random moments, 100 on disk and 30 on gs://, end in the same bits (hours)
+test-killed: $(DEV) ## check that 130 runs killed with SIGKILL and resumed end with the same weights (hours)
 	@$(PY) -m pytest -s -m slow --timeout=0 tests/run/test_killed.py $(ARGS)
 
-test-clip: $(DEV) ## the tests that need open_clip and torch (installs them, some 5 GB)
+test-clip: $(DEV) ## run the tests that need open_clip and torch (installs them, about 5 GB)
 	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]"
 	@$(PY) -m pytest -m clip $(ARGS)
 
-# Python 3.10 gets no newer Keras than 3.12; here the same one runs on any Python.
-test-old-keras: $(DEV) ## the models and a training step with the oldest Keras that setup.py allows
+# Keras 3.12 is the newest for Python 3.10. This target tests it on any Python.
+test-old-keras: $(DEV) ## test the models and a training step with the oldest Keras that setup.py allows
 	@$(PIP) --upgrade --no-deps --target .venv/old-keras "keras==3.12.*"
 	@PYTHONPATH=.venv/old-keras $(PY) -m pytest tests/models tests/train/test_step.py $(ARGS)
 
-test-urls: $(DEV) ## the tests that need img2dataset (installs it)
+test-urls: $(DEV) ## run the tests that need img2dataset (installs it)
 	@$(PIP) -e ".[$(EXTRA),dev,urls]"
 	@$(PY) -m pytest -m urls $(ARGS)
 
-test-beam: $(DEV) ## the tests that need apache-beam (installs it)
+test-beam: $(DEV) ## run the tests that need apache-beam (installs it)
 	@$(PIP) -e ".[$(EXTRA),dev,beam]"
 	@$(PY) -m pytest -m beam $(ARGS)
 
-test-tpu-compile: $(DEV) ## the tests that compile for a TPU without one (installs its compiler, 1 GB)
+test-tpu-compile: $(DEV) ## run the tests that compile for a TPU without having one (installs its compiler, 1 GB)
 	@$(PY) -m pytest -m tpu_compile --timeout=900 $(ARGS)
 
-lint: $(DEV) ## ruff: rules and format; shellcheck
+lint: $(DEV) ## run ruff and shellcheck
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@.venv/bin/shellcheck launch/*.sh
 
-format: $(DEV) ## let ruff mend what it can
+format: $(DEV) ## format the code and fix what ruff can fix
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-clean: ## remove .venv and caches; runs/ stays
+clean: ## remove .venv and caches, but not runs/
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 need-tpu:
-	@[ "$(HAS)" = tpu ] || { echo "make train-tpu: this machine has no TPU:" \
-		"docs/tpu.md says how to get one; make train-gpu trains here" >&2; exit 1; }
+	@[ "$(HAS)" = tpu ] || { echo "make train-tpu: this machine has no TPU;" \
+		"see docs/tpu.md for how to get one, or run make train to train here" >&2; exit 1; }
 
-# ARGS may stand for the texts: --label=7, or --from_seed and --to_seed.
+# ARGS can replace the prompts, as in ARGS=--label=7.
 need-prompt:
 	@[ -n "$${T2I_PROMPT}$(if $(value ARGS),x)" ] \
-		|| { echo 'make sample: what? PROMPT="a red heart"' >&2; exit 1; }
+		|| { echo 'make sample: set PROMPT, as in PROMPT="a red heart"' >&2; exit 1; }
 
 need-from-to:
 	@{ [ -n "$$T2I_FROM" ] && [ -n "$$T2I_TO" ]; } || [ -n "$(if $(value ARGS),x)" ] \
-		|| { echo 'make interpolate: from what to what? FROM="apple" TO="pizza"' >&2; exit 1; }
+		|| { echo 'make interpolate: set FROM and TO, as in FROM="apple" TO="pizza"' >&2; exit 1; }
 
-# A stamp names the checkout that it was made for and is written last. A .venv of ours without it
-# (interrupted, moved, of another EXTRA, its Python gone) is made again from nothing; one with an
-# older stamp than setup.py is brought up to date; one that a user made is only installed into.
+# .venv/.ready-EXTRA and .venv/.dev-EXTRA are stamps: written when everything is installed, and naming
+# the checkout that it was installed for. If a .venv that make created has no valid stamp (interrupted,
+# moved, for another EXTRA, or its Python is gone), it is created again. If the stamp is older than
+# setup.py, the packages are updated. A .venv that the user created is never removed.
 OURS  := .venv/.made-by-make
 STALE := $(shell [ -x $(PY) ] && [ "`cat $(READY) 2>/dev/null`" = "`pwd`" ] || echo stale)
 PIP   := $(PY) -m pip install $$([ -t 2 ] || echo -qq)
@@ -128,17 +135,17 @@ $(READY): setup.py $(STALE)
 	@rm -f .venv/.ready-* .venv/.dev-*
 	@[ -x $(PY) ] || $(PYTHON) -c 'import sys; \
 	    sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
-	    echo "$(PYTHON) is not a Python from 3.10 to 3.13 (`$(PYTHON) --version 2>&1 | tail -1`):" \
-	        "name one that is, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	    echo "$(PYTHON) is not Python 3.10 to 3.13 (`$(PYTHON) --version 2>&1 | tail -1`);" \
+	        "set PYTHON, as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@[ -x $(PY) ] || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	    echo "$(PYTHON) lacks its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	    echo "$(PYTHON) does not have the venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@[ -x $(PY) ] || { mkdir -p .venv && touch $(OURS) && $(PYTHON) -m venv .venv; }
-	@echo "Installing TensorFlow for $(EXTRA) into .venv; the first time this takes minutes."
+	@echo "Installing TensorFlow for $(EXTRA) into .venv. The first time, this takes a few minutes."
 	@$(PIP) --upgrade "pip>=25"
 	@$(PIP) -e ".[$(EXTRA)]"
 	@pwd > $@
 
 $(DEV): $(READY)
-	@echo "Installing what the tests need into .venv."
+	@echo "Installing the packages for the tests into .venv."
 	@$(PIP) -e ".[$(EXTRA),dev]"
 	@pwd > $@
