@@ -1,4 +1,4 @@
-"""Run by test_backends.py under KERAS_BACKEND=jax: what diffusion/ and models/ give there.
+"""Computes with diffusion/, models/ and sample/generate.py; test_backends.py runs it on JAX.
 
 python backend_probe.py WEIGHTS.npz RESULT.npz
 """
@@ -9,50 +9,60 @@ import keras
 import numpy as np
 
 from t2i_tpu.config import Config, SampleConfig, resolve
-from t2i_tpu.models.denoiser import ConditionShape, Denoiser
-from t2i_tpu.random import Purpose, keys, normal, threefry2x32, uniform
+from t2i_tpu.models.conditioning import ConditionSpec
+from t2i_tpu.models.denoiser import Denoiser
+from t2i_tpu.random import Purpose, make_keys, normal, threefry2x32, uniform
 from t2i_tpu.sample.generate import generate
 
 
-def results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
-    """(everything computed, the weights it was computed with) on whatever backend Keras has.
+def compute_results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
+    """Return the results, and the weights used, on the backend that Keras has.
 
-    Without weights they are drawn; with weights these are used.
+    The weights are drawn if they are None.
     """
     words = [
         keras.ops.convert_to_tensor(np.array(part, "uint32"))
         for part in ([0x13198A2E, 1], [0x03707344, 2], [0x243F6A88, 3], [0x85A308D3, 4])
     ]
     found = {"bits": np.stack(threefry2x32(tuple(words[:2]), tuple(words[2:])))}
-    drawn = keys(7, Purpose.NOISE, 3, np.arange(9, dtype="int32"))
-    found["keys"] = np.stack([np.asarray(part) for part in drawn])
-    found["uniform"] = np.asarray(uniform(drawn))
-    found["normal"] = np.asarray(normal(drawn, (3, 3)))
+    keys = make_keys(7, Purpose.NOISE, 3, np.arange(9, dtype="int32"))
+    found["keys"] = np.stack([np.asarray(part) for part in keys])
+    found["uniform"] = np.asarray(uniform(keys))
+    found["normal"] = np.asarray(normal(keys, (3, 3)))
 
     kept, rng = {}, np.random.default_rng(0)
     x = rng.standard_normal((2, 8, 8, 3)).astype("float32")
     level = np.array([0.1, 0.7], "float32")
+    states = np.where(np.arange(3)[:, None] < [[[2]], [[1]]], rng.standard_normal((2, 3, 2)), 0)
     conditions = {
         "tokens": (
-            ConditionShape("tokens", (4,), 9),
-            np.array([[3, 1, 0, 0], [8, 2, 5, 0]], "int32"),
+            ConditionSpec("tokens", {"tokens": ((4,), "int32")}, num_ids=9),
+            {"tokens": np.array([[3, 1, 0, 0], [8, 2, 5, 0]], "int32")},
         ),
         "sequence": (
-            ConditionShape("sequence", (5 + 3 * 2,), 3, 2),
-            np.where(np.arange(11) < [[9], [7]], rng.standard_normal((2, 11)), 0).astype("float32"),
+            ConditionSpec(
+                "sequence", {"embedding": ((5,), "float32"), "sequence": ((3, 2), "float32")}
+            ),
+            {
+                "embedding": rng.standard_normal((2, 5)).astype("float32"),
+                "sequence": states.astype("float32"),
+            },
         ),
-        "label": (ConditionShape("label", (), 3), np.array([1, 3], "int32")),
+        "label": (
+            ConditionSpec("label", {"label": ((), "int32")}, num_ids=3),
+            {"label": np.array([1, 3], "int32")},
+        ),
     }
     for recipe, kind in (("modern", "tokens"), ("modern", "sequence"), ("baseline", "label")):
         config = Config(recipe=recipe)
         config.data.image_size, config.model.embedding_dim, config.model.block_depth = 8, 8, 1
         config.model.conditioning = kind
         config.model.widths, config.model.attention_levels = (8, 16), (False, True)
-        shape, condition = conditions[kind]
-        denoiser = Denoiser(resolve(config), 3, shape)
-        # Called on symbols, to make its variables: JAX would compile each operation of a real call.
+        spec, condition = conditions[kind]
+        denoiser = Denoiser(resolve(config), 3, spec)
+        # Symbols suffice to create the variables; JAX would compile every operation of a real call.
         arrays = x, level, condition
-        denoiser(*(keras.Input(batch_shape=part.shape, dtype=str(part.dtype)) for part in arrays))
+        denoiser(*keras.tree.map_structure(make_symbol, arrays))
         for variable in denoiser.variables:
             name = f"{recipe}/{kind}/{variable.path}"
             if weights is None:
@@ -66,17 +76,22 @@ def results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
 
         def images(x, level, condition, denoiser=denoiser):
             sample = SampleConfig("dpmpp_2m", "shifted", 4, 2.0, 99.5)
-            return denoiser.denoise(x, level, condition), generate(denoiser, condition, x, sample)
+            denoised = denoiser.denoise(x, level, condition)
+            return denoised, generate(denoiser, condition, x, np.arange(2), sample)
 
-        tensors = [keras.ops.convert_to_tensor(part) for part in arrays]
-        denoised, drawn = compiled(images)(*tensors)
+        tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, arrays)
+        denoised, drawn = compile_function(images)(*tensors)
         found[f"{recipe}/{kind}"] = np.asarray(denoised)
         found[f"{recipe}/{kind}/images"] = np.asarray(drawn)
     return found, kept
 
 
-def compiled(function):
-    """As a whole: one compilation for JAX, where each single operation would be one otherwise."""
+def make_symbol(array):
+    return keras.Input(batch_shape=array.shape, dtype=str(array.dtype))
+
+
+def compile_function(function):
+    """Compile a function as one unit. JAX would otherwise compile every operation on its own."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -88,7 +103,7 @@ def compiled(function):
 
 if __name__ == "__main__":
     weights_path, result_path = sys.argv[1:]
-    computed, _ = results(dict(np.load(weights_path)))
+    computed, _ = compute_results(dict(np.load(weights_path)))
     from jax.extend.random import threefry_2x32
 
     assert keras.backend.backend() == "jax"

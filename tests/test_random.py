@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu import random
-from t2i_tpu.random import Purpose, keys, normal, threefry2x32, uniform
+from t2i_tpu.random import Purpose, make_keys, normal, threefry2x32, uniform
 
 # threefry2x32, 20 rounds, of Random123's tests/kat_vectors: counter, key, result.
 KNOWN = [
@@ -47,7 +47,7 @@ def test_threefry_gives_the_published_words(counter, key, expected):
 def test_keys_are_the_cipher_of_step_and_slot_under_seed_and_purpose():
     (step, slot), (seed, purpose) = (5, 9), (77, Purpose.FLIP)
     expected = threefry2x32(words((seed, int(purpose))), words((step, slot)))
-    got = keys(seed, purpose, tf.constant(step, tf.int64), np.array([8, 9]))
+    got = make_keys(seed, purpose, tf.constant(step, tf.int64), np.array([8, 9]))
     assert [int(part[1]) for part in got] == [int(part[0]) for part in expected]
     assert int(got[0][0]) != int(got[0][1])
 
@@ -65,7 +65,7 @@ def test_uniform_never_reaches_an_end():
 
 
 def test_uniform_is_uniform():
-    drawn = np.asarray(uniform(keys(0, Purpose.NOISE_LEVEL, 0, slots())))
+    drawn = np.asarray(uniform(make_keys(0, Purpose.NOISE_LEVEL, 0, slots())))
     assert drawn.shape == (MANY,)
     assert drawn.dtype == np.float32
     assert distance(drawn, lambda x: x) < 1.95 / math.sqrt(MANY)  # p = 0.001
@@ -73,7 +73,9 @@ def test_uniform_is_uniform():
 
 @pytest.mark.parametrize("shape", [(5, 5, 3), (4, 2, 1), (1,)])  # of odd and even size
 def test_normal_is_normal(shape):
-    drawn = np.asarray(normal(keys(3, Purpose.NOISE, 2, slots(MANY // math.prod(shape))), shape))
+    drawn = np.asarray(
+        normal(make_keys(3, Purpose.NOISE, 2, slots(MANY // math.prod(shape))), shape)
+    )
     assert drawn.shape[1:] == shape
     z, count = drawn.astype("float64").ravel(), drawn.size
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
@@ -82,7 +84,7 @@ def test_normal_is_normal(shape):
 
 
 def test_the_two_halves_of_a_normal_draw_are_independent():
-    drawn = np.asarray(normal(keys(0, Purpose.NOISE, 0, slots(50_000)), (2,)))
+    drawn = np.asarray(normal(make_keys(0, Purpose.NOISE, 0, slots(50_000)), (2,)))
     limit = 4 / math.sqrt(50_000)
     assert abs(correlation(drawn[:, 0], drawn[:, 1])) < limit
     assert abs(correlation(drawn[:, 0] ** 2, drawn[:, 1] ** 2)) < limit
@@ -101,8 +103,8 @@ def test_the_two_halves_of_a_normal_draw_are_independent():
 )
 def test_draws_of_another_seed_purpose_step_or_slot_are_independent(other):
     *rest, offset = other
-    one = np.asarray(normal(keys(0, Purpose.NOISE, 0, slots()), (1,)))
-    two = np.asarray(normal(keys(*rest, slots(start=offset)), (1,)))
+    one = np.asarray(normal(make_keys(0, Purpose.NOISE, 0, slots()), (1,)))
+    two = np.asarray(normal(make_keys(*rest, slots(start=offset)), (1,)))
     assert abs(correlation(one, two)) < 4 / math.sqrt(MANY)
     assert np.mean(one == two) < 1e-4
 
@@ -110,10 +112,10 @@ def test_draws_of_another_seed_purpose_step_or_slot_are_independent(other):
 @pytest.mark.parametrize("shape", [(3, 3, 1), (5, 5, 3)])  # neither fills a vector register
 def test_a_slots_draw_does_not_depend_on_its_batch(shape):
     """Not even in the last bit: a vector's and a remainder's logarithm may differ by one."""
-    whole = keys(1, Purpose.NOISE, 7, slots(33))
+    whole = make_keys(1, Purpose.NOISE, 7, slots(33))
     noise, levels = np.asarray(normal(whole, shape)), np.asarray(uniform(whole))
     for slot in range(33):
-        alone = keys(1, Purpose.NOISE, 7, np.array([slot]))
+        alone = make_keys(1, Purpose.NOISE, 7, np.array([slot]))
         np.testing.assert_array_equal(noise[slot], normal(alone, shape)[0])
         np.testing.assert_array_equal(levels[slot], uniform(alone)[0])
 
@@ -121,7 +123,7 @@ def test_a_slots_draw_does_not_depend_on_its_batch(shape):
 @pytest.mark.host_xla
 def test_a_draw_is_the_same_in_a_compiled_function():
     def draw(step):
-        return uniform(keys(1, Purpose.NOISE, step, slots(16)))
+        return uniform(make_keys(1, Purpose.NOISE, step, slots(16)))
 
     step = tf.constant(12, tf.int64)
     expected = draw(step).numpy()

@@ -56,7 +56,7 @@ class Generator:
         Returns:
           uint8 [N, H, W, C].
         """
-        seeds = np.asarray(seeds, np.int32)
+        seeds = np.asarray(seeds, np.int64)
         noise = self.noise_of(seeds) if noise is None else noise
         drawn = []
         for start in range(0, len(seeds), self.batch_size):
@@ -77,7 +77,7 @@ class Generator:
         """Return conditions, noise and seeds of the right shapes, all zero, for tracing."""
         noise = np.zeros((batch_size, *self.denoiser.image_shape), np.float32)
         null = self.denoiser.condition_spec.null(batch_size)
-        return null, noise, np.zeros(batch_size, np.int32)
+        return null, noise, np.zeros(batch_size, np.int64)
 
     def trace(self) -> tf.Graph:
         """Return the graph that draws a batch, without running it."""

@@ -87,7 +87,7 @@ def test_long_tokens_are_cut_to_the_context():
     np.testing.assert_array_equal(examples["tokens"], [[1, 2, 3, 4, 5], [1, 0, 0, 0, 0]])
 
 
-def test_records_go_round_the_streams_and_fill_shards(tmp_path, make_records, read_shards):
+def test_records_are_dealt_to_the_streams_in_turn(tmp_path, make_records, read_shards):
     splits = {"train": make_records(23), "heldout": make_records(3, prefix="h")}
     manifest = write_dataset(str(tmp_path), splits, name="n", num_streams=3, shard_size=2)
     counts = [[shard.num_examples for shard in stream] for stream in manifest.streams("train")]
@@ -106,7 +106,7 @@ def test_writing_again_gives_the_same_bytes(tmp_path):
     assert folder_bytes(tmp_path / "a") == folder_bytes(tmp_path / "b")
 
 
-def test_a_data_set_is_not_overwritten(tmp_path, make_records):
+def test_a_data_set_is_never_overwritten(tmp_path, make_records):
     write_dataset(str(tmp_path), {"train": make_records(4)}, name="n", num_streams=2)
     before = folder_bytes(tmp_path)
     with pytest.raises(UserError, match="already holds a data set"):
@@ -153,14 +153,14 @@ def noise(*shape, dtype=np.uint8):
         (dict(sequence=np.zeros((3, 3), np.float16)), r"sequence of shape \(3, 3\)"),
     ],
 )
-def test_a_bad_record_is_told_by_its_key(tmp_path, changes, message):
+def test_a_bad_record_is_named_by_its_key(tmp_path, changes, message):
     records = [full_record(0), full_record(1), full_record(2, **changes)]
     with pytest.raises(UserError, match=message) as raised:
         write_full(tmp_path, records)
     assert records[2].key in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_bad_first_image_is_told(tmp_path):
+def test_a_bad_first_image_is_named(tmp_path):
     for image in (noise(8, 9, 3), noise(8, 8, 2), noise(8, 8)):
         with pytest.raises(UserError, match="k0"):
             write_full(tmp_path, [full_record(0, image=image), full_record(1, image=image)])
@@ -193,7 +193,7 @@ def test_missing_shard(folder):
 def test_empty_or_truncated_shard(folder, keep):
     shard = folder / "train-0000-00000.tfrecord"
     shard.write_bytes(shard.read_bytes()[:keep])
-    with pytest.raises(UserError, match=f"{shard.name} has {keep} bytes, its manifest says"):
+    with pytest.raises(UserError, match=f"{shard.name} has {keep} bytes, but its manifest says"):
         read_manifest(str(folder))
 
 
@@ -224,7 +224,7 @@ def test_manifest_with_an_unknown_field(folder):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("embedding", None, "sequence without embedding"),
         ("sequence", dataclasses.asdict(SEQUENCE) | {"dtype": "bfloat16"}, "dtype 'bfloat16'"),
@@ -232,14 +232,14 @@ def test_manifest_with_an_unknown_field(folder):
         ("sequence", {"width": 2}, "missing"),
     ],
 )
-def test_manifest_with_wrong_sequences(tmp_path, field, value, told):
+def test_manifest_with_an_invalid_sequence_contract(tmp_path, field, value, message):
     write_full(tmp_path, [full_record(index) for index in range(4)])
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_manifest(str(tmp_path))
 
 
 def test_unknown_split(folder):
-    with pytest.raises(UserError, match="no split 'test', only train"):
+    with pytest.raises(UserError, match="no split 'test'; it has train"):
         read_manifest(str(folder)).streams("test")

@@ -1,4 +1,4 @@
-"""The order of the examples: against its own formula in numpy, for any hosts, any start."""
+"""The order of the examples against its formula in numpy, for any number of hosts and any start."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def global_batches(seed, steps, first=0):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """37 records in 4 streams: 10, 9, 9 and 9, in shards of 4, 4 and 2 or 1; the label tells them."""
+    """37 records in 4 streams of 10, 9, 9 and 9, in shards of 4, 4 and 2 or 1, labeled by index."""
     folder = tmp_path_factory.mktemp("reader") / "data"
 
     def records():
@@ -83,7 +83,7 @@ def folder(tmp_path_factory):
 
 
 def read(folder, steps, seed=SEED, start=0, num_hosts=1, per_replica=BATCH):
-    """The same as `global_batches`, put together from all hosts; images must agree with labels."""
+    """Return what `global_batches` does, but read by all hosts. Images must match their labels."""
     batches = [[None] * BATCH for _ in range(steps)]
     dataset = open_dataset(folder, "label", 4)
     for host in range(num_hosts):
@@ -93,7 +93,7 @@ def read(folder, steps, seed=SEED, start=0, num_hosts=1, per_replica=BATCH):
             assert element["image"].shape == (per_replica, 4, 4, 3)
             step = position * per_replica * num_hosts // BATCH
             for slot, condition, image in zip(
-                element["slot"], element["condition"], element["image"], strict=True
+                element["slot"], element["condition"]["label"], element["image"], strict=True
             ):
                 assert batches[step][slot] is None  # nobody else has read this slot
                 assert np.all(image == condition - 1)
@@ -115,7 +115,7 @@ def test_any_hosts_and_replicas_see_the_same_batches(folder, num_hosts, replicas
 
 
 @pytest.mark.parametrize("start", [1, 4, 5, 9, 10, 18])
-def test_a_resumed_order_is_the_undisturbed_one(folder, start):
+def test_resuming_does_not_change_the_order(folder, start):
     """Starts inside shards, at their ends and at the ends of epochs of 9 and 10."""
     assert read(folder, 3, start=start) == global_batches(SEED, 3, first=start)
 
@@ -125,7 +125,7 @@ def test_hosts_resume_too(folder):
     assert found == global_batches(SEED, 3, first=7)
 
 
-def test_every_example_once_an_epoch_in_ever_new_orders(folder):
+def test_every_epoch_has_every_example_in_a_new_order(folder):
     batches = np.array(read(folder, 23))
     for stream in range(STREAMS):
         places = batches.reshape(-1, STREAMS)[:, stream]  # two places of each stream a step
@@ -161,8 +161,7 @@ def test_images_shrink_by_the_mean_of_their_pixels(tmp_path):
 
 
 def test_conditions_as_the_model_reads_them(tmp_path):
-    """Labels from 1, embeddings as they are, tokens padded with 0, states padded behind embeddings;
-    none that is not there."""
+    """Labels count from 1, tokens and states are padded with 0, and missing features are an error."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(3, 5)).astype(np.float32)
     tokens = [[7], [7, 8, 9], [7, 8]]
@@ -179,22 +178,25 @@ def test_conditions_as_the_model_reads_them(tmp_path):
     )
     full = tmp_path / "full"
     write_dataset(str(full), {"train": records}, name="f", num_streams=1, **contracts)
+    padded = np.zeros((3, 4, 2), np.float32)
+    for row, state in zip(padded, states, strict=True):
+        row[: len(state)] = state
     expected = {
-        "label": np.array([1, 2, 3], np.int32),
-        "embedding": embeddings,
-        "tokens": np.array([[7, 0, 0, 0], [7, 8, 9, 0], [7, 8, 0, 0]], np.int32),
-        "sequence": np.stack(
-            [
-                np.concatenate([row, part.ravel(), np.zeros(8 - part.size)]).astype(np.float32)
-                for row, part in zip(embeddings, states, strict=True)
-            ]
-        ),
+        "label": {"label": np.array([1, 2, 3], np.int32)},
+        "embedding": {"embedding": embeddings},
+        "tokens": {"tokens": np.array([[7, 0, 0, 0], [7, 8, 9, 0], [7, 8, 0, 0]], np.int32)},
+        "sequence": {"embedding": embeddings, "sequence": padded},
     }
-    for conditioning, values in expected.items():
-        examples = open_dataset(str(full), conditioning, 4).examples("train", 3)
-        found = np.stack([example["condition"] for example in examples])
-        np.testing.assert_array_equal(found, values)
-        assert found.dtype == values.dtype
+    for conditioning, fields in expected.items():
+        dataset = open_dataset(str(full), conditioning, 4)
+        (batch,) = dataset.batches(0, 3, 3).take(1).as_numpy_iterator()
+        assert batch["condition"].keys() == fields.keys()
+        examples = dataset.examples("train", 3)
+        for name, values in fields.items():
+            stacked = np.stack([example["condition"][name] for example in examples])
+            np.testing.assert_array_equal(stacked, values)
+            assert stacked.dtype == values.dtype == batch["condition"][name].dtype
+            assert sorted(batch["condition"][name].tolist()) == sorted(values.tolist())
         bare = tmp_path / f"without {conditioning}"
         # There are no states without embeddings.
         gone = {"embedding": ("embedding", "sequence"), "label": ("label_names",)}
@@ -216,11 +218,11 @@ def test_the_first_examples_and_the_wanted_captions(folder):
     assert len(keys(100)) == COUNT
     with pytest.raises(UserError, match="'caption 99'"):
         keys(2, ("caption 3", "caption 99"))
-    with pytest.raises(UserError, match="no split 'heldout', only train"):
+    with pytest.raises(UserError, match="no split 'heldout'; it has train"):
         dataset.examples("heldout", 1)
 
 
-def test_what_does_not_divide_is_refused(folder):
+def test_batches_and_hosts_must_divide(folder):
     check_batch_divides(8, 4, 2)
     with pytest.raises(UserError, match="global_batch_size is 10; the data set has 4 streams"):
         open_dataset(folder, "label", 4).batches(0, 10, 5)

@@ -69,7 +69,7 @@ def test_any_flipped_bit_is_told_by_record(folder):
 
 def labels(dataset, steps):
     batches = dataset.batches(0, 4, 4).take(steps).as_numpy_iterator()
-    return np.concatenate([batch["condition"] - 1 for batch in batches])
+    return np.concatenate([batch["condition"]["label"] - 1 for batch in batches])
 
 
 def test_raise_names_shard_and_record(folder):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.diffusion.path import PATHS, cosine, linear
-from t2i_tpu.diffusion.prediction import denoised, loss_weight, target
+from t2i_tpu.diffusion.prediction import loss_weight, target, to_denoised
 
 TYPES = ("denoised", "noise", "v", "velocity")
 
@@ -47,7 +47,9 @@ def test_target_leads_back_to_the_image(name, kind):
     x_noisy = tf.constant(signal * x0 + noise * z, tf.float32)
     levels = tf.constant(levels, tf.float32)
     output = target(kind, PATHS[name], x0, z, levels)
-    np.testing.assert_allclose(denoised(kind, PATHS[name], output, x_noisy, levels), x0, atol=2e-6)
+    np.testing.assert_allclose(
+        to_denoised(kind, PATHS[name], output, x_noisy, levels), x0, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -55,7 +57,7 @@ def test_target_leads_back_to_the_image(name, kind):
 def test_denoised_is_finite_on_the_whole_path(path, kind):
     levels = tf.linspace(0.0, 1.0, 101)
     ones = tf.ones_like(levels)
-    assert np.isfinite(denoised(kind, path, ones, -ones, levels)).all()
+    assert np.isfinite(to_denoised(kind, path, ones, -ones, levels)).all()
     assert np.isfinite(loss_weight("min_snr", kind, path, levels)).all()
 
 
@@ -67,8 +69,10 @@ def test_min_snr_weighs_the_images_error(name, kind):
     signal, noise = numpy_scales(name, levels)
     x_noisy, output, error = (np.full(19, value, "float32") for value in (0.7, -0.2, 0.5))
     as_tensor = tf.constant(levels, tf.float32)
-    one = np.asarray(denoised(kind, PATHS[name], output, x_noisy, as_tensor), "float64")
-    other = np.asarray(denoised(kind, PATHS[name], output + error, x_noisy, as_tensor), "float64")
+    one = np.asarray(to_denoised(kind, PATHS[name], output, x_noisy, as_tensor), "float64")
+    other = np.asarray(
+        to_denoised(kind, PATHS[name], output + error, x_noisy, as_tensor), "float64"
+    )
     weight = np.asarray(loss_weight("min_snr", kind, PATHS[name], as_tensor))
     expected = np.minimum((signal / noise) ** 2, 5) * (other - one) ** 2
     np.testing.assert_allclose(weight * error**2, expected, rtol=1e-3)

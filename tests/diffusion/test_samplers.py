@@ -17,8 +17,9 @@ NUMPY_SCALES = {
 
 
 def sample(denoise, levels, sampler, path):
-    table = samplers.SAMPLERS[sampler](np.asarray(levels), PATHS[path])
-    return np.asarray(samplers.sample(denoise, tf.constant(X, tf.float32), table), "float64")
+    solver = samplers.SAMPLERS[sampler](np.asarray(levels), PATHS[path])
+    x = tf.constant(X, tf.float32)
+    return np.asarray(samplers.sample(denoise, x, solver, draw=None), "float64")
 
 
 class Gaussian:
@@ -150,15 +151,68 @@ def test_the_whole_path_ends_near_the_exact_image(levels, path):
     assert errors["dpmpp_2m"] < errors["ddim"] < 0.1
 
 
-@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+@pytest.mark.parametrize(
+    "coefficients", [samplers.ddim_coefficients, samplers.dpmpp_2m_coefficients]
+)
 @pytest.mark.parametrize("path", [linear, cosine])
-def test_a_path_from_1_to_0_starts_and_ends_exactly(path, sampler):
-    table = samplers.SAMPLERS[sampler](samplers.uniform_levels(7), path)
+def test_a_path_from_1_to_0_starts_and_ends_exactly(path, coefficients):
+    table = coefficients(samplers.uniform_levels(7), path)
     assert np.isfinite(np.stack(table)).all()
     assert table.levels[0] == 1
-    assert table.before[0] == 0
-    # What the last step returns is its denoised estimate and nothing else.
-    assert (table.carry[-1], table.now[-1], table.before[-1]) == (0, 1, 0)
+    assert table.previous[0] == 0
+    # The last step returns its denoised estimate and nothing else.
+    assert (table.carry[-1], table.current[-1], table.previous[-1]) == (0, 1, 0)
+
+
+def euler_ancestral(levels, path):
+    """A sampler that adds noise: k-diffusion's Euler ancestral, on the linear path."""
+    levels = tf.constant(levels, tf.float32)
+
+    def step(index, x, denoised, denoise, draw):
+        here, there = levels[index], levels[index + 1]
+        denoised = denoise(x, here)
+        keep = 0.98 * there  # most of the next level's noise is kept, the rest is new
+        z = (x - (1 - here) * denoised) / here
+        return (1 - there) * denoised + keep * z + tf.sqrt(there**2 - keep**2) * draw(
+            index
+        ), denoised
+
+    return samplers.Sampler(len(levels) - 1, step)
+
+
+def heun(levels, path):
+    """A sampler that evaluates the denoiser twice in a step, on the linear path."""
+    levels = tf.constant(levels, tf.float32)
+
+    def step(index, x, denoised, denoise, draw):
+        here, there = levels[index], levels[index + 1]
+        first = (x - denoise(x, here)) / here  # the velocity of the linear path
+        guess = x + (there - here) * first
+        second = (guess - denoise(guess, there)) / tf.maximum(there, 1e-3)
+        x = x + (there - here) * (first + second) / 2
+        return x, x
+
+    return samplers.Sampler(len(levels) - 1, step)
+
+
+def test_the_contract_fits_a_sampler_that_evaluates_twice():
+    problem, errors = Gaussian("linear"), []
+    for steps in (16, 32, 64):
+        levels = np.linspace(0.9, 0.1, steps + 1)
+        x = samplers.sample(problem, tf.constant(X, tf.float32), heun(levels, linear), draw=None)
+        errors.append(np.abs(x - problem.exact(X, 0.9, 0.1)).max())
+    np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 2, rtol=0.1)
+
+
+def test_the_contract_fits_a_sampler_that_adds_noise():
+    """Noise is drawn once a step. The result keeps the distribution of the data."""
+    problem, rng = Gaussian("linear"), np.random.default_rng(0)
+    noise = tf.constant(rng.standard_normal((200, 20_000)), tf.float32)
+    start = tf.constant(rng.standard_normal(20_000), tf.float32)
+    sampler = euler_ancestral(np.linspace(1, 0, 201), linear)
+    result = samplers.sample(problem, start, sampler, lambda index: noise[index])
+    assert np.mean(result) == pytest.approx(problem.mean, abs=0.02)
+    assert np.std(result) == pytest.approx(problem.std, rel=0.05)
 
 
 def test_a_loop_of_many_steps_is_traced_once():
@@ -168,8 +222,8 @@ def test_a_loop_of_many_steps_is_traced_once():
         traces.append(1)
         return x * level
 
-    table = samplers.ddim(samplers.uniform_levels(30), linear)
-    run = tf.function(lambda x: samplers.sample(denoise, x, table))
+    sampler = samplers.ddim(samplers.uniform_levels(30), linear)
+    run = tf.function(lambda x: samplers.sample(denoise, x, sampler, draw=None))
     first = run(tf.ones((1, 2, 2, 1)))
     run(tf.zeros((1, 2, 2, 1)))
     assert len(traces) == 1

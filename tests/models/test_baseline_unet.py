@@ -1,7 +1,7 @@
-"""The baseline's U-Net against the same function in plain Keras layers, its prompt an image.
+"""The baseline's U-Net against the same function in plain Keras layers, with the prompt as an image.
 
-`literal` is written from the description of the network alone; with our weights copied into it, it
-must say what ours says, in inference and while training.
+`literal` is written from the description of the network alone. With our weights copied into it, it
+must give the same output, in inference and in training.
 """
 
 import keras
@@ -12,14 +12,17 @@ from keras import layers, ops
 
 from t2i_tpu.config import Config, resolve
 from t2i_tpu.models.baseline_unet import BaselineUNet, BatchNorm, upsample_bilinear
-from t2i_tpu.models.denoiser import ConditionShape, Denoiser
+from t2i_tpu.models.conditioning import ConditionSpec
+from t2i_tpu.models.denoiser import build_denoiser
+from t2i_tpu.train.optimizer import STATISTICS_MOMENTUM
 
 SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM = 8, 3, (16, 24, 32), 2, (False, True, True), 12
-CLIP = ConditionShape("embedding", (512,))
+CLIP = ConditionSpec("embedding", {"embedding": ((512,), "float32")})
+LABEL = ConditionSpec("label", {"label": ((), "int32")}, num_ids=10)
 
 
 def literal():
-    """(keras.Model of [image, noise level, prompt], its layers by name)."""
+    """Return a keras.Model of [image, noise level, prompt], and its layers by name."""
     made = {}
 
     def add(name, layer, x):
@@ -98,7 +101,7 @@ def randomise(layer):
 
 
 def copy(ours, made):
-    """Our weights into the literal network, by the names of the layers."""
+    """Copy our weights into the literal network, by the names of the layers."""
     values = {weight.path.split("unet/", 1)[1]: np.asarray(weight) for weight in ours.weights}
     # The first block: ours has [image, label, waves], the baseline [image, waves, label].
     start = WIDTHS[0]
@@ -127,7 +130,7 @@ def networks():
 
 @pytest.fixture
 def pair(networks):
-    """Ours, the literal one with the same weights, and that one's layers."""
+    """Our network, the literal one with the same weights, and the literal one's layers."""
     ours, model, made = networks
     copy(ours, made)
     return ours, model, made
@@ -141,17 +144,17 @@ def inputs():
 
 
 def call(network, image, level, label, training=False):
-    return np.asarray(network(image, level[:, 0], tf.constant(label), training=training))
+    return np.asarray(network(image, level[:, 0], tf.constant(label), training=training)[0])
 
 
-def test_it_is_the_literal_network_in_inference(pair):
+def test_inference_equals_the_literal_network(pair):
     ours, model, _ = pair
     expected = np.asarray(model(list(inputs()), training=False))
     assert np.std(expected) > 0.1
     np.testing.assert_allclose(call(ours, *inputs()), expected, atol=1e-4)
 
 
-def test_it_is_the_literal_network_while_training(pair):
+def test_training_equals_the_literal_network(pair):
     ours, model, made = pair
     before = {
         name: (np.asarray(layer.moving_mean), np.asarray(layer.moving_variance))
@@ -160,19 +163,20 @@ def test_it_is_the_literal_network_while_training(pair):
     }
     expected = np.asarray(model(list(inputs()), training=True))
     np.testing.assert_allclose(call(ours, *inputs(), training=True), expected, atol=1e-4)
-    # Keras has moved its averages by a hundredth of the way to the statistics that we report.
+    # Keras has moved its averages by a hundredth of the way to the statistics that we return.
+    image, level, label = inputs()
+    _, statistics = ours(image, level[:, 0], tf.constant(label), training=True)
     for block in (ours.down[1][0], ours.middle[1], ours.up[1][0]):
-        for norm, name in ((block.norm, "norm"), (block.self_attention, "self_attention/out_norm")):
-            if norm is None:  # no attention at this level
-                continue
-            name, norm = f"{block.name}/{name}", getattr(norm, "out_norm", norm)
+        names = ["norm", "self_attention/out_norm"] if block.self_attention else ["norm"]
+        for name in (f"{block.name}/{name}" for name in names):
             after = made[name].moving_mean, made[name].moving_variance
-            for old, new, seen in zip(before[name], after, norm.batch_statistics, strict=True):
-                got = old * BatchNorm.momentum + np.asarray(seen) * (1 - BatchNorm.momentum)
+            for old, new, kind in zip(before[name], after, ("mean", "variance"), strict=True):
+                (value,) = (v for p, v in statistics.items() if p.endswith(f"{name}/moving_{kind}"))
+                got = old * STATISTICS_MOMENTUM + np.asarray(value) * (1 - STATISTICS_MOMENTUM)
                 np.testing.assert_allclose(got, new, atol=1e-5)
 
 
-def test_it_moves_no_average_itself(pair):
+def test_training_does_not_change_the_moving_averages(pair):
     ours = pair[0]
     before = [np.asarray(weight) for weight in ours.non_trainable_weights]
     call(ours, *inputs(), training=True)
@@ -180,7 +184,7 @@ def test_it_moves_no_average_itself(pair):
         np.testing.assert_array_equal(weight, old)
 
 
-def test_it_has_all_weights_but_those_without_effect(pair):
+def test_only_weights_without_effect_are_missing(pair):
     """Queries and keys of cross-attention, and its image's norm, which only reaches the keys."""
     ours, model, made = pair
     idle = sum(
@@ -192,7 +196,7 @@ def test_it_has_all_weights_but_those_without_effect(pair):
     assert ours.count_params() == model.count_params() - idle
 
 
-def test_those_without_effect_have_none(pair):
+def test_the_missing_weights_have_no_effect(pair):
     _, model, made = pair
     before = np.asarray(model(list(inputs()), training=False))
     layer = made["middle0/cross_attention/query"]
@@ -200,7 +204,7 @@ def test_those_without_effect_have_none(pair):
     np.testing.assert_allclose(model(list(inputs()), training=False), before, atol=1e-4)
 
 
-def test_it_starts_at_zero():
+def test_the_initial_output_is_zero():
     network = BaselineUNet(CHANNELS, (8, 16), 1, (False, True), DIM)
     assert not call(network, *inputs()).any()
 
@@ -208,16 +212,16 @@ def test_it_starts_at_zero():
 @pytest.mark.parametrize(
     ("size", "channels", "widths", "attends", "condition", "millions"),
     [
-        (28, 1, (64, 128, 192), (False, True, False), ConditionShape("label", (), 10), 4.1),
+        (28, 1, (64, 128, 192), (False, True, False), LABEL, 4.1),
         # A CLIP embedding of 512 numbers, which the baseline halves.
         (64, 3, (96, 192, 288, 384), (False, False, True, False), CLIP, 19.3),
     ],
 )
-def test_its_size_is_the_baselines(size, channels, widths, attends, condition, millions):
+def test_the_parameter_count_is_the_baselines(size, channels, widths, attends, condition, millions):
     config = Config(recipe="baseline")
     config.data.image_size = size
     config.model.widths, config.model.attention_levels = widths, attends
-    denoiser = Denoiser(resolve(config), channels, condition).build_variables()
+    denoiser = build_denoiser(resolve(config), channels, condition, "float32")
     assert denoiser.count_params() == pytest.approx(millions * 1e6, rel=0.015)
 
 
@@ -252,5 +256,5 @@ def test_batch_norm_is_keras_batch_normalization(affine):
     theirs(x)
     randomise(ours)
     theirs.set_weights([np.asarray(weight) for weight in ours.weights])
-    np.testing.assert_allclose(ours(x), theirs(x, training=False), atol=1e-5)
-    np.testing.assert_allclose(ours(x, training=True), theirs(x, training=True), atol=1e-5)
+    np.testing.assert_allclose(ours(x)[0], theirs(x, training=False), atol=1e-5)
+    np.testing.assert_allclose(ours(x, training=True)[0], theirs(x, training=True), atol=1e-5)

@@ -1,4 +1,4 @@
-"""Conditions: what dropping, normalising and padding must and must not change."""
+"""Conditioners: what dropping, normalizing and padding must and must not change."""
 
 import keras
 import numpy as np
@@ -11,13 +11,13 @@ from t2i_tpu.models.conditioning import (
     LabelConditioner,
     SequenceConditioner,
     TokenConditioner,
-    drop,
+    drop_conditions,
 )
 
 TOKENS = np.array([[5, 3, 7, 0, 0, 0], [2, 0, 0, 0, 0, 0]], "int32")
 
 
-def randomise(layer, seed=0):
+def randomize(layer, seed=0):
     rng = np.random.default_rng(seed)
     for weight in layer.weights:
         weight.assign(rng.standard_normal(weight.shape) * 0.3)
@@ -27,7 +27,7 @@ def randomise(layer, seed=0):
 def token_conditioner():
     layer = TokenConditioner(vocab_size=11, length=6, dim=16)
     layer(TOKENS)
-    randomise(layer)
+    randomize(layer)
     return layer
 
 
@@ -37,7 +37,11 @@ def token_conditioner():
     ids=["embedding", "label", "tokens"],
 )
 def test_drop_puts_zeros_where_it_does_not_keep(condition):
-    dropped = np.asarray(drop(tf.constant(condition), tf.constant([True, False, True])))
+    dropped = np.asarray(
+        drop_conditions({"field": tf.constant(condition)}, tf.constant([True, False, True]))[
+            "field"
+        ]
+    )
     assert dropped.dtype == condition.dtype
     np.testing.assert_array_equal(dropped[[0, 2]], condition[[0, 2]])
     assert not dropped[1].any()
@@ -46,7 +50,7 @@ def test_drop_puts_zeros_where_it_does_not_keep(condition):
 def test_an_embedding_becomes_its_direction_and_waves_of_it():
     layer, embedding = EmbeddingConditioner(5), np.array([[3.0, 4.0], [0.0, 0.0]], "float32")
     layer(embedding)
-    randomise(layer)
+    randomize(layer)
     weights = {weight.path.rsplit("/", 1)[-1]: np.asarray(weight) for weight in layer.weights}
     unit = embedding / np.sqrt(12.5)
     angles = unit @ weights["frequencies"]
@@ -76,7 +80,7 @@ def test_the_waves_make_a_gaussian_kernel_of_the_distance():
 def test_the_baselines_embedding_is_projected_as_it_is():
     layer, embedding = EmbeddingProjection(5), np.array([[3.0, 4.0]], "float32")
     layer(embedding)
-    randomise(layer)
+    randomize(layer)
     kernel, bias = (np.asarray(weight) for weight in layer.weights)
     np.testing.assert_allclose(layer(embedding).vector, embedding @ kernel + bias, atol=1e-5)
 
@@ -91,7 +95,7 @@ def test_a_label_is_a_row_and_the_null_condition_row_0():
 
 def test_the_mask_says_where_the_tokens_are(token_conditioner):
     condition = token_conditioner(TOKENS)
-    np.testing.assert_array_equal(condition.mask, TOKENS > 0)
+    np.testing.assert_array_equal(condition.attend_to, TOKENS > 0)
     assert condition.sequence.shape == (2, 6, 16)
 
 
@@ -111,22 +115,22 @@ def test_a_padding_token_changes_nothing(token_conditioner):
 @pytest.fixture
 def sequence_conditioner():
     """Of embeddings of 3 numbers and 4 states of 2, and two conditions of 4 and of 2 tokens."""
-    layer = SequenceConditioner(length=4, width=2, dim=16)
+    layer = SequenceConditioner(dim=16)
     rng = np.random.default_rng(1)
     states = rng.standard_normal((2, 4, 2)).astype("float32")
     states[1, 2:] = 0
     embeddings = rng.standard_normal((2, 3)).astype("float32")
-    condition = np.concatenate([embeddings, states.reshape(2, 8)], axis=1)
-    layer(condition)
-    randomise(layer)
+    condition = {"embedding": embeddings, "sequence": states}
+    layer(**condition)
+    randomize(layer)
     return layer, condition, embeddings, states
 
 
 def test_a_sequence_is_its_embedding_and_a_matrix_on_each_state(sequence_conditioner):
     layer, condition, embeddings, states = sequence_conditioner
-    got = layer(condition)
+    got = layer(**condition)
     np.testing.assert_array_equal(got.vector, layer.pooled(embeddings).vector)
-    np.testing.assert_array_equal(got.mask, [[True] * 4, [True, True, False, False]])
+    np.testing.assert_array_equal(got.attend_to, [[True] * 4, [True, True, False, False]])
     kernel, bias = (np.asarray(weight) for weight in layer.project.weights)
     unit = states / np.sqrt(np.mean(states**2, axis=-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(got.sequence, unit @ kernel + bias, atol=1e-5)
@@ -134,12 +138,12 @@ def test_a_sequence_is_its_embedding_and_a_matrix_on_each_state(sequence_conditi
 
 def test_a_dropped_sequence_has_no_tokens(sequence_conditioner):
     layer, condition, *_ = sequence_conditioner
-    dropped = layer(drop(tf.constant(condition), tf.constant([False, True])))
-    np.testing.assert_array_equal(dropped.mask[0], [False] * 4)
+    dropped = layer(**drop_conditions(condition, tf.constant([False, True])))
+    np.testing.assert_array_equal(dropped.attend_to[0], [False] * 4)
     null = layer.pooled(np.zeros((1, 3), "float32")).vector[0]
     np.testing.assert_allclose(dropped.vector[0], null, atol=1e-6)
     assert np.isfinite(dropped.sequence).all()
-    np.testing.assert_allclose(dropped.vector[1], layer(condition).vector[1], atol=1e-6)
+    np.testing.assert_allclose(dropped.vector[1], layer(**condition).vector[1], atol=1e-6)
 
 
 def test_words_and_their_order_matter(token_conditioner):

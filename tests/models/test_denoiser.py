@@ -1,4 +1,4 @@
-"""The Denoiser: what it makes of a network's output, its variables, and the size of clip64."""
+"""The Denoiser: its conversion of the network's output, its variables, and the size of clip64."""
 
 import importlib.util
 import pathlib
@@ -8,21 +8,29 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.config import Config, resolve
-from t2i_tpu.models.baseline_unet import BatchNorm
-from t2i_tpu.models.denoiser import ConditionShape, Denoiser
+from t2i_tpu.errors import UserError
+from t2i_tpu.models.conditioning import BASELINE_CONDITIONERS, CONDITIONERS, ConditionSpec
+from t2i_tpu.models.denoiser import build_denoiser
 
 ROOT = pathlib.Path(__file__).parents[2]
-SHAPES = {
-    "embedding": ConditionShape("embedding", (6,)),
-    "label": ConditionShape("label", (), 3),
-    "tokens": ConditionShape("tokens", (5,), 11),
-    "sequence": ConditionShape("sequence", (6 + 5 * 3,), 5, 3),
+SPECS = {
+    "embedding": ConditionSpec("embedding", {"embedding": ((6,), "float32")}),
+    "label": ConditionSpec("label", {"label": ((), "int32")}, num_ids=3),
+    "tokens": ConditionSpec("tokens", {"tokens": ((5,), "int32")}, num_ids=11),
+    "sequence": ConditionSpec(
+        "sequence", {"embedding": ((6,), "float32"), "sequence": ((5, 3), "float32")}
+    ),
 }
+RNG = np.random.default_rng(5)
+EMBEDDING = RNG.standard_normal((2, 6)).astype("float32")
 CONDITIONS = {
-    "embedding": np.random.default_rng(5).standard_normal((2, 6)).astype("float32"),
-    "label": np.array([1, 3], "int32"),
-    "tokens": np.array([[4, 7, 0, 0, 0], [10, 2, 3, 0, 0]], "int32"),
-    "sequence": np.random.default_rng(6).standard_normal((2, 21)).astype("float32"),
+    "embedding": {"embedding": EMBEDDING},
+    "label": {"label": np.array([1, 3], "int32")},
+    "tokens": {"tokens": np.array([[4, 7, 0, 0, 0], [10, 2, 3, 0, 0]], "int32")},
+    "sequence": {
+        "embedding": EMBEDDING,
+        "sequence": RNG.standard_normal((2, 5, 3)).astype("float32"),
+    },
 }
 
 
@@ -36,8 +44,12 @@ def config(recipe="modern", **diffusion):
     return resolve(made)
 
 
-def randomised(config, kind="embedding", **kwargs):
-    denoiser = Denoiser(config, 3, SHAPES[kind], **kwargs).build_variables()
+def build(config, kind="embedding", dtype_policy="float32"):
+    return build_denoiser(config, 3, SPECS[kind], dtype_policy)
+
+
+def build_randomized(config, kind="embedding", dtype_policy="float32"):
+    denoiser = build(config, kind, dtype_policy)
     rng = np.random.default_rng(2)
     for weight in denoiser.trainable_variables:
         weight.assign(rng.standard_normal(weight.shape) * 0.3)
@@ -59,61 +71,78 @@ def inputs():
     ],
 )
 def test_denoise_by_formula(path, kind, expected):
-    denoiser = randomised(config(path=path, prediction_type=kind))
+    denoiser = build_randomized(config(path=path, prediction_type=kind))
     x, level = inputs()
-    output = np.asarray(denoiser(x, level, CONDITIONS["embedding"]))
+    output = np.asarray(denoiser(x, level, CONDITIONS["embedding"])[0])
     assert np.std(output) > 0.1
     got = denoiser.denoise(x, level, CONDITIONS["embedding"])
     level = np.asarray(level)[:, None, None, None]
     np.testing.assert_allclose(got, expected(np.asarray(x), output, level), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("recipe", ["modern", "baseline"])
-@pytest.mark.parametrize("kind", SHAPES)
-def test_every_condition_is_heard_by_every_network(kind, recipe):
-    denoiser = randomised(config(recipe), kind)
+MODELS = [
+    *(("modern", kind) for kind in CONDITIONERS),
+    *(("baseline", kind) for kind in BASELINE_CONDITIONERS),
+]
+
+
+@pytest.mark.parametrize(("recipe", "kind"), MODELS)
+def test_every_input_changes_the_output(recipe, kind):
+    denoiser = build_randomized(config(recipe), kind)
     x, level = inputs()
-    output = denoiser(x, level, CONDITIONS[kind])
-    assert output.shape == x.shape
-    other = denoiser(x, level, CONDITIONS[kind][::-1])
-    null = denoiser(x, level, np.zeros_like(CONDITIONS[kind]))
-    assert np.abs(output - other).max() > 1e-3
+    output, statistics = denoiser(x, level, CONDITIONS[kind])
+    assert output.shape == x.shape and statistics == {}
+    for field in CONDITIONS[kind]:
+        changed = CONDITIONS[kind] | {field: CONDITIONS[kind][field][::-1]}
+        assert np.abs(output - denoiser(x, level, changed)[0]).max() > 1e-3, field
+    null = denoiser(x, level, SPECS[kind].null(2))[0]
     assert np.abs(output - null).max() > 1e-3
-    assert np.abs(output - denoiser(x, level[::-1], CONDITIONS[kind])).max() > 1e-3
+    assert np.abs(output - denoiser(x, level[::-1], CONDITIONS[kind])[0]).max() > 1e-3
+
+
+def test_the_baseline_rejects_a_sequence():
+    with pytest.raises(UserError, match="config.model.conditioning is 'sequence'"):
+        build(config("baseline"), "sequence")
 
 
 def test_padding_tokens_change_no_image():
-    denoiser = randomised(config(), "tokens")
+    denoiser = build_randomized(config(), "tokens")
     x, level = inputs()
-    before = np.asarray(denoiser(x, level, CONDITIONS["tokens"]))
+    before = np.asarray(denoiser(x, level, CONDITIONS["tokens"])[0])
     table = denoiser.conditioner.table.embeddings
     table.assign(table + tf.constant([[5.0]] + [[0.0]] * 10))  # the row of padding
-    np.testing.assert_array_equal(denoiser(x, level, CONDITIONS["tokens"]), before)
+    np.testing.assert_array_equal(denoiser(x, level, CONDITIONS["tokens"])[0], before)
 
 
-@pytest.mark.parametrize("recipe", ["modern", "baseline"])
-@pytest.mark.parametrize("kind", SHAPES)
-def test_variables_have_paths_of_their_own_and_the_same_in_every_instance(kind, recipe):
-    one, two = (Denoiser(config(recipe), 3, SHAPES[kind]).build_variables() for _ in range(2))
-    paths = [variable.path for variable in one.variables]
+@pytest.mark.parametrize(("recipe", "kind"), MODELS)
+def test_paths_of_variables_are_unique_and_stable(recipe, kind):
+    first, second = (build(config(recipe), kind) for _ in range(2))
+    paths = [variable.path for variable in first.variables]
     assert len(set(paths)) == len(paths) > 20
-    assert [variable.path for variable in two.variables] == paths
-    assert [v.shape for v in two.variables] == [v.shape for v in one.variables]
+    assert [variable.path for variable in second.variables] == paths
+    assert [v.shape for v in second.variables] == [v.shape for v in first.variables]
 
 
-def test_batch_norms_are_those_of_the_baseline():
-    baseline = Denoiser(config("baseline"), 3, SHAPES["label"]).build_variables()
-    norms = baseline.batch_norms()
-    # the prompt's, one a block (down, middle, up) and the first block's second, and in the one
-    # block that attends two of self- and two of cross-attention
-    assert len(norms) == 1 + 3 + 1 + 4
-    assert {type(norm) for norm in norms} == {BatchNorm}
-    assert len(baseline.non_trainable_variables) == 2 * len(norms)
-    assert not Denoiser(config(), 3, SHAPES["label"]).build_variables().batch_norms()
+def test_batch_statistics_of_the_baseline():
+    """One for each moving statistic, by its path; the modern blocks have none."""
+    baseline = build(config("baseline"), "label")
+    x, level = inputs()
+    _, statistics = baseline(x, level, CONDITIONS["label"], training=True)
+    moving = {variable.path: variable.shape for variable in baseline.moving_statistics()}
+    assert {path: value.shape for path, value in statistics.items()} == moving
+    # The prompt's norm, one per block (down, middle, up) and the first block's second; in the one
+    # block that attends, two for self- and two for cross-attention. Each has a mean and a variance.
+    assert len(moving) == 2 * (1 + 3 + 1 + 4) == len(baseline.non_trainable_variables)
+    modern = build(config(), "label")
+    assert modern(x, level, CONDITIONS["label"], training=True)[1] == {}
+    assert not modern.moving_statistics()
 
 
 def test_mixed_precision_gives_float32_near_that_of_float32():
-    full, mixed = randomised(config()), randomised(config(), dtype="mixed_bfloat16")
+    full, mixed = (
+        build_randomized(config()),
+        build_randomized(config(), dtype_policy="mixed_bfloat16"),
+    )
     mixed.set_weights(full.get_weights())
     x, level = inputs()
     expected, got = (
@@ -125,7 +154,7 @@ def test_mixed_precision_gives_float32_near_that_of_float32():
 
 def test_mixed_precision_keeps_the_noise_level():
     """Keras casts a layer's inputs to its compute type, where 0.501 would be 0.5."""
-    denoiser, seen = Denoiser(config(), 3, SHAPES["embedding"], dtype="mixed_bfloat16"), []
+    denoiser, seen = build(config(), dtype_policy="mixed_bfloat16"), []
     network = denoiser.network
     call = network.call
 
@@ -143,6 +172,7 @@ def test_clip64_has_40_million_parameters():
     spec = importlib.util.spec_from_file_location("clip64", ROOT / "configs/clip64.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    denoiser = Denoiser(resolve(module.get_config()), 3, ConditionShape("embedding", (768,)))
+    spec = ConditionSpec("embedding", {"embedding": ((768,), "float32")})
+    denoiser = build_denoiser(resolve(module.get_config()), 3, spec, "float32")
     assert denoiser.image_shape == (64, 64, 3)
-    assert denoiser.build_variables().count_params() == pytest.approx(40e6, rel=0.1)
+    assert denoiser.count_params() == pytest.approx(40e6, rel=0.1)

@@ -1,16 +1,17 @@
-"""The modern U-Net against a second one, written in plain TensorFlow from its description.
+"""The modern U-Net against a second one, written in plain TensorFlow from this description.
 
-Stem (space to depth, 3x3); at each resolution `block_depth` residual blocks modulated by
-swish(level + condition), then self- and cross-attention with a norm before; a skip from every
-block; at the coarsest grid two matrices of the modulation vector are added; one block in the middle;
-as many blocks up as down; norm, swish, head at zero (3x3, depth to space).
+A stem (space to depth, 3x3). At each resolution, `block_depth` residual blocks modulated by
+swish(level + condition), each followed by self- and cross-attention behind a norm, with a skip from
+every block. At the coarsest grid, the modulation vector times two matrices is added, and one block
+follows. As many blocks up as down. A norm, swish, and a head that starts at zero (3x3, depth to
+space).
 """
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.models.conditioning import Condition
+from t2i_tpu.models.conditioning import EncodedCondition
 from t2i_tpu.models.unet import UNet
 
 SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM = 8, 3, (8, 16), 2, (False, True), 12
@@ -27,11 +28,11 @@ def inputs(seed=0):
     return (
         tf.constant(x),
         tf.constant(level),
-        Condition(*map(tf.constant, (vector, sequence, mask))),
+        EncodedCondition(*map(tf.constant, (vector, sequence, mask))),
     )
 
 
-def randomised(patch_size, cross_attention=True):
+def build_randomized(patch_size, cross_attention=True):
     network = UNet(
         SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, patch_size, DIM, cross_attention, name="unet"
     )
@@ -47,7 +48,7 @@ def randomised(patch_size, cross_attention=True):
 
 
 class Literal:
-    """The same function of the same weights, found by their paths."""
+    """Computes the same function from the same weights, which it finds by their paths."""
 
     def __init__(self, network, patch_size):
         self.patch_size = patch_size
@@ -129,34 +130,35 @@ class Literal:
 
 
 @pytest.mark.parametrize(("patch_size", "cross_attention"), [(1, True), (2, True), (2, False)])
-def test_it_is_the_literal_network_and_has_no_weight_more(patch_size, cross_attention):
-    network = randomised(patch_size, cross_attention)
+def test_the_literal_network_gives_the_same_and_uses_every_weight(patch_size, cross_attention):
+    network = build_randomized(patch_size, cross_attention)
     x, level, condition = inputs()
     if not cross_attention:
-        condition = Condition(condition.vector)
+        condition = EncodedCondition(condition.vector)
     literal = Literal(network, patch_size)
     expected = literal(x, level, condition)
     assert np.std(expected) > 0.1
-    np.testing.assert_allclose(network(x, level, *condition), expected, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(network(x, level, *condition)[0], expected, atol=1e-3, rtol=1e-3)
     assert not literal.unused
 
 
-def test_it_starts_at_zero():
+def test_the_initial_output_is_zero():
     network = UNet(SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, cross_attention=False)
     x, level, condition = inputs()
-    output = network(x, level, condition.vector)
+    output, _ = network(x, level, condition.vector)
     assert output.shape == x.shape
     assert not np.any(output)
 
 
 def test_a_masked_token_changes_nothing():
-    network = randomised(2)
+    network = build_randomized(2)
     x, level, condition = inputs()
-    sequence = tf.where(condition.mask[..., None], condition.sequence, 9.0)
-    before = network(x, level, *condition)
-    np.testing.assert_array_equal(network(x, level, *condition._replace(sequence=sequence)), before)
+    sequence = tf.where(condition.attend_to[..., None], condition.sequence, 9.0)
+    before = network(x, level, *condition)[0]
+    masked = network(x, level, *condition._replace(sequence=sequence))[0]
+    np.testing.assert_array_equal(masked, before)
     changed = condition._replace(sequence=condition.sequence + 1.0)
-    assert np.abs(network(x, level, *changed) - before).max() > 1e-3
+    assert np.abs(network(x, level, *changed)[0] - before).max() > 1e-3
 
 
 def test_mixed_precision_keeps_the_level(monkeypatch):

@@ -1,4 +1,4 @@
-"""Whole generation against literal loops in numpy, with a toy denoiser whose every value is known."""
+"""Complete generation against literal loops in numpy, with a toy denoiser of known values."""
 
 from itertools import pairwise
 
@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from t2i_tpu.config import Config, SampleConfig, resolve
 from t2i_tpu.diffusion.path import linear
-from t2i_tpu.models.denoiser import ConditionShape, Denoiser
-from t2i_tpu.sample.generate import generate, seeded_noise, to_uint8
+from t2i_tpu.models.conditioning import ConditionSpec
+from t2i_tpu.models.denoiser import build_denoiser
+from t2i_tpu.sample.generate import draw_noise, generate, to_uint8
 
 NOISE = np.random.default_rng(0).standard_normal((3, 4, 4, 2))
 CONDITION = np.array([[1.5, -0.5], [0.0, 2.0], [-1.0, -1.0]])
@@ -30,16 +31,19 @@ class Toy:
     def denoise(self, x, noise_level, condition):
         self.calls += 1
         level = noise_level[:, None, None, None]
-        return tf.tanh(x * (2 - level) + condition[:, None, None, :]) * 1.5
+        return tf.tanh(x * (2 - level) + condition["toy"][:, None, None, :]) * 1.5
 
 
-def drawn(sample, toy=None, **compiled):
-    run = tf.function(lambda c, z: generate(toy or Toy(), c, z, sample), **compiled)
+def draw(sample, toy=None, **compiled):
+    @tf.function(**compiled)
+    def run(values, noise):
+        return generate(toy or Toy(), {"toy": values}, noise, tf.range(3), sample)
+
     return np.asarray(run(tf.constant(CONDITION, tf.float32), tf.constant(NOISE, tf.float32)))
 
 
 def literal_baseline(guidance_scale, percentile, steps):
-    """design.md, section 1: the baseline's sampler, but one percentile for each image."""
+    """Return the images of the baseline's sampler, but with one percentile for each image."""
     levels = 1 - np.power(np.arange(0.0001, 0.99, 1 / steps), 1 / 3)
     levels[-1] = 0.01
     x, null = NOISE.copy(), np.zeros_like(CONDITION)
@@ -60,7 +64,7 @@ def test_the_baselines_sampler(guidance_scale, steps):
     assert sample == SampleConfig("ddim", "baseline", 35, 3.0, 99.5)
     sample.guidance_scale, sample.steps = guidance_scale, steps
     expected = literal_baseline(guidance_scale, 99.5, steps)
-    np.testing.assert_allclose(drawn(sample), expected, atol=2e-4)
+    np.testing.assert_allclose(draw(sample), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("guidance_scale", [2.0, 1.0])
@@ -71,7 +75,7 @@ def test_clipping_and_uniform_levels(guidance_scale):
         x0 = guidance_scale * numpy_toy(x, n, CONDITION)
         x0 = np.clip(x0 + (1 - guidance_scale) * numpy_toy(x, n, null), -1, 1)
         x = ((n - n_next) * x0 + n_next * x) / n
-    got = drawn(SampleConfig("ddim", "uniform", 12, guidance_scale, 0.0))
+    got = draw(SampleConfig("ddim", "uniform", 12, guidance_scale, 0.0))
     np.testing.assert_allclose(got, x, atol=1e-4)
 
 
@@ -80,38 +84,38 @@ class Gaussian(Toy):
 
     def denoise(self, x, noise_level, condition):
         sigma = noise_level[:, None, None, None]
-        mean, alpha, variance = 0.2 * condition[:, None, None, :], 1 - sigma, 0.15**2
+        mean, alpha, variance = 0.2 * condition["toy"][:, None, None, :], 1 - sigma, 0.15**2
         gain = alpha * variance / (alpha**2 * variance + sigma**2)
         return mean + gain * (x - alpha * mean)
 
 
 @pytest.mark.parametrize(("sampler", "tolerance"), [("ddim", 0.04), ("dpmpp_2m", 0.004)])
-def test_it_ends_where_the_flow_of_known_data_does(sampler, tolerance):
-    """In closed form: noise z ends as mean + std z."""
-    got = drawn(SampleConfig(sampler, "shifted", 80, 1.0, 0.0), Gaussian())
+def test_the_result_is_the_end_of_the_flow_in_closed_form(sampler, tolerance):
+    """Noise z ends as mean + std z."""
+    got = draw(SampleConfig(sampler, "shifted", 80, 1.0, 0.0), Gaussian())
     expected = 0.2 * CONDITION[:, None, None, :] + 0.15 * NOISE
     np.testing.assert_allclose(got, expected, atol=tolerance)
 
 
 def test_no_python_runs_per_step():
     toy = Toy()
-    drawn(SampleConfig("dpmpp_2m", "shifted", 50, 2.0, 99.5), toy)
+    draw(SampleConfig("dpmpp_2m", "shifted", 50, 2.0, 99.5), toy)
     assert toy.calls == 1
 
 
 @pytest.mark.host_xla
-def test_it_compiles_with_xla():
+def test_generate_compiles_with_xla():
     sample = SampleConfig("ddim", "baseline", 10, 3.0, 99.5)
     np.testing.assert_allclose(
-        drawn(sample, jit_compile=True), literal_baseline(3.0, 99.5, 10), atol=2e-4
+        draw(sample, jit_compile=True), literal_baseline(3.0, 99.5, 10), atol=2e-4
     )
 
 
 def test_a_seeds_noise_does_not_depend_on_its_batch():
     seeds = np.array([7, 2**31, 9, 0, 1])
-    together = np.asarray(seeded_noise(seeds, (3, 3, 1)))
+    together = np.asarray(draw_noise(seeds, (3, 3, 1)))
     for index in range(len(seeds)):
-        alone = np.asarray(seeded_noise(seeds[index : index + 1], (3, 3, 1)))
+        alone = np.asarray(draw_noise(seeds[index : index + 1], (3, 3, 1)))
         np.testing.assert_array_equal(together[index : index + 1], alone)
     assert np.abs(together[0] - together[1]).min() > 0
 
@@ -122,14 +126,16 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch():
     config.model.widths, config.model.attention_levels = (8, 8), (False, True)
     config.model.block_depth = config.model.patch_size = 1
     config = resolve(config)
-    denoiser = Denoiser(config, 3, ConditionShape("label", (), 4)).build_variables()
+    spec = ConditionSpec("label", {"label": ((), "int32")}, num_ids=4)
+    denoiser = build_denoiser(config, 3, spec, "float32")
     rng = np.random.default_rng(0)
     for weight in denoiser.trainable_variables:
         weight.assign(rng.standard_normal(weight.shape) * 0.2)
 
     def images(labels, seeds):
-        noise = seeded_noise(np.array(seeds), denoiser.image_shape)
-        return np.asarray(generate(denoiser, tf.constant(labels), noise, config.sample))
+        noise = draw_noise(np.array(seeds), denoiser.image_shape)
+        condition = {"label": tf.constant(labels)}
+        return np.asarray(generate(denoiser, condition, noise, np.array(seeds), config.sample))
 
     together, others = images([1, 3, 2], [5, 6, 7]), images([4, 3, 4], [1, 6, 0])
     assert together.std() > 0.05

@@ -1,4 +1,4 @@
-"""Pictures hold the pixels they were given; the preview is one grid from fixed seeds."""
+"""Pictures contain the pixels they were given; a preview is one grid from fixed seeds."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,8 @@ from PIL import Image, ImageFont
 from t2i_tpu.config import PreviewConfig
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.sample import pictures
-from t2i_tpu.sample.generator import Generator
+from t2i_tpu.sample.generator import Generator, build_generator
 from t2i_tpu.sample.preview import Preview
-from t2i_tpu.train.state import make_denoiser
 from tests import tiny
 
 
@@ -18,8 +17,8 @@ def enlarge(image, scale):
     return np.kron(image, np.ones((scale, scale, 1), np.uint8))
 
 
-def holds(picture, part):
-    """Whether an array lies somewhere in a picture, pixel by pixel."""
+def contains(picture, part):
+    """Return whether a picture contains an array, pixel by pixel."""
     page = np.asarray(picture)
     height, width, _ = part.shape
     rows, columns = np.nonzero(np.all(page == part[0, 0], axis=-1))
@@ -29,7 +28,7 @@ def holds(picture, part):
     )
 
 
-def test_enlarged_repeats_pixels_up_to_64():
+def test_enlarge_repeats_pixels_up_to_64():
     image = np.random.default_rng(0).integers(0, 256, (28, 28, 3)).astype(np.uint8)
     np.testing.assert_array_equal(pictures.enlarge(image), enlarge(image, 3))
     np.testing.assert_array_equal(pictures.enlarge(image, 2), enlarge(image, 2))
@@ -46,36 +45,38 @@ def test_a_strip_goes_from_left_to_right():
     np.testing.assert_array_equal(strip[:, 64:128], enlarge(images[1], 2))
 
 
-def test_a_grid_holds_every_image_in_its_section():
+def test_a_grid_contains_every_image_in_its_section():
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
-    long = "a caption that is far too long for the cell that it has, so that it is cut"
+    long = "a caption that is far too long for its cell and is therefore cut"
     first, second = images[:3], images[3:]
 
-    def drawn(caption, title="second", other="short"):
+    def draw(caption, title="second", other="short"):
         sections = [("first", [(image, caption) for image in first])]
         return pictures.draw_grid(
             [*sections, (title, [(image, other) for image in second])], columns=2
         )
 
-    grid = drawn(long)
+    grid = draw(long)
     rows = [
-        next(y for y in range(grid.height) if holds(grid.crop((0, y, grid.width, y + 64)), big))
+        next(y for y in range(grid.height) if contains(grid.crop((0, y, grid.width, y + 64)), big))
         for big in (enlarge(image, 2) for image in images)
     ]
     assert rows[0] == rows[1] < rows[2] < rows[3] == rows[4]
-    np.testing.assert_array_equal(grid, drawn(long + "!"))  # what is cut off does not show
-    assert np.any(np.asarray(drawn(long, other="other")) != np.asarray(grid))
+    np.testing.assert_array_equal(
+        grid, draw(long + "!")
+    )  # the part that is cut off does not matter
+    assert np.any(np.asarray(draw(long, other="other")) != np.asarray(grid))
     # A title is not cut, over however few images.
-    titled = drawn(long, long * 3)
+    titled = draw(long, long * 3)
     assert titled.height > grid.height and titled.width == grid.width
-    changed = drawn(long, long * 3 + "!")
+    changed = draw(long, long * 3 + "!")
     assert changed.size == titled.size and np.any(np.asarray(changed) != np.asarray(titled))
 
 
 @pytest.mark.parametrize(
     "text", ["", "one", "a caption of some length " * 5, "x" * 99, "ein 赤" * 40]
 )
-def test_wrapped_lines_fit_and_lose_nothing(text):
+def test_wrapped_lines_fit_and_keep_all_text(text):
     font = ImageFont.load_default(11)
     lines = pictures._wrap(text, font, 90)
     assert all(font.getlength(line) <= 90 for line in lines)
@@ -104,8 +105,7 @@ def drawing(squares):
     dataset = open_dataset(str(squares), "embedding", 16)
     reduction = tf.distribute.ReductionToOneDevice()
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], reduction)
-    with strategy.scope():
-        denoiser = make_denoiser(config, dataset.manifest)
+    denoiser = build_generator(config, dataset.manifest, strategy, "float32", False).denoiser
     for index, weight in enumerate(denoiser.trainable_variables):
         noise = np.random.default_rng(index).normal(size=weight.shape)
         weight.assign(weight + 0.1 * noise)
@@ -113,34 +113,32 @@ def drawing(squares):
 
 
 def test_an_image_does_not_depend_on_the_others(drawing):
-    """Alone, in any place of a batch, in a full or a filled one: the same bytes."""
+    """Its bytes are the same alone, at any place of a batch, and in a full or padded batch."""
     _, generator = drawing
     assert generator.batch_size == 4
     rng = np.random.default_rng(0)
-    conditions = rng.normal(size=(7, 128)).astype(np.float32)
-    noise = generator.noise(np.arange(7))
-    images = generator.images(conditions, noise)
+    embeddings, seeds = rng.normal(size=(7, 128)).astype(np.float32), np.arange(7)
+    images = generator.draw({"embedding": embeddings}, seeds)
     assert images.shape == (7, 16, 16, 3) and images.dtype == np.uint8
     assert len({image.tobytes() for image in images}) == 7
     order = np.array([6, 3, 0, 5, 1])
-    np.testing.assert_array_equal(generator.images(conditions[order], noise[order]), images[order])
-    for index in (0, 6):
-        one = slice(index, index + 1)
-        np.testing.assert_array_equal(generator.images(conditions[one], noise[one]), images[one])
-    other = generator.images(conditions[:1] + 1.0, noise[:1])
+    for rows in (order, slice(0, 1), slice(6, 7)):
+        drawn = generator.draw({"embedding": embeddings[rows]}, seeds[rows])
+        np.testing.assert_array_equal(drawn, images[rows])
+    other = generator.draw({"embedding": embeddings[:1] + 1.0}, seeds[:1])
     assert np.any(other != images[:1])
 
 
 def test_noise_is_a_function_of_its_seed(drawing):
     _, generator = drawing
-    noise = generator.noise(np.array([3, 9, 2**31]))
-    np.testing.assert_array_equal(generator.noise(np.array([9]))[0], noise[1])
+    noise = generator.noise_of(np.array([3, 9, 2**31]))
+    np.testing.assert_array_equal(generator.noise_of(np.array([9]))[0], noise[1])
     assert abs(noise.mean()) < 0.2 and abs(noise.std() - 1) < 0.2
 
 
 def test_the_preview_is_the_same_grid_again(drawing):
-    """Wanted captions first, training and held-out ones, each drawn from its place as seed, with
-    the real image on its right."""
+    """Wanted captions come first. Each image's seed is its index, and the real image is on its
+    right."""
     dataset, generator = drawing
     captions = ("green square train 5", "red square train 0")
     preview = Preview(PreviewConfig(captions, num_train=3, num_heldout=2), dataset)
@@ -150,9 +148,10 @@ def test_the_preview_is_the_same_grid_again(drawing):
     np.testing.assert_array_equal(grid, preview.draw(generator))
     examples = [example for section in preview.sections.values() for example in section]
     for seed, example in enumerate(examples):
-        assert np.linalg.norm(example["condition"]) == pytest.approx(1, abs=1e-5)
-        drawn = generator.images(example["condition"][None], generator.noise(np.array([seed])))[0]
+        embedding = example["condition"]["embedding"]
+        assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
+        (drawn,) = generator.draw({"embedding": embedding[None]}, np.array([seed]))
         pair = np.concatenate([drawn, example["image"]], axis=1)
-        assert holds(grid, enlarge(pair, 4))
+        assert contains(grid, enlarge(pair, 4))
     without = Preview(PreviewConfig((), num_train=2, num_heldout=0), dataset)
     assert len(without.sections) == 1 and without.draw(generator).height < grid.height

@@ -1,4 +1,4 @@
-"""Gradients that stay infinite or NaN: where it began is named, and a run can go back."""
+"""Gradients that stay infinite or NaN: the first bad value is named, and a run can roll back."""
 
 import json
 import re
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.errors import UserError
 from t2i_tpu.run import checkpoint_store
-from t2i_tpu.train import nonfinite
+from t2i_tpu.train.nonfinite import find_first_nonfinite
+from t2i_tpu.train.step import corrupt_batch
 from tests import tiny
 
 
@@ -19,18 +19,18 @@ def run(squares):
 
 
 @pytest.fixture
-def located(run):
-    """`located(changed)`: what is said of step 0 of a batch that `changed` may change."""
+def find(run):
+    """`find(change)` names the first bad value in step 0 of a batch that `change` may change."""
 
-    def located(changed=lambda batch: batch):
+    def find_in_step_0(change=lambda batch: batch):
         batches = run.dataset.batches(run.config.seed, 8, 8, 0).take(1)
-        return nonfinite.located(run.config, run.state, map(changed, batches), 0)
+        return find_first_nonfinite(run.config, run.state, map(change, batches), 0)
 
-    return located
+    return find_in_step_0
 
 
-def test_nothing_to_find(located):
-    assert located().startswith("computed again it is finite")
+def test_nothing_to_find(find):
+    assert find().startswith("recomputing the step gives finite values")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_nothing_to_find(located):
         ("unet/head/kernel", np.nan, "weight denoiser/unet/head/kernel is the first"),
     ],
 )
-def test_the_first_layer_is_named(run, located, path, value, what):
+def test_the_first_layer_is_named(run, find, path, value, what):
     (index,) = (
         index
         for index, variable in enumerate(run.state.denoiser.trainable_variables)
@@ -57,43 +57,43 @@ def test_the_first_layer_is_named(run, located, path, value, what):
     kept = weight.numpy()
     weight.assign(np.full(kept.shape, value))
     try:
-        assert located().startswith(what)
+        assert find().startswith(what)
     finally:
         weight.assign(kept)
-    assert located().startswith("computed again it is finite")  # and no layer is left watched
+    assert find().startswith(
+        "recomputing the step gives finite values"
+    )  # and no layer is watched any longer
 
 
-def test_a_gradient_is_named_where_the_outputs_are_finite(run, located):
+def test_a_gradient_is_named_if_the_outputs_are_finite(run, find):
     scale = run.state.loss_scale.numpy()
     run.state.loss_scale.assign(np.inf)
     try:
-        assert located().startswith("the gradient at the output of denoiser is the first")
+        assert find().startswith("the gradient at the output of denoiser is the first")
     finally:
         run.state.loss_scale.assign(scale)
 
 
-def test_the_bands_are_those_of_the_examples_that_went_wrong(run, located):
-    """One example's condition is NaN: its noise level's band alone, by the levels of the step."""
-    from t2i_tpu.train.step import corrupted
-
+def test_the_bands_are_those_of_the_bad_examples(run, find):
+    """If one example's condition is NaN, only the band of its noise level is named."""
     (batch,) = run.dataset.batches(run.config.seed, 8, 8, 0).take(1)
     path = run.state.denoiser.diffusion_path
-    examples = corrupted(run.config, path, batch, tf.constant(0, tf.int64))
+    examples = corrupt_batch(run.config, path, batch, tf.constant(0, tf.int64))
     seen = set()
     for row, level in enumerate(examples["noise_level"].numpy()):
-        if not examples["condition"].numpy()[row].any():
-            continue  # it lost its condition
+        if not examples["condition"]["embedding"].numpy()[row].any():
+            continue  # its condition was dropped
 
-        def changed(batch, row=row):
-            condition = batch["condition"].numpy()
-            condition[row, 3] = np.nan
-            return batch | {"condition": tf.constant(condition)}
+        def change(batch, row=row):
+            embedding = batch["condition"]["embedding"].numpy()
+            embedding[row, 3] = np.nan
+            return batch | {"condition": {"embedding": tf.constant(embedding)}}
 
         low = np.floor(level * 4) / 4
         expected = (
-            f"the data's condition is the first, at noise levels {low:.2f} to {low + 0.25:.2f}"
+            f"the data's embedding is the first, at noise levels {low:.2f} to {low + 0.25:.2f}"
         )
-        assert located(changed) == expected
+        assert find(change) == expected
         seen.add(low)
     assert len(seen) > 1
 
@@ -110,35 +110,12 @@ def test_skipped_steps_in_a_row_are_counted(squares):
     assert run.state.skipped_in_a_row.numpy() == 0
 
 
-def test_the_checkpoint_to_go_back_to(tmp_path):
-    for step in (10, 20, 30, 40):
-        (tmp_path / "checkpoints").mkdir(exist_ok=True)
-        (tmp_path / "checkpoints" / f"step-{step}.index").touch()
-        checkpoint_store.commit(str(tmp_path), step, {})
-    rollbacks = nonfinite.Rollbacks(str(tmp_path))
-    assert rollbacks.learning_rate_scale == 1
-    expected = [(35, 30), (30, 20), (45, 40), (25, 10), (41, 0), (9, 0)]
-    for count, (began, to) in enumerate(expected):
-        assert rollbacks.target(str(tmp_path), began) == to
-        if to:
-            rollbacks.add(began + 3, to, write=True)
-            rollbacks = nonfinite.Rollbacks(str(tmp_path))  # as a resumed run reads it
-            assert rollbacks.learning_rate_scale == 0.5 ** (count + 1)
+def test_a_learning_rate_that_is_too_high(squares, tmp_path, launch):
+    """The learning rate grows until the squares of the weights overflow float32.
 
-
-@pytest.mark.parametrize("text", ["", "[", "{}", "[3]", '[{"at": 3}]', '[{"at": 3, "to": "x"}]'])
-def test_a_damaged_record_of_it(tmp_path, text):
-    (tmp_path / "rollbacks.json").write_text(text)
-    if text == "{}":
-        assert nonfinite.Rollbacks(str(tmp_path)).records == []
-        return
-    with pytest.raises(UserError, match="rollbacks.json is damaged"):
-        nonfinite.Rollbacks(str(tmp_path))
-
-
-def test_a_run_that_overshoots(squares, tmp_path, launch):
-    """A learning rate that grows until the weights are too large for float32 to square: the run
-    stops, saves nothing that is not finite, and with the flag goes back until it is low enough."""
+    The run stops without saving anything that is not finite. With the flag, it rolls back until the
+    learning rate is low enough.
+    """
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]

@@ -39,7 +39,7 @@ class Updates:
     @tf.function
     def __call__(self, gradients):
         def update(gradients):
-            return optimizer.apply_gradients(self.state, self.config.train, gradients, [])
+            return optimizer.apply_gradients(self.state, self.config.train, gradients, {})
 
         return self.strategy.run(update, (gradients,))
 

@@ -16,7 +16,7 @@ from t2i_tpu.diffusion.path import PATHS
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.checkpoint_store import Retention
 from t2i_tpu.run.strategy import make_strategy
-from t2i_tpu.train.step import corrupted
+from t2i_tpu.train.step import corrupt_batch
 from tests import tiny
 from tests.launch import launcher
 
@@ -121,8 +121,8 @@ def looks(config, strategy, start, count):
         step = tf.constant(step, tf.int64)
 
         def see(batch, step=step):
-            examples = corrupted(config, PATHS[config.diffusion.path], batch, step)
-            return examples | {"slot": batch["slot"]}
+            examples = corrupt_batch(config, PATHS[config.diffusion.path], batch, step)
+            return examples | examples.pop("condition") | {"slot": batch["slot"]}
 
         examples = strategy.run(see, (next(iterator),))
         yield {
