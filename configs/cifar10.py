@@ -1,9 +1,11 @@
-"""CIFAR-10, 32x32, ten classes.
+"""CIFAR-10: ten classes, 32x32 pixels.
 
   python launch/train.py --config=configs/cifar10.py --workdir=runs/cifar10
 
-Data: tensorflow-datasets downloads it (extra `data`). Hardware: one GPU with 16 GB or a TPU v3-8;
-not a CPU (21M parameters). Not yet trained to the end by us: no score is claimed.
+Data: downloaded by tensorflow-datasets (extra `data`).
+Model: 21 million parameters.
+Hardware: one GPU with 16 GB, or a TPU v3-8. A CPU is too slow.
+Result: unknown. We have not trained this config to the end.
 """
 
 from t2i_tpu.config import Config

@@ -1,8 +1,8 @@
-"""CIFAR-100, 32x32, a hundred classes: the CIFAR-10 config on other data.
+"""CIFAR-100: 100 classes, 32x32 pixels. The config of CIFAR-10 with other data.
 
   python launch/train.py --config=configs/cifar100.py --workdir=runs/cifar100
 
-Data, hardware and state: as configs/cifar10.py.
+Data, model, hardware and result: as for configs/cifar10.py.
 """
 
 from cifar10 import get_config as cifar10

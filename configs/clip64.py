@@ -1,12 +1,14 @@
-"""Text to image at 64x64 from precomputed CLIP embeddings: the size of the baseline's model.
+"""Text to image at 64x64 pixels from precomputed CLIP embeddings, at the size of the baseline.
 
   python launch/train.py --config=configs/clip64.py --workdir=gs://bucket/runs/clip64 \\
       --config.data.source=shards:gs://bucket/laion64
 
-Data: a folder of our shards, on disk or gs://, of images of 64 pixels with an embedding each
-(docs/data.md). Model: 40M parameters. Hardware: one GPU with 16 GB or a TPU v3-8. The baseline took
-60 hours on one V100 for 60 epochs of 600k images; this config has not been trained to the end by
-us, so no score is claimed.
+Data: your own, as a folder of shards with images of 64x64 pixels and their embeddings, local or on
+gs://. See docs/data.md.
+Model: 40 million parameters.
+Hardware: one GPU with 16 GB, or a TPU v3-8.
+Time: unknown. The baseline trained for 60 hours on one V100, 60 epochs of 600,000 images.
+Result: unknown. We have not trained this config to the end.
 """
 
 from t2i_tpu.config import Config

@@ -1,10 +1,14 @@
-"""Text to image at 32x32 on the emoji that ship with the package.
+"""Text to image at 32x32 pixels on the emoji that ship with the package.
 
-  make train-gpu    or    python launch/train.py --config=configs/emoji32.py --workdir=runs/emoji32
+  make train
+  python launch/train.py --config=configs/emoji32.py --workdir=runs/emoji32
 
-Data: 3,430 Noto emoji with captions and embeddings, 356 held out. Model: 12.1M parameters.
-Hardware: a CPU of two cores with bfloat16, 18 minutes; GPUs not measured. Expect 13 or 14 of the
-preview's 16 things to be recognised, and held-out people in the right skin tone and dress.
+Data: 3,430 Noto emoji with captions and embeddings, and 356 held-out ones.
+Model: 12.1 million parameters.
+Hardware: two CPU cores with bfloat16, or more. We have not measured GPUs.
+Time: 18 minutes on two CPU cores.
+Result: 13 or 14 of the 16 objects in the preview are recognizable, and held-out people have the right
+skin tone and clothes.
 """
 
 from t2i_tpu.config import Config
@@ -18,7 +22,8 @@ def get_config() -> Config:
     config.model.attention_levels = (False, True, True)
     config.model.embedding_dim = 256
     config.sample.guidance_scale = 2.5
-    config.train.global_batch_size = 32  # small: in a quarter of an hour, updates are what is short
+    # In a quarter of an hour, many small batches are better than few large ones.
+    config.train.global_batch_size = 32
     config.train.learning_rate = 7e-4
     config.train.ema_stds = (0.05,)
     config.train.total_steps = 3300

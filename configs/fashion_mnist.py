@@ -1,11 +1,13 @@
-"""Fashion MNIST, 28x28, ten classes.
+"""Fashion MNIST: ten classes, 28x28 pixels.
 
   python launch/train.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist \\
       --config.data.source=idx:/usr/share/datasets/fashion-mnist
 
-Data: the four original files, as Debian's package dataset-fashion-mnist has them; without the last
-flag tensorflow-datasets downloads it (extra `data`). Hardware: a CPU of two cores with bfloat16, 11
-to 15 minutes; GPUs not measured. Expect garments of all ten classes that one tells apart.
+Data: the four original files, as Debian's package dataset-fashion-mnist installs them. Without the
+last flag, tensorflow-datasets downloads the data (extra `data`).
+Hardware: two CPU cores with bfloat16, or more. We have not measured GPUs.
+Time: 11 to 15 minutes on two CPU cores.
+Result: clothes of all ten classes that are easy to tell apart.
 """
 
 from t2i_tpu.config import Config
@@ -27,7 +29,7 @@ def get_config() -> Config:
     config.train.preview_every = 500
     config.train.checkpoint_every = 500
     config.preview.num_train = 10
-    config.preview.num_heldout = 0  # its captions are the same ten words
+    config.preview.num_heldout = 0  # held-out images have the same ten captions
     config.preview.captions = (
         "T-shirt/top",
         "Trouser",

@@ -1,9 +1,10 @@
-"""MNIST, 28x28, ten digits: the Fashion MNIST config on other data.
+"""MNIST: ten digits, 28x28 pixels. The config of Fashion MNIST with other data.
 
   python launch/train.py --config=configs/mnist.py --workdir=runs/mnist
 
-Data: tensorflow-datasets downloads it (extra `data`); or --config.data.source=idx:FOLDER with the
-four original files. Hardware, time and result: as configs/fashion_mnist.py.
+Data: downloaded by tensorflow-datasets (extra `data`). With --config.data.source=idx:FOLDER, the four
+original files.
+Hardware, time and result: as for configs/fashion_mnist.py.
 """
 
 from fashion_mnist import get_config as fashion_mnist
