@@ -1,7 +1,7 @@
 """One replica's share of a training step, and the device loop that repeats it.
 
-A training scalar is an entry of the metrics that `replica_step` returns. Metrics are summed over
-the replicas and the steps of a log line, and train/metrics.py divides the sums by the steps.
+To add a training scalar, name it in METRICS and compute it in `replica_step`. Metrics are summed
+over the replicas and the steps of a log line, and train/metrics.py divides the sums by the steps.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,14 @@ Metrics = dict[str, tf.Tensor]  # float32 scalars
 NUM_BANDS = 4
 BAND_NAMES = tuple(
     f"{band / NUM_BANDS:.2f}_to_{(band + 1) / NUM_BANDS:.2f}" for band in range(NUM_BANDS)
+)
+# The device loop must know the metrics before the step is traced.
+METRICS = (
+    *(f"loss/{name}" for name in BAND_NAMES),
+    *(f"examples/{name}" for name in BAND_NAMES),
+    "gradient_norm",
+    "skipped_steps",
+    "steps",
 )
 
 # To add a loss, register it here; its name must also be a choice of `DiffusionConfig.loss`.
@@ -164,14 +172,14 @@ def make_device_loop(
       A tf.function (iterator, number of steps) -> (metrics, seconds), of the steps' summed metrics
       and the time spent waiting for input.
     """
-    names = []  # of the metrics, known once the step is traced
 
     # Only the loop itself needs autograph.
     @tf.autograph.experimental.do_not_convert
     def packed_step(batch):
         metrics = replica_step(batch)
-        names[:] = metrics
-        return tf.stack(list(metrics.values()))
+        if metrics.keys() != set(METRICS):
+            raise ValueError(f"the step returns {sorted(metrics)}, but METRICS is {METRICS}")
+        return tf.stack([metrics[name] for name in METRICS])
 
     @tf.autograph.experimental.do_not_convert
     def run_step(batch):
@@ -181,12 +189,8 @@ def make_device_loop(
 
     @tf.function
     def device_loop(iterator, num_steps):
-        # The number of metrics is not known before the step is traced.
-        total, waited = tf.zeros([1]), tf.zeros([], tf.float64)
+        total, waited = tf.zeros([len(METRICS)]), tf.zeros([], tf.float64)
         for _ in tf.range(num_steps):
-            tf.autograph.experimental.set_loop_options(
-                shape_invariants=[(total, tf.TensorShape([None]))]
-            )
             begin = tf.timestamp()
             with tf.control_dependencies([begin, waiting.assign(True, read_value=False)]):
                 batch = next(iterator)
@@ -196,6 +200,6 @@ def make_device_loop(
                 waited += tf.timestamp() - begin
                 waiting.assign(False, read_value=False)
             total += run_step(batch)
-        return dict(zip(names, tf.unstack(total, num=len(names)), strict=True)), waited
+        return dict(zip(METRICS, tf.unstack(total), strict=True)), waited
 
     return device_loop
