@@ -1,4 +1,4 @@
-"""The config: what a user can get wrong is one line that names the field; what recipes fill in."""
+"""The config: a wrong value gives one line that names the field, and recipes fill in the rest."""
 
 import dataclasses
 import importlib.util
@@ -8,10 +8,29 @@ import pathlib
 import pytest
 
 from t2i_tpu import config as config_lib
-from t2i_tpu.config import Config, differences, from_dict, from_json, resolve, to_json
+from t2i_tpu.config import (
+    Config,
+    ModelConfig,
+    differences,
+    from_dict,
+    from_json,
+    resolve,
+    to_json,
+)
+from t2i_tpu.data.conditions import CONDITIONINGS, get_conditioning
+from t2i_tpu.diffusion.noise_levels import NOISE_LEVELS
+from t2i_tpu.diffusion.path import PATHS
+from t2i_tpu.diffusion.prediction import LOSS_WEIGHTS, PREDICTIONS
+from t2i_tpu.diffusion.samplers import LEVELS, SAMPLERS
 from t2i_tpu.errors import UserError
+from t2i_tpu.models.conditioning import BASELINE_CONDITIONERS, CONDITIONERS
+from t2i_tpu.options import get_choices
+from t2i_tpu.recipes import RECIPES
+from t2i_tpu.train.step import LOSSES
+from tools.describe_config import describe_config
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
 def resolved_with(name, value, recipe="modern"):
@@ -21,7 +40,7 @@ def resolved_with(name, value, recipe="modern"):
     return resolve(from_dict(values))
 
 
-def refusal(name, value, recipe="modern"):
+def rejection(name, value, recipe="modern"):
     with pytest.raises(UserError) as caught:
         resolved_with(name, value, recipe)
     message = str(caught.value)
@@ -37,37 +56,53 @@ def load(path):
     return module
 
 
-CHOICES = {
-    "recipe": "baseline modern",
-    "data.on_damage": "raise skip",
-    "model.conditioning": "embedding sequence label tokens",
-    "model.blocks": "modern baseline",
-    "diffusion.path": "linear cosine",
-    "diffusion.prediction_type": "denoised noise v velocity",
-    "diffusion.noise_levels": "half_normal uniform logit_normal shifted",
-    "diffusion.loss": "absolute squared",
-    "diffusion.loss_weight": "uniform min_snr velocity",
-    "sample.sampler": "ddim dpmpp_2m",
-    "sample.levels": "baseline uniform shifted",
-    "train.decay": "constant cosine",
-    "train.dtype_policy": "auto float32 mixed_bfloat16 mixed_float16",
-    "train.jit_compile": "auto on off",
+CHOICES = {name: get_choices(field) for name, field in config_lib.fields().items()}
+CHOICES = {name: choices for name, choices in CHOICES.items() if choices}
+# The implementations of the choices, by the field that selects them.
+TABLES = {
+    "recipe": RECIPES,
+    "diffusion.path": PATHS,
+    "diffusion.prediction_type": PREDICTIONS,
+    "diffusion.noise_levels": NOISE_LEVELS,
+    "diffusion.loss": LOSSES,
+    "diffusion.loss_weight": LOSS_WEIGHTS,
+    "sample.sampler": SAMPLERS,
+    "sample.levels": LEVELS,
 }
 
 
-def test_every_choice_is_listed_here():
-    assert {name: " ".join(choices) for name, choices in config_lib.CHOICES.items()} == CHOICES
+@pytest.mark.parametrize("name", TABLES)
+def test_every_choice_has_an_implementation(name):
+    assert set(CHOICES[name]) == TABLES[name].keys()
+
+
+def test_every_kind_of_condition_has_a_layer():
+    assert CONDITIONINGS.keys() == CONDITIONERS.keys()
+    assert BASELINE_CONDITIONERS.keys() < CONDITIONERS.keys()
+    assert ModelConfig().conditioning in CONDITIONINGS
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_value_that_is_no_choice(name):
-    message = refusal(name, "nothing like it")
-    for choice in CHOICES[name].split():
+def test_a_value_that_is_not_a_choice(name):
+    message = rejection(name, "nothing like it")
+    for choice in CHOICES[name]:
         assert choice in message
 
 
-def test_a_value_near_a_choice_is_told_so():
-    assert "did you mean 'velocity'?" in refusal("diffusion.prediction_type", "velocty")
+def test_the_nearest_choice_is_suggested():
+    assert "did you mean 'velocity'?" in rejection("diffusion.prediction_type", "velocty")
+    with pytest.raises(UserError, match="config.model.conditioning is 'lable'.*mean 'label'"):
+        get_conditioning("lable")
+
+
+def test_every_field_is_explained_in_full_sentences():
+    for name, field in config_lib.fields().items():
+        assert field.metadata["help"].endswith("."), name
+
+
+def test_docs_list_every_field():
+    """docs/config.md is up to date; `make docs` writes it."""
+    assert (ROOT / "docs/config.md").read_text("utf-8") == describe_config()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +144,7 @@ def test_a_value_near_a_choice_is_told_so():
     ],
 )
 def test_a_value_out_of_bounds(name, value):
-    refusal(name, value)
+    rejection(name, value)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +165,12 @@ def test_a_value_out_of_bounds(name, value):
     ],
 )
 def test_a_value_of_another_type(name, value, kind):
-    assert f"must be of type {kind}" in refusal(name, value)
+    assert f"must be of type {kind}" in rejection(name, value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_value_that_is_not_finite(value):
-    assert "finite" in refusal("train.learning_rate", value)
+    assert "finite" in rejection("train.learning_rate", value)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +180,8 @@ def test_a_value_that_is_not_finite(value):
         ("model.widths", (4, 8, 16)),
     ],
 )
-def test_what_the_baselines_blocks_have_no_place_for(name, value):
-    assert "baseline" in refusal(name, value, recipe="baseline")
+def test_the_baselines_blocks_reject(name, value):
+    assert "baseline" in rejection(name, value, recipe="baseline")
 
 
 def test_the_baselines_blocks_need_two_widths():
@@ -165,8 +200,8 @@ def test_an_unknown_key_names_the_nearest():
         from_dict({"train": 3})
 
 
-def test_a_key_that_a_config_file_misspells_is_unknown_too():
-    """A dataclass takes any attribute: what is set beside the fields must not be passed over."""
+def test_a_config_file_that_misspells_a_key():
+    """A dataclass accepts any attribute, but `resolve` must not ignore it."""
     config = Config()
     config.train.total_step = 3
     with pytest.raises(UserError, match=r"config\.train\.total_step; did you mean 'total_steps'\?"):
@@ -174,12 +209,12 @@ def test_a_key_that_a_config_file_misspells_is_unknown_too():
 
 
 @pytest.mark.parametrize("recipe", ["modern", "baseline"])
-def test_a_recipe_fills_what_is_left_open(recipe):
+def test_a_recipe_fills_in_every_field(recipe):
     resolved = resolve(Config(recipe=recipe))
-    assert not [n for n in config_lib.field_names() if config_lib.get(resolved, n) is None]
+    assert not [n for n in config_lib.fields() if config_lib.get(resolved, n) is None]
 
 
-def test_what_is_set_stays_and_the_config_given_is_left_alone():
+def test_a_recipe_changes_no_field_that_has_a_value():
     config = Config(recipe="baseline")
     config.train.learning_rate, config.model.widths = 1, [16, 32, 48]
     resolved = resolve(config)
@@ -188,25 +223,6 @@ def test_what_is_set_stays_and_the_config_given_is_left_alone():
     assert resolved.model.widths == (16, 32, 48)
     assert config.model.blocks is None
     assert resolve(resolved) == resolved
-
-
-def test_the_baselines_recipe_is_that_of_the_design():
-    config = resolve(Config(recipe="baseline"))
-    assert dataclasses.asdict(config.diffusion) == {
-        "path": "linear",
-        "prediction_type": "denoised",
-        "noise_levels": "half_normal",
-        "loss": "absolute",
-        "loss_weight": "uniform",
-        "cond_dropout_rate": 0.15,
-    }
-    assert (config.sample.sampler, config.sample.levels) == ("ddim", "baseline")
-    assert config.sample.threshold_percentile == 99.5
-    model, train = config.model, config.train
-    assert (model.blocks, model.widths, model.patch_size) == ("baseline", (64, 128, 192), 1)
-    assert (train.learning_rate, train.global_batch_size, train.ema_stds) == (3e-4, 64, ())
-    assert (train.decay, train.warmup_steps, train.clip_norm) == ("constant", 0, 0.0)
-    assert (train.weight_decay, train.beta_2) == (0.0, 0.999)
 
 
 @pytest.mark.parametrize("recipe", ["modern", "baseline"])
@@ -218,10 +234,10 @@ def test_json_and_back(recipe):
 
 
 def test_differences_name_the_field_and_both_values():
-    one, other = resolve(Config()), resolve(Config())
-    assert differences(one, other) == []
-    other.train.total_steps, other.seed = 7, 3
-    assert differences(one, other) == [
+    first, second = resolve(Config()), resolve(Config())
+    assert differences(first, second) == []
+    second.train.total_steps, second.seed = 7, 3
+    assert differences(first, second) == [
         "config.seed: 0 != 3",
         "config.train.total_steps: 10000 != 7",
     ]

@@ -1,0 +1,52 @@
+"""Writes docs/config.md from the fields of the config: python -m tools.describe_config."""
+
+import pathlib
+
+from t2i_tpu.config import fields
+from t2i_tpu.options import get_choices
+from t2i_tpu.recipes import RECIPES
+
+PATH = pathlib.Path(__file__).parents[1] / "docs/config.md"
+HEADER = """# Config fields
+
+A config is a Python file that fills in these fields, and a flag overrides any of them:
+`--config.train.total_steps=5000`. A field without a default of its own takes the value of its
+recipe, `modern` or `baseline`; [recipes.md](recipes.md) compares the two.
+
+This page is generated from `t2i_tpu/config.py` by `make docs`.
+
+| field | meaning | choices or bounds | default |
+|---|---|---|---|
+"""
+
+
+def describe_config() -> str:
+    """Return the page that lists every field of the config."""
+    rows = [
+        f"| `{name}` | {field.metadata['help']} | {_describe_values(field)} | "
+        f"{_describe_default(name, field)} |"
+        for name, field in fields().items()
+    ]
+    return HEADER + "\n".join(rows) + "\n"
+
+
+def _describe_values(field) -> str:
+    if choices := get_choices(field):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    at_least, below = field.metadata["at_least"], field.metadata["below"]
+    bounds = [] if at_least is None else [f"at least {at_least}"]
+    bounds += [] if below is None else [f"below {below}"]
+    return ", ".join(bounds)
+
+
+def _describe_default(name, field) -> str:
+    if field.default is not None:
+        return f"`{field.default}`"
+    values = {recipe: values[name] for recipe, values in RECIPES.items()}
+    if len(set(values.values())) == 1:
+        return f"`{values['modern']}`"
+    return ", ".join(f"{recipe}: `{values[recipe]}`" for recipe in ("modern", "baseline"))
+
+
+if __name__ == "__main__":
+    PATH.write_text(describe_config(), "utf-8")
