@@ -1,6 +1,5 @@
-"""Before any test: Keras on TensorFlow, four logical CPU devices, and what a skip means in CI."""
+"""Set-up of all tests: Keras on TensorFlow, four logical CPU devices, common fixtures, skips in CI."""
 
-import itertools
 import os
 import pathlib
 import signal
@@ -8,7 +7,7 @@ import uuid
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks a metadata server, for minutes
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu waits minutes for a metadata server
 
 import keras
 import pytest
@@ -17,14 +16,14 @@ import tensorflow as tf
 from t2i_tpu import installed
 from tests import tiny
 from tests.gcs import harness
-from tests.launch.launcher import Launched
+from tests.launch.launcher import open_launcher
 
-# A shell has what it starts in the background ignore Ctrl-C, which the children of tests would inherit.
+# A background job of a shell ignores Ctrl-C, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOGICAL_DEVICES = 4  # most tests use one or two
 
-# Only before TensorFlow first asks for its devices, so here and not in a fixture.
+# This is possible only before TensorFlow initializes its devices, so it is not in a fixture.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * LOGICAL_DEVICES,
@@ -50,7 +49,7 @@ def fashion_mnist_idx() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory):
-    """The folder of a data set of 32 coloured squares with captions, embeddings, tokens, labels."""
+    """The folder of a data set of coloured squares; see `tiny.write`."""
     folder = tmp_path_factory.mktemp("squares")
     tiny.write(folder)
     return folder
@@ -58,24 +57,14 @@ def squares(tmp_path_factory):
 
 @pytest.fixture
 def launch(tmp_path):
-    """`launch("train.py", flags, environment)` -> the `Launched` script; `inside=gcs.inside` is where
-    gs:// works."""
-    launched, numbers = [], itertools.count()
-
-    def launch(script, arguments, environment=(), inside=None):
-        folder = tmp_path / "launched" / f"{next(numbers)}"
-        launched.append(Launched(script, arguments, folder, dict(environment), inside))
-        return launched[-1]
-
-    yield launch
-    for one in launched:
-        if one.process.is_alive():
-            one.process.kill()
+    """`launch("train.py", arguments)` starts a script; see `open_launcher`."""
+    with open_launcher(tmp_path / "launched") as launch_script:
+        yield launch_script
 
 
 @pytest.fixture(scope="session")
 def gcs_server():
-    """The one that all tests share; they use `gcs`."""
+    """The storage server that all tests share. Tests use the fixture `gcs` instead."""
     try:
         with harness.started() as server:
             yield server
@@ -85,21 +74,21 @@ def gcs_server():
 
 @pytest.fixture
 def gcs(gcs_server) -> harness.Gcs:
-    """gs:// on loopback, by `gcs.call(function)` and `gcs.run(command)`; see tests/gcs/harness.py."""
+    """A gs:// on this machine, for `gcs.call(function)` and `gcs.run(command)`; see tests/gcs."""
     yield gcs_server
     gcs_server.stop_started()
 
 
 @pytest.fixture
 def bucket(gcs):
-    """The gs:// address of an empty bucket of this test's own."""
+    """The gs:// address of an empty bucket that only this test uses."""
     address = gcs.make_bucket(f"bucket-{uuid.uuid4().hex[:8]}")
     yield address
     gcs.empty(address)
 
 
 def _fail_if_skipped(report):
-    """T2I_TPU_REQUIRE_ALL=1: what could not run here has not passed."""
+    """Turn a skip into a failure if T2I_TPU_REQUIRE_ALL=1."""
     if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
@@ -114,19 +103,20 @@ def pytest_runtest_setup(item):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
     outcome = yield
-    allowed = "allowed_skip", *(["host_xla"] if IS_TPU_BUILD else [])
+    allowed = ["allowed_skip", "host_xla"] if IS_TPU_BUILD else ["allowed_skip"]
     if not any(item.get_closest_marker(name) for name in allowed):
         _fail_if_skipped(outcome.get_result())
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_make_collect_report():
-    outcome = yield  # a module that skips itself, as by pytest.importorskip
+    outcome = yield
+    # A module may skip itself, as pytest.importorskip does.
     _fail_if_skipped(outcome.get_result())
 
 
 @pytest.fixture(autouse=True)
-def policy_restored():
-    """A run sets Keras' global dtype policy; the next test starts from the default."""
+def restore_dtype_policy():
+    """Reset Keras' global dtype policy, which building a model sets, after every test."""
     yield
     keras.mixed_precision.set_global_policy("float32")

@@ -1,4 +1,6 @@
-"""A data set and a config so small that a test trains in seconds. No module of its own: helpers."""
+"""A data set and a config that are so small that a test can train in seconds."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -20,37 +22,34 @@ COLOURS = {
     "yellow": (230, 210, 30),
 }
 
+# Content of a --config file.
+CONFIG_FILE = "from t2i_tpu.config import Config\n\n\ndef get_config():\n    return Config()\n"
+
 
 def write(
     folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8
 ) -> manifest_lib.Manifest:
-    """Squares of four colours with a caption, its embedding, tokens and states, and the colour as
-    label."""
+    """Write a data set of squares in four colours and return its manifest.
+
+    Every example has a caption; the caption's embedding, tokens and token states; and its colour as
+    the label.
+
+    Args:
+      folder: where to write it.
+      count: number of training examples.
+      size: height and width of the images.
+      num_streams: of each split.
+      shard_size: examples in a shard.
+      heldout: number of held-out examples.
+    """
     encoder = make_encoder("embedded")
-    names = list(COLOURS)
     rng = np.random.default_rng(0)
-
-    def make_records(split, number):
-        captions = [f"{names[index % 4]} square {split} {index}" for index in range(number)]
-        tokens = encoder.tokenize(captions)
-        embeddings, sequences = encoder.encode_sequences(captions)
-        for index in range(number):
-            image = np.full((size, size, 3), 255, np.uint8)
-            x, y = rng.integers(0, size // 2, 2)
-            image[y : y + size // 2, x : x + size // 2] = COLOURS[names[index % 4]]
-            yield Record(
-                f"{split}{index}",
-                image,
-                captions[index],
-                index % 4,
-                embeddings[index],
-                tokens[index],
-                sequences[index],
-            )
-
     return writer.write_dataset(
         str(folder),
-        {"train": make_records("train", count), "heldout": make_records("heldout", heldout)},
+        {
+            "train": _make_records("train", count, size, encoder, rng),
+            "heldout": _make_records("heldout", heldout, size, encoder, rng),
+        },
         name="squares",
         num_streams=num_streams,
         shard_size=shard_size,
@@ -63,12 +62,38 @@ def write(
         sequence=manifest_lib.SequenceContract(
             "embedded", encoder.weights_sha256, encoder.sequence_width, encoder.context_length
         ),
-        label_names=names,
+        label_names=list(COLOURS),
     )
 
 
+def _make_records(split, count, size, encoder, rng) -> Iterator[Record]:
+    names = list(COLOURS)
+    captions = [f"{names[index % 4]} square {split} {index}" for index in range(count)]
+    tokens = encoder.tokenize(captions)
+    embeddings, sequences = encoder.encode_sequences(captions)
+    for index in range(count):
+        # Draw a coloured square at a random place on white.
+        image = np.full((size, size, 3), 255, np.uint8)
+        x, y = rng.integers(0, size // 2, 2)
+        image[y : y + size // 2, x : x + size // 2] = COLOURS[names[index % 4]]
+        yield Record(
+            f"{split}{index}",
+            image,
+            captions[index],
+            index % 4,
+            embeddings[index],
+            tokens[index],
+            sequences[index],
+        )
+
+
 def settings(folder, **changes) -> dict[str, object]:
-    """Dotted names and values of the tiny config; `train__total_steps=3` changes one."""
+    """Return the values of the tiny config by dotted name.
+
+    Args:
+      folder: of the data set.
+      **changes: other values, as in train__total_steps=3.
+    """
     values = {
         "data.source": f"shards:{folder}",
         "data.image_size": 16,
@@ -92,29 +117,34 @@ def settings(folder, **changes) -> dict[str, object]:
 
 
 def config(folder, **changes) -> Config:
-    """The same as a resolved Config."""
-    made = Config()
+    """Return the tiny config, resolved; the arguments are those of `settings`."""
+    config = Config()
     for name, value in settings(folder, **changes).items():
         *group, field = name.split(".")
-        setattr(getattr(made, group[0]) if group else made, field, value)
-    return config_lib.resolve(made)
+        setattr(getattr(config, group[0]) if group else config, field, value)
+    return config_lib.resolve(config)
 
 
 def flags(folder, **changes) -> list[str]:
-    """The same as overrides on a command line, for `CONFIG_FILE`."""
+    """Return flags that turn `CONFIG_FILE` into the tiny config; see `settings` for the arguments."""
     return [f"--config.{name}={value}" for name, value in settings(folder, **changes).items()]
 
 
-CONFIG_FILE = "from t2i_tpu.config import Config\n\n\ndef get_config():\n    return Config()\n"
-
-
 class Run:
-    """Training steps in this process, on the given logical devices."""
+    """Training in this process, on the given logical devices.
+
+    Attributes:
+      dataset: the data set of the config.
+      trainer: built from the config.
+      state: the trainer's state.
+      loop: the trainer's device loop.
+      iterator: the batches that the next steps train on.
+    """
 
     def __init__(self, config: Config, devices=("CPU:0",), policy="float32", jit_compile=False):
-        self.config, self.strategy = (
-            config,
-            tf.distribute.MirroredStrategy(list(devices), tf.distribute.ReductionToOneDevice()),
+        self.config = config
+        self.strategy = tf.distribute.MirroredStrategy(
+            list(devices), tf.distribute.ReductionToOneDevice()
         )
         folder = config.data.source.removeprefix("shards:")
         self.dataset: Dataset = open_dataset(
@@ -127,30 +157,34 @@ class Run:
         self.iterator = self.batches(0)
 
     def batches(self, start):
+        """Return an iterator over the batches from step `start` on."""
         return self.trainer.make_iterator(self.dataset, start)
 
     def steps(self, count):
-        """Trains `count` steps; returns the summed metrics as numpy."""
+        """Train for `count` steps and return the summed metrics."""
         metrics, _ = self.loop(self.iterator, tf.constant(count))
         return {name: value.numpy() for name, value in metrics.items()}
 
     def values(self) -> dict[str, np.ndarray]:
-        """Every variable of the run by its name in a checkpoint."""
-        found = {}
+        """Return the values of all variables of the run by their names in a checkpoint."""
+        values = {}
         for group, value in self.state.trackables().items():
             if isinstance(value, dict):
-                found |= {f"{group}/{name}": item.numpy() for name, item in value.items()}
+                values |= {f"{group}/{name}": item.numpy() for name, item in value.items()}
             else:
-                found[group] = value.numpy()
-        return found
+                values[group] = value.numpy()
+        return values
 
 
 def checkpoint_values(workdir) -> dict[str, np.ndarray]:
-    """The same names and values out of a workdir's newest checkpoint, as TensorFlow reads them."""
+    """Return the values of a workdir's newest checkpoint, by the names that `Run.values` uses.
+
+    They are read with TensorFlow's own functions.
+    """
     step = checkpoint_store.list_steps(str(workdir))[0]
     reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"step-{step}"))
-    ending, found = "/.ATTRIBUTES/VARIABLE_VALUE", {}
+    ending, values = "/.ATTRIBUTES/VARIABLE_VALUE", {}
     for name in reader.get_variable_to_shape_map():
         if name.endswith(ending):
-            found[name.removesuffix(ending).replace(".S", "/")] = reader.get_tensor(name)
-    return found
+            values[name.removesuffix(ending).replace(".S", "/")] = reader.get_tensor(name)
+    return values

@@ -136,7 +136,7 @@ class Gcs(Buckets):
         """`function(*arguments)` in a process of its own that has imported TensorFlow, forked in
         a second; gives its result or raises its error."""
         receiver, sender = launcher.CONTEXT.Pipe(duplex=False)
-        process = launcher.forked(
+        process = launcher.start_process(
             _called, (self.inside, sender, dict(environment), function, arguments)
         )
         sender.close()

@@ -1,42 +1,34 @@
-"""What the tests of launch/ share: scripts as processes, and tiny models that were trained."""
+"""Fixtures for the tests of launch/: running scripts, and small trained models."""
 
 import hashlib
-import itertools
 import os
 
 import pytest
 
 from tests import tiny
-from tests.launch.launcher import Launched
+from tests.launch.launcher import open_launcher
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
-    """`start("train.py", flags, environment)` -> the `Launched` script; `inside=gcs.inside` is where
-    gs:// works."""
-    root, numbers = tmp_path_factory.mktemp("launched"), itertools.count()
-    launched = []
-
-    def start(script, arguments, environment=(), inside=None):
-        folder = root / f"{next(numbers)}"
-        launched.append(Launched(script, arguments, folder, dict(environment), inside))
-        return launched[-1]
-
-    yield start
-    for one in launched:
-        if one.process.is_alive():
-            one.process.kill()
+    """`start("train.py", arguments)` starts a script; see `open_launcher`."""
+    with open_launcher(tmp_path_factory.mktemp("launched")) as launch_script:
+        yield launch_script
 
 
 @pytest.fixture(scope="session")
 def run(start):
-    """`run("train.py", flags)` -> its `Result`."""
-    return lambda *arguments, **options: start(*arguments, **options).wait()
+    """`run("train.py", arguments)` runs a script and returns its `Result`."""
+
+    def run_script(*arguments, **options):
+        return start(*arguments, **options).wait()
+
+    return run_script
 
 
 @pytest.fixture(scope="session")
 def config_file(tmp_path_factory):
-    """A --config file that changes nothing; `tiny.flags` make it small."""
+    """A --config file with the default config, for use with `tiny.flags`."""
     path = tmp_path_factory.mktemp("configs") / "plain.py"
     path.write_text(tiny.CONFIG_FILE)
     return path
@@ -44,38 +36,38 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, squares, config_file, run):
-    """`trained("embedding")` -> the workdir of a model that was trained for 12 steps."""
+    """`trained("embedding")` returns the workdir of a model with that conditioning, 12 steps old."""
     workdirs = {}
 
-    def trained(conditioning):
+    def train_once(conditioning):
         if conditioning not in workdirs:
             workdir = tmp_path_factory.mktemp("runs") / conditioning
-            averages = "(0.1,)" if conditioning == "embedding" else "()"
             flags = tiny.flags(
                 squares,
                 model__conditioning=conditioning,
                 train__total_steps=12,
                 train__learning_rate=1e-2,
                 train__decay="constant",
-                train__ema_stds=averages,
+                # Cover sampling with an average and with the weights themselves.
+                train__ema_stds="(0.1,)" if conditioning == "embedding" else "()",
             )
             result = run("train.py", [f"--config={config_file}", f"--workdir={workdir}", *flags])
             assert result.code == 0, result.stderr
             workdirs[conditioning] = workdir
         return workdirs[conditioning]
 
-    return trained
+    return train_once
 
 
 @pytest.fixture
 def listing():
-    """`listing(folder)`: every path below it with its size, content and time; {} if it is absent."""
+    """`listing(folder)` returns the hash and time of every path in a folder; {} if it is absent."""
 
-    def listing(folder):
-        found = {}
+    def list_folder(folder):
+        entries = {}
         for path in sorted(folder.rglob("*")) if folder.exists() else ():
             content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-            found[str(path.relative_to(folder))] = content, os.stat(path).st_mtime_ns
-        return found
+            entries[str(path.relative_to(folder))] = content, os.stat(path).st_mtime_ns
+        return entries
 
-    return listing
+    return list_folder

@@ -1,10 +1,12 @@
-"""Launch scripts as processes of their own, forked from one that has imported TensorFlow already.
+"""Runs launch scripts in processes that are forked from one that has already imported TensorFlow.
 
-They read their flags, write and exit as if they had been typed; only the seconds of the imports are
-saved. Their one CPU device is not the four logical ones of tests/conftest.py.
+The scripts parse their flags, write files and exit as usual, but start faster. They have one CPU
+device, not the four logical ones of tests/conftest.py.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import multiprocessing
 import os
@@ -12,6 +14,7 @@ import pathlib
 import runpy
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -20,11 +23,11 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def forked(target, arguments) -> multiprocessing.Process:
-    """A started process that has imported TensorFlow already."""
-    # For the server, which the first call starts.
+def start_process(target: Callable, arguments: tuple) -> multiprocessing.Process:
+    """Start a process that has already imported TensorFlow and calls `target(*arguments)`."""
+    # The fork server, which the first call starts, reads these.
     os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ["GCS_RETRY_CONFIG_INIT_DELAY_TIME_US"] = "10000"  # a second of its own otherwise
+    os.environ["GCS_RETRY_CONFIG_INIT_DELAY_TIME_US"] = "10000"  # instead of one second
     process = CONTEXT.Process(target=target, args=arguments)
     process.start()
     return process
@@ -32,58 +35,95 @@ def forked(target, arguments) -> multiprocessing.Process:
 
 @dataclasses.dataclass
 class Result:
+    """The exit code and the output of a script."""
+
     code: int
     stdout: str
     stderr: str
 
     @property
     def error(self) -> str:
-        """The one line that a user error comes to."""
+        """The one line of stderr after a user error."""
         assert self.code == 1, self
         lines = self.stderr.splitlines()
         assert len(lines) == 1, self.stderr
         return lines[0]
 
 
-class Launched:
-    """A script under way; with `inside` of tests/gcs, where gs:// works."""
+class RunningScript:
+    """A launch script in a process of its own.
+
+    Attributes:
+      folder: the script's working directory, where its output goes too.
+      process: the process.
+    """
 
     def __init__(self, script, arguments, folder, environment, inside=None):
         self.folder = folder
         folder.mkdir(parents=True)
         arguments = [str(argument) for argument in arguments]
-        self.process = forked(_run, (script, arguments, str(folder), environment, inside))
+        self.process = start_process(
+            _run_script, (script, arguments, str(folder), environment, inside)
+        )
 
     def wait(self, seconds=280) -> Result:
+        """Wait until the script ends and return its result."""
         self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
-            raise TimeoutError((self.folder / "stderr").read_text())
-        texts = [(self.folder / name).read_text() for name in ("stdout", "stderr")]
-        return Result(self.process.exitcode, *texts)
+            raise TimeoutError(self.stderr_so_far())
+        stdout = (self.folder / "stdout").read_text()
+        return Result(self.process.exitcode, stdout, self.stderr_so_far())
 
     def stderr_so_far(self) -> str:
+        """Return what the script has written to stderr by now."""
         path = self.folder / "stderr"
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, condition, seconds=200) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds=200) -> None:
+        """Wait until a condition holds; raise TimeoutError if the script ends before."""
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end or not self.process.is_alive():
-                raise TimeoutError((self.folder / "stderr").read_text())
+                raise TimeoutError(self.stderr_so_far())
             time.sleep(0.02)
 
-    def wait_for_line(self, words) -> None:
-        """Until the process has said something on stderr."""
+    def wait_for_line(self, words: str) -> None:
+        """Wait until the script has written some words to stderr."""
         self.wait_for(lambda: words in self.stderr_so_far())
 
 
-def _run(script, arguments, folder, environment, inside):
-    for number, name in ((1, "stdout"), (2, "stderr")):
+@contextlib.contextmanager
+def open_launcher(root: pathlib.Path) -> Iterator[Callable[..., RunningScript]]:
+    """Yield a function that starts scripts; on exit, kill those that are still running.
+
+    The function takes the script's name, as in "train.py", its arguments, more environment variables
+    if any, and `inside=gcs.inside` to start it where gs:// works.
+    """
+    scripts, numbers = [], itertools.count()
+
+    def launch_script(script, arguments, environment=(), inside=None):
+        folder = root / f"{next(numbers)}"
+        scripts.append(RunningScript(script, arguments, folder, dict(environment), inside))
+        return scripts[-1]
+
+    try:
+        yield launch_script
+    finally:
+        for script in scripts:
+            if script.process.is_alive():
+                script.process.kill()
+
+
+def _run_script(script, arguments, folder, environment, inside):
+    """Run a script in this process, as if it had been typed in `folder`."""
+    # Redirect the output to files.
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(os.path.join(folder, name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(file, number)
-    # TensorFlow's logger got a handler of its own when it was imported before absl's was there.
+        os.dup2(file, descriptor)
+    # The preloaded TensorFlow gave its logger a handler, because absl's did not exist yet.
     logging.getLogger("tensorflow").handlers.clear()
+    # Set up the surroundings and run.
     if inside:
         inside.enter()
     os.environ.update(environment)

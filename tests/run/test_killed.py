@@ -12,7 +12,7 @@ import pytest
 
 from tests import tiny
 from tests.gcs.harness import Faults
-from tests.launch.launcher import ROOT, Launched
+from tests.launch.launcher import ROOT, RunningScript
 
 EMOJI = ROOT / "t2i_tpu" / "data" / "embedded" / "emoji"
 
@@ -43,7 +43,7 @@ FLAGS = {
 class Place:
     """Where runs are written, each under its name."""
 
-    start: Callable[[str], Launched]  # a run from its beginning or its newest checkpoint
+    start: Callable[[str], RunningScript]  # a run from its beginning or its newest checkpoint
     names: Callable[[str], list[str]]  # of the files in its checkpoints/
     fetched: Callable[[str], pathlib.Path]  # its workdir, on disk
     write_seconds: float  # about what a checkpoint takes

@@ -154,7 +154,7 @@ def look_as_worker(task, config, start, count, path):
 def seen_by_two_workers(config, start, count, folder):
     paths = [folder / f"seen-{start}-{index}" for index in range(2)]
     running = [
-        launcher.forked(look_as_worker, (task, config, start, count, path))
+        launcher.start_process(look_as_worker, (task, config, start, count, path))
         for task, path in zip(loopback_tasks(), paths, strict=True)
     ]
     for each in running:
