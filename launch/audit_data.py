@@ -1,18 +1,28 @@
-"""Is a data set what its manifest says?  python launch/audit_data.py data/photos --html=report.html
+"""Check a data set.
 
-It reads everything: shards against their hashes, captions, embeddings, duplicates within a split and
-between held-out and training images. What it finds wrong makes it exit with 1. --repair moves bad
-shards into quarantine/ and takes them out of the manifest.
+  python launch/audit_data.py data/photos --html=report.html
+
+The audit reads the complete data set: it compares the shards with the manifest and looks for flaws
+of captions and embeddings, and for duplicate images within a split and between held-out and training
+images. The exit code is 1 if there are problems. --repair moves bad shards to quarantine/ and
+removes them from the manifest.
 """
 
 from absl import flags
 
 from t2i_tpu import cli
 
-HTML = flags.DEFINE_string("html", None, "File for a report with a contact sheet.")
-REPAIR = flags.DEFINE_boolean("repair", False, "Quarantine bad shards.")
+HTML = flags.DEFINE_string("html", None, "File for an HTML report with a contact sheet.")
+REPAIR = flags.DEFINE_boolean(
+    "repair", False, "Move bad shards to quarantine/ and remove them from the manifest."
+)
 NEAR_DUPLICATES = flags.DEFINE_integer(
-    "near_duplicates", 2, "Bits of 64 in which perceptual hashes of one image differ.", 0, 15
+    "near_duplicates",
+    2,
+    "Two images are near-duplicates if their perceptual hashes differ in at most this many of 64 "
+    "bits.",
+    lower_bound=0,
+    upper_bound=15,
 )
 
 
@@ -20,14 +30,15 @@ def main(folder: str) -> int:
     from t2i_tpu.data import audit, audit_report
     from t2i_tpu.storage import files
 
-    found = audit.audit(folder, NEAR_DUPLICATES.value)
-    print(audit_report.to_text(folder, found))
+    result = audit.audit(folder, NEAR_DUPLICATES.value)
+    print(audit_report.to_text(folder, result))
     if HTML.value:
-        files.write(HTML.value, audit_report.to_html(folder, found))
-    if REPAIR.value and found.bad_shards:
-        print("\n".join(audit.repair(folder, found)))
-        return int(len(found.problems) > len(found.bad_shards))
-    return int(bool(found.problems))
+        files.write(HTML.value, audit_report.to_html(folder, result))
+    num_problems = len(result.problems)
+    if REPAIR.value and result.bad_shards:
+        print("\n".join(audit.repair(folder, result)))
+        num_problems -= len(result.bad_shards)
+    return 1 if num_problems else 0
 
 
 if __name__ == "__main__":

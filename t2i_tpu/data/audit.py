@@ -1,4 +1,4 @@
-"""What a data set is worth: is every byte what the manifest says, and what do the examples hold?"""
+"""Audits a data set: compares every file with the manifest, and counts flaws of the examples."""
 
 import collections
 import dataclasses
@@ -19,16 +19,29 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
 QUARANTINE = "quarantine"
-_SHOWN = 64  # examples of a contact sheet
+_NUM_SHOWN = 64  # examples on a split's contact sheet
+_MAX_WORDS = 100  # longer captions are counted as this long
+# What `Seen.cause` may return, and what it is called in a report.
+_DUPLICATES = {
+    "duplicate_key": "repeated keys",
+    "duplicate_image": "repeated images",
+    "near_duplicate": "near-duplicates",
+}
+# Counts that must be 0.
+_PROBLEMS = ("repeated keys", "empty captions", "embeddings that are not finite")
+_NOT_UNIT_LENGTH = "embeddings whose length is not 1"
 
 
 @dataclasses.dataclass
 class Audit:
-    """Attributes:
-    problems: what is wrong, a line each; none in a good data set.
-    bad_shards: files that are not what the manifest says.
-    facts: {split: {what: value}} of all examples that could be read.
-    sheet: (image uint8 [H, W, C], caption) of the first ones of each split.
+    """What an audit found.
+
+    Attributes:
+      manifest: of the data set.
+      problems: one line for each problem; empty for a good data set.
+      bad_shards: files that do not match the manifest.
+      facts: {split: {name: value}} of all examples that could be read.
+      sheet: the first (image uint8 [H, W, C], caption) of each split.
     """
 
     manifest: manifest_lib.Manifest
@@ -39,115 +52,142 @@ class Audit:
 
 
 def audit(folder: str, near_duplicates: int) -> Audit:
-    """Reads all of a data set, a batch at a time.
+    """Read a complete data set and report what is wrong with it.
 
     Args:
-      near_duplicates: bits of 64 in which perceptual hashes of one image may differ.
+      folder: of the data set, local or gs://.
+      near_duplicates: two images are near-duplicates if their perceptual hashes differ in at most
+        this many of 64 bits.
 
     Raises:
-      UserError: there is no manifest, or it is not one.
+      UserError: there is no manifest, or it cannot be read.
     """
     manifest = manifest_lib.read_manifest(folder, check_shards=False)
-    found = Audit(manifest, [], [], {}, {})
-    shards = [
-        (split, shard)
-        for split, streams in sorted(manifest.splits.items(), reverse=True)  # train first
-        for stream in streams
-        for shard in stream
-    ]
-    _check_strangers(folder, {shard.file for _, shard in shards}, found)
-    splits: dict[str, _Split] = {}
-    progress = tqdm(shards, desc="auditing", unit=" shards", disable=None)
-    for split, shard in progress:
-        problem = _problem(posixpath.join(folder, shard.file), shard)
-        if problem:
-            found.problems.append(f"{shard.file}: {problem}")
-            found.bad_shards.append(shard.file)
-            continue
-        splits.setdefault(split, _Split(manifest, near_duplicates, splits.get("train")))
-        for batch in _batches(posixpath.join(folder, shard.file), manifest):
-            splits[split].add(batch)
-    for one in manifest.text_tower or ():
-        path = posixpath.join(folder, one.file)
-        if not tf.io.gfile.exists(path):
-            found.problems.append(f"{one.file}: is missing")
-        elif files.measure(path)[1] != one.sha256:
-            found.problems.append(f"{one.file}: is not the file that the manifest says")
+    result = Audit(manifest, problems=[], bad_shards=[], facts={}, sheet={})
+    _find_unknown_files(folder, result)
+    splits = _read_splits(folder, near_duplicates, result)
+    _check_text_tower(folder, result)
     for name, split in splits.items():
-        found.facts[name], found.sheet[name] = split.facts(), split.sheet
-        found.problems += [f"{name}: {problem}" for problem in split.problems()]
-    return found
+        result.facts[name], result.sheet[name] = split.facts(), split.sheet
+        result.problems += [f"{name}: {problem}" for problem in split.problems()]
+    return result
 
 
-def repair(folder: str, found: Audit) -> list[str]:
-    """Moves bad shards into folder/quarantine and takes them out of the manifest; what it did.
+def repair(folder: str, result: Audit) -> list[str]:
+    """Move bad shards into a subfolder and remove them from the manifest.
+
+    Returns:
+      One line for each bad shard that says what was done.
 
     Raises:
       UserError: a stream would be empty.
     """
-    bad = set(found.bad_shards)
+    bad = set(result.bad_shards)
     splits = {
         name: tuple(tuple(shard for shard in stream if shard.file not in bad) for stream in streams)
-        for name, streams in found.manifest.splits.items()
+        for name, streams in result.manifest.splits.items()
     }
     empty = [name for name, streams in splits.items() if not all(streams)]
     if empty:
         raise UserError(
-            f"{folder}: a stream of {empty[0]} has no whole shard left; restore one of "
+            f"{folder}: a stream of {empty[0]} has no intact shard left; restore one of "
             f"{', '.join(sorted(bad)[:3])}, or prepare the data set again"
         )
-    path = posixpath.join(folder, manifest_lib.MANIFEST_NAME)
-    preparation = dict(found.manifest.preparation or {})
+    # Write the manifest first, so that it never lists a shard that was moved.
+    preparation = dict(result.manifest.preparation or {})
     preparation["quarantined"] = sorted({*preparation.get("quarantined", ()), *bad})
-    manifest = dataclasses.replace(found.manifest, splits=splits, preparation=preparation)
-    files.write(path, manifest.to_json())
+    manifest = dataclasses.replace(result.manifest, splits=splits, preparation=preparation)
+    files.write(posixpath.join(folder, manifest_lib.MANIFEST_NAME), manifest.to_json())
     tf.io.gfile.makedirs(posixpath.join(folder, QUARANTINE))
-    done = []
-    for file in found.bad_shards:
-        source = posixpath.join(folder, file)
-        if tf.io.gfile.exists(source):
-            target = posixpath.join(folder, QUARANTINE, file)
-            tf.io.gfile.rename(source, target, overwrite=True)
-            done.append(f"{file} is in {QUARANTINE}/")
-        else:
-            done.append(f"{file} is no longer in the manifest")
-    return done
+    return [_quarantine(folder, file) for file in result.bad_shards]
 
 
-def _problem(path: str, shard: manifest_lib.Shard) -> str | None:
-    """Why a shard is not what the manifest says."""
+def _quarantine(folder: str, file: str) -> str:
+    """Move a shard, if it exists, and return a line that says so."""
+    source = posixpath.join(folder, file)
+    if not tf.io.gfile.exists(source):
+        return f"removed {file} from the manifest"
+    target = posixpath.join(folder, QUARANTINE, file)
+    tf.io.gfile.rename(source, target, overwrite=True)
+    return f"moved {file} to {QUARANTINE}/"
+
+
+def _find_unknown_files(folder: str, result: Audit) -> None:
+    """Report shards and unfinished files that are not in the manifest."""
+    splits = result.manifest.splits.values()
+    known = {shard.file for streams in splits for stream in streams for shard in stream}
+    names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
+    for name in sorted(names - known):
+        if name.endswith((".tfrecord", ".tmp")):
+            result.problems.append(f"{name}: is not in the manifest")
+
+
+def _read_splits(folder: str, near_duplicates: int, result: Audit) -> dict[str, "_Split"]:
+    """Read all shards, report the bad ones, and return the statistics of the others."""
+    manifest = result.manifest
+    shards = [
+        (name, shard)
+        # In reverse order, because the held-out images are compared with those of train.
+        for name, streams in sorted(manifest.splits.items(), reverse=True)
+        for stream in streams
+        for shard in stream
+    ]
+    splits: dict[str, _Split] = {}
+    for name, shard in tqdm(shards, desc="auditing", unit=" shards", disable=None):
+        path = posixpath.join(folder, shard.file)
+        problem = _find_shard_problem(path, shard)
+        if problem:
+            result.problems.append(f"{shard.file}: {problem}")
+            result.bad_shards.append(shard.file)
+            continue
+        if name not in splits:
+            splits[name] = _Split(manifest, near_duplicates, splits.get("train"))
+        for batch in _read_batches(path, manifest):
+            splits[name].add(batch)
+    return splits
+
+
+def _find_shard_problem(path: str, shard: manifest_lib.Shard) -> str | None:
+    """Return why a shard does not match the manifest, or None if it does."""
     if not tf.io.gfile.exists(path):
         return "is missing"
     num_bytes, digest = files.measure(path)
     if digest == shard.sha256:
         return None
-    records = shard_file.read_intact_records(path, shard.num_examples)
-    damaged = [index for index, record in enumerate(records) if record is None]
-    size = f"{num_bytes} bytes, the manifest says {shard.num_bytes}; " * (
-        num_bytes != shard.num_bytes
-    )
+    size = ""
+    if num_bytes != shard.num_bytes:
+        size = f"{num_bytes} bytes, but the manifest says {shard.num_bytes}; "
+    intact = shard_file.read_intact_records(path, shard.num_examples)
+    damaged = [index for index, record in enumerate(intact) if record is None]
     if damaged:
-        numbers = shard_file.listed(damaged)
-        return f"{size}record {numbers} of {shard.num_examples} is damaged"
-    return f"{size}its records are whole but not those of the manifest: it is of another data set"
+        indices = shard_file.format_indices(damaged)
+        return f"{size}record {indices} of {shard.num_examples} is damaged"
+    return f"{size}its records are intact, but it belongs to another data set"
 
 
-def _check_strangers(folder: str, known: set[str], found: Audit) -> None:
-    names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
-    for name in sorted(names - known):
-        if name.endswith((".tfrecord", ".tmp")):
-            found.problems.append(f"{name}: is not in the manifest")
-
-
-def _batches(path: str, manifest: manifest_lib.Manifest) -> Iterator[dict[str, np.ndarray]]:
+def _read_batches(path: str, manifest: manifest_lib.Manifest) -> Iterator[dict[str, np.ndarray]]:
     for batch in tf.data.TFRecordDataset(path).batch(256):
-        yield {
-            name: value.numpy() for name, value in records.parse_records(batch, manifest).items()
-        }
+        parsed = records.parse_records(batch, manifest)
+        yield {name: value.numpy() for name, value in parsed.items()}
+
+
+def _check_text_tower(folder: str, result: Audit) -> None:
+    for stored in result.manifest.text_tower or ():
+        path = posixpath.join(folder, stored.file)
+        if not tf.io.gfile.exists(path):
+            result.problems.append(f"{stored.file}: is missing")
+        elif files.measure(path)[1] != stored.sha256:
+            result.problems.append(f"{stored.file}: does not match the manifest")
 
 
 class _Split:
-    """What is counted over the examples of a split."""
+    """Statistics of the examples of a split.
+
+    Args:
+      manifest: of the data set.
+      distance: as `near_duplicates` of `audit`.
+      train: the train split, to find its images in this one, or None.
+    """
 
     def __init__(self, manifest: manifest_lib.Manifest, distance: int, train: "_Split | None"):
         self.manifest, self.train = manifest, train
@@ -158,58 +198,73 @@ class _Split:
         self.sheet = []
 
     def add(self, batch: dict[str, np.ndarray]) -> None:
+        """Count a batch of examples."""
         for key, image, caption in zip(batch["key"], batch["image"], batch["caption"], strict=True):
             text = caption.decode()
             self.counts["examples"] += 1
-            self.words[min(len(text.split()), 100)] += 1
-            self.counts["empty captions"] += not text.strip()
-            self.counts["captions that come again"] += _again(self.captions, caption)
-            digest, hash_ = hashlib.sha256(image).digest(), perceptual_hash(image)
-            cause = self.images.cause(key.decode("utf-8", "replace"), digest, hash_)
-            self.counts[_WORDS[cause]] += 1
-            if self.train:
-                self.counts["same image in train"] += self.train.images.has_same(digest)
-                self.counts["near-duplicate in train"] += self.train.images.has_near(hash_)
-            if len(self.sheet) < _SHOWN:
+            self.words[min(len(text.split()), _MAX_WORDS)] += 1
+            self.counts["empty captions"] += 0 if text.strip() else 1
+            self.counts["repeated captions"] += _count_repeats(self.captions, [caption])
+            self._add_image(key.decode("utf-8", "replace"), image)
+            if len(self.sheet) < _NUM_SHOWN:
                 self.sheet.append((image, text))
         if "embedding" in batch:
             self._add_embeddings(batch["embedding"])
 
+    def _add_image(self, key: str, image: np.ndarray) -> None:
+        digest, image_hash = hashlib.sha256(image).digest(), perceptual_hash(image)
+        cause = self.images.cause(key, digest, image_hash)
+        if cause:
+            self.counts[_DUPLICATES[cause]] += 1
+        if self.train:
+            self.counts["same image in train"] += int(self.train.images.has_same(digest))
+            self.counts["near-duplicate in train"] += int(self.train.images.has_near(image_hash))
+
     def _add_embeddings(self, values: np.ndarray) -> None:
-        finite = np.isfinite(values).all(axis=1)
-        self.counts["embeddings that are not finite"] += int((~finite).sum())
-        self.counts["embeddings that come again"] += sum(
-            _again(self.embeddings, value.tobytes()) for value in values
+        is_finite = np.isfinite(values).all(axis=1)
+        self.counts["embeddings that are not finite"] += int((~is_finite).sum())
+        self.counts["repeated embeddings"] += _count_repeats(
+            self.embeddings, [value.tobytes() for value in values]
         )
-        values = values[finite].astype(np.float64)
+        values = values[is_finite].astype(np.float64)
         norms = np.linalg.norm(values, axis=1)
-        self.norms = [*self.norms[:2], *norms.tolist()]
-        self.norms = [min(self.norms), max(self.norms)] if self.norms else []
-        self.counts["embeddings of another length than 1"] += int((abs(norms - 1) > 1e-3).sum())
+        # Keep only the smallest and the largest norm.
+        norms_so_far = [*self.norms, *norms.tolist()]
+        self.norms = [min(norms_so_far), max(norms_so_far)] if norms_so_far else []
+        self.counts[_NOT_UNIT_LENGTH] += int((abs(norms - 1) > 1e-3).sum())
         self.sum = self.sum + values.sum(axis=0)
         self.squares = self.squares + (values**2).sum(axis=0)
 
     def facts(self) -> dict[str, Any]:
-        facts = {name: count for name, count in self.counts.items() if name}
-        total, middle = self.counts["examples"], 0
-        for words in sorted(self.words):
-            middle += self.words[words]
-            if 2 * middle >= total:
-                facts["words of a caption, median"] = words
-                break
+        """Return the statistics by name, for a report."""
+        facts = dict(self.counts)
+        if self.counts["examples"]:
+            facts["words of a caption, median"] = self._median_words()
         if self.norms:
             facts["norms of embeddings"] = f"{self.norms[0]:.4f} to {self.norms[1]:.4f}"
-            facts["dead dimensions of embeddings"] = self._dead_dimensions()
+            facts["dead dimensions of embeddings"] = self._count_dead_dimensions()
         return facts
 
     def problems(self) -> list[str]:
-        wrong = {name: self.counts[name] for name in _WRONG if self.counts[name]}
-        other = "embeddings of another length than 1"
-        if self.manifest.embedding and self.manifest.embedding.normalized and self.counts[other]:
-            wrong[f"{other}, which the manifest promises"] = self.counts[other]
-        return [f"{count} {name}" for name, count in wrong.items()]
+        """Return one line for each count that must be 0 and is not."""
+        problems = [f"{self.counts[name]} {name}" for name in _PROBLEMS if self.counts[name]]
+        embedding = self.manifest.embedding
+        if embedding and embedding.normalized and self.counts[_NOT_UNIT_LENGTH]:
+            count = self.counts[_NOT_UNIT_LENGTH]
+            problems.append(f"{count} {_NOT_UNIT_LENGTH}, but the manifest says that it is")
+        return problems
 
-    def _dead_dimensions(self) -> int:
+    def _median_words(self) -> int:
+        """Return the lower median of the captions' lengths in words."""
+        num_captions = 0
+        for words in sorted(self.words):
+            num_captions += self.words[words]
+            if 2 * num_captions >= self.counts["examples"]:
+                break
+        return words
+
+    def _count_dead_dimensions(self) -> int:
+        """Return the number of dimensions that are the same in all finite embeddings."""
         count = self.counts["examples"] - self.counts["embeddings that are not finite"]
         if count < 2:
             return 0
@@ -217,14 +272,7 @@ class _Split:
         return int((variance < 1e-12).sum())
 
 
-_WORDS = {
-    None: "",
-    "duplicate_key": "keys that come again",
-    "duplicate_image": "images that come again",
-    "near_duplicate": "near-duplicates",
-}
-_WRONG = ("keys that come again", "empty captions", "embeddings that are not finite")
-
-
-def _again(seen: Seen, content: bytes) -> bool:
-    return seen.cause(hashlib.sha256(content).hexdigest(), None, None) is not None
+def _count_repeats(seen: Seen, contents: list[bytes]) -> int:
+    """Return how many of the contents have been seen before, and remember them."""
+    digests = (hashlib.sha256(content).hexdigest() for content in contents)
+    return sum(1 for digest in digests if seen.cause(digest, None, None) is not None)

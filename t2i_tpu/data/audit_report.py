@@ -1,4 +1,4 @@
-"""An audit as text for a terminal and as one HTML file with a contact sheet."""
+"""Formats an audit as text for a terminal, and as one HTML file with a contact sheet."""
 
 import base64
 import html
@@ -11,34 +11,39 @@ from t2i_tpu.data.audit import Audit
 
 _STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 72em; }
 table { border-collapse: collapse; } td { padding: .1em 1em .1em 0; }
-.wrong { color: #b00020; } .sheet { display: flex; flex-wrap: wrap; gap: 10px; }
+.problem { color: #b00020; } .sheet { display: flex; flex-wrap: wrap; gap: 10px; }
 figure { margin: 0; width: 100px; font-size: 11px; line-height: 1.25; }
 img { width: 96px; image-rendering: pixelated; border: 1px solid #ddd; }"""
 
 
-def to_text(folder: str, found: Audit) -> str:
-    lines = [f"{folder}: {_title(found)}"]
-    for name, rows in _tables(found).items():
-        lines += ["", name, *(f"  {value!s:>12}  {what}" for what, value in rows.items())]
-    lines += ["", *(f"WRONG  {problem}" for problem in found.problems)]
-    return "\n".join(lines if found.problems else [*lines, "nothing is wrong"])
+def to_text(folder: str, result: Audit) -> str:
+    """Return an audit as lines of text."""
+    lines = [f"{folder}: {_describe(result)}"]
+    for title, facts in _tables(result).items():
+        lines += ["", title]
+        lines += [f"  {value!s:>12}  {name}" for name, value in facts.items()]
+    lines.append("")
+    lines += [f"PROBLEM  {problem}" for problem in result.problems] or ["no problems found"]
+    return "\n".join(lines)
 
 
-def to_html(folder: str, found: Audit) -> str:
-    parts = [f"<h1>{html.escape(folder)}</h1><p>{html.escape(_title(found))}</p>"]
-    if found.problems:
-        rows = "".join(f"<li>{html.escape(problem)}</li>" for problem in found.problems)
-        parts.append(f'<h2 class="wrong">Wrong</h2><ul class="wrong">{rows}</ul>')
+def to_html(folder: str, result: Audit) -> str:
+    """Return an audit as a HTML document that needs no other files."""
+    parts = [f"<h1>{html.escape(folder)}</h1><p>{html.escape(_describe(result))}</p>"]
+    if result.problems:
+        items = "".join(f"<li>{html.escape(problem)}</li>" for problem in result.problems)
+        parts.append(f'<h2 class="problem">Problems</h2><ul class="problem">{items}</ul>')
     else:
-        parts.append("<p>Nothing is wrong.</p>")
-    for name, facts in _tables(found).items():
+        parts.append("<p>No problems found.</p>")
+    for title, facts in _tables(result).items():
         rows = "".join(
-            f"<tr><td>{html.escape(what)}</td><td>{html.escape(str(value))}</td></tr>"
-            for what, value in facts.items()
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+            for name, value in facts.items()
         )
-        parts.append(f"<h2>{html.escape(name)}</h2><table>{rows}</table>")
-        if found.sheet.get(name):
-            parts.append(f'<div class="sheet">{"".join(map(_figure, found.sheet[name]))}</div>')
+        parts.append(f"<h2>{html.escape(title)}</h2><table>{rows}</table>")
+        if result.sheet.get(title):
+            figures = "".join(_to_figure(*example) for example in result.sheet[title])
+            parts.append(f'<div class="sheet">{figures}</div>')
     body = "\n".join(parts)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(folder)}'
@@ -46,11 +51,12 @@ def to_html(folder: str, found: Audit) -> str:
     )
 
 
-def _title(found: Audit) -> str:
-    manifest = found.manifest
+def _describe(result: Audit) -> str:
+    """Return one line on the format of a data set."""
+    manifest = result.manifest
     parts = [f"{manifest.image_size}x{manifest.image_size}x{manifest.channels}"]
     if manifest.embedding:
-        length = "length 1" if manifest.embedding.normalized else "raw"
+        length = "length 1" if manifest.embedding.normalized else "any length"
         parts.append(
             f"embeddings of {manifest.embedding.encoder}, {manifest.embedding.dim}, {length}"
         )
@@ -59,13 +65,14 @@ def _title(found: Audit) -> str:
     return ", ".join(parts)
 
 
-def _tables(found: Audit) -> dict[str, dict]:
-    outcomes = (found.manifest.preparation or {}).get("outcomes")
-    return ({"outcomes of the preparation": outcomes} if outcomes else {}) | found.facts
+def _tables(result: Audit) -> dict[str, dict]:
+    """Return the tables of a report by title; a split's title is its name."""
+    outcomes = (result.manifest.preparation or {}).get("outcomes")
+    tables = {"outcomes of the preparation": outcomes} if outcomes else {}
+    return tables | result.facts
 
 
-def _figure(cell: tuple[np.ndarray, str]) -> str:
-    image, caption = cell
+def _to_figure(image: np.ndarray, caption: str) -> str:
     content = io.BytesIO()
     Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
     data = base64.b64encode(content.getvalue()).decode()

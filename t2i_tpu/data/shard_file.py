@@ -1,7 +1,8 @@
-"""One shard as a whole: its records, and which of them are damaged.
+"""Reads one complete shard, and finds out which of its records are damaged.
 
-A TFRecord is its length (uint64), the length's checksum, the data and the data's checksum (masked
-CRC32C, uint32, all little-endian).
+A record of a TFRecord file is the length of the data (uint64), the checksum of the length, the data
+and the checksum of the data. The checksums are masked CRC32C (uint32), and all numbers are
+little-endian.
 """
 
 import struct
@@ -12,105 +13,120 @@ from absl import logging
 
 from t2i_tpu.errors import UserError
 
-_HEADER = 12  # bytes before the data; 4 follow it
+_HEADER_BYTES = 12  # length and its checksum
+_CHECKSUM_BYTES = 4
 
 
 def read_shard(path: str, num_examples: int, on_damage: str) -> tf.Tensor:
-    """The serialized examples of a shard that is damaged, a string tensor [num_examples].
+    """Return the serialized examples of a shard that may be damaged, as strings [num_examples].
 
     Args:
-      on_damage: "raise", or "skip": a damaged record's place is given to the next whole one, so
-        that every other example keeps its place, and a warning counts them.
+      path: of the shard, local or gs://.
+      num_examples: the number of its records.
+      on_damage: "raise", or "skip". With "skip", a copy of the next intact record takes the place of
+        a damaged one, so that all other examples keep their places, and a warning counts the
+        damaged records.
 
     Raises:
-      UserError: naming shard and record, if the shard is damaged and `on_damage` is "raise", or
-        has no whole record.
+      UserError: a record is damaged and `on_damage` is "raise", or all records are. The message
+        names shard and records.
     """
-    found = read_intact_records(path, num_examples)
-    damaged = [index for index, record in enumerate(found) if record is None]
+    records = read_intact_records(path, num_examples)
+    damaged = [index for index, record in enumerate(records) if record is None]
     if damaged and (on_damage == "raise" or len(damaged) == num_examples):
-        raise _damaged(path, damaged, num_examples)
+        raise _make_error(path, damaged, num_examples)
     if damaged:
-        numbers = listed(damaged)
-        logging.warning("%s: skipped %d damaged record(s): %s", path, len(damaged), numbers)
+        indices = format_indices(damaged)
+        logging.warning("%s: skipped %d damaged record(s): %s", path, len(damaged), indices)
     for index in damaged:
-        places = (found[(index + step) % num_examples] for step in range(num_examples))
-        found[index] = next(record for record in places if record is not None)
-    return tf.constant(found)
+        following = (records[(index + step) % num_examples] for step in range(num_examples))
+        records[index] = next(record for record in following if record is not None)
+    return tf.constant(records)
 
 
 def check_shard(path: str, num_examples: int) -> None:
-    """Raises UserError where a record is damaged, naming it."""
+    """Raise UserError, which names shard and records, if a record of a shard is damaged."""
     try:
         for _ in tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(1024):
             pass
     except tf.errors.DataLossError:
-        found = read_intact_records(path, num_examples)
-        damaged = [index for index, record in enumerate(found) if record is None]
-        raise _damaged(path, damaged, num_examples) from None
-
-
-def _damaged(path, damaged, num_examples):
-    return UserError(
-        f"shard {path} is damaged at record {listed(damaged)} of {num_examples}; restore it, run "
-        "launch/audit_data.py --repair on its folder, or set config.data.on_damage=skip"
-    )
-
-
-def listed(numbers: list[int]) -> str:
-    """The first five."""
-    return ", ".join(map(str, numbers[:5])) + ", ..." * (len(numbers) > 5)
+        records = read_intact_records(path, num_examples)
+        damaged = [index for index, record in enumerate(records) if record is None]
+        raise _make_error(path, damaged, num_examples) from None
 
 
 def read_intact_records(path: str, num_examples: int) -> list[bytes | None]:
-    """The data of each record of a shard; None where its checksum is wrong.
+    """Return the data of each record of a shard, or None for a damaged one.
 
-    Nothing can be found after a damaged length: that record and those after it are None.
+    The records after a damaged length cannot be found, so they are None too.
     """
     with tf.io.gfile.GFile(path, "rb") as file:
         content = file.read()
-    records, sums, position = [], [], 0
-    while len(records) < num_examples and position + _HEADER <= len(content):
-        length, length_sum = struct.unpack_from("<QI", content, position)
-        end = position + _HEADER + length
-        (right,) = _masked_crc32c([content[position : position + 8]])
-        if length_sum != right or end + 4 > len(content):
+    records, checksums, position = [], [], 0
+    while len(records) < num_examples and position + _HEADER_BYTES <= len(content):
+        length, length_checksum = struct.unpack_from("<QI", content, position)
+        end = position + _HEADER_BYTES + length
+        (expected,) = masked_crc32c([content[position : position + 8]])
+        if length_checksum != expected or end + _CHECKSUM_BYTES > len(content):
             break
-        records.append(content[position + _HEADER : end])
-        sums.append(struct.unpack_from("<I", content, end)[0])
-        position = end + 4
-    right = _masked_crc32c(records)
-    checked = [
-        record if one == other else None
-        for record, one, other in zip(records, sums, right, strict=True)
+        records.append(content[position + _HEADER_BYTES : end])
+        checksums.append(struct.unpack_from("<I", content, end)[0])
+        position = end + _CHECKSUM_BYTES
+    intact = [
+        record if checksum == expected else None
+        for record, checksum, expected in zip(
+            records, checksums, masked_crc32c(records), strict=True
+        )
     ]
-    return checked + [None] * (num_examples - len(checked))
+    return intact + [None] * (num_examples - len(intact))
 
 
-def _crc_table() -> np.ndarray:
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, (table >> 1) ^ np.uint32(0x82F63B78), table >> 1)
-    return table
+def format_indices(indices: list[int]) -> str:
+    """Return a comma-separated list of the first five indices."""
+    first = ", ".join(map(str, indices[:5]))
+    return f"{first}, ..." if len(indices) > 5 else first
 
 
-_TABLE = _crc_table()
+def masked_crc32c(blocks: list[bytes]) -> list[int]:
+    """Return TFRecord's checksum of each block.
 
-
-def _masked_crc32c(blocks: list[bytes]) -> list[int]:
-    """TFRecord's checksum of each block; byte by byte, but of all blocks at once."""
+    It is computed byte by byte, but for all blocks at once.
+    """
+    # Sort the blocks by length, longest first, so that those that have a byte at a position are
+    # the first ones.
     order = sorted(range(len(blocks)), key=lambda index: -len(blocks[index]))
     lengths = np.array([len(blocks[index]) for index in order], np.int64)
     longest = int(lengths.max(initial=0))
     data = np.zeros((longest, len(blocks)), np.uint8)
     for column, index in enumerate(order):
         data[: len(blocks[index]), column] = np.frombuffer(blocks[index], np.uint8)
+    num_active = np.searchsorted(-lengths, -np.arange(longest), side="left")
+
+    # Update the checksums of the active blocks with one byte of each.
     crc = np.full(len(blocks), 0xFFFFFFFF, np.uint32)
-    active = np.searchsorted(-lengths, -np.arange(longest), side="left")  # longer than the place
-    for row, count in zip(data, active, strict=True):
+    for row, count in zip(data, num_active, strict=True):
         crc[:count] = _TABLE[(crc[:count] ^ row[:count]) & 0xFF] ^ (crc[:count] >> 8)
     crc = ~crc
-    masked = ((crc >> 15) | (crc << 17)) + np.uint32(0xA282EAD8)
-    found = np.empty(len(blocks), np.uint32)
-    found[order] = masked
-    return found.tolist()
+
+    # Mask them and restore the order.
+    checksums = np.empty(len(blocks), np.uint32)
+    checksums[order] = ((crc >> 15) | (crc << 17)) + np.uint32(0xA282EAD8)
+    return checksums.tolist()
+
+
+def _make_crc_table() -> np.ndarray:
+    """Return the CRC32C of each byte, uint32 [256]."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0x82F63B78), table >> 1)
+    return table
+
+
+_TABLE = _make_crc_table()
+
+
+def _make_error(path: str, damaged: list[int], num_examples: int) -> UserError:
+    return UserError(
+        f"shard {path} is damaged at record {format_indices(damaged)} of {num_examples}; restore "
+        "it, run launch/audit_data.py --repair on its folder, or set config.data.on_damage=skip"
+    )

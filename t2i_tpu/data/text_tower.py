@@ -1,6 +1,7 @@
-"""The text tower that lies beside a data set's shards, and with every run that was trained on them.
+"""The text tower stored next to a data set's shards, and in the workdir of every run on it.
 
-So a run is prompted on any machine: without torch, without a hub, and without its data set.
+With it a run can be sampled on any machine: without torch, without a model hub and without the data
+set.
 """
 
 import contextlib
@@ -19,95 +20,118 @@ from t2i_tpu.text.onnx_tower import OnnxEncoder
 
 
 def export(encoder: TextEncoder, output: str) -> tuple[StoredFile, ...]:
-    """Writes an encoder's text tower below the folder `output`, local or gs://.
+    """Write an encoder's text tower into a subfolder of `output`, local or gs://.
+
+    Returns:
+      The files, for the manifest of the data set in `output`.
 
     Raises:
-      UserError: the encoder has none that can be exported faithfully.
+      UserError: the text tower cannot be exported exactly.
     """
-    stored = []
+    stored_files = []
     with tempfile.TemporaryDirectory() as folder:
         encoder.export(folder)
         tf.io.gfile.makedirs(posixpath.join(output, TEXT_TOWER))
         for name in sorted(os.listdir(folder)):
             source = os.path.join(folder, name)
-            stored.append(StoredFile(f"{TEXT_TOWER}/{name}", *files.measure(source)))
-            _copy(source, posixpath.join(output, stored[-1].file))
-    return tuple(stored)
+            stored = StoredFile(f"{TEXT_TOWER}/{name}", *files.measure(source))
+            _copy_file(source, posixpath.join(output, stored.file))
+            stored_files.append(stored)
+    return tuple(stored_files)
 
 
 def copy(manifest: Manifest, source: str, target: str) -> None:
-    """Copies a data set's text tower, if it has one, from the folder that holds it into another;
-    what is there at its full size is left as it is.
+    """Copy a data set's text tower, if it has one, from one folder into another.
+
+    A file that is in the target already, with the right size, is not copied again.
+
+    Args:
+      manifest: of the data set.
+      source: the folder of the data set.
+      target: another folder, local or gs://.
 
     Raises:
-      UserError: a file is missing or is not what the manifest says.
+      UserError: a file is missing or does not match the manifest.
     """
-    for one in manifest.text_tower or ():
-        path = posixpath.join(target, one.file)
-        if tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length == one.num_bytes:
+    for stored in manifest.text_tower or ():
+        path = posixpath.join(target, stored.file)
+        if tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length == stored.num_bytes:
             continue
-        _check(one, source, source)
+        _check_file(stored, source, source)
         tf.io.gfile.makedirs(posixpath.dirname(path))
-        _copy(posixpath.join(source, one.file), path)
+        _copy_file(posixpath.join(source, stored.file), path)
 
 
 def open_encoder(
     contract: EmbeddingContract | TokenContract, manifest: Manifest, folder: str
 ) -> TextEncoder:
-    """The encoder of a contract of the manifest: the text tower that lies in `folder`, local or
-    gs://, or, where the manifest has none, what the contract names.
+    """Return the encoder of a manifest's contract.
+
+    It is the text tower in `folder`, local or gs://. If the manifest has no text tower, it is the
+    encoder that the contract names.
 
     Raises:
-      UserError: a file is missing or is not what the manifest says; no such encoder.
+      UserError: a file is missing or does not match the manifest, or the encoder does not exist.
     """
     if not manifest.text_tower:
         return make_encoder(contract.encoder)
-    with _local(manifest, folder) as local:
-        for one in manifest.text_tower:
-            _check(one, local, folder)
+    with _make_local(manifest, folder) as local:
+        for stored in manifest.text_tower:
+            _check_file(stored, local, folder)
         tower = os.path.join(local, TEXT_TOWER)
         return OnnxEncoder(tower, contract.encoder, manifest.embedding.weights_sha256)
 
 
 @contextlib.contextmanager
-def _local(manifest: Manifest, folder: str) -> Iterator[str]:
-    """The folder, or for as long as needed a copy of its tower: onnxruntime reads no gs://."""
+def _make_local(manifest: Manifest, folder: str) -> Iterator[str]:
+    """Yield a local folder with the text tower, because onnxruntime cannot read gs://.
+
+    It is `folder` itself, or a temporary folder if `folder` is on gs://.
+    """
     if not folder.startswith("gs://"):
         yield folder
         return
     with tempfile.TemporaryDirectory() as local:
         os.mkdir(os.path.join(local, TEXT_TOWER))
-        for one in manifest.text_tower:
-            source = posixpath.join(folder, one.file)
-            with _reading(source):
-                _copy(source, os.path.join(local, one.file))
+        for stored in manifest.text_tower:
+            source = posixpath.join(folder, stored.file)
+            with _translate_read_errors(source):
+                _copy_file(source, os.path.join(local, stored.file))
         yield local
 
 
-def _copy(source: str, target: str) -> None:
+def _copy_file(source: str, target: str) -> None:
     with files.write_atomically(target) as partial:
         tf.io.gfile.copy(source, partial, overwrite=True)
 
 
-def _check(one: StoredFile, folder: str, origin: str) -> None:
-    """Whether it is in `folder` what the manifest says; it is from the folder `origin`."""
-    source = posixpath.join(origin, one.file)
-    with _reading(source):
-        found = files.measure(posixpath.join(folder, one.file))
-    if found != (one.num_bytes, one.sha256):
+def _check_file(stored: StoredFile, folder: str, origin: str) -> None:
+    """Raise UserError if a file does not match the manifest.
+
+    Args:
+      stored: the file's entry in the manifest.
+      folder: where to read the file.
+      origin: the folder that the file came from, which the error message names.
+    """
+    source = posixpath.join(origin, stored.file)
+    with _translate_read_errors(source):
+        measured = files.measure(posixpath.join(folder, stored.file))
+    if measured != (stored.num_bytes, stored.sha256):
         raise UserError(
             f"{source} is not the text tower that made the data set's embeddings; "
-            "copy it from where there is another"
+            "copy it again from the original data set"
         )
 
 
 @contextlib.contextmanager
-def _reading(path: str) -> Iterator[None]:
+def _translate_read_errors(path: str) -> Iterator[None]:
+    """Raise UserError in place of TensorFlow's error on reading `path`."""
     try:
         yield
     except tf.errors.NotFoundError as error:
         raise UserError(
-            f"{path} of the text tower is missing; copy it from where there is another"
+            f"{path}, a file of the text tower, is missing; copy it again from the original data "
+            "set"
         ) from error
     except tf.errors.OpError as error:
         raise UserError(f"{path} cannot be read: {files.explain_error(path, error)}") from error

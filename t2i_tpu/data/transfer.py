@@ -1,8 +1,8 @@
-"""Copies a folder of shards to or from gs://: in parallel, checked, and again from where it stopped.
+"""Copies a data set to or from gs://: in parallel, with checksums, and resumable.
 
-TensorFlow's own client writes one object after the other and checks nothing; this is
-google-cloud-storage (extra gcs). A file has its name only when it is whole, and the manifest is
-copied last, so a folder with a manifest is a whole data set here as anywhere.
+This uses google-cloud-storage (extra gcs), because TensorFlow's own client writes one object after
+the other and checks nothing. A file gets its name only when it is complete, and the manifest is
+copied last, so a folder that has a manifest is a complete data set.
 """
 
 import base64
@@ -18,14 +18,23 @@ from concurrent import futures
 import tensorflow as tf
 from tqdm import tqdm
 
-from t2i_tpu.data.manifest import MANIFEST_NAME, read_manifest
+from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import gcs
 
+# Copies the file of a name if necessary; returns its size and whether it was there already.
+CopyFile = Callable[[str], tuple[int, bool]]
+
 
 @dataclasses.dataclass(frozen=True)
-class Copied:
-    """How many files of how many bytes there are, and how many of them were there already."""
+class CopyResult:
+    """What a copy consists of.
+
+    Attributes:
+      files: the number of files.
+      num_bytes: their size.
+      present: how many of them were in the target already.
+    """
 
     files: int
     num_bytes: int
@@ -33,40 +42,49 @@ class Copied:
 
 
 @gcs.translate_gcs_errors()
-def copy(source: str, target: str, workers: int = 8) -> Copied:
-    """Copies the data set in the folder `source` into `target`; one of them is on gs://.
+def copy(source: str, target: str, workers: int = 8) -> CopyResult:
+    """Copy the data set in the folder `source` into the folder `target`; one of them is on gs://.
 
-    A file that is there with an equal checksum is not copied again. Shards are checked against the
-    manifest's sha256, files on their way by their crc32c.
+    A file whose copy exists with an equal checksum is not copied again. Shards are checked against
+    the SHA-256 in the manifest, and every transfer against the file's CRC32C.
+
+    Args:
+      source, target: folders.
+      workers: number of files to copy at the same time.
 
     Raises:
-      UserError: no data set in `source`, a shard that is not what the manifest says, another data
-        set in `target`, or what gs:// refuses.
+      UserError: `source` holds no data set, a shard does not match the manifest, `target` holds
+        another data set, or gs:// denies access.
     """
     if source.startswith("gs://") == target.startswith("gs://"):
         raise UserError(
-            f"one of {source!r} and {target!r} must be on gs://, the other a folder here"
+            f"one of {source!r} and {target!r} must be on gs://, and the other a local folder"
         )
     manifest = read_manifest(source)
     _check_target(target, manifest)
-    upload = target.startswith("gs://")
-    remote = _Remote(target if upload else source)
-    folder = pathlib.Path(source if upload else target).expanduser()
+    is_upload = target.startswith("gs://")
+    remote = _Remote(target if is_upload else source)
+    folder = pathlib.Path(source if is_upload else target).expanduser()
+    sha256 = {stored.file: stored.sha256 for stored in manifest.files()}
     with remote.translate_gcs_errors():
-        there = remote.checksums()
-        here = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        names = {name for name in (here if upload else there) if _is_data(name)}
-        sha256 = {one.file: one.sha256 for one in manifest.files()}
-        one = _Upload(remote, folder, there) if upload else _Download(remote, folder, there)
-        results = _in_parallel(
-            lambda name: one(name, sha256.get(name)), sorted(names - {MANIFEST_NAME}), workers
-        )
-        results.append(one(MANIFEST_NAME, None))
-    return Copied(len(results), sum(size for size, _ in results), sum(was for _, was in results))
+        checksums = remote.checksums()
+        if is_upload:
+            paths = (path for path in folder.rglob("*") if path.is_file())
+            names = [path.relative_to(folder).as_posix() for path in paths]
+            copy_file = _Upload(remote, folder, checksums, sha256)
+        else:
+            names = list(checksums)
+            copy_file = _Download(remote, folder, checksums, sha256)
+        names = sorted(name for name in names if _is_data(name) and name != MANIFEST_NAME)
+        results = _copy_in_parallel(copy_file, names, workers)
+        results.append(copy_file(MANIFEST_NAME))
+    sizes = [num_bytes for num_bytes, _ in results]
+    num_present = sum(1 for _, is_present in results if is_present)
+    return CopyResult(len(results), sum(sizes), num_present)
 
 
-def _check_target(target, manifest):
-    """Another data set must not be mixed with this one."""
+def _check_target(target: str, manifest: Manifest) -> None:
+    """Raise UserError if the target holds another data set, which must not be mixed with this."""
     path = posixpath.join(target, MANIFEST_NAME)
     if not tf.io.gfile.exists(path):
         gcs.check_bucket(target)
@@ -75,13 +93,18 @@ def _check_target(target, manifest):
 
 
 def _is_data(name: str) -> bool:
-    """Not what somebody is still writing, nor a folder's own mark on gs://."""
-    parts = name.split("/")
-    return not name.endswith((".tmp", "/")) and not any(p.startswith(".") for p in parts) and name
+    """Return whether a file belongs to a data set.
+
+    Files that are still being written, hidden files and the placeholders of folders on gs:// do
+    not.
+    """
+    if not name or name.endswith((".tmp", "/")):
+        return False
+    return not any(part.startswith(".") for part in name.split("/"))
 
 
 class _Remote:
-    """A folder on gs://, by google-cloud-storage."""
+    """A folder on gs://, accessed through google-cloud-storage."""
 
     def __init__(self, address: str):
         try:
@@ -93,13 +116,13 @@ class _Remote:
                 'pip install -e ".[gcs]"'
             ) from error
         self.bucket_name, _, path = address.removeprefix("gs://").partition("/")
-        self.prefix = path.rstrip("/") and path.rstrip("/") + "/"
+        self.prefix = f"{path.rstrip('/')}/" if path.rstrip("/") else ""
         self.options = {"retry": DEFAULT_RETRY}
         with self.translate_gcs_errors():
             self.bucket = storage.Client().bucket(self.bucket_name)
 
     def checksums(self) -> dict[str, str]:
-        """crc32c by name."""
+        """Return the CRC32C of each file in the folder, in base64."""
         blobs = self.bucket.client.list_blobs(self.bucket, prefix=self.prefix, **self.options)
         return {blob.name.removeprefix(self.prefix): blob.crc32c for blob in blobs}
 
@@ -113,6 +136,7 @@ class _Remote:
 
     @contextlib.contextmanager
     def translate_gcs_errors(self) -> Iterator[None]:
+        """Raise UserError in place of an error of google-cloud-storage."""
         from google.api_core.exceptions import GoogleAPIError
         from google.auth.exceptions import GoogleAuthError
 
@@ -122,47 +146,75 @@ class _Remote:
             raise UserError(gcs.explain_error(error, f"gs://{self.bucket_name}")) from error
 
 
+@dataclasses.dataclass(frozen=True)
 class _Upload:
-    def __init__(self, remote, folder, there):
-        self.remote, self.folder, self.there = remote, folder, there
+    """Uploads files of a local folder.
 
-    def __call__(self, name: str, sha256: str | None) -> tuple[int, bool]:
-        """Returns the file's size and whether it was there already."""
+    Attributes:
+      remote: the target.
+      folder: the source.
+      checksums: the CRC32C of each file that is in the target already.
+      sha256: the hash of each file that the manifest lists.
+    """
+
+    remote: _Remote
+    folder: pathlib.Path
+    checksums: dict[str, str]
+    sha256: dict[str, str]
+
+    def __call__(self, name: str) -> tuple[int, bool]:
         path = self.folder / name
-        crc32c = _checked(path, sha256)
-        present = self.there.get(name) == crc32c
-        if not present:
+        crc32c = _check_file(path, self.sha256.get(name))
+        is_present = self.checksums.get(name) == crc32c
+        if not is_present:
             self.remote.upload(path, name)
-        return path.stat().st_size, present
+        return path.stat().st_size, is_present
 
 
+@dataclasses.dataclass(frozen=True)
 class _Download:
-    def __init__(self, remote, folder, there):
-        self.remote, self.folder, self.there = remote, folder, there
+    """Downloads files into a local folder.
 
-    def __call__(self, name: str, sha256: str | None) -> tuple[int, bool]:
+    Attributes:
+      remote: the source.
+      folder: the target.
+      checksums: the CRC32C of each file in the source.
+      sha256: the hash of each file that the manifest lists.
+    """
+
+    remote: _Remote
+    folder: pathlib.Path
+    checksums: dict[str, str]
+    sha256: dict[str, str]
+
+    def __call__(self, name: str) -> tuple[int, bool]:
         path = self.folder / name
-        present = path.exists() and _hashes(path)[0] == self.there[name]
-        if not present:
+        is_present = path.exists() and _hash_file(path)[0] == self.checksums[name]
+        if not is_present:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.remote.download(name, path.with_name(path.name + ".tmp"))
-            _checked(path.with_name(path.name + ".tmp"), sha256)
-            os.replace(path.with_name(path.name + ".tmp"), path)
-        return path.stat().st_size, present
+            partial = path.with_name(path.name + ".tmp")
+            self.remote.download(name, partial)
+            _check_file(partial, self.sha256.get(name))
+            os.replace(partial, path)
+        return path.stat().st_size, is_present
 
 
-def _checked(path: pathlib.Path, sha256: str | None) -> str:
-    """The crc32c of a file that is what the manifest says."""
-    crc32c, found = _hashes(path)
-    if sha256 not in (None, found):
+def _check_file(path: pathlib.Path, sha256: str | None) -> str:
+    """Return the CRC32C of a file.
+
+    Raises:
+      UserError: its SHA-256 is not the given one.
+    """
+    crc32c, actual_sha256 = _hash_file(path)
+    if sha256 is not None and actual_sha256 != sha256:
         raise UserError(
-            f"shard {path} is not what its manifest says; restore it or prepare the data set again"
+            f"{path} does not match the manifest; restore it or prepare the data set again"
         )
     return crc32c
 
 
-def _hashes(path: pathlib.Path) -> tuple[str, str]:
-    """crc32c as gs:// writes it, and sha256."""
+def _hash_file(path: pathlib.Path) -> tuple[str, str]:
+    """Return a file's CRC32C, in base64 as gs:// gives it, and its SHA-256 in hex."""
     import google_crc32c
 
     crc32c, sha256 = google_crc32c.Checksum(), hashlib.sha256()
@@ -173,15 +225,16 @@ def _hashes(path: pathlib.Path) -> tuple[str, str]:
     return base64.b64encode(crc32c.digest()).decode(), sha256.hexdigest()
 
 
-def _in_parallel(one: Callable[[str], tuple], names: list[str], workers: int) -> list[tuple]:
+def _copy_in_parallel(
+    copy_file: CopyFile, names: list[str], workers: int
+) -> list[tuple[int, bool]]:
+    """Copy files in threads, with a progress bar. The first error cancels the remaining files."""
     with futures.ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(one, name) for name in names]
+        jobs = [pool.submit(copy_file, name) for name in names]
         try:
-            done = futures.as_completed(jobs)
-            return [
-                job.result()
-                for job in tqdm(done, "copying", len(jobs), unit=" files", disable=None)
-            ]
+            completed = futures.as_completed(jobs)
+            progress = tqdm(completed, "copying", len(jobs), unit=" files", disable=None)
+            return [job.result() for job in progress]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -1,4 +1,7 @@
-"""Records -> shards. Equal records and settings give equal bytes."""
+"""Writes records to the shards and the manifest of a data set.
+
+Equal records and settings give equal bytes.
+"""
 
 import collections
 import posixpath
@@ -19,7 +22,7 @@ from t2i_tpu.data.records import Record, serialize
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
-# Examples; the reader holds two shards of each stream in memory to shuffle them.
+# Examples per shard. To shuffle them, the reader holds two shards of each stream in memory.
 SHARD_SIZE = 1024
 
 
@@ -34,20 +37,30 @@ def write_dataset(
     tokens: TokenContract | None = None,
     sequence: SequenceContract | None = None,
     label_names: Sequence[str] | None = None,
-    streams_of: Callable[[str, Record], range] | None = None,  # (split, record) -> where it may go
-    image_format: str = "raw",  # png: smaller, for what ships with the package
+    streams_of: Callable[[str, Record], range] | None = None,
+    image_format: str = "raw",
 ) -> Manifest:
-    """Writes a data set into the folder `output` (local or gs://) and returns its manifest.
+    """Write a data set into a folder, and return its manifest.
 
-    Record i of a split goes to stream i mod num_streams; with `streams_of`, record i of those that
-    share a range of streams to its stream i mod its length. Every stream gives as much to a batch,
-    so few records in many streams are seen more often: the streams weigh a mixture.
+    A shard gets its name when it is complete and the manifest is written last, so a folder that has
+    a manifest is a complete data set.
 
-    Shards get their final name when they are whole and the manifest is written last, so a folder
-    with a manifest is a whole data set.
+    Args:
+      output: the folder, local or gs://.
+      splits: the records of each split.
+      name: of the data set.
+      num_streams: streams per split. Record i of a split goes to stream i mod num_streams.
+      shard_size: examples per shard.
+      embedding, tokens, sequence: what made these features, if the records have them.
+      label_names: names of the classes, if the records have labels.
+      streams_of: (split, record) -> the range of streams that the record may go to, or None for all
+        streams. Record i of those that share a range goes to its stream i mod its length. Every
+        stream gives equally many examples to a batch, so a range with many streams and few records
+        is seen more often: the ranges set the weights of a mixture.
+      image_format: raw, or png, which is smaller.
 
     Raises:
-      UserError: `output` holds a data set already, a key comes twice, images differ in shape, a
+      UserError: `output` holds a data set already, a key is not unique, images differ in shape, a
         record lacks what the manifest promises, or a split has fewer records than streams.
     """
     manifest_path = posixpath.join(output, MANIFEST_NAME)
@@ -56,26 +69,19 @@ def write_dataset(
             f"{output!r} already holds a data set; choose another folder or delete it first"
         )
     tf.io.gfile.makedirs(output)
-    checks = _Checks(embedding, tokens, sequence, label_names)
-    written = {
-        split: _write_split(
-            [
-                StreamWriter(output, f"{split}-{index:04d}", shard_size)
-                for index in range(num_streams)
-            ],
-            split,
-            checks.watch(records),
-            streams_of,
-            image_format,
-        )
-        for split, records in splits.items()
-    }
-    size, _, channels = checks.image_shape
+    checker = _RecordChecker(embedding, tokens, sequence, label_names)
+    streams = {}
+    for split, records in splits.items():
+        prefixes = [f"{split}-{index:04d}" for index in range(num_streams)]
+        writers = [StreamWriter(output, prefix, shard_size) for prefix in prefixes]
+        checked = checker.iter_checked(records)
+        streams[split] = _write_split(writers, split, checked, streams_of, image_format)
+    size, _, channels = checker.image_shape
     manifest = Manifest(
         name=name,
         image_size=size,
         channels=channels,
-        splits=written,
+        splits=streams,
         embedding=embedding,
         tokens=tokens,
         sequence=sequence,
@@ -86,79 +92,110 @@ def write_dataset(
     return manifest
 
 
-class _Checks:
-    """What must hold over all the records of a data set."""
+class _RecordChecker:
+    """Checks what must hold for all records of a data set.
 
-    def __init__(self, embedding, tokens, sequence, label_names):
+    Attributes:
+      image_shape: (height, width, channels), once there is a record.
+    """
+
+    def __init__(
+        self,
+        embedding: EmbeddingContract | None,
+        tokens: TokenContract | None,
+        sequence: SequenceContract | None,
+        label_names: Sequence[str] | None,
+    ):
         self.embedding, self.tokens = embedding, tokens
         self.sequence, self.label_names = sequence, label_names
         self.keys, self.image_shape = set(), None
 
-    def watch(self, records: Iterable[Record]) -> Iterable[Record]:
+    def iter_checked(self, records: Iterable[Record]) -> Iterable[Record]:
+        """Yield the records. Raises UserError at the first one that is not as it must be."""
         for record in records:
             if record.key in self.keys:
                 raise UserError(
-                    f"key {record.key!r} comes twice; keys must be unique in a data set"
+                    f"key {record.key!r} occurs twice; keys must be unique in a data set"
                 )
             self.keys.add(record.key)
             self._check_image(record)
-            self._check_promises(record)
+            self._check_features(record)
             yield record
 
     def _check_image(self, record: Record) -> None:
         shape, dtype = record.image.shape, record.image.dtype
         self.image_shape = self.image_shape or shape
-        square = len(shape) == 3 and shape[0] == shape[1] and shape[2] in (1, 3)
-        if not square or shape != self.image_shape or dtype != np.uint8:
+        is_square = len(shape) == 3 and shape[0] == shape[1] and shape[2] in (1, 3)
+        if not is_square or shape != self.image_shape or dtype != np.uint8:
             raise UserError(
-                f"image {record.key!r} is {dtype} {shape}, wanted uint8, square, of 1 or 3 "
-                f"channels and as the first, {self.image_shape}"
+                f"image {record.key!r} is {dtype} {shape}; images must be uint8, square, have 1 or "
+                f"3 channels and the shape of the first one, {self.image_shape}"
             )
 
-    def _check_promises(self, record: Record) -> None:
-        """What the manifest promises of every record must be in it."""
+    def _check_features(self, record: Record) -> None:
+        """Raise UserError if a record lacks a feature that the manifest promises."""
         key, shape = record.key, np.shape(record.embedding)
         if self.embedding and shape != (self.embedding.dim,):
             raise UserError(
-                f"record {key!r} has an embedding of shape {shape}, wanted ({self.embedding.dim},)"
+                f"record {key!r} has an embedding of shape {shape}; the shape must be "
+                f"({self.embedding.dim},)"
             )
         if self.tokens and record.tokens is None:
-            raise UserError(f"record {key!r} has no tokens in a data set of tokens")
+            raise UserError(f"record {key!r} has no tokens, but the data set promises them")
         if self.sequence:
             self._check_sequence(key, np.shape(record.sequence))
         if self.label_names and record.label not in range(len(self.label_names)):
             raise UserError(
-                f"record {key!r} has label {record.label}, wanted 0 to {len(self.label_names) - 1}"
+                f"record {key!r} has label {record.label}; labels must be 0 to "
+                f"{len(self.label_names) - 1}"
             )
 
     def _check_sequence(self, key: str, shape: tuple[int, ...]) -> None:
         length, width = self.sequence.context_length, self.sequence.width
         if len(shape) != 2 or shape[0] not in range(1, length + 1) or shape[1] != width:
             raise UserError(
-                f"record {key!r} has a sequence of shape {shape}, wanted (1 to {length}, {width})"
+                f"record {key!r} has a sequence of shape {shape}; the shape must be "
+                f"(1 to {length}, {width})"
             )
 
 
-def _write_split(streams, split, records, streams_of, image_format):
-    dealt = collections.Counter()
+def _write_split(
+    writers: Sequence["StreamWriter"],
+    split: str,
+    records: Iterable[Record],
+    streams_of: Callable[[str, Record], range] | None,
+    image_format: str,
+) -> tuple[tuple[Shard, ...], ...]:
+    """Write the records of a split, and return the shards of each stream.
+
+    The arguments are as in `write_dataset`.
+    """
+    num_written = collections.Counter()  # by range of streams
     for record in records:
-        mine = streams_of(split, record) if streams_of else range(len(streams))
-        streams[mine[dealt[mine] % len(mine)]].write(serialize(record, image_format))
-        dealt[mine] += 1
-    shards = tuple(stream.close() for stream in streams)
+        streams = streams_of(split, record) if streams_of else range(len(writers))
+        stream = streams[num_written[streams] % len(streams)]
+        writers[stream].write(serialize(record, image_format))
+        num_written[streams] += 1
+    shards = tuple(writer.close() for writer in writers)
     if not all(shards):
         raise UserError(
-            f"split {split!r} has fewer records than streams ({len(streams)}); "
+            f"split {split!r} has fewer records than streams ({len(writers)}); "
             "ask for fewer streams"
         )
     return shards
 
 
 class StreamWriter:
-    """Serialized examples -> the shards of one stream, FOLDER/PREFIX-00000.tfrecord and on.
+    """Writes serialized examples to the shards of one stream.
 
-    With `keep`, a shard that is there already is not written again: a run that was interrupted had
-    the same examples.
+    The shards are FOLDER/PREFIX-00000.tfrecord and so on.
+
+    Args:
+      folder: local or gs://.
+      prefix: of the names of the shards.
+      shard_size: examples per shard.
+      keep: whether to keep a shard that exists instead of writing it again. It must have been
+        written from the same examples, by a run that was interrupted.
     """
 
     def __init__(self, folder: str, prefix: str, shard_size: int, keep: bool = False):
@@ -166,23 +203,26 @@ class StreamWriter:
         self.shards, self.count, self.writer = [], 0, None
 
     def write(self, serialized: bytes) -> None:
+        """Write an example."""
         if self.count == 0 and not (self.keep and tf.io.gfile.exists(self._path())):
             self.writer = tf.io.TFRecordWriter(self._path() + ".tmp")
         if self.writer:
             self.writer.write(serialized)
         self.count += 1
         if self.count == self.shard_size:
-            self._finish()
+            self._finish_shard()
 
     def close(self) -> tuple[Shard, ...]:
+        """Finish the last shard, and return all shards."""
         if self.count:
-            self._finish()
+            self._finish_shard()
         return tuple(self.shards)
 
     def _path(self) -> str:
+        """Return the path of the current shard."""
         return posixpath.join(self.folder, f"{self.prefix}-{len(self.shards):05d}.tfrecord")
 
-    def _finish(self) -> None:
+    def _finish_shard(self) -> None:
         path = self._path()
         if self.writer:
             self.writer.close()

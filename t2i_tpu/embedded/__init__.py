@@ -1,1 +1,4 @@
-"""What ships with the package: a data set (emoji/), its text encoder (clip/), their builder."""
+"""The data that ships with the package: a data set (emoji/) and its text encoder (clip/).
+
+`python -m tools.build_embedded` builds both.
+"""

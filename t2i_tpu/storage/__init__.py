@@ -1,0 +1,1 @@
+"""Reading and writing files and folders, local or gs://: atomicity, access and errors."""

@@ -1,4 +1,4 @@
-"""Files that get their name only when they are whole, and their hashes; on disk and gs://."""
+"""Writes files, local or gs://, so that they get their name only when they are complete."""
 
 import contextlib
 import hashlib
@@ -9,11 +9,24 @@ import tensorflow as tf
 
 from t2i_tpu.storage import gcs
 
+_BLOCK_BYTES = 1 << 22
+_LOCAL_REMEDIES = {
+    "Permission denied": "give yourself the right to write there, or use another folder",
+    "Read-only file system": "use another folder",
+    "No space left on device": "free some, or use another disk",
+    "Disk quota exceeded": "free some, or use another disk",
+    "File too large": "raise the limit on file sizes (ulimit -f), or use another disk",
+}
+
 
 @contextlib.contextmanager
 def write_atomically(path: str, shared: bool = False) -> Iterator[str]:
-    """Yields another name to write under; the file gets its own when the block is done. `shared`:
-    another may be writing the same file at the same time."""
+    """Yield a temporary path to write to, and rename it to `path` when the block ends.
+
+    Args:
+      path: of the file; an existing file is replaced.
+      shared: whether another process may write the same file at the same time.
+    """
     partial = f"{path}.{uuid.uuid4().hex}.tmp" if shared else path + ".tmp"
     try:
         yield partial
@@ -25,33 +38,28 @@ def write_atomically(path: str, shared: bool = False) -> Iterator[str]:
 
 
 def write(path: str, content: str | bytes, shared: bool = False) -> None:
-    """Writes or replaces a file. Raises tf.errors.OpError where it cannot be written."""
+    """Write or replace a file. Raises tf.errors.OpError if it cannot be written."""
     with write_atomically(path, shared) as partial, tf.io.gfile.GFile(partial, "wb") as file:
         file.write(content)
 
 
 def measure(path: str) -> tuple[int, str]:
-    """(bytes, SHA-256 in hex) of a file. Raises tf.errors.OpError where it cannot be read."""
+    """Return a file's size in bytes and its SHA-256 in hex.
+
+    Raises:
+      tf.errors.OpError: the file cannot be read.
+    """
     num_bytes, digest = 0, hashlib.sha256()
     with tf.io.gfile.GFile(path, "rb") as file:
-        while block := file.read(1 << 22):
+        while block := file.read(_BLOCK_BYTES):
             num_bytes += len(block)
             digest.update(block)
     return num_bytes, digest.hexdigest()
 
 
 def explain_error(path: str, error: tf.errors.OpError) -> str:
-    """Why TensorFlow could not read or write a path, and what to do, in one line."""
+    """Return one line that says why TensorFlow could not read or write a path, and what to do."""
     if path.startswith("gs://"):
         return gcs.explain_error(error, path)
     reason = error.message.splitlines()[0].rpartition("; ")[2]
     return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"
-
-
-_LOCAL_REMEDIES = {
-    "Permission denied": "give yourself the right to write there, or use another folder",
-    "Read-only file system": "use another folder",
-    "No space left on device": "free some, or use another disk",
-    "Disk quota exceeded": "free some, or use another disk",
-    "File too large": "raise the limit on file sizes (ulimit -f), or use another disk",
-}

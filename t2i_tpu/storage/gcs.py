@@ -1,4 +1,4 @@
-"""What gs:// refuses, in a line that says what to do about it."""
+"""Turns errors of Google Cloud Storage into one line that says what to do."""
 
 import contextlib
 import re
@@ -9,6 +9,7 @@ import tensorflow as tf
 from t2i_tpu.errors import UserError
 
 _NO_CREDENTIALS = ("Anonymous caller", "HTTP response code 401", "credentials were not found")
+# The least powerful role that has a permission; objectUser has the others.
 _ROLES = {
     "storage.buckets.get": "legacyBucketReader",
     "storage.objects.get": "objectViewer",
@@ -17,13 +18,19 @@ _ROLES = {
 
 
 def check_bucket(path: str, write: bool = False) -> None:
-    """Raises UserError where `path` is on gs:// and its bucket does not exist, or, to `write`, may
-    not be looked at.
+    """Check that the bucket of a gs:// path can be used; local paths always pass.
 
-    For a file of no bucket TensorFlow's client says that it does not exist, and its makedirs goes
-    on asking forever. To make folders it must be allowed to look at the bucket.
+    If a bucket does not exist, TensorFlow's client reports that a file does not exist, and its
+    makedirs retries forever. To make folders it needs permission to get the bucket.
+
+    Args:
+      path: to be read or written.
+      write: whether folders will be made there.
+
+    Raises:
+      UserError: the bucket does not exist, or, with `write`, getting it is not permitted.
     """
-    if not (bucket := _bucket(path)):
+    if not (bucket := _find_bucket(path)):
         return
     try:
         exists = tf.io.gfile.exists(bucket)
@@ -32,12 +39,12 @@ def check_bucket(path: str, write: bool = False) -> None:
             raise UserError(explain_error(error, bucket)) from error
         return
     if not exists:
-        raise UserError(_absent(bucket))
+        raise UserError(_explain_missing_bucket(bucket))
 
 
 @contextlib.contextmanager
 def translate_gcs_errors() -> Iterator[None]:
-    """An error of gs:// that nobody else caught is a UserError."""
+    """Raise UserError in place of a TensorFlow error that comes from gs://."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -47,50 +54,58 @@ def translate_gcs_errors() -> Iterator[None]:
 
 
 def explain_error(error: Exception, path: str = "") -> str:
-    """One line on an error of reading or writing files, TensorFlow's or google-cloud-storage's;
-    `path` where the error may not name it."""
+    """Return one line that says why gs:// could not be read or written, and what to do.
+
+    Args:
+      error: raised by TensorFlow or by google-cloud-storage.
+      path: what was read or written, in case the error does not name it.
+    """
     text = getattr(error, "message", None) or str(error)
-    bucket = _bucket(text) or _bucket(path) or "gs://"
+    bucket = _find_bucket(text) or _find_bucket(path) or "gs://"
     permission = re.search(r"(?:does not have|Permission)'? '?(storage\.[\w.]+)", text)
     if any(words in text for words in _NO_CREDENTIALS):
         return (
-            f"{bucket} wants credentials and there are none that hold; run: gcloud auth "
+            f"{bucket} requires credentials, and no valid ones were found; run: gcloud auth "
             "application-default login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file"
         )
     if "scope" in text:
         return (
-            f"{bucket} refuses this machine, which was made without the right to use storage; "
-            "make it with --scopes=cloud-platform"
+            f"{bucket} denies access to this machine, which was created without the scope for "
+            "storage; create it with --scopes=cloud-platform"
         )
     if permission:
-        return _refusal(bucket, permission[1], re.search(r"([\w.+-]+@[\w.-]+) does not have", text))
-    # An upload finds nothing only where there is no bucket.
-    is_absent = isinstance(error, tf.errors.NotFoundError) and "initiating an upload" in text
-    if is_absent or "bucket does not exist" in text:
-        return _absent(bucket)
+        account = re.search(r"([\w.+-]+@[\w.-]+) does not have", text)
+        return _explain_denial(bucket, permission[1], account[1] if account else "ACCOUNT")
+    # An upload gives "not found" only if the bucket does not exist.
+    is_upload_not_found = isinstance(error, tf.errors.NotFoundError) and (
+        "initiating an upload" in text
+    )
+    if is_upload_not_found or "bucket does not exist" in text:
+        return _explain_missing_bucket(bucket)
     if isinstance(error, tf.errors.AbortedError | tf.errors.UnavailableError):
         last = text.rpartition("The last failure: ")[2].splitlines()[0]
         return f"{bucket} does not answer ({last}); run the same command again when it does"
     return text.splitlines()[0]
 
 
-def _absent(bucket):
+def _find_bucket(text: str) -> str | None:
+    """Return the first gs://BUCKET in a text."""
+    match = re.search(r"gs://[^/\s'\"]+", text)
+    return match[0] if match else None
+
+
+def _explain_missing_bucket(bucket: str) -> str:
     return (
-        f"there is no bucket {bucket}; check its name, or make it in the machine's region: "
+        f"there is no bucket {bucket}; check its name, or create it in the machine's region: "
         f"gcloud storage buckets create {bucket} --location=REGION"
     )
 
 
-def _bucket(text):
-    found = re.search(r"gs://[^/\s'\"]+", text)
-    return found and found[0]
-
-
-def _refusal(bucket, permission, account):
-    who = account[1] if account else "ACCOUNT"
-    member = f"{'serviceAccount' if who.endswith('gserviceaccount.com') else 'user'}:{who}"
+def _explain_denial(bucket: str, permission: str, account: str) -> str:
+    kind = "serviceAccount" if account.endswith("gserviceaccount.com") else "user"
     role = _ROLES.get(permission, "objectUser")
     return (
-        f"{bucket} refuses {permission} to {who}; its owner grants it by: gcloud storage buckets "
-        f"add-iam-policy-binding {bucket} --member={member} --role=roles/storage.{role}"
+        f"{bucket} denies {permission} to {account}; its owner can grant it with: gcloud storage "
+        f"buckets add-iam-policy-binding {bucket} --member={kind}:{account} "
+        f"--role=roles/storage.{role}"
     )

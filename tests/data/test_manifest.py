@@ -137,7 +137,7 @@ def noise(*shape, dtype=np.uint8):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(key="k0"), "'k0' comes twice"),
+        (dict(key="k0"), "'k0' occurs twice"),
         (dict(image=noise(8, 9, 3)), r"\(8, 9, 3\)"),
         (dict(image=noise(16, 16, 3)), r"\(16, 16, 3\)"),
         (dict(image=noise(8, 8, 1)), r"\(8, 8, 1\)"),

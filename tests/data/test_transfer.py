@@ -1,4 +1,4 @@
-"""Copies to and from gs://: whole, checked, resumed, or refused in one line."""
+"""Copies to and from gs:// are complete, checked and resumable, or end with a one-line error."""
 
 import shutil
 
@@ -17,32 +17,33 @@ from tests.gcs.harness import Faults
 def squares(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squares")
     tiny.write(folder)
-    (folder / "text_tower").mkdir()  # other things may lie beside the shards
+    (folder / "text_tower").mkdir()  # a data set may have files other than shards
     (folder / "text_tower" / "tower.onnx").write_bytes(b"onnx" * 1000)
     (folder / ".state").mkdir()
-    for rest in ("train-9999-00000.tfrecord.tmp", ".state/x"):
-        (folder / rest).write_bytes(b"half")
+    # Neither of these is a part of the data set.
+    for name in ("train-9999-00000.tfrecord.tmp", ".state/x"):
+        (folder / name).write_bytes(b"half")
     return folder
 
 
 @pytest.fixture
 def copy(gcs):
-    """`copy(source, target)` in a process there."""
+    """`copy(source, target)` calls `transfer.copy` in a process that can use gs://."""
     return lambda *arguments: gcs.call(transfer.copy, *map(str, arguments))
 
 
 def contents(folder):
-    """By name, without what is not copied."""
-    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    """Return the files of a folder that should be copied: {name: bytes}."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     return {
         name: path.read_bytes()
-        for name, path in found.items()
-        if not name.endswith(".tmp") and not name.startswith(".")
+        for name, path in files.items()
+        if path.is_file() and not name.endswith(".tmp") and not name.startswith(".")
     }
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
-def test_there_and_back(gcs, bucket, squares, copy, tmp_path, rate):
+def test_copy_to_gs_and_back(gcs, bucket, squares, copy, tmp_path, rate):
     address = f"{bucket}/deep/data"
     with gcs.faults(Faults(rate)):
         expected = contents(squares)
@@ -58,32 +59,32 @@ def test_there_and_back(gcs, bucket, squares, copy, tmp_path, rate):
         assert bool(gcs.report()["faults"]) == bool(rate)
 
 
-def test_what_changed_is_copied_again(gcs, bucket, squares, copy):
+def test_changed_file_is_copied_again(gcs, bucket, squares, copy):
     address = f"{bucket}/data"
     copy(squares, address)
     name = "train-0001-00001.tfrecord"
-    good = (squares / name).read_bytes()
-    gcs.put(f"{address}/{name}", good[:-1] + bytes([good[-1] ^ 1]))
+    content = (squares / name).read_bytes()
+    gcs.put(f"{address}/{name}", content[:-1] + bytes([content[-1] ^ 1]))
     assert copy(squares, address).present == len(contents(squares)) - 1
-    assert gcs.files(address)[name] == good
+    assert gcs.files(address)[name] == content
 
 
-def test_damage_is_not_copied(gcs, bucket, squares, copy, tmp_path):
-    """A flipped bit that the size does not tell, on either side."""
+def test_damaged_shard_is_not_copied(gcs, bucket, squares, copy, tmp_path):
+    """A flipped bit, which does not change the size, is noticed in an upload and in a download."""
     damaged, name = tmp_path / "damaged", "train-0001-00001.tfrecord"
     shutil.copytree(squares, damaged)
-    good = (damaged / name).read_bytes()
-    (damaged / name).write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(UserError, match=f"shard {damaged / name} is not what its manifest says"):
+    content = (damaged / name).read_bytes()
+    (damaged / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=f"{damaged / name} does not match the manifest"):
         copy(damaged, f"{bucket}/up")
     assert not {name, manifest_lib.MANIFEST_NAME} & set(gcs.names(f"{bucket}/up"))
     gcs.put_folder(damaged, f"{bucket}/down")
-    with pytest.raises(UserError, match="is not what its manifest says"):
+    with pytest.raises(UserError, match="does not match the manifest"):
         copy(f"{bucket}/down", tmp_path / "back")
     assert not {name, manifest_lib.MANIFEST_NAME} & set(contents(tmp_path / "back"))
 
 
-def test_refusals(gcs, bucket, squares, copy, tmp_path):
+def test_errors_are_one_line(gcs, bucket, squares, copy, tmp_path):
     address, name = f"{bucket}/data", bucket.removeprefix("gs://")
     for pair in ((squares, tmp_path), ("gs://a/b", "gs://c/d")):
         with pytest.raises(UserError, match="must be on gs://"):
@@ -95,10 +96,10 @@ def test_refusals(gcs, bucket, squares, copy, tmp_path):
     for denied in ("storage.objects.create", "storage.objects.list"):
         with gcs.denied(name, denied), pytest.raises(UserError) as error:
             copy(squares, address)
-        assert f"{bucket} refuses {denied} to" in str(error.value)
+        assert f"{bucket} denies {denied} to" in str(error.value)
         assert "\n" not in str(error.value)
     nothing = {"GOOGLE_APPLICATION_CREDENTIALS": "", "CLOUDSDK_CONFIG": str(tmp_path)}
-    with pytest.raises(UserError, match=f"{bucket} wants credentials"):
+    with pytest.raises(UserError, match=f"{bucket} requires credentials"):
         gcs.call(transfer.copy, str(squares), address, environment=nothing)
     tiny.write(tmp_path / "other", count=16)
     copy(tmp_path / "other", address)

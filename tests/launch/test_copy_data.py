@@ -1,4 +1,4 @@
-"""launch/copy_data.py, killed in the middle and started again."""
+"""launch/copy_data.py is killed in the middle of a copy and run again."""
 
 import time
 
@@ -11,40 +11,44 @@ from tests.gcs.harness import Faults
 
 
 def contents(folder):
-    """By name, without files under way."""
+    """Return the complete files of a folder: {name: bytes}."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
-def test_killed_and_again(gcs, bucket, squares, tmp_path, start, run, way):
-    """At any moment what has its name is whole, and the manifest comes last."""
-    expected, address, back = contents(squares), f"{bucket}/data", tmp_path / "back"
-    if way == "up":
-        source, target, there = squares, address, lambda: gcs.files(address)
+@pytest.mark.parametrize("direction", ["upload", "download"])
+def test_killed_copy_is_continued(gcs, bucket, squares, tmp_path, start, run, direction):
+    """A file that has its final name is complete at any moment, and the manifest comes last."""
+    expected, address, folder = contents(squares), f"{bucket}/data", tmp_path / "copy"
+    if direction == "upload":
+        source, target = squares, address
     else:
-        source, target, there = gcs.put_folder(squares, address), back, lambda: contents(back)
+        source, target = gcs.put_folder(squares, address), folder
+
+    def read_target():
+        return gcs.files(address) if direction == "upload" else contents(folder)
+
     flags = [f"--source={source}", f"--output={target}", "--workers=2"]
-    with gcs.faults(Faults(0.3, ["slow"])):  # so that there is a middle to be killed in
+    # Slow down the copy, so that it can be killed before it ends.
+    with gcs.faults(Faults(0.3, ["slow"])):
         first = start("copy_data.py", flags, inside=gcs.inside)
-        while first.process.is_alive() and len(there()) < 5:
+        while first.process.is_alive() and len(read_target()) < 5:
             time.sleep(0.02)
         first.process.kill()
         first.wait()
-        begun = there()
-        assert 5 <= len(begun) < len(expected) and MANIFEST_NAME not in begun
-        assert begun.items() <= expected.items()
+        copied = read_target()
+        assert 5 <= len(copied) < len(expected) and MANIFEST_NAME not in copied
+        assert copied.items() <= expected.items()
     second = run("copy_data.py", flags, inside=gcs.inside)
-    assert second.code == 0 and f"{len(expected)} files of" in second.stdout, second.stderr
-    assert int(second.stdout.split(", ")[-1].split()[0]) >= len(begun)
-    assert there() == expected
+    assert second.code == 0 and f"{len(expected)} files (" in second.stdout, second.stderr
+    assert int(second.stdout.split("; ")[-1].split()[0]) >= len(copied)
+    assert read_target() == expected
 
 
-def test_refusals(bucket, gcs, squares, run):
-    """One line, as of every script."""
+def test_errors_are_one_line(bucket, gcs, squares, run):
     flags = [f"--source={squares}", "--output=gs://no-such-bucket/x"]
     assert "there is no bucket gs://no-such" in run("copy_data.py", flags, inside=gcs.inside).error
     with gcs.denied(bucket.removeprefix("gs://"), "storage.objects.create"):
         flags = [f"--source={squares}", f"--output={bucket}/x"]
         error = run("copy_data.py", flags, inside=gcs.inside).error
-    assert f"{bucket} refuses storage.objects.create to" in error
+    assert f"{bucket} denies storage.objects.create to" in error

@@ -1,4 +1,4 @@
-"""Training and sampling with data and workdir on gs:// are what they are on disk."""
+"""Training and sampling give the same results on gs:// as on disk."""
 
 import pathlib
 
@@ -9,8 +9,9 @@ from tests import tiny
 from tests.gcs.harness import Faults
 from tests.launch.launcher import ROOT
 
-EMOJI = ROOT / "t2i_tpu" / "data" / "embedded" / "emoji"
-TINY = {  # of configs/emoji32.py
+EMOJI = ROOT / "t2i_tpu" / "embedded" / "emoji"
+# Changes to configs/emoji32.py.
+TINY = {
     "model.widths": (8, 16),
     "model.attention_levels": (False, True),
     "model.block_depth": 1,
@@ -37,27 +38,29 @@ PERMISSIONS = [
 ACCOUNT = "tester@harness.iam.gserviceaccount.com"
 
 
-def assert_equal_runs(one: pathlib.Path, other: pathlib.Path):
-    """Every variable of the newest checkpoints, and the previews, bit for bit."""
-    expected, found = tiny.checkpoint_values(one), tiny.checkpoint_values(other)
-    assert expected.keys() == found.keys() and expected["step"] == 6
+def assert_equal_runs(first: pathlib.Path, second: pathlib.Path):
+    """Fail unless the variables of the newest checkpoints and the previews are equal in all bits."""
+    expected, values = tiny.checkpoint_values(first), tiny.checkpoint_values(second)
+    assert expected.keys() == values.keys() and expected["step"] == 6
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(values[name], value, err_msg=name)
     preview = "previews/step_00000006.png"
-    assert (one / preview).read_bytes() == (other / preview).read_bytes()
+    assert (first / preview).read_bytes() == (second / preview).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("what", "rate"),
+    ("data_set", "rate"),
     [
         ("squares", 0.0),
         pytest.param("emoji", 0.0, marks=pytest.mark.slow),
         pytest.param("emoji", 0.1, marks=pytest.mark.slow),
     ],
 )
-def test_on_gs_as_on_disk(gcs, bucket, tmp_path, squares, config_file, start, what, rate):
-    """Killed and resumed, on gs:// with a share of the requests failing."""
-    if what == "emoji":
+def test_resumed_run_equals_one_on_disk(
+    gcs, bucket, tmp_path, squares, config_file, start, data_set, rate
+):
+    """The run on gs:// is killed and resumed, and a share `rate` of its requests fails."""
+    if data_set == "emoji":
         folder, config = EMOJI, ROOT / "configs" / "emoji32.py"
         values = [f"--config.{name}={value}" for name, value in TINY.items()]
     else:
@@ -84,12 +87,12 @@ def test_on_gs_as_on_disk(gcs, bucket, tmp_path, squares, config_file, start, wh
     assert_equal_runs(tmp_path / "run", gcs.get_folder(workdir, tmp_path / "fetched"))
 
 
-def test_sampling_from_gs(gcs, bucket, trained, run, tmp_path):
+def test_sampling_on_gs_equals_sampling_on_disk(gcs, bucket, trained, run, tmp_path):
     workdir = gcs.put_folder(trained("embedding"), f"{bucket}/run")
     pictures = []
-    for place, inside in ((trained("embedding"), None), (workdir, gcs.inside)):
+    for folder, inside in ((trained("embedding"), None), (workdir, gcs.inside)):
         output = tmp_path / f"{len(pictures)}" / "x"
-        flags = [f"--workdir={place}", "--prompt=red square", f"--output={output}"]
+        flags = [f"--workdir={folder}", "--prompt=red square", f"--output={output}"]
         result = run("sample.py", flags, inside=inside)
         assert result.code == 0, result.stderr
         pictures.append([path.read_bytes() for path in sorted(output.iterdir())])
@@ -100,11 +103,14 @@ def test_sampling_from_gs(gcs, bucket, trained, run, tmp_path):
 
 
 @pytest.fixture
-def errors(gcs, bucket, squares, config_file, run):
-    """`errors(folder)`: the line of training on its data, into it, and of sampling from it."""
+def get_errors(gcs, bucket, squares, config_file, run):
+    """`get_errors(folder)` returns three error lines, each from a script that uses the folder.
+
+    They are of training on data in it, of training into a workdir in it, and of sampling from one.
+    """
     data = gcs.put_folder(squares, f"{bucket}/data")
 
-    def errors(address, environment=()):
+    def run_scripts(address, environment=()):
         config = f"--config={config_file}"
         commands = (
             ("train.py", [config, f"--workdir={bucket}/run", *tiny.flags(f"{address}/data")]),
@@ -115,33 +121,33 @@ def errors(gcs, bucket, squares, config_file, run):
             run(script, flags, environment, inside=gcs.inside).error for script, flags in commands
         ]
 
-    return errors
+    return run_scripts
 
 
-def test_no_such_bucket(errors):
-    for error in errors("gs://no-such-bucket"):
+def test_missing_bucket(get_errors):
+    for error in get_errors("gs://no-such-bucket"):
         assert "there is no bucket gs://no-such-bucket;" in error
 
 
-def test_a_bucket_without_permission(gcs, bucket, errors):
+def test_missing_permission_is_named(gcs, bucket, get_errors):
     other = gcs.make_bucket(bucket.removeprefix("gs://") + "-locked")
     with gcs.denied(other.removeprefix("gs://"), *PERMISSIONS):
-        for error in errors(other):
-            assert f"{other} refuses storage.objects." in error and f" to {ACCOUNT};" in error
+        for error in get_errors(other):
+            assert f"{other} denies storage.objects." in error and f" to {ACCOUNT};" in error
             grant = (
                 f"add-iam-policy-binding {other} --member=serviceAccount:{ACCOUNT} --role=roles/"
             )
             assert grant in error
     with gcs.denied(other.removeprefix("gs://"), "storage.buckets.get"):
-        data, workdir, sample = errors(other)
-    # To read, nobody needs to look at the bucket itself.
+        data, workdir, sample = get_errors(other)
+    # Reading does not need permission to get the bucket itself.
     assert "no data set at" in data and "holds no run" in sample
-    assert f"{other} refuses storage.buckets.get to {ACCOUNT};" in workdir
+    assert f"{other} denies storage.buckets.get to {ACCOUNT};" in workdir
     assert "roles/storage.legacyBucketReader" in workdir
 
 
-def test_no_credentials(bucket, errors, tmp_path):
+def test_missing_credentials(bucket, get_errors, tmp_path):
     nothing = {"GOOGLE_APPLICATION_CREDENTIALS": "", "CLOUDSDK_CONFIG": str(tmp_path)}
-    for error in errors(bucket, nothing):
-        assert f"{bucket} wants credentials" in error
+    for error in get_errors(bucket, nothing):
+        assert f"{bucket} requires credentials" in error
         assert "gcloud auth application-default login" in error

@@ -1,4 +1,4 @@
-"""The write probe against real refusals, and what Cloud Storage's refusals are made into."""
+"""Checks of write access against real full, read-only and restricted file systems."""
 
 import os
 import resource
@@ -12,10 +12,10 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import access
 from tests.launch.launcher import ROOT
 
-PROBE = "import sys; from t2i_tpu.train import storage; access.check_writable(sys.argv[1])"
+CHECK = "import sys; from t2i_tpu.storage import access; access.check_writable(sys.argv[1])"
 
 
-def test_a_probe_leaves_nothing(tmp_path):
+def test_check_leaves_nothing(tmp_path):
     before = os.stat(tmp_path).st_mtime_ns
     access.check_writable(str(tmp_path))
     assert os.stat(tmp_path).st_mtime_ns > before  # it did write
@@ -23,20 +23,20 @@ def test_a_probe_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_the_way(tmp_path):
+def test_file_in_place_of_a_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="file/run cannot be written: .*Not a directory"):
         access.check_writable(str(tmp_path / "file" / "run"))
 
 
-def test_a_limit_on_file_sizes(tmp_path):
-    def limited():
+def test_limit_on_file_sizes(tmp_path):
+    def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 
     result = subprocess.run(
-        [sys.executable, "-c", PROBE, str(tmp_path)],
+        [sys.executable, "-c", CHECK, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        preexec_fn=limited,
+        preexec_fn=limit_file_size,
         capture_output=True,
         text=True,
     )
@@ -45,7 +45,7 @@ def test_a_limit_on_file_sizes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.allowed_skip  # where a container forbids mounting
+@pytest.mark.allowed_skip  # a container may forbid mounting
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
@@ -53,15 +53,15 @@ def test_a_limit_on_file_sizes(tmp_path):
         ("mount -o remount,ro disk", "Read-only file system; use another folder"),
     ],
 )
-def test_a_full_disk_and_a_read_only_one(tmp_path, prepare, words):
+def test_full_and_read_only_disks(tmp_path, prepare, words):
     unshare = ["unshare", "--mount", "--map-root-user"]
     (tmp_path / "disk").mkdir()
-    look = '"$0" -c "$1" disk/run; ls -a disk'
-    mounted = "mount -t tmpfs -o size=64k none disk"
-    if subprocess.run([*unshare, "sh", "-c", mounted], cwd=tmp_path, stderr=-1).returncode:
-        pytest.skip("may not mount here")
+    check = '"$0" -c "$1" disk/run; ls -a disk'
+    mount = "mount -t tmpfs -o size=64k none disk"
+    if subprocess.run([*unshare, "sh", "-c", mount], cwd=tmp_path, stderr=-1).returncode:
+        pytest.skip("mounting is not permitted here")
     result = subprocess.run(
-        [*unshare, "sh", "-c", f"{mounted}; {prepare}; {look}", sys.executable, PROBE],
+        [*unshare, "sh", "-c", f"{mount}; {prepare}; {check}", sys.executable, CHECK],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

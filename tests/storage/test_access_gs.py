@@ -1,4 +1,4 @@
-"""The write probe and its refusals on gs://, as TensorFlow's own client meets them."""
+"""Checks of write access to gs://, through TensorFlow's own client."""
 
 import sys
 
@@ -13,42 +13,38 @@ pytest.importorskip("tests.gcs.harness")
 from tests.gcs.front import ACCOUNT
 
 
-def probed(folder):
-    """What the probe of a folder says, and what it leaves."""
-    import tensorflow as tf
-
-    try:
-        access.check_writable(folder)
-        said = None
-    except UserError as error:
-        said = str(error)
-    return said, tf.io.gfile.glob(f"{folder}/**")
-
-
-def test_a_bucket_that_may_be_written(gcs, bucket):
-    for folder in (bucket, f"{bucket}/runs/new"):
-        assert gcs.call(probed, folder) == (None, [])
-
-
-@pytest.mark.parametrize("permission", ["create", "get", "delete"])
-def test_each_permission(gcs, bucket, permission):
-    with gcs.denied(bucket.removeprefix("gs://"), f"storage.objects.{permission}"):
-        said = gcs.call(storage_said, f"{bucket}/run")
-    assert f"{bucket} refuses access.objects.{permission} to {ACCOUNT}; " in said
-    assert ("is left there" in said) == (permission == "delete")
-
-
-def storage_said(folder):
+def check_access(folder):
+    """Return the error of `check_writable`, or None if there is none."""
     try:
         access.check_writable(folder)
     except UserError as error:
         return str(error)
+    return None
 
 
-def test_no_bucket(gcs):
-    assert "there is no bucket gs://no-such-bucket;" in gcs.call(
-        storage_said, "gs://no-such-bucket/x"
-    )
+def check_access_and_list(folder):
+    """Return the error, or None, and the files that are in the folder afterwards."""
+    import tensorflow as tf
+
+    return check_access(folder), tf.io.gfile.glob(f"{folder}/**")
+
+
+def test_writable_bucket(gcs, bucket):
+    for folder in (bucket, f"{bucket}/runs/new"):
+        assert gcs.call(check_access_and_list, folder) == (None, [])
+
+
+@pytest.mark.parametrize("permission", ["create", "get", "delete"])
+def test_missing_permission_is_named(gcs, bucket, permission):
+    with gcs.denied(bucket.removeprefix("gs://"), f"storage.objects.{permission}"):
+        error = gcs.call(check_access, f"{bucket}/run")
+    assert f"{bucket} denies storage.objects.{permission} to {ACCOUNT}; " in error
+    assert ("is left there" in error) == (permission == "delete")
+
+
+def test_missing_bucket(gcs):
+    error = gcs.call(check_access, "gs://no-such-bucket/x")
+    assert "there is no bucket gs://no-such-bucket;" in error
 
 
 @pytest.mark.parametrize("script", ["train.py", "doctor.py"])
@@ -60,6 +56,6 @@ def test_scripts_without_credentials(gcs, bucket, squares, tmp_path, script):
     environment = {"GOOGLE_APPLICATION_CREDENTIALS": None, "PYTHONPATH": str(ROOT)}
     result = gcs.run(command, environment)
     assert result.returncode == 1
-    said = result.stdout if script == "doctor.py" else result.stderr.splitlines()[-1]
-    assert f"{bucket} wants credentials and there are none" in said, result
-    assert "gcloud auth application-default login" in said
+    output = result.stdout if script == "doctor.py" else result.stderr.splitlines()[-1]
+    assert f"{bucket} requires credentials, and no valid ones were found" in output, result
+    assert "gcloud auth application-default login" in output

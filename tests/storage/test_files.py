@@ -1,12 +1,13 @@
-"""Files that are whole or not there, and what a refusal says."""
+"""Files are complete or do not exist, and errors say what to do."""
 
 import pytest
 import tensorflow as tf
 
 from t2i_tpu.storage import files
+from tests.assertions import assert_mentions
 
 
-def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path):
+def test_file_is_replaced_completely_or_not_at_all(tmp_path):
     path = tmp_path / "file"
     files.write(str(path), "one")
     files.write(str(path), b"two")
@@ -17,7 +18,7 @@ def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path):
     assert path.read_bytes() == b"two"
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path):
+def test_failed_write_leaves_nothing(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "in the way").touch()
     with pytest.raises(tf.errors.OpError):
@@ -25,8 +26,8 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def denied(account, permission, code):
-    """What TensorFlow 2.21 raises, as recorded from it, but for the names."""
+def make_denial(account, permission, code):
+    """Return a message as TensorFlow 2.21 raises it; only the names are ours."""
     message = f"{account} does not have {permission} access to the Google Cloud Storage object."
     body = (
         f'{{\n  "error": {{\n    "code": {code},\n    "message": "{message} Permission \'x\' denied'
@@ -38,20 +39,20 @@ def denied(account, permission, code):
     ("message", "words"),
     [
         (
-            denied("trainer@p.iam.gserviceaccount.com", "storage.objects.create", 403),
+            make_denial("trainer@p.iam.gserviceaccount.com", "storage.objects.create", 403),
             [
-                "gs://bucket refuses storage.objects.create to trainer@p.iam.gserviceaccount.com;",
+                "gs://bucket denies storage.objects.create to trainer@p.iam.gserviceaccount.com;",
                 "gcloud storage buckets add-iam-policy-binding gs://bucket ",
                 "--member=serviceAccount:trainer@p.iam.gserviceaccount.com",
             ],
         ),
         (
-            denied("me@example.com", "storage.objects.delete", 403),
-            ["refuses storage.objects.delete to me@example.com", "--member=user:me@example.com"],
+            make_denial("me@example.com", "storage.objects.delete", 403),
+            ["denies storage.objects.delete to me@example.com", "--member=user:me@example.com"],
         ),
         (
-            denied("Anonymous caller", "storage.objects.get", 401),
-            ["gs://bucket wants credentials", "application-default login"],
+            make_denial("Anonymous caller", "storage.objects.get", 401),
+            ["gs://bucket requires credentials", "application-default login"],
         ),
         (
             'HTTP response code 404 with body \'{"error": {"message": "The specified bucket does not exist."',
@@ -60,9 +61,8 @@ def denied(account, permission, code):
         ("libcurl code 6 meaning\nmore", ["libcurl code 6 meaning"]),
     ],
 )
-def test_refusals_of_cloud_storage(message, words):
+def test_cloud_storage_errors_say_what_to_do(message, words):
     error = tf.errors.PermissionDeniedError(None, None, message)
-    told = files.explain_error("gs://bucket/runs/x", error)
-    assert "\n" not in told
-    for word in words:
-        assert word in told
+    explanation = files.explain_error("gs://bucket/runs/x", error)
+    assert "\n" not in explanation
+    assert_mentions(explanation, words)

@@ -1,12 +1,16 @@
-"""What gs:// refuses in words. That the clients' errors lead here is in tests/launch/test_gcs.py."""
+"""Errors of gs:// become one line that says what to do.
+
+tests/launch/test_gcs.py checks that the errors of the real clients are handled in this way.
+"""
 
 import pytest
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import gcs
+from tests.assertions import assert_mentions
 
-REFUSED = (
+ERROR = (
     "{{{{function_node __wrapped__X}}}} Error executing an HTTP request: HTTP response code {code} "
     "with body '{body}'\n\t when reading gs://some/data/x.tfrecord [Op:IteratorGetNext] name: "
 )
@@ -20,13 +24,13 @@ REFUSED = (
             403,
             "me@example.com does not have storage.objects.delete access to the Google Cloud Storage "
             "object. Permission 'storage.objects.delete' denied on resource (or it may not exist).",
-            ["gs://some refuses storage.objects.delete to me@example.com", "--member=user:me@"],
+            ["gs://some denies storage.objects.delete to me@example.com", "--member=user:me@"],
         ),
         (
             tf.errors.PermissionDeniedError,
             403,
             "Permission 'storage.objects.list' denied on resource",
-            ["gs://some refuses storage.objects.list", "roles/storage.objectViewer"],
+            ["gs://some denies storage.objects.list", "roles/storage.objectViewer"],
         ),
         (
             tf.errors.PermissionDeniedError,
@@ -49,15 +53,14 @@ REFUSED = (
         (tf.errors.NotFoundError, 404, "No such object: some/data/x.tfrecord", ["404"]),
     ],
 )
-def test_refusals(kind, code, body, words):
+def test_gcs_errors_become_user_errors(kind, code, body, words):
     with pytest.raises(UserError) as error, gcs.translate_gcs_errors():
-        raise kind(None, None, REFUSED.format(code=code, body=body))
-    for word in words:
-        assert word in str(error.value)
+        raise kind(None, None, ERROR.format(code=code, body=body))
+    assert_mentions(str(error.value), words)
     assert "\n" not in str(error.value)
 
 
-def test_other_errors_stay_what_they_are():
+def test_other_errors_are_not_translated():
     with pytest.raises(tf.errors.NotFoundError), gcs.translate_gcs_errors():
         tf.io.gfile.stat("/no/such/file")
 
