@@ -1,23 +1,27 @@
-"""Look whether training can work here: python launch/doctor.py
+"""Check whether training will work on this machine: python launch/doctor.py
 
   python launch/doctor.py --config=configs/emoji32.py --workdir=runs/emoji32
 
-The second looks at the workdir, the data, the disk and the memory too. Each line of the table is ok,
-warning or PROBLEM, with a remedy; exits 1 where there is a problem. Nothing is trained or left.
+The second form also checks the workdir, the data, the disk and the memory. Each line of the table
+is ok, warning or PROBLEM, with a remedy. The exit status is 1 if there is a problem. Nothing is
+trained, and no files are left behind.
 """
 
 from absl import flags
 
-from t2i_tpu import cli, findings, installed
+from t2i_tpu import cli, compatibility, findings
 
 CONFIG = cli.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs://bucket/path that a run will write.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// path that the run would write to.")
 
 
 def main() -> int:
-    found = [*installed.survey(), *findings.run_isolated(_examine, CONFIG.value, WORKDIR.value)]
-    print(findings.format_table(found))
-    return int(any(finding.status == findings.PROBLEM for finding in found))
+    results = [
+        *compatibility.survey(),
+        *findings.run_isolated(_examine, CONFIG.value, WORKDIR.value),
+    ]
+    print(findings.format_table(results))
+    return int(any(finding.status == findings.PROBLEM for finding in results))
 
 
 def _examine(config, workdir):

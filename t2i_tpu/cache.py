@@ -1,8 +1,8 @@
-"""Where this package keeps what it prepares once."""
+"""The folder where this package keeps what it prepares once and uses again."""
 
 import os
 
 
 def get_cache_folder() -> str:
-    """$T2I_TPU_CACHE, else ~/.cache/t2i_tpu; it need not exist yet."""
+    """Return $T2I_TPU_CACHE, or ~/.cache/t2i_tpu if it is not set. The folder may not exist yet."""
     return os.environ.get("T2I_TPU_CACHE") or os.path.expanduser("~/.cache/t2i_tpu")

@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from t2i_tpu import config as config_lib
 from t2i_tpu import installed
+from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
 from t2i_tpu.options import get_choices, suggest
@@ -118,7 +119,7 @@ def run(
                 return main(*argv[1:])
 
             # Check the installation, import TensorFlow, and translate its errors about gs://.
-            report(installed.find_known_bad(installed.collect_facts()))
+            report(find_known_bad(installed.collect_facts()))
             from t2i_tpu import tensorflow_quietly  # noqa: F401
             from t2i_tpu.storage.gcs import translate_gcs_errors
 

@@ -1,8 +1,8 @@
-"""The one error class for what a user can get wrong."""
+"""The error class for mistakes that a user can correct."""
 
 
 class UserError(ValueError):
-    """A mistake that its reader can mend: one line that says what, where and what to do.
+    """A mistake that a user can correct. The message is one line: what is wrong, where, what to do.
 
-    Launch scripts print it without a traceback and exit with code 1.
+    Launch scripts print it without a traceback and exit with status 1.
     """

@@ -1,4 +1,4 @@
-"""What was looked at and found: as a table, in brief, and out of a process that may die."""
+"""Findings of checks: what they are, how they are printed, and how to survive a check that crashes."""
 
 import dataclasses
 import multiprocessing
@@ -7,20 +7,29 @@ import re
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
 
 from absl import logging
 
 from t2i_tpu.errors import UserError
 
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
-_LIMIT = 180  # seconds without a finding: a disk or a bucket that does not answer
+# A check that yields nothing for this long hangs, on a disk or a bucket for example.
+_TIMEOUT_SECONDS = 180
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `remedy` is one line of what to do."""
+    """The result of one check.
 
-    status: str  # OK | WARNING | PROBLEM
+    Attributes:
+      status: OK, WARNING or PROBLEM.
+      subject: what was checked.
+      text: what the check found.
+      remedy: what to do about it, or "".
+    """
+
+    status: str
     subject: str
     text: str
     remedy: str = ""
@@ -30,7 +39,7 @@ class Finding:
 
 
 def format_table(findings: Iterable[Finding]) -> str:
-    """A line for each, aligned, and its remedy below."""
+    """Return an aligned table with a line for each finding and, below it, its remedy."""
     findings = list(findings)
     width = max(len(finding.subject) for finding in findings)
     lines = []
@@ -42,10 +51,10 @@ def format_table(findings: Iterable[Finding]) -> str:
 
 
 def report(findings: list[Finding]) -> None:
-    """In brief: logs the warnings.
+    """Log warnings and raise the first problem. Any further problems are logged too.
 
     Raises:
-      UserError: of the first problem; the others were logged.
+      UserError: there is a problem.
     """
     first = next((finding for finding in findings if finding.status == PROBLEM), None)
     for finding in findings:
@@ -55,45 +64,50 @@ def report(findings: list[Finding]) -> None:
         raise UserError(str(first))
 
 
-def run_isolated(call: Callable[..., Iterable[Finding]], *arguments) -> Iterator[Finding]:
-    """What `call(*arguments)` finds in a process of its own. Where that dies, aborts or hangs, one
-    more finding says so, with what it had to say on stderr."""
+def run_isolated(check: Callable[..., Iterable[Finding]], *arguments) -> Iterator[Finding]:
+    """Yield the findings of `check(*arguments)`, which runs in a process of its own.
+
+    If that process dies, aborts or hangs, a last finding says so and quotes its stderr.
+    """
     context = multiprocessing.get_context("spawn")
-    received, sent = context.Pipe(duplex=False)
+    receiver, sender = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile() as stderr:
-        process = context.Process(target=_send, args=(sent, stderr.name, call, *arguments))
+        process = context.Process(target=_send, args=(sender, stderr.name, check, *arguments))
         process.start()
-        sent.close()
+        sender.close()
         count, is_hanging = 0, False
         try:
-            while received.poll(_LIMIT):
-                yield received.recv()
+            while receiver.poll(_TIMEOUT_SECONDS):
+                yield receiver.recv()
                 count += 1
             is_hanging = True
             process.kill()
-        except EOFError:
+        except EOFError:  # the process has ended
             pass
         process.join()
         if is_hanging or process.exitcode:
-            yield _death(
-                process.exitcode, is_hanging, count, stderr.read().decode(errors="replace")
-            )
+            output = stderr.read().decode(errors="replace")
+            yield _describe_crash(process.exitcode, is_hanging, count, output)
 
 
-def _send(sent, stderr, call, *arguments) -> None:
+def _send(sender: Connection, stderr: str, check: Callable, *arguments) -> None:
+    """Send the findings of a check, with stderr redirected to the file of that name."""
     os.dup2(os.open(stderr, os.O_WRONLY), 2)
-    for finding in call(*arguments):
-        sent.send(finding)
+    for finding in check(*arguments):
+        sender.send(finding)
 
 
-def _death(code: int, is_hanging: bool, count: int, stderr: str) -> Finding:
-    when = "further on" if count else "when it is imported"
+def _describe_crash(exit_code: int, is_hanging: bool, count: int, stderr: str) -> Finding:
+    """Return the finding that a process has crashed or hung after it sent `count` findings."""
+    when = "after its import" if count else "when it is imported"
     if is_hanging:
-        what = f"does not answer for {_LIMIT} s {when}"
+        text = f"does not answer for {_TIMEOUT_SECONDS} s {when}"
     else:
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        what = f"ends with {name} {when}"
+        name = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+        text = f"ends with {name} {when}"
+    # Quote the last fatal log line, or else the last line.
     fatal = re.findall(r"(?:^| )F\d* [^\n]*?\] ([^\n]*)", stderr, re.MULTILINE)
     lines = fatal or [line for line in stderr.splitlines() if line.strip()]
-    remedy = "mend what stands above, or install TensorFlow anew: make clean, then make train-gpu"
-    return Finding(PROBLEM, "tensorflow", f"{what}: {(lines or ['silently'])[-1].strip()}", remedy)
+    reason = lines[-1].strip() if lines else "without a message"
+    remedy = "fix the error above, or reinstall TensorFlow: make clean, then make train"
+    return Finding(PROBLEM, "tensorflow", f"{text}: {reason}", remedy)

@@ -1,4 +1,4 @@
-"""A table to read, a brief telling, and a process that dies in place of the doctor."""
+"""How findings are printed and reported, and checks that crash or hang in their own process."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ FULL = Finding(PROBLEM, "disk", "full", "free some")
 WRONG = Finding(PROBLEM, "keras", "old")
 
 
-def test_a_table_is_aligned_and_has_the_remedies():
+def test_table_is_aligned_and_shows_remedies():
     assert findings.format_table([FINE, SLOW, FULL]).splitlines() == [
         "ok       CPU        2 cores",
         "warning  precision  float32 is slow",
@@ -27,20 +27,20 @@ def test_a_table_is_aligned_and_has_the_remedies():
     ]
 
 
-def test_in_brief_the_first_problem_is_the_error_and_the_rest_is_logged(caplog):
+def test_report_raises_the_first_problem_and_logs_the_rest(caplog):
     findings.report([FINE])
     assert not caplog.records
     with pytest.raises(UserError, match="^disk: full; free some$"):
         findings.report([FINE, SLOW, FULL, WRONG])
-    logged = [record.getMessage() for record in caplog.records]
-    assert logged == ["precision: float32 is slow; use another", "keras: old"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["precision: float32 is slow; use another", "keras: old"]
 
 
-def _fine(count):
+def _return_findings(count):
     return [FINE] * count
 
 
-def _aborts():
+def _abort():
     yield FINE
     sys.stderr.write("2026-11-23 19:17:14.28: F external/x.inc:12] Do not available in this.\n")
     sys.stderr.write("*** more that follows\n")
@@ -48,42 +48,42 @@ def _aborts():
     os.abort()
 
 
-def _raises():
+def _raise():
     raise ImportError("libfoo.so: cannot open shared object file")
 
 
-def _exits():
+def _exit():
     os._exit(3)
 
 
-def _hangs():
+def _hang():
     yield FINE
     time.sleep(1000)
 
 
-def test_findings_come_out_of_another_process():
-    assert list(findings.run_isolated(_fine, 3)) == [FINE] * 3
+def test_isolated_check_returns_its_findings():
+    assert list(findings.run_isolated(_return_findings, 3)) == [FINE] * 3
 
 
 @pytest.mark.parametrize(
-    ("call", "count", "words"),
+    ("check", "count", "words"),
     [
-        (_aborts, 1, ["SIGABRT", "further on: Do not available in this."]),
-        (_raises, 0, ["imported: ImportError: libfoo.so: cannot open"]),
-        (_exits, 0, ["exit code 3", "silently"]),
+        (_abort, 1, ["SIGABRT", "after its import: Do not available in this."]),
+        (_raise, 0, ["imported: ImportError: libfoo.so: cannot open"]),
+        (_exit, 0, ["exit code 3", "without a message"]),
     ],
 )
-def test_its_death_is_a_finding(call, count, words):
-    *before, last = findings.run_isolated(call)
+def test_crash_of_an_isolated_check_is_a_finding(check, count, words):
+    *before, last = findings.run_isolated(check)
     assert before == [FINE] * count and last.status == PROBLEM
     for word in words:
         assert word in last.text
 
 
-def test_one_that_hangs_is_killed(monkeypatch):
-    monkeypatch.setattr(findings, "_LIMIT", 4)  # 4 s; the process itself takes longer to start
+def test_hanging_check_is_killed(monkeypatch):
+    monkeypatch.setattr(findings, "_TIMEOUT_SECONDS", 4)
     begin = time.monotonic()
-    *_, last = findings.run_isolated(_hangs)
+    *_, last = findings.run_isolated(_hang)
     assert last.status == PROBLEM and "does not answer" in last.text
     assert time.monotonic() - begin < 60
     assert not multiprocessing.active_children()

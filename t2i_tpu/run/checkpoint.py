@@ -1,9 +1,9 @@
-"""Saving a run's variables while it goes on, and restoring them strictly: each must be there."""
+"""Saves a run's variables in the background and restores them strictly: every one must match."""
 
 import contextlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 from absl import logging
@@ -16,10 +16,10 @@ from t2i_tpu.storage import files
 
 
 class Checkpointer:
-    """The checkpoints of a workdir, on disk or gs://.
+    """Writes and restores the checkpoints of a workdir, on disk or gs://.
 
     A save copies the variables into the host's memory, and a thread writes them from there. There
-    is at most one write at a time: a save waits for the one before it.
+    is at most one write at a time: a save waits for the previous one.
     """
 
     def __init__(
@@ -29,51 +29,62 @@ class Checkpointer:
         retention: Retention,
         check_owner: Callable[[], None] = lambda: None,
     ):
-        """Args:
-        workdir: local or gs://.
-        trackables: the variables to save, or dicts of variables, by stable names. One of them
-          is "step", and one is "skipped_in_a_row".
-        retention: says which checkpoints to keep.
-        check_owner: raises UserError if another process has taken over the workdir.
+        """Create a checkpointer. Nothing is read or written yet.
+
+        Args:
+          workdir: local or gs://.
+          trackables: the variables to save, or dicts of variables, by stable names. One of them
+            is "step", and one is "skipped_in_a_row".
+          retention: says which checkpoints to keep.
+          check_owner: raises UserError if another process has taken over the workdir.
         """
         self.workdir, self.trackables = workdir, trackables
         self.retention, self.check_owner = retention, check_owner
-        self._copies, self._writing, self._failure = {}, None, None
+        self._copies, self._writer, self._failure = {}, None, None
 
     def restore(self, before: float = math.inf) -> int:
-        """Restores the newest checkpoint that is whole, if there is one, and returns the state's
-        step. Only those of a step below `before` are looked at.
+        """Restore the newest intact checkpoint, if there is one, and return the state's step.
+
+        Args:
+          before: only checkpoints of steps below this one are considered.
 
         Raises:
-          UserError: none is whole, or it does not fit the config.
+          UserError: there are checkpoints but none is intact, or the newest intact one does not
+            match the config.
         """
-        version = next(checkpoint_store.iter_intact(self.workdir, before), None)
-        if version:
+        info = next(checkpoint_store.iter_intact(self.workdir, before), None)
+        if info:
             checkpoint = tf.train.Checkpoint(**self.trackables)
-            _read(checkpoint, self.workdir, version.step, "assert_consumed")
+            _read_checkpoint(checkpoint, self.workdir, info.step, "assert_consumed")
         return int(self.trackables["step"].numpy())
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
-        """Copies the state; it is written meanwhile. A write that fails is a warning: the next
-        save may do better, and `finish` tells if the last did not."""
+        """Copy the state and start to write it in the background.
+
+        If the write fails, a warning is logged, because the next save may succeed. `finish` raises
+        an error if the last write failed.
+
+        Args:
+          metrics: the scalars of the latest log line, stored with the checkpoint.
+        """
         self.wait()
-        self._copy()
+        self._copy_variables()
         step = int(self._copies["step"].numpy())
-        self._writing = threading.Thread(
-            target=self._write, args=(step, metrics or {}), daemon=True
-        )
-        self._writing.start()
+        self._writer = threading.Thread(target=self._write, args=(step, metrics or {}), daemon=True)
+        self._writer.start()
 
     def wait(self) -> None:
-        """Until nothing is being written."""
-        if self._writing:
-            self._writing.join()
-            self._writing = None
+        """Wait until nothing is being written."""
+        if self._writer:
+            self._writer.join()
+            self._writer = None
 
-    close = wait
+    def close(self) -> None:
+        """Wait until nothing is being written; for contextlib.closing."""
+        self.wait()
 
     def finish(self) -> None:
-        """Raises UserError if the latest checkpoint could not be written."""
+        """Wait for the last write. Raises UserError if it failed."""
         self.wait()
         if self._failure:
             raise UserError(self._failure)
@@ -85,17 +96,13 @@ class Checkpointer:
             for variable in tf.nest.flatten(self.trackables)
         )
 
-    def _copy(self):
-        trackables = self.trackables
+    def _copy_variables(self):
+        """Copy the variables into host memory that is allocated once."""
         if not self._copies:
             with tf.device("CPU:0"):
-                self._copies = {
-                    name: {key: _copy_of(part) for key, part in value.items()}
-                    if isinstance(value, dict)
-                    else _copy_of(value)
-                    for name, value in trackables.items()
-                }
-        for (_, copy), (_, variable) in zip(_flat(self._copies), _flat(trackables), strict=True):
+                self._copies = tf.nest.map_structure(_make_copy, self.trackables)
+        copies, variables = _iter_variables(self._copies), _iter_variables(self.trackables)
+        for (_, copy), (_, variable) in zip(copies, variables, strict=True):
             copy.assign(variable.read_value())
 
     def _write(self, step, metrics):
@@ -103,56 +110,66 @@ class Checkpointer:
         self._failure = None
         try:
             self._check_finite()
+            # Write the checkpoint; it counts once its info file is there.
             self.check_owner()
             tf.io.gfile.makedirs(checkpoint_store.get_folder(self.workdir))
             checkpoint_store.remove(self.workdir, step)  # a damaged one of the same step
             tf.train.Checkpoint(**self._copies).write(path)
             self.check_owner()
             checkpoint_store.commit(self.workdir, step, metrics)
+            # Remove what is no longer needed. While steps are being skipped, nothing is removed,
+            # because a rollback may need an old checkpoint.
             checkpoint_store.remove_unfinished(self.workdir)
-            if self._copies["skipped_in_a_row"].numpy() == 0:  # else one from before may be wanted
-                for old in self.retention.expired_steps(self.workdir):
-                    checkpoint_store.remove(self.workdir, old)
+            if self._copies["skipped_in_a_row"].numpy() == 0:
+                for expired in self.retention.expired_steps(self.workdir):
+                    checkpoint_store.remove(self.workdir, expired)
         except UserError as error:
-            self._failed(path, str(error))
+            self._record_failure(path, str(error))
         except tf.errors.OpError as error:
-            self._failed(path, files.explain_error(self.workdir, error))
+            self._record_failure(path, files.explain_error(self.workdir, error))
+            # If the disk is full, the space of the unfinished checkpoint is needed.
             with contextlib.suppress(tf.errors.OpError):
-                checkpoint_store.remove_unfinished(self.workdir)  # a full disk has use for the room
+                checkpoint_store.remove_unfinished(self.workdir)
 
-    def _failed(self, path, reason):
+    def _record_failure(self, path, reason):
         self._failure = f"checkpoint {path} could not be written: {reason}"
         logging.warning("%s", self._failure)
 
     def _check_finite(self):
-        for name, copy in _flat(self._copies):
+        for name, copy in _iter_variables(self._copies):
             if copy.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(copy))):
                 raise UserError(f"{name} is not finite")
 
 
 def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
-    """Restores one model of a run, "weights" or "average0", from a workdir's newest checkpoint that
-    is whole, and returns its step.
+    """Restore one model of a run from the newest intact checkpoint and return its step.
+
+    Args:
+      workdir: local or gs://.
+      denoiser: gets the weights.
+      name: "weights" or "average0".
 
     Raises:
-      UserError: there is no checkpoint, or it does not fit the config.
+      UserError: there is no checkpoint, or it does not match the config.
     """
-    version = next(checkpoint_store.iter_intact(workdir), None)
-    if not version:
+    info = next(checkpoint_store.iter_intact(workdir), None)
+    if not info:
         raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
     checkpoint = tf.train.Checkpoint(**{name: variables_by_path(denoiser)})
-    _read(checkpoint, workdir, version.step, "assert_existing_objects_matched")
-    return version.step
+    _read_checkpoint(checkpoint, workdir, info.step, "assert_existing_objects_matched")
+    return info.step
 
 
-# Its bytes are as they were written; that gs:// refuses or is away is another matter.
+# What TensorFlow raises if an intact checkpoint does not match the model. Errors of the storage,
+# such as denied access to gs://, are handled elsewhere.
 _MISMATCHES = (
-    *(AssertionError, IndexError, RuntimeError, ValueError),
-    *(tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError),
-)
+    AssertionError, IndexError, RuntimeError, ValueError,
+    tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError,
+)  # fmt: skip
 
 
-def _read(checkpoint, workdir, step, check):
+def _read_checkpoint(checkpoint: tf.train.Checkpoint, workdir: str, step: int, check: str) -> None:
+    """Read a checkpoint into variables and call the method `check` of the resulting status."""
     path = checkpoint_store.get_prefix(workdir, step)
     try:
         status = checkpoint.read(path)
@@ -161,19 +178,20 @@ def _read(checkpoint, workdir, step, check):
     except _MISMATCHES as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"checkpoint {path} does not fit this config and version: {reason}; use those that it "
-            "was written with, or another --workdir"
+            f"checkpoint {path} does not match this config and this version of t2i_tpu ({reason}); "
+            "use the config and version that it was written with, or another --workdir"
         ) from error
 
 
-def _copy_of(variable):
+def _make_copy(variable):
     return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
 
 
-def _flat(trackables):
-    """(name, variable) of each."""
+def _iter_variables(trackables: dict[str, object]) -> Iterator[tuple[str, tf.Variable]]:
+    """Yield each variable with its name."""
     for name, value in trackables.items():
         if isinstance(value, dict):
-            yield from ((f"{name}/{key}", part) for key, part in value.items())
+            for key, variable in value.items():
+                yield f"{name}/{key}", variable
         else:
             yield name, value

@@ -1,10 +1,10 @@
-"""The checkpoints of a workdir: which there are, which are whole, which are kept.
+"""The checkpoints of a workdir: which exist, which are intact and which are kept.
 
-checkpoints/step-N.index, step-N.data-*   in the format of tf.train.Checkpoint
-checkpoints/step-N.json                   the manifest: their sizes and hashes, written last
+checkpoints/step-N.index, step-N.data-*   the variables, in the format of tf.train.Checkpoint
+checkpoints/step-N.json                   the info file: sizes and hashes of the others
 
-A checkpoint without a manifest does not exist. The newest is the one of the highest step, whatever
-a clock says.
+The info file is written last, and a checkpoint without one does not count. The newest checkpoint is
+the one with the highest step; file times are ignored.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import tensorflow as tf
 from absl import logging
@@ -23,21 +23,23 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, json_files
 
 FORMAT_VERSION = 1
-_FILE = re.compile(r"step-(\d+)[._].*")
+_FILE_NAME = re.compile(r"step-(\d+)[._].*")
 
 
 class DamagedCheckpoint(Exception):
-    """Why a checkpoint is not what was written."""
+    """A checkpoint differs from what was written; the message says how."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint's manifest.
+    """The content of a checkpoint's info file.
 
     Attributes:
       step: how many steps were done.
-      metrics: of the latest log line before it.
-      files: name -> (bytes, sha256), relative to the folder.
+      metrics: the scalars of the latest log line before it.
+      files: name -> (bytes, SHA-256 in hex). Names are relative to the folder of checkpoints.
+      package_version: the version of t2i_tpu that wrote it.
+      format_version: the format of the checkpoint.
     """
 
     step: int
@@ -51,7 +53,7 @@ class CheckpointInfo:
         return sum(size for size, _ in self.files.values())
 
     def to_json(self) -> str:
-        """With a hash of itself: any other byte is damage."""
+        """Return the info as JSON. It includes its own hash, so any change can be detected."""
         fields = dataclasses.asdict(self)
         body = json.dumps(fields, indent=1, sort_keys=True)
         digest = hashlib.sha256(body.encode()).hexdigest()
@@ -59,165 +61,201 @@ class CheckpointInfo:
 
     @classmethod
     def from_json(cls, content: bytes) -> "CheckpointInfo":
-        """Raises DamagedCheckpoint, or UserError where another version of this package wrote it."""
+        """Parse the content of an info file.
+
+        Raises:
+          DamagedCheckpoint: it is not byte for byte what `to_json` returned.
+          UserError: a version of this package with another format wrote it.
+        """
 
         def build(fields):
             info = cls._from_fields(fields)
             if info.to_json().encode() != content:
-                raise ValueError("its hash or its spelling is another")
+                raise ValueError("the file was changed")
             return info
 
         try:
             return json_files.parse(content, build)
         except json_files.DamagedJson:
-            raise DamagedCheckpoint("its manifest is damaged") from None
+            raise DamagedCheckpoint("its info file is damaged") from None
 
     @classmethod
     def _from_fields(cls, fields: dict) -> "CheckpointInfo":
-        found = fields.pop("format_version"), fields["package_version"]
-        if type(found[0]) is int and found[0] != FORMAT_VERSION:
+        written_format, writer = fields.pop("format_version"), fields["package_version"]
+        if type(written_format) is int and written_format != FORMAT_VERSION:
             raise UserError(
-                f"a checkpoint is of format {found[0]}, written by t2i_tpu {found[1]}; this is "
-                f"{__version__}, which reads format {FORMAT_VERSION}: use that version, or "
-                "another --workdir"
+                f"a checkpoint has format {written_format}, written by t2i_tpu {writer}; this is "
+                f"t2i_tpu {__version__}, which reads format {FORMAT_VERSION}: use the version that "
+                "wrote it, or another --workdir"
             )
         del fields["sha256"]
-        sizes = {name: (size, digest) for name, (size, digest) in fields.pop("files").items()}
-        return cls(files=sizes, **fields)
+        measures = {name: (size, digest) for name, (size, digest) in fields.pop("files").items()}
+        return cls(files=measures, **fields)
 
 
 def get_folder(workdir: str) -> str:
+    """Return the folder of a workdir's checkpoints."""
     return posixpath.join(workdir, "checkpoints")
 
 
 def get_prefix(workdir: str, step: int) -> str:
-    """What tf.train.load_checkpoint takes."""
+    """Return the path of a checkpoint as tf.train.load_checkpoint expects it."""
     return posixpath.join(get_folder(workdir), f"step-{step}")
 
 
 def list_steps(workdir: str) -> list[int]:
-    """Of the checkpoints that have a manifest, whether they are whole or not; newest first."""
-    found = {step for step, name in _files(workdir) if name == f"step-{step}.json"}
-    return sorted(found, reverse=True)
+    """Return the steps of the checkpoints that have an info file, intact or not, newest first."""
+    steps = {step for step, name in _iter_files(workdir) if name == f"step-{step}.json"}
+    return sorted(steps, reverse=True)
 
 
 def read_info(workdir: str, step: int) -> CheckpointInfo:
-    """The manifest of a checkpoint. Raises DamagedCheckpoint or UserError, as `CheckpointInfo.from_json`."""
+    """Return the info of a checkpoint.
+
+    Raises:
+      DamagedCheckpoint, UserError: as `CheckpointInfo.from_json`.
+    """
     with tf.io.gfile.GFile(get_prefix(workdir, step) + ".json", "rb") as file:
-        version = CheckpointInfo.from_json(file.read())
-    if version.step != step:
-        raise DamagedCheckpoint(f"its manifest is that of step {version.step}")
-    return version
+        info = CheckpointInfo.from_json(file.read())
+    if info.step != step:
+        raise DamagedCheckpoint(f"its info file belongs to step {info.step}")
+    return info
 
 
 def verify(workdir: str, step: int) -> CheckpointInfo:
-    """Reads a whole checkpoint. Raises DamagedCheckpoint or UserError."""
-    version = read_info(workdir, step)
-    for name, (size, digest) in version.files.items():
+    """Read all of a checkpoint, compare it with its info and return the info.
+
+    Raises:
+      DamagedCheckpoint: a file is missing or was changed.
+      UserError: a version of this package with another format wrote it.
+    """
+    info = read_info(workdir, step)
+    for name, measure in info.files.items():
         try:
-            if files.measure(posixpath.join(get_folder(workdir), name)) != (size, digest):
-                raise DamagedCheckpoint(f"{name} is not what was written")
+            if files.measure(posixpath.join(get_folder(workdir), name)) != measure:
+                raise DamagedCheckpoint(f"{name} is not as it was written")
         except tf.errors.NotFoundError:
             raise DamagedCheckpoint(f"{name} is missing") from None
-    return version
+    return info
 
 
 def iter_intact(workdir: str, before: float = math.inf) -> Iterator[CheckpointInfo]:
-    """The checkpoints that verify, of steps below `before`, newest first; one line of warning for
-    each that is passed over.
+    """Yield the intact checkpoints, newest first, and log a warning for each one that is skipped.
+
+    Args:
+      workdir: local or gs://.
+      before: only checkpoints of steps below this one are considered.
 
     Raises:
-      UserError: there are checkpoints and none of them verifies, or another version wrote them.
+      UserError: there are checkpoints but none is intact, or a version of this package with another
+        format wrote one.
     """
-    if not tf.io.gfile.exists(get_folder(workdir)):
+    folder = get_folder(workdir)
+    if not tf.io.gfile.exists(folder):
         return
-    complete = [step for step in list_steps(workdir) if step < before]
-    if not complete and tf.io.gfile.exists(posixpath.join(get_folder(workdir), "checkpoint")):
+    steps = [step for step in list_steps(workdir) if step < before]
+    if not steps and tf.io.gfile.exists(posixpath.join(folder, "checkpoint")):
         raise UserError(
-            f"{get_folder(workdir)} was written by t2i_tpu before its checkpoints had manifests; use "
-            "that version, or another --workdir"
+            f"{folder} was written by an old t2i_tpu, whose checkpoints have no info files; use that "
+            "version, or another --workdir"
         )
-    for step in sorted(
-        {step for step, _ in _files(workdir)} - set(list_steps(workdir)), reverse=True
-    ):
-        if step < before and (not complete or step > complete[0]):
-            logging.warning(
-                "checkpoint of step %d passed over: it was not written to its end", step
-            )
-    found = False
-    for step in complete:
+    # Warn of unfinished checkpoints that are newer than every finished one.
+    newest = max(steps, default=-1)
+    for step in sorted(_list_unfinished(workdir), reverse=True):
+        if newest < step < before:
+            logging.warning("skipping the checkpoint of step %d: it was not fully written", step)
+
+    has_intact = False
+    for step in steps:
         try:
-            version = verify(workdir, step)
+            info = verify(workdir, step)
         except DamagedCheckpoint as damage:
-            logging.warning("checkpoint of step %d passed over: %s", step, damage)
+            logging.warning("skipping the checkpoint of step %d: %s", step, damage)
             continue
-        found = True
-        yield version
-    if complete and not found:
+        has_intact = True
+        yield info
+    if steps and not has_intact:
         raise UserError(
-            f"no checkpoint of {get_folder(workdir)} is whole ({len(complete)} tried); restore one from "
-            "a copy, or remove the folder to start anew"
+            f"no checkpoint in {folder} is intact ({len(steps)} tried); restore one from a backup, "
+            "or remove the folder to start over"
         )
 
 
 def commit(workdir: str, step: int, metrics: dict[str, float]) -> None:
-    """Writes the manifest of a checkpoint whose files are all there."""
-    written = f"step-{step}.index", f"step-{step}.data-"
-    names = [name for _, name in _files(workdir) if name.startswith(written)]
+    """Write the info file of a checkpoint whose other files are complete."""
+    prefixes = f"step-{step}.index", f"step-{step}.data-"
+    names = [name for _, name in _iter_files(workdir) if name.startswith(prefixes)]
     measures = {name: files.measure(posixpath.join(get_folder(workdir), name)) for name in names}
-    files.write(
-        get_prefix(workdir, step) + ".json", CheckpointInfo(step, metrics, measures).to_json()
-    )
+    info = CheckpointInfo(step, metrics, measures)
+    files.write(get_prefix(workdir, step) + ".json", info.to_json())
 
 
 def remove(workdir: str, step: int) -> None:
-    """The manifest goes first, so that what is left at any moment is whole or nothing."""
-    names = [name for found, name in _files(workdir) if found == step]
+    """Remove a checkpoint, if it exists.
+
+    The info file goes first: if the removal is interrupted, what is left does not count.
+    """
+    names = [name for owner, name in _iter_files(workdir) if owner == step]
     for name in sorted(names, key=lambda name: not name.endswith(".json")):
         path = posixpath.join(get_folder(workdir), name)
-        (tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove)(path)
+        if tf.io.gfile.isdir(path):
+            tf.io.gfile.rmtree(path)
+        else:
+            tf.io.gfile.remove(path)
 
 
 def remove_unfinished(workdir: str) -> None:
-    """What writes that were cut short have left."""
-    for step in {step for step, _ in _files(workdir)} - set(list_steps(workdir)):
+    """Remove what interrupted writes have left behind."""
+    for step in _list_unfinished(workdir):
         remove(workdir, step)
 
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay."""
+    """Says which checkpoints to keep.
 
-    last: int  # the newest
-    every: int = 0  # those whose step it divides; 0 = none
-    best: int = 0  # those of the lowest loss
+    Attributes:
+      last: how many of the newest.
+      every: those whose step is a multiple of this; 0 means none.
+      best: how many of those with the lowest loss.
+    """
+
+    last: int
+    every: int = 0
+    best: int = 0
 
     def expired_steps(self, workdir: str) -> list[int]:
-        """The steps of checkpoints that may go."""
-        complete = list_steps(workdir)
-        losses = {step: _loss(workdir, step) for step in complete} if self.best else {}
+        """Return the steps of the checkpoints that need not be kept."""
+        steps = list_steps(workdir)
+        losses = {step: _read_loss(workdir, step) for step in steps} if self.best else {}
         best = sorted(losses, key=losses.get)[: self.best]
         return [
             step
-            for step in complete[self.last :]
+            for step in steps[self.last :]
             if not (self.every and step % self.every == 0) and step not in best
         ]
 
 
-def _loss(workdir, step):
+def _read_loss(workdir: str, step: int) -> float:
+    """Return the loss stored with a checkpoint, or infinity if it cannot be read."""
     try:
-        return read_info(workdir, step).metrics.get("loss", float("inf"))
+        return read_info(workdir, step).metrics.get("loss", math.inf)
     except (DamagedCheckpoint, tf.errors.NotFoundError):
-        return float("inf")
+        return math.inf
 
 
-def _files(workdir) -> Iterable[tuple[int, str]]:
-    """(step, name) of all that belongs to a checkpoint."""
+def _list_unfinished(workdir: str) -> set[int]:
+    """Return the steps of the checkpoints without an info file."""
+    return {step for step, _ in _iter_files(workdir)} - set(list_steps(workdir))
+
+
+def _iter_files(workdir: str) -> Iterator[tuple[int, str]]:
+    """Yield the step and name of each file or folder that belongs to a checkpoint."""
     try:
         names = tf.io.gfile.listdir(get_folder(workdir))
     except tf.errors.NotFoundError:
         return
     for name in names:
-        match = _FILE.fullmatch(name)
+        match = _FILE_NAME.fullmatch(name)
         if match:
             yield int(match[1]), name.rstrip("/")

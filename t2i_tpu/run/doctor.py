@@ -1,240 +1,174 @@
-"""What a run will meet on this machine: devices, precision, workdir, data, disk and memory.
+"""Checks what a run needs on this machine: devices, precision, workdir, data, disk and memory.
 
-`examine` is all of it, for launch/doctor.py; `check_run` the part that costs no time, for training.
-What can be told before TensorFlow is imported is in `t2i_tpu.installed`.
+`examine` checks everything, for launch/doctor.py. `check_run` makes the checks that take no time,
+before training. Checks that need no TensorFlow are in `t2i_tpu.installed`.
 """
 
-import math
 import os
-import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from t2i_tpu import config as config_lib
 from t2i_tpu import installed
+from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.config import Config, TrainConfig
-from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.read_errors import translate_data_errors
 from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding, report
-from t2i_tpu.models.denoiser import Denoiser, build_denoiser
-from t2i_tpu.run import checkpoint_store
+from t2i_tpu.run import capacity
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.storage import access, files
 
 
 def check_run(config: Config, workdir: str, checkpoint_bytes: int) -> None:
-    """Before the first step: known-bad GPUs, and room for the checkpoints.
+    """Check for GPUs known to fail and for room for the checkpoints, before the first step.
+
+    Args:
+      config: resolved.
+      workdir: local or gs://.
+      checkpoint_bytes: size of a checkpoint.
 
     Raises:
-      UserError: the run cannot end well here.
+      UserError: the run would fail here.
     """
-    found = installed.collect_facts()
-    findings = [*_unseen_gpus(found), _disk(config, workdir, checkpoint_bytes)]
-    for capability in {_capability(gpu) for gpu in tf.config.list_physical_devices("GPU")} - {None}:
-        # The rest was told before TensorFlow was imported.
-        findings += set(installed.find_known_bad(found | {installed.CAPABILITY: capability})) - set(
-            installed.find_known_bad(found)
-        )
+    facts = installed.collect_facts()
+    findings = [
+        *_check_unseen_gpus(facts),
+        capacity.check_disk(config, workdir, checkpoint_bytes),
+    ]
+    # Everything but the GPUs was checked before TensorFlow was imported.
+    reported = find_known_bad(facts)
+    gpus = tf.config.list_physical_devices("GPU")
+    for capability in {_read_capability(gpu) for gpu in gpus} - {None}:
+        bad = find_known_bad(facts | {installed.CAPABILITY: capability})
+        findings += set(bad) - set(reported)
     report(findings)
 
 
 def examine(config: Config | None, workdir: str | None) -> Iterator[Finding]:
-    """Everything, one finding after the other; `config` as a file makes it."""
-    yield _tensorflow()
-    yield from _devices()
-    yield from _unseen_gpus(installed.collect_facts())
+    """Yield the findings about everything that can be checked.
+
+    Args:
+      config: not resolved. Without it, only the machine and the workdir are checked.
+      workdir: local or gs://.
+    """
+    yield _check_tensorflow()
+    yield from _list_devices()
+    yield from _check_unseen_gpus(installed.collect_facts())
     try:
         config = config and config_lib.resolve(config)
     except UserError as error:
         yield Finding(PROBLEM, "config", str(error))
         config = None
-    yield _precision(config.train if config else TrainConfig())
+    yield _check_precision(config.train if config else TrainConfig())
     if workdir:
-        yield _tried("workdir", lambda: _workdir(workdir))
+        yield _check_workdir(workdir)
     if not config:
         return
-    opened = []
-    yield _tried("data", lambda: _data(config, opened))
-    for dataset in opened:
-        yield from _sizes(config, workdir, dataset)
+    finding, dataset = _check_data(config)
+    yield finding
+    if dataset:
+        yield from capacity.check_capacity(config, workdir, dataset.manifest)
 
 
-def _tensorflow() -> Finding:
+def _check_tensorflow() -> Finding:
     build = tf.sysconfig.get_build_info()
-    cuda = build.get("cuda_version")
-    text = (
-        f"is built for CUDA {cuda}, cuDNN {build.get('cudnn_version')}" if cuda else "without CUDA"
-    )
+    text = "without CUDA"
+    if build.get("cuda_version"):
+        text = f"built for CUDA {build['cuda_version']}, cuDNN {build.get('cudnn_version')}"
     return Finding(OK, "tensorflow", f"{tf.__version__} imports; {text}")
 
 
-def _devices() -> Iterator[Finding]:
+def _list_devices() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding(OK, "CPU", f"{cores} cores")
     for gpu in tf.config.list_physical_devices("GPU"):
         name = tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-        yield Finding(OK, "GPU", f"{name}, compute capability {_capability(gpu)}")
+        yield Finding(OK, "GPU", f"{name}, compute capability {_read_capability(gpu)}")
 
 
-def _unseen_gpus(found: dict[str, str]) -> list[Finding]:
-    if installed.DRIVER not in found or tf.config.list_physical_devices("GPU"):
+def _check_unseen_gpus(facts: dict[str, str]) -> list[Finding]:
+    """Return a warning if there is an NVIDIA driver but TensorFlow sees no GPU."""
+    if installed.DRIVER not in facts or tf.config.list_physical_devices("GPU"):
         return []
     if not tf.test.is_built_with_cuda():
-        return []  # told by installed.KNOWN_BAD
-    # tensorflow/tensorflow#63362: CUDA's libraries are missing or of another version.
-    text = f"{found[installed.DRIVER]} is there, but TensorFlow loads no GPU"
+        return []  # compatibility.py covers this
+    # CUDA's libraries are missing or of another version (tensorflow/tensorflow#63362).
+    text = f"{facts[installed.DRIVER]} is installed, but TensorFlow sees no GPU"
     remedy = (
-        'pip install -e ".[gpu]" for CUDA\'s libraries; see LD_LIBRARY_PATH, CUDA_VISIBLE_DEVICES'
+        'install CUDA\'s libraries with pip install -e ".[gpu]", and check LD_LIBRARY_PATH and '
+        "CUDA_VISIBLE_DEVICES"
     )
     return [Finding(WARNING, installed.DRIVER, text, remedy)]
 
 
-def _capability(gpu: tf.config.PhysicalDevice) -> str | None:
-    """ "7.0"; None where TensorFlow does not say."""
+def _read_capability(gpu: tf.config.PhysicalDevice) -> str | None:
+    """Return a GPU's compute capability, such as "7.0", or None if TensorFlow does not know it."""
     details = tf.config.experimental.get_device_details(gpu)
     return ".".join(map(str, details.get("compute_capability", ()))) or None
 
 
-def _precision(train: TrainConfig) -> Finding:
+def _check_precision(train: TrainConfig) -> Finding:
+    """Compare a config's dtype policy with the fastest one on this machine."""
     has_tpu = {installed.TPU, "tensorflow-tpu"} <= installed.collect_facts().keys()
-    best = (
-        "mixed_bfloat16"
-        if has_tpu
-        else strategy_lib.choose_dtype_policy(TrainConfig(), tf.distribute.get_strategy())
-    )
-    asked = best if train.dtype_policy == "auto" else train.dtype_policy
-    # A GPU that is fast in bfloat16 is so in float16.
-    on_gpu = bool(tf.config.list_physical_devices("GPU")) and best != "float32"
-    if asked == best or (on_gpu and asked == "mixed_float16"):
-        what = "is native here" if asked != "float32" else "it is: nothing shorter is native here"
-        return Finding(OK, "precision", f"{asked} {what}")
-    if asked == "float32":
-        remedy = f"--config.train.dtype_policy=auto would use {best}"
-        return Finding(WARNING, "precision", "float32 is slower than this device can", remedy)
-    text = f"{asked} is not native here and so slow"
-    return Finding(WARNING, "precision", text, "--config.train.dtype_policy=auto")
+    if has_tpu:
+        best = "mixed_bfloat16"
+    else:
+        best = strategy_lib.choose_dtype_policy(TrainConfig(), tf.distribute.get_strategy())
+    policy = best if train.dtype_policy == "auto" else train.dtype_policy
+    # A GPU that is fast in bfloat16 is also fast in float16.
+    is_fast_gpu = bool(tf.config.list_physical_devices("GPU")) and best != "float32"
+    if policy == best == "float32":
+        text = "float32, because shorter types are not native here"
+        return Finding(OK, "precision", text)
+    if policy == best or (is_fast_gpu and policy == "mixed_float16"):
+        return Finding(OK, "precision", f"{policy} is native here")
+    if policy == "float32":
+        text, remedy = f"float32 is slower here than {best}", "use --config.train.dtype_policy=auto"
+    else:
+        text = f"{policy} is not native here and therefore slow"
+        remedy = "use --config.train.dtype_policy=auto"
+    return Finding(WARNING, "precision", text, remedy)
 
 
-def _tried(subject: str, look: Callable[[], str]) -> Finding:
+def _check_workdir(workdir: str) -> Finding:
     try:
-        return Finding(OK, subject, look())
+        access.check_writable(workdir)
     except UserError as error:
-        text, _, remedy = str(error).partition("; ")
-        return Finding(PROBLEM, subject, text, remedy)
+        return _make_problem("workdir", error)
     except tf.errors.OpError as error:
-        return Finding(PROBLEM, subject, error.message.splitlines()[0])
+        return Finding(PROBLEM, "workdir", error.message.splitlines()[0])
+    return Finding(OK, "workdir", f"{workdir}: wrote, read and removed a file")
 
 
-def _workdir(workdir: str) -> str:
-    access.check_writable(workdir)
-    return f"{workdir}: written, read and removed a file"
+def _check_data(config: Config) -> tuple[Finding, Dataset | None]:
+    """Read the first record of each split, and return the data set if it can be read.
 
-
-def _data(config: Config, opened: list[Dataset]) -> str:
-    """Reads the first record of each split, and puts the data set into `opened`; does not prepare
-    what is not prepared yet."""
+    A source that is not prepared yet is not prepared here.
+    """
     source = config.data.source
     try:
         folder = locate(source, prepare=False)
         if not folder:
-            return f"{source} is there, and will be converted or downloaded when training starts"
+            text = f"{source} exists and will be converted or downloaded when training starts"
+            return Finding(OK, "data", text), None
         dataset = open_dataset(folder, config.model.conditioning, config.data.image_size)
         with translate_data_errors(dataset):
             for split in dataset.manifest.splits:
                 dataset.examples(split, 1)
+    except UserError as error:
+        return _make_problem("data", error), None
     except tf.errors.OpError as error:
         path = source.partition(":")[2]
-        raise UserError(f"{path} cannot be read: {files.explain_error(path, error)}") from error
-    opened.append(dataset)
-    return f"{source}: {dataset.manifest.num_examples('train')} examples, the first ones read"
+        reason = UserError(f"{path} cannot be read: {files.explain_error(path, error)}")
+        return _make_problem("data", reason), None
+    count = dataset.manifest.num_examples("train")
+    return Finding(OK, "data", f"{source}: {count} examples; the first can be read"), dataset
 
 
-def _sizes(config: Config, workdir: str | None, dataset: Dataset) -> Iterator[Finding]:
-    """Disk and memory for a model of the config's size."""
-    policy = strategy_lib.choose_dtype_policy(config.train, tf.distribute.get_strategy())
-    spec = get_conditioning(config.model.conditioning).make_spec(dataset.manifest)
-    denoiser = build_denoiser(config, dataset.manifest.channels, spec, policy)
-    weights = sum(_bytes(weight.value) for weight in denoiser.variables)
-    held = weights * (3 + len(config.train.ema_stds))  # weights, two moments, averages
-    if workdir:
-        yield _disk(config, workdir, held)
-    yield _memory(config, denoiser, held + weights)  # and the gradients
-
-
-def _disk(config: Config, workdir: str, size: int) -> Finding:
-    train = config.train
-    spaced = train.total_steps // train.keep_every if train.keep_every else 0
-    keep = train.keep_checkpoints + train.keep_best + spaced
-    text = f"{_shown(size)} a checkpoint, up to {keep} kept"
-    free = access.free_bytes(workdir)
-    if free is None:
-        return Finding(OK, "disk", text)
-    # A checkpoint is written before the oldest is removed.
-    needed = size * (keep + 1) - access.used_bytes(checkpoint_store.get_folder(workdir))
-    text += f": {_shown(max(0, needed))} more needed, {_shown(free)} free"
-    if needed <= free:
-        return Finding(OK, "disk", text)
-    remedy = "free some, keep fewer (config.train.keep_*), or use another --workdir"
-    return Finding(PROBLEM, "disk", text, remedy)
-
-
-def _memory(config: Config, denoiser, held: int) -> Finding:
-    """Of each GPU where TensorFlow has some, else of the machine."""
-    replicas = len(tf.config.list_physical_devices("GPU"))
-    of_gpus = [gpu.memory for gpu in installed.list_gpus() if gpu.memory]
-    free = min(of_gpus, default=None) if replicas else get_available_memory()
-    batch = math.ceil(config.train.global_batch_size / max(1, replicas))
-    needed = held + count_forward_bytes(denoiser, batch)
-    text = f"about {_shown(needed)} needed (estimate)"
-    if free is None:
-        return Finding(OK, "memory", text)
-    text += f", {_shown(free)} {'on a GPU' if replicas else 'free'}"
-    if needed <= free:
-        return Finding(OK, "memory", text)
-    remedy = "lower config.train.global_batch_size or config.model.widths, or close other programs"
-    return Finding(WARNING, "memory", text, remedy)
-
-
-def count_forward_bytes(denoiser: Denoiser, batch: int) -> int:
-    """Of every intermediate result of a forward pass, by their static shapes: what backward keeps is
-    among them. Beside what emoji32's process grew by in training on a CPU, the whole estimate was
-    0.9 GB to 1.0 at its batch size and 5.1 GB to 2.5 at 256."""
-    condition = {
-        name: tf.TensorSpec((batch, *shape), dtype)
-        for name, (shape, dtype) in denoiser.condition_spec.fields.items()
-    }
-    graph = tf.function(lambda *inputs: denoiser(*inputs, training=True)).get_concrete_function(
-        tf.TensorSpec((batch, *denoiser.image_shape)), tf.TensorSpec((batch,)), condition
-    )
-    outputs = [out for operation in graph.graph.get_operations() for out in operation.outputs]
-    return sum(_bytes(out) for out in outputs if out.shape.is_fully_defined() and out.dtype.size)
-
-
-def get_available_memory() -> int | None:
-    """Bytes that the system, or this container, has left; None where it does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return None
-    group = pathlib.Path("/sys/fs/cgroup")
-    try:
-        limit, used = (
-            (group / f"memory.{name}").read_text().strip() for name in ("max", "current")
-        )
-    except OSError:
-        return free
-    return free if limit == "max" else min(free, int(limit) - int(used))
-
-
-def _bytes(tensor) -> int:
-    return math.prod(tensor.shape) * tensor.dtype.size
-
-
-def _shown(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{math.ceil(size / 1e6)} MB"
+def _make_problem(subject: str, error: UserError) -> Finding:
+    text, _, remedy = str(error).partition("; ")
+    return Finding(PROBLEM, subject, text, remedy)

@@ -1,4 +1,4 @@
-"""What several hosts of one run must agree on between two device loops, and the loss of one."""
+"""What the hosts of a run agree on between two device loops, and what happens if one disappears."""
 
 import contextlib
 import re
@@ -11,33 +11,40 @@ from t2i_tpu.run.strategy import get_host_index
 
 
 def sum_over_hosts(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[int]:
-    """The sum over hosts of each one's `values`; every host must call it, and gets the same."""
+    """Return the elementwise sum of the hosts' values.
+
+    Every host must call it, with equally many values, and every host gets the same result.
+    """
     _, num_hosts = get_host_index(strategy)
     if num_hosts == 1:
         return list(values)
-    per_host = strategy.num_replicas_in_sync // num_hosts
+    replicas_per_host = strategy.num_replicas_in_sync // num_hosts
 
-    def mine(context):
-        first = context.replica_id_in_sync_group % per_host == 0
-        return tf.constant(values, tf.int32) * int(first)
+    def make_value(context):
+        # Only the first replica of a host contributes its values.
+        is_first = context.replica_id_in_sync_group % replicas_per_host == 0
+        return tf.constant(values if is_first else [0] * len(values), tf.int32)
 
-    parts = strategy.experimental_distribute_values_from_function(mine)
+    parts = strategy.experimental_distribute_values_from_function(make_value)
     return strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy().tolist()
 
 
 @contextlib.contextmanager
 def translate_host_errors(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """A host that is gone is a UserError on the others: they cannot go on without it."""
-    this, _ = get_host_index(strategy)
+    """Raise UserError if another host of the run disappears inside the block."""
+    index, _ = get_host_index(strategy)
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-        if "ollective" not in error.message:
+        # Storage raises the same classes of errors, but only collectives talk to other hosts.
+        # TensorFlow writes the word with and without a capital letter.
+        if "collective" not in error.message.lower():
             raise
-        # A host may only hear of it from a third one, or in a message that names itself.
-        named = set(re.findall(r"/job:worker/replica:\d+/task:(\d+)", error.message)) - {str(this)}
-        who = f"worker {named.pop()}" if len(named) == 1 else "another worker"
+        # A host may hear of it from a third one only, or in a message that names itself.
+        tasks = set(re.findall(r"/job:worker/replica:\d+/task:(\d+)", error.message))
+        tasks.discard(str(index))
+        culprit = f"worker {tasks.pop()}" if len(tasks) == 1 else "another worker"
         raise UserError(
-            f"{who} of this run is gone, as it seems from worker {this}; start the same command "
-            "again, on as many workers as you like: it goes on from the newest checkpoint"
+            f"worker {index} has lost contact with {culprit} of this run; start the same command "
+            "again, on any number of workers, to resume from the newest checkpoint"
         ) from error

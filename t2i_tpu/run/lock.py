@@ -1,8 +1,8 @@
-"""One process at a time writes a workdir, on disk or gs://.
+"""A lock that lets only one process at a time write to a workdir, on disk or gs://.
 
-`lock.json` names its owner and counts its heartbeats. An owner on this machine is there as long as
-its process is. One on another machine is there if its beats go on while we watch: clocks of two
-machines need not agree.
+`lock.json` names its owner and counts its heartbeats. An owner on this machine is alive as long as
+its process is. An owner on another machine is alive if its heartbeat advances while we watch, because
+the clocks of two machines need not agree.
 """
 
 import contextlib
@@ -26,13 +26,23 @@ BEAT_SECONDS = 15.0
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process that holds a workdir."""
+    """A process that holds the lock of a workdir.
+
+    Attributes:
+      host: its name, for people.
+      machine: identifies the host's boot and the process's PID namespace, where `pid` is unique.
+      pid: the process's id.
+      started: when the process was started, in the kernel's ticks, because PIDs are reused.
+      since: when it took the lock, for people.
+      token: unique.
+      beat: how often the owner has confirmed that it is alive.
+    """
 
     host: str
-    machine: str  # the host's boot and the process's namespace: where `pid` means something
+    machine: str
     pid: int
-    started: str  # of the process, in the kernel's ticks: pids are used again
-    since: str  # for people
+    started: str
+    since: str
     token: str
     beat: int = 0
 
@@ -41,13 +51,13 @@ class Owner:
 
 
 class Lock:
-    """Holds a workdir from `with` on until its end.
+    """Holds a workdir for the duration of a `with` block.
 
     Attributes:
-      lost: the UserError that says who took the workdir over since, or None.
+      lost: the UserError that names the process that has taken over the workdir, or None.
 
     Raises:
-      UserError: another process holds it; it is named.
+      UserError: another process holds the workdir.
     """
 
     def __init__(self, workdir: str, beat_seconds: float = BEAT_SECONDS):
@@ -55,67 +65,68 @@ class Lock:
         self.path = posixpath.join(workdir, "lock.json")
         self.owner = Owner(
             host=socket.gethostname(),
-            machine=_machine(),
+            machine=_identify_machine(),
             pid=os.getpid(),
-            started=_started(os.getpid()),
+            started=_read_start_time(os.getpid()),
             since=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
             token=uuid.uuid4().hex,
         )
         self.lost = None
         self._released = threading.Event()
-        self._beating = threading.Thread(target=self._beat, daemon=True)
+        self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "Lock":
-        other = _read(self.path)
+        other = _read_owner(self.path)
         if other and self._is_alive(other):
-            raise self._held_by(other)
+            raise self._make_error(other)
         if other:
-            logging.info("the lock of %s is taken over: it is gone", other)
+            logging.info("taking over the lock of %s, which no longer runs", other)
         tf.io.gfile.makedirs(self.workdir)
-        files.write(self.path, _text(self.owner))
-        self._beating.start()
+        files.write(self.path, _to_json(self.owner))
+        self._heart.start()
         return self
 
     def __exit__(self, *_):
         self._released.set()
-        self._beating.join()
+        self._heart.join()
         with contextlib.suppress(UserError, tf.errors.OpError):
             self.check()
             tf.io.gfile.remove(self.path)
 
     def check(self) -> None:
-        """Raises UserError if another process has taken the workdir since."""
-        other = _read(self.path)
+        """Raise UserError if another process has taken over the workdir."""
+        other = _read_owner(self.path)
         if other and other.token != self.owner.token:
-            raise self._held_by(other)
+            raise self._make_error(other)
 
-    def _held_by(self, other):
+    def _make_error(self, other: Owner) -> UserError:
         return UserError(
             f"{self.workdir!r} is being written by {other}; stop that process, or use another --workdir"
         )
 
-    def _is_alive(self, other):
+    def _is_alive(self, other: Owner) -> bool:
         if other.machine == self.owner.machine:
-            return other.started != "" and _started(other.pid) == other.started
+            return other.started != "" and _read_start_time(other.pid) == other.started
         logging.info("waiting %.0f s to see if %s is alive", 3 * self.beat_seconds, other)
         end = time.monotonic() + 3 * self.beat_seconds
         while time.monotonic() < end:
             time.sleep(self.beat_seconds / 4)
-            if _read(self.path) != other:
+            if _read_owner(self.path) != other:
                 return True
         return False
 
     def _beat(self):
+        """Update the lock until it is released or lost."""
         beat = 0
         while not self._released.wait(self.beat_seconds):
             beat += 1
-            with contextlib.suppress(tf.errors.OpError):  # the next one may get through
+            with contextlib.suppress(tf.errors.OpError):  # the next beat may succeed
                 try:
                     self.check()
                 except UserError as error:
                     self.lost = error
                     return
-                files.write(self.path, _text(dataclasses.replace(self.owner, beat=beat)))
+                files.write(self.path, _to_json(dataclasses.replace(self.owner, beat=beat)))
 
 
 class NoLock:
@@ -133,12 +144,12 @@ class NoLock:
         """Do nothing."""
 
 
-def _text(owner):
+def _to_json(owner: Owner) -> str:
     return json.dumps(dataclasses.asdict(owner), indent=1) + "\n"
 
 
-def _read(path) -> Owner | None:
-    """A lock that nobody can read is nobody's."""
+def _read_owner(path: str) -> Owner | None:
+    """Return the owner that a lock names, or None if there is no lock or it is damaged."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             return json_files.parse(file.read(), lambda fields: Owner(**fields))
@@ -146,7 +157,7 @@ def _read(path) -> Owner | None:
         return None
 
 
-def _machine() -> str:
+def _identify_machine() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -154,8 +165,11 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _started(pid: int) -> str:
-    """When a process was started; nothing if it is dead. Without /proc, "?" if there is one."""
+def _read_start_time(pid: int) -> str:
+    """Return when a process was started, in the kernel's ticks, or "" if it is dead.
+
+    Without /proc, the start of a living process is "?".
+    """
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, *fields = file.read().rpartition(")")[2].split()

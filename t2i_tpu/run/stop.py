@@ -1,6 +1,7 @@
-"""What ends a run before its last step: a signal, or a notice that its machine will be taken away.
+"""Reasons to end a run before its last step: a signal, or a notice that its machine will go away.
 
-SIGTERM and the first Ctrl-C let the loop in hand finish and save; the second Ctrl-C stops at once.
+SIGTERM and the first Ctrl-C let the current device loop finish and save. The second Ctrl-C stops at
+once.
 """
 
 import os
@@ -17,7 +18,7 @@ from t2i_tpu.run import hosts
 
 REASONS = ("SIGTERM", "SIGINT", "a maintenance event", "a preemption")
 POLL_SECONDS = 5.0
-# What Google's metadata server says of a machine, and the answer that means that it will go.
+# Reason -> the value of Google's metadata server that announces it, and what it is then.
 _NOTICES = {
     "a maintenance event": ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE"),
     "a preemption": ("preempted", "TRUE"),
@@ -25,17 +26,20 @@ _NOTICES = {
 
 
 class Stop:
-    """Listens from `with` on until its end.
+    """Listens for reasons to stop for the duration of a `with` block.
 
-    Signals are read by a thread: Python's own handlers wait for as long as the device does.
+    A thread reads the signals, because Python's own handlers run only when the device loop returns.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
         self.strategy, self.requested = strategy, set()
-        self._handlers, self._over = {}, threading.Event()
+        self._handlers, self._ended = {}, threading.Event()
 
     def reason(self) -> str | None:
-        """Why to stop now; with several hosts all must ask, and all are told the same."""
+        """Return why to stop now, or None.
+
+        With several hosts, every host must call it, and every host gets the same result.
+        """
         counts = [int(reason in self.requested) for reason in REASONS]
         counts = hosts.sum_over_hosts(self.strategy, counts)
         return next((reason for reason, count in zip(REASONS, counts, strict=True) if count), None)
@@ -46,12 +50,12 @@ class Stop:
         self._old_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handlers[number] = signal.signal(number, self._handle)
-        threading.Thread(target=self._listen, daemon=True).start()
-        threading.Thread(target=self._poll, daemon=True).start()
+        threading.Thread(target=self._read_signals, daemon=True).start()
+        threading.Thread(target=self._poll_notices, daemon=True).start()
         return self
 
     def __exit__(self, *_):
-        self._over.set()
+        self._ended.set()
         signal.set_wakeup_fd(self._old_fd)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -60,12 +64,12 @@ class Stop:
     def _handle(self, number, _frame):
         self.requested.add(signal.Signals(number).name)
 
-    def _listen(self):
+    def _read_signals(self):
         seen = set()
         while numbers := self._reader.recv(1):
             name = signal.Signals(numbers[0]).name
             if name == "SIGINT" and seen:
-                os.write(2, b"\nstopped at once; the latest whole checkpoint is as it was\n")
+                os.write(2, b"\nstopped at once; the newest intact checkpoint is unchanged\n")
                 os._exit(128 + signal.SIGINT)
             if name in REASONS and name not in seen:
                 seen.add(name)
@@ -73,26 +77,34 @@ class Stop:
                 logging.info("%s: finishing these steps; Ctrl-C now stops at once", name)
         self._reader.close()
 
-    def _poll(self):
-        """Only what changes counts: a run that is started again meanwhile should go on."""
+    def _poll_notices(self):
+        """Request a stop when a notice appears.
+
+        A notice that was there from the start does not count: a run that is started again before
+        its machine goes away should train until then.
+        """
         try:
-            before = {name: _ask(path) for name, (path, _) in _NOTICES.items()}
+            before = {reason: _read_metadata(path) for reason, (path, _) in _NOTICES.items()}
         except OSError:
-            return  # not a machine of Google's
-        while not self._over.wait(POLL_SECONDS):
-            for name, (path, alarming) in _NOTICES.items():
+            return  # not one of Google's machines
+        while not self._ended.wait(POLL_SECONDS):
+            for reason, (path, alarm) in _NOTICES.items():
                 try:
-                    now = _ask(path)
+                    value = _read_metadata(path)
                 except OSError:
                     continue
-                if now == alarming != before[name]:
-                    self.requested.add(name)
-                    logging.info("the metadata server announces %s: finishing these steps", name)
-                before[name] = now
+                if value == alarm and before[reason] != alarm:
+                    self.requested.add(reason)
+                    logging.info("the metadata server announces %s: finishing these steps", reason)
+                before[reason] = value
 
 
-def _ask(path: str) -> str:
-    """Raises OSError where there is no answer."""
+def _read_metadata(path: str) -> str:
+    """Return a value of Google's metadata server, or "" if this machine does not have it.
+
+    Raises:
+      OSError: the server does not answer.
+    """
     if os.environ.get("NO_GCE_CHECK", "").lower() == "true":
         raise OSError
     host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
@@ -103,6 +115,6 @@ def _ask(path: str) -> str:
         with urllib.request.urlopen(request, timeout=2) as answer:
             return answer.read().decode(errors="replace").strip()
     except urllib.error.HTTPError as error:
-        if error.code == 404:  # a machine without this kind of notice
+        if error.code == 404:
             return ""
         raise

@@ -1,4 +1,4 @@
-"""Says what a run waits for when no step is done for long. It never ends anything."""
+"""Reports what a run waits for when no step is done for a long time. It never ends the run."""
 
 import contextlib
 import threading
@@ -9,27 +9,30 @@ from absl import logging
 
 
 class Watchdog:
-    """Watches from `with` on until its end."""
+    """Watches a run for the duration of a `with` block."""
 
-    def __init__(
-        self,
-        minutes: float,  # without a step until the first line; then twice as long, and so on
-        waits_for_input: Callable[[], bool],  # whether the device loop does, now
-    ):
-        self.seconds, self.waits_for_input = 60 * minutes, waits_for_input
-        self._doing, self._over = "the device (the first step is compiled)", threading.Event()
+    def __init__(self, minutes: float, is_waiting_for_input: Callable[[], bool]):
+        """Create a watchdog.
+
+        Args:
+          minutes: time without a step until the first report. The next one comes after twice the
+            time, and so on. 0 means never.
+          is_waiting_for_input: says whether the device loop waits for input at this moment.
+        """
+        self.seconds, self.is_waiting_for_input = 60 * minutes, is_waiting_for_input
+        self._activity, self._ended = "the device (the first step is compiled)", threading.Event()
         self._since = time.monotonic()
 
     @contextlib.contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        """What the host does from here on, for as long as the block takes."""
-        before, self._doing = self._doing, what
+    def doing(self, activity: str) -> Iterator[None]:
+        """Name what the host does inside the block, for reports."""
+        previous, self._activity = self._activity, activity
         yield
-        self._doing = before
+        self._activity = previous
 
     def step(self) -> None:
-        """Some step was done."""
-        self._since, self._doing = time.monotonic(), "the device"
+        """Note that a step was done."""
+        self._since, self._activity = time.monotonic(), "the device"
 
     def __enter__(self) -> "Watchdog":
         self._since = time.monotonic()
@@ -38,18 +41,19 @@ class Watchdog:
         return self
 
     def __exit__(self, *_):
-        self._over.set()
+        self._ended.set()
 
     def _watch(self):
         since, patience = self._since, self.seconds
-        while not self._over.wait(self.seconds / 20):
+        while not self._ended.wait(self.seconds / 20):
+            # A step starts the time anew.
             if since != self._since:
                 since, patience = self._since, self.seconds
             waited = time.monotonic() - since
             if waited < patience:
                 continue
             patience *= 2
-            what = self._doing
-            if what.startswith("the device") and self.waits_for_input():
-                what = "input"
-            logging.warning("no step for %.1f minutes: waiting for %s", waited / 60, what)
+            activity = self._activity
+            if activity.startswith("the device") and self.is_waiting_for_input():
+                activity = "input"
+            logging.warning("no step for %.1f minutes: waiting for %s", waited / 60, activity)

@@ -1,11 +1,13 @@
-"""The folder that holds all that a run writes, and what makes it the same run.
+"""The folder that holds everything a run writes, and the files that identify the run.
 
 config.json     the resolved config
-manifest.json   the data set's manifest: what the model was trained on and with which embeddings
-text_tower/     a copy of the data set's, where it has one: what prompts are encoded with
+manifest.json   the manifest of the data set that the model is trained on
+text_tower/     a copy of the data set's text tower, if it has one; it encodes prompts
 lock.json       the process that is writing here (run/lock.py)
-rollbacks.json  what --on_nonfinite=rollback did (train/nonfinite.py)
-checkpoints/    (run/checkpoint_store.py)   previews/   logs/ (TensorBoard)
+rollbacks.json  what --on_nonfinite=rollback did (run/rollbacks.py)
+checkpoints/    the checkpoints (run/checkpoint_store.py)
+previews/       pictures
+logs/           for TensorBoard
 """
 
 import posixpath
@@ -19,8 +21,9 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, gcs, json_files
 
 CONFIG_NAME = "config.json"
-# How often a run is looked at changes nothing in what it computes; damage may be met on the way.
-_FREE = (
+# A run may be resumed with other values of these. They do not change what a step computes, except
+# that data.on_damage decides what happens at a damaged record.
+_CHANGEABLE = (
     "data.on_damage",
     "train.steps_per_loop",
     "train.log_every",
@@ -34,32 +37,41 @@ _FREE = (
 
 
 def check(workdir: str, config: Config, manifest: Manifest) -> None:
-    """Raises UserError where the workdir holds a run of another config or another data set, or
-    its bucket cannot be used."""
+    """Check that a run can be started or resumed in a workdir.
+
+    Raises:
+      UserError: the workdir holds a run with another config or another data set, or its bucket
+        cannot be used.
+    """
     if not tf.io.gfile.exists(posixpath.join(workdir, CONFIG_NAME)):
         gcs.check_bucket(workdir, write=True)
         return
     old_config, old_manifest = read(workdir)
-    changed = [
-        line
-        for line in differences(old_config, config)
-        if not line.startswith(tuple(f"config.{name}:" for name in _FREE))
-    ]
-    if changed:
+    changeable = tuple(f"config.{name}:" for name in _CHANGEABLE)
+    changes = [line for line in differences(old_config, config) if not line.startswith(changeable)]
+    if changes:
         raise UserError(
-            f"{workdir!r} holds a run of another config ({changed[0]}); use another --workdir or the same config"
+            f"{workdir!r} holds a run with another config ({changes[0]}); use another --workdir or "
+            "the same config"
         )
     if old_manifest != manifest:
         raise UserError(
-            f"{workdir!r} holds a run on other data than {config.data.source!r} now is; use another --workdir"
+            f"{workdir!r} holds a run on other data than {config.data.source!r} now contains; use "
+            "another --workdir or the same data"
         )
 
 
 def write(workdir: str, config: Config, manifest: Manifest, data_folder: str) -> None:
-    """Makes the workdir that of this run on the data set in `data_folder`.
+    """Write the files that identify a run.
+
+    Args:
+      workdir: local or gs://; it is created if necessary.
+      config: resolved.
+      manifest: of the data set.
+      data_folder: holds the data set, whose text tower is copied.
 
     Raises:
-      UserError: it cannot be written; the data set's text tower is damaged.
+      UserError: the workdir cannot be written, or the data set's text tower is damaged.
     """
     try:
         tf.io.gfile.makedirs(workdir)
@@ -73,10 +85,10 @@ def write(workdir: str, config: Config, manifest: Manifest, data_folder: str) ->
 
 
 def read(workdir: str) -> tuple[Config, Manifest]:
-    """The config and manifest of a run.
+    """Return the config and the data set's manifest of a run.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: the workdir holds no run, or its files cannot be read.
     """
     contents = []
     for name in (CONFIG_NAME, MANIFEST_NAME):
@@ -92,5 +104,6 @@ def read(workdir: str) -> tuple[Config, Manifest]:
         return json_files.parse(contents[0], from_dict), Manifest.from_json(contents[1])
     except (UserError, json_files.DamagedJson) as error:
         raise UserError(
-            f"{workdir!r}: its {CONFIG_NAME} or {MANIFEST_NAME} is damaged or of another version: {error}"
+            f"{workdir!r}: {CONFIG_NAME} or {MANIFEST_NAME} is damaged, or another version of "
+            f"t2i_tpu wrote it: {error}"
         ) from error

@@ -1,0 +1,133 @@
+"""Known-bad combinations of versions and hardware, and what becomes of them at start-up."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from t2i_tpu import compatibility, installed
+from t2i_tpu.findings import OK, PROBLEM, WARNING
+from tests import distributions, tiny
+from tests.launch.launcher import ROOT
+
+GOOD = {
+    "cpu": {"tensorflow-cpu": "2.21.0", "keras": "3.12.0", "libtpu": "0.0.52"},  # as with jax
+    "gpu": {
+        "tensorflow": "2.21.0",
+        "keras": "3.15.1",
+        "nvidia-cudnn-cu12": "9.10.2.21",
+        installed.DRIVER: "550.54.15",
+        installed.CAPABILITY: "7.0",
+    },
+    "newer gpu": {
+        "tensorflow": "2.20.0",
+        "keras": "3.15.1",
+        "nvidia-cudnn-cu12": "9.24.0.43",
+        installed.CAPABILITY: "9.0",
+    },
+    "tpu": {
+        "tensorflow-tpu": "2.20.0",
+        "keras": "3.12.0",
+        "libtpu": "0.0.18",
+        installed.TPU: "4",
+    },
+}
+
+# A good installation, what is changed in it, and the finding that follows.
+FAULTS = [
+    ("tpu", {"libtpu": "0.0.19"}, PROBLEM, ["libtpu 0.0.19", "abort", "libtpu==0.0.18"]),
+    ("cpu", {installed.TPU: "4"}, WARNING, ["tensorflow-cpu 2.21.0", "TPU", "[tpu]"]),
+    ("gpu", {installed.TPU: "4"}, WARNING, ["tensorflow 2.21.0", "TPU", "[tpu]"]),
+    ("cpu", {installed.DRIVER: "550.54"}, WARNING, ["CPU only", "[gpu]"]),
+    ("gpu", {installed.DRIVER: "470.82.01"}, WARNING, ["470.82.01", "525.60.13"]),
+    ("gpu", {"nvidia-cudnn-cu12": "9.24.0.43"}, PROBLEM, ["V100", "<9.11"]),
+    ("newer gpu", {installed.CAPABILITY: "12.0"}, WARNING, ["capability 12.0", "RTX 5000"]),
+    ("cpu", {"tensorflow-metal": "1.2.0"}, PROBLEM, ["pip uninstall tensorflow-metal"]),
+    ("cpu", {"tensorflow-cpu": "2.19.1"}, PROBLEM, ["tensorflow-cpu 2.19.1", "older"]),
+    ("cpu", {"tensorflow-cpu": "2.22.0rc0"}, WARNING, ["tensorflow-cpu 2.22.0rc0", "newer"]),
+    ("cpu", {"keras": "3.11.3"}, PROBLEM, ["keras 3.11.3", "keras>=3.12"]),
+    ("cpu", {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.18"}, PROBLEM, ["overwrite each other"]),
+    ("cpu", {"tensorflow": "2.21.0"}, WARNING, ["pip uninstall tensorflow tensorflow-cpu"]),
+]
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_good_installation_has_no_finding(kind):
+    assert compatibility.find_known_bad(GOOD[kind]) == []
+
+
+@pytest.mark.parametrize(("kind", "change", "status", "words"), FAULTS)
+def test_known_fault_is_found(kind, change, status, words):
+    (finding,) = compatibility.find_known_bad(GOOD[kind] | change)
+    assert finding.status == status and finding.remedy
+    for word in words:
+        assert word in str(finding)
+
+
+def test_missing_packages_are_found():
+    (finding,) = compatibility.find_known_bad({"python": "3.12.1", "keras": "3.15.1"})
+    assert finding.status == PROBLEM and "tensorflow not installed" in finding.text
+    (finding,) = compatibility.find_known_bad({"tensorflow": "2.21.0"})
+    assert finding.status == PROBLEM and "keras not installed" in finding.text
+
+
+def test_every_row_is_tested():
+    texts = [
+        finding.text
+        for kind, change, *_ in FAULTS
+        for finding in compatibility.find_known_bad(GOOD[kind] | change)
+    ]
+    for row in compatibility.KNOWN_BAD:
+        assert row.source and any(row.text in text for text in texts), row
+
+
+def test_script_stops_before_importing_tensorflow(tmp_path):
+    """With a libtpu that would abort TensorFlow, a script prints an error and does not abort."""
+    distributions.install(
+        tmp_path, {"tensorflow-tpu": "2.20.0", "tensorflow-cpu": "2.21.0", "libtpu": "0.0.52"}
+    )
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("import os\nos.abort()\n")
+    (tmp_path / "plain.py").write_text(tiny.CONFIG_FILE)
+    workdir = tmp_path / "run"
+    result = subprocess.run(
+        [
+            sys.executable,
+            "launch/train.py",
+            f"--config={tmp_path}/plain.py",
+            f"--workdir={workdir}",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1 and result.stdout == ""
+    lines = result.stderr.splitlines()
+    errors = [line for line in lines if line.startswith("train.py: error: versions: ")]
+    assert len(errors) == 1 and len(lines) == 2  # one of the two problems is the error
+    assert "libtpu 0.0.52" in result.stderr and "overwrite each other" in result.stderr
+    assert not workdir.exists()
+
+
+def test_survey_checks_the_gpus_that_nvidia_smi_lists(tmp_path, monkeypatch):
+    """A stand-in for nvidia-smi answers as the real one does on a V100 and on a Jetson."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        'echo "$@" | grep -q compute_cap || exit 9\n'
+        "echo 'Tesla V100-SXM2-16GB, 550.54.15, 7.0, 16384'\n"
+        "echo 'Orin (nvgpu), 540.4.0, [N/A], [N/A]'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    distributions.install(tmp_path, {"nvidia-cudnn-cu12": "9.24.0.43"})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed.list_gpus() == [
+        installed.Gpu("Tesla V100-SXM2-16GB", "550.54.15", "7.0", 16 << 30),
+        installed.Gpu("Orin (nvgpu)", "540.4.0", "[N/A]", None),
+    ]
+    findings = compatibility.survey()
+    assert [finding.status for finding in findings if "V100-SXM2" in finding.text] == [OK]
+    assert any(f.status == PROBLEM and "nvidia-cudnn-cu12<9.11" in f.remedy for f in findings)
