@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from t2i_tpu.data import manifest as manifest_lib
 from t2i_tpu.data import records, shard_file
+from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.prepare.duplicates import Seen
 from t2i_tpu.data.prepare.unit import perceptual_hash
 from t2i_tpu.errors import UserError
@@ -166,7 +167,7 @@ def _find_shard_problem(path: str, shard: manifest_lib.Shard) -> str | None:
 
 
 def _read_batches(path: str, manifest: manifest_lib.Manifest) -> Iterator[dict[str, np.ndarray]]:
-    for batch in tf.data.TFRecordDataset(path).batch(256):
+    for batch in disable_autotuning(tf.data.TFRecordDataset(path).batch(256)):
         parsed = records.parse_records(batch, manifest)
         yield {name: value.numpy() for name, value in parsed.items()}
 

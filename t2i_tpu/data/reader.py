@@ -15,6 +15,7 @@ from t2i_tpu.data import shard_file
 from t2i_tpu.data.conditions import Conditioning, get_conditioning
 from t2i_tpu.data.manifest import Manifest, Shard, read_manifest
 from t2i_tpu.data.order import StreamOrder, check_batch_divides
+from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.records import parse_records
 from t2i_tpu.errors import UserError
 
@@ -106,8 +107,9 @@ class Dataset:
         places = np.arange(per_stream)[:, None] * len(streams) + np.array(own_streams)
         slots = tf.data.Dataset.from_tensors(np.tile(places.astype(np.int32).ravel(), steps))
         batches = tf.data.Dataset.zip((tf.data.Dataset.zip(tuple(readers)), slots.repeat()))
-        batches = batches.map(_interleave, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return batches.rebatch(per_replica_batch_size, drop_remainder=True).prefetch(4)
+        batches = batches.map(_interleave, num_parallel_calls=2, deterministic=True)
+        batches = batches.rebatch(per_replica_batch_size, drop_remainder=True).prefetch(4)
+        return disable_autotuning(batches)
 
     def examples(
         self, split: str, count: int, captions: tuple[str, ...] = ()
@@ -230,7 +232,7 @@ class Dataset:
         for shard in shards:
             path, count = posixpath.join(self.folder, shard.file), 0
             try:
-                for record in tf.data.TFRecordDataset(path):
+                for record in disable_autotuning(tf.data.TFRecordDataset(path)):
                     yield record
                     count += 1
             except tf.errors.DataLossError:

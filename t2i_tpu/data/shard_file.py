@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.errors import UserError
 
 _HEADER_BYTES = 12  # length and its checksum
@@ -47,7 +48,8 @@ def read_shard(path: str, num_examples: int, on_damage: str) -> tf.Tensor:
 def check_shard(path: str, num_examples: int) -> None:
     """Raise UserError, which names shard and records, if a record of a shard is damaged."""
     try:
-        for _ in tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(1024):
+        records = tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(1024)
+        for _ in disable_autotuning(records):
             pass
     except tf.errors.DataLossError:
         records = read_intact_records(path, num_examples)

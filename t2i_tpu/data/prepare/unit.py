@@ -16,6 +16,7 @@ import tensorflow as tf
 from PIL import Image
 
 from t2i_tpu.data import records
+from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.prepare import filters, images
 from t2i_tpu.data.prepare.rejected import Lost
 from t2i_tpu.data.prepare.settings import Settings
@@ -97,7 +98,8 @@ def _items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
 
 
 def read_examples(work: str, done: Done) -> Iterator[tf.train.Example]:
-    for batch in tf.data.TFRecordDataset(posixpath.join(work, done.file)).batch(64):
+    records = tf.data.TFRecordDataset(posixpath.join(work, done.file)).batch(64)
+    for batch in disable_autotuning(records):
         yield from map(tf.train.Example.FromString, batch.numpy())
 
 

@@ -1,0 +1,14 @@
+"""Settings that all of the package's tf.data pipelines share."""
+
+import tensorflow as tf
+
+
+def disable_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return a data set whose iterators start no autotuning thread.
+
+    Destroying an iterator waits for that thread, on a busy machine for seconds or minutes. The
+    package's pipelines state their parallelism and buffers themselves.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
