@@ -1,4 +1,7 @@
-"""Text -> embedding. The embedded encoder needs no torch; open_clip's models need extra `clip`."""
+"""Text encoders: prompts to embeddings.
+
+The encoder that ships with the package needs no torch. open_clip's models need the extra `clip`.
+"""
 
 import re
 
@@ -11,24 +14,27 @@ __all__ = ["EMBEDDED_CLIP", "EmbeddedEncoder", "OpenClipEncoder", "TextEncoder",
 
 
 def make_encoder(spec: str) -> TextEncoder:
-    """The encoder that `spec` names.
+    """Return the encoder that `spec` names.
 
+    It is one of
       embedded             the small CLIP that ships with the package
       ViT-L-14/openai      an open_clip model and a tag of its pretrained weights
       ViT-L-14:FILE        an open_clip model and a checkpoint file
       local-dir:FOLDER     a folder with open_clip_config.json and weights
 
     Raises:
-      UserError: no such encoder, its weights cannot be had, or extra `clip` is missing.
+      UserError: there is no such encoder, its weights cannot be loaded, or the extra `clip` is
+        missing.
     """
     if spec == "embedded":
         return EmbeddedEncoder()
     if spec.startswith("local-dir:"):
         return OpenClipEncoder(spec)
-    name, pretrained, *_ = [*re.split("[/:]", spec, maxsplit=1), ""]
-    if not name or not pretrained:
+    parts = re.split("[/:]", spec, maxsplit=1)
+    if len(parts) < 2 or not all(parts):
         raise UserError(
-            f"unknown encoder {spec!r}; want 'embedded', NAME/TAG as in 'ViT-L-14/openai', "
+            f"unknown encoder {spec!r}; it must be 'embedded', NAME/TAG as in 'ViT-L-14/openai', "
             "NAME:CHECKPOINT_FILE or local-dir:FOLDER"
         )
+    name, pretrained = parts
     return OpenClipEncoder(name, pretrained)

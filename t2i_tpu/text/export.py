@@ -1,8 +1,8 @@
-"""An open_clip text tower -> files that `OnnxEncoder` reads (needs the extra `clip`).
+"""Exports an open_clip text tower to files that `OnnxEncoder` reads (needs the extra `clip`).
 
-text_tower.onnx holds the graph alone: its weights point into a safetensors file beside it, where
-they lie as float16 if that loses nothing, and are cast to float32. So both runtimes compute with
-the same numbers, and no file is over protobuf's limit of 2 GB.
+text_tower.onnx holds only the graph. Its weights refer to a safetensors file next to it, which
+stores them as float16 if that loses nothing; the graph casts them to float32. Both runtimes thus
+compute with the same numbers, and no file exceeds protobuf's limit of 2 GB.
 """
 
 import json
@@ -24,6 +24,8 @@ _DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
 
 
 class _TextTower(torch.nn.Module):
+    """The part of a model that is exported: tokens -> embeddings and, if it has them, states."""
+
     def __init__(self, model: torch.nn.Module):
         super().__init__()
         self.model = model
@@ -38,8 +40,8 @@ class _TextTower(torch.nn.Module):
 def export_encoder(
     model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer, folder: str
 ) -> None:
-    """Writes graph, weights and vocabulary of a model without its image tower into `folder`."""
-    weights = {name: _halved(value).contiguous() for name, value in model.state_dict().items()}
+    """Write the graph, weights and vocabulary of a model without an image tower into a folder."""
+    weights = {name: _to_half(value).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, pathlib.Path(folder) / _WEIGHTS_NAME)
     export_graph(model, tokenizer.context_length, folder, _WEIGHTS_NAME)
     fast = vocabulary.fast_tokenizer(list(tokenizer.bpe_ranks))
@@ -49,8 +51,17 @@ def export_encoder(
 def export_graph(
     model: torch.nn.Module, context_length: int, folder: str, weights_name: str
 ) -> None:
-    """Writes GRAPH_NAME beside the model's weights: tokens int64 [N, context] -> pooled float32
-    [N, dim], of length 1, and, where the model has it, sequence float32 [N, context, width]."""
+    """Write GRAPH_NAME next to the model's weights.
+
+    The graph takes tokens, int64 [N, context_length], and returns pooled, float32 [N, dim] of length
+    1, and if the model has a last norm also sequence, float32 [N, context_length, width].
+
+    Args:
+      model: without an image tower.
+      context_length: of the model.
+      folder: where the weights are.
+      weights_name: of the safetensors file with the model's weights.
+    """
     tower = _TextTower(model).eval()
     program = torch.onnx.export(
         tower,
@@ -63,26 +74,28 @@ def export_graph(
         optimize=False,
         verbose=False,
     )
-    _point_into(program.model.graph, pathlib.Path(folder) / weights_name)
+    _refer_to_weights(program.model.graph, pathlib.Path(folder) / weights_name)
     graph = ir.to_proto(program.model)
     _drop_metadata(graph)
     onnx.save(graph, pathlib.Path(folder) / GRAPH_NAME)
 
 
-def _halved(value: torch.Tensor) -> torch.Tensor:
+def _to_half(value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as float16 if that does not change it, otherwise as it is."""
     half = value.half()
     return half if torch.equal(half.to(value.dtype), value) else value
 
 
-def _point_into(graph: ir.Graph, weights: pathlib.Path) -> None:
-    """Replaces the weights of a graph by places in a safetensors file."""
+def _refer_to_weights(graph: ir.Graph, weights: pathlib.Path) -> None:
+    """Replace the weights of a graph by references to a safetensors file."""
+    # Read the safetensors header: a JSON object with the position of each weight.
     with open(weights, "rb") as file:
         (header_size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(header_size))
     casts = []
     for name, value in list(graph.initializers.items()):
         entry = header.get(name.removeprefix("model."))
-        if entry is None:  # not of the weights: a mask, a constant
+        if entry is None:  # a mask or another constant, which is not a weight
             continue
         start, end = entry["data_offsets"]
         stored = ir.ExternalTensor(
@@ -97,6 +110,7 @@ def _point_into(graph: ir.Graph, weights: pathlib.Path) -> None:
         if stored.dtype == value.dtype:
             value.const_value = stored
             continue
+        # Store the weight under another name, and cast it to float32.
         stored.name = name + ".half"
         half = ir.Value(
             name=stored.name,
@@ -107,13 +121,13 @@ def _point_into(graph: ir.Graph, weights: pathlib.Path) -> None:
         graph.initializers.pop(name)
         graph.register_initializer(half)
         value.const_value = None
-        to = ir.AttrInt64("to", ir.DataType.FLOAT)
-        casts.append(ir.Node("", "Cast", [half], [to], outputs=[value]))
+        target_type = ir.AttrInt64("to", ir.DataType.FLOAT)
+        casts.append(ir.Node("", "Cast", [half], [target_type], outputs=[value]))
     graph.insert_before(graph[0], casts)
 
 
 def _drop_metadata(model: onnx.ModelProto) -> None:
-    """The exporter notes stack traces, with the paths of the machine that it ran on."""
+    """Remove the exporter's stack traces, which have paths of the machine that it ran on."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]

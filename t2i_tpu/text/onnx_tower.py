@@ -1,4 +1,4 @@
-"""A text tower as ONNX with a vocabulary of `tokenizers`: encodes prompts without torch."""
+"""Encodes prompts with a text tower in ONNX and a `tokenizers` vocabulary, without torch."""
 
 import html
 import os
@@ -17,14 +17,16 @@ from t2i_tpu.text.vocabulary import TOKENIZER_NAME
 GRAPH_NAME = "text_tower.onnx"
 EMBEDDED_CLIP = os.path.join(os.path.dirname(os.path.dirname(__file__)), "embedded", "clip")
 _EMBEDDED_WEIGHTS = "open_clip_model.safetensors"
+_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")
+_WIDE_OR_LIGATURE = re.compile("[\u0132\u0133\ufb00-\ufb06\u3000\uff01-\uffef]")
 
 
 class OnnxEncoder(Encoder):
-    """A text tower out of a local folder with GRAPH_NAME, its weights and a vocabulary.
+    """A text tower from a local folder with GRAPH_NAME, its weights and a vocabulary.
 
     Args:
-      folder: as `export` wrote it; not needed any more when this is made.
-      encoder_id, weights_sha256: of the encoder whose tower it is.
+      folder: as `TextEncoder.export` wrote it. It is read by the constructor only.
+      encoder_id, weights_sha256: of the encoder that the text tower was exported from.
     """
 
     def __init__(self, folder: str, encoder_id: str, weights_sha256: str):
@@ -66,13 +68,12 @@ class EmbeddedEncoder(OnnxEncoder):
             shutil.copyfile(os.path.join(self._folder, name), os.path.join(folder, name))
 
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")
-_WIDE_OR_LIGATURE = re.compile("[\u0132\u0133\ufb00-\ufb06\u3000\uff01-\uffef]")
-
-
 def _clean(text: str) -> str:
-    """What open_clip does to a text before it splits it into words, by html.unescape and by
-    ftfy.fix_text; but wrongly decoded text ("Ã©" for "é") is left as it is, which ftfy mends."""
+    """Clean a text as open_clip does before it splits it into words.
+
+    open_clip uses html.unescape and ftfy.fix_text. Unlike ftfy, this does not fix text that was
+    decoded with the wrong encoding ("Ã©" for "é").
+    """
     text = html.unescape(html.unescape(text))
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)
     text = _WIDE_OR_LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)

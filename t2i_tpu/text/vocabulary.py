@@ -1,6 +1,7 @@
-"""open_clip's byte pair vocabularies for the `tokenizers` library, which needs no torch.
+"""Builds open_clip's byte pair vocabularies for the `tokenizers` library, which needs no torch.
 
-Ids: 0..255 bytes, 256..511 bytes at a word's end, then one per merge, start of text, end of text.
+Ids 0 to 255 are bytes, 256 to 511 are bytes at the end of a word. Then come one id for each merge,
+start of text and end of text.
 """
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -12,7 +13,7 @@ _WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 
 
 def fast_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
-    """The vocabulary as a tokenizer whose ids have start and end of text, without padding."""
+    """Return a tokenizer that adds start and end of text, and no padding."""
     characters = _byte_characters()
     tokens = [*characters, *(character + WORD_END for character in characters)]
     tokens += ["".join(merge) for merge in merges] + [START, END]
@@ -29,6 +30,7 @@ def fast_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
 
 
 def normalizer() -> normalizers.Normalizer:
+    """Return what cleans a text before it is split: lowercase, with single spaces."""
     return normalizers.Sequence(
         [
             normalizers.NFC(),
@@ -40,6 +42,7 @@ def normalizer() -> normalizers.Normalizer:
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """Return what splits a text into words of byte characters, as CLIP does."""
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(_WORDS, behavior="removed", invert=True),
@@ -49,7 +52,7 @@ def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def _byte_characters() -> list[str]:
-    """A printable character for each byte, in the order of CLIP's vocabulary."""
+    """Return a printable character for each byte, in the order of CLIP's vocabulary."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]

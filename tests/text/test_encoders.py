@@ -1,4 +1,4 @@
-"""Encoders: the embedded one against values that open_clip computed, and their errors."""
+"""The embedded encoder agrees with values that open_clip computed; encoders report errors."""
 
 import hashlib
 import importlib.util
@@ -33,13 +33,13 @@ def reference():
     return dict(np.load(REFERENCE))
 
 
-def test_tokens_are_open_clips(encoder, reference):
+def test_tokens_equal_open_clip(encoder, reference):
     tokens = encoder.tokenize(reference["prompts"].tolist(), truncate=True)
     padded = [ids + [0] * (encoder.context_length - len(ids)) for ids in tokens]
     np.testing.assert_array_equal(padded, reference["tokens"])
 
 
-def test_embeddings_are_open_clips(encoder, reference):
+def test_embeddings_equal_open_clip(encoder, reference):
     embeddings = encoder.encode(reference["prompts"].tolist(), truncate=True)
     assert embeddings.dtype == np.float32
     assert len(embeddings) > 200
@@ -47,14 +47,14 @@ def test_embeddings_are_open_clips(encoder, reference):
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=-1), 1, atol=1e-5)
 
 
-def test_an_embedding_does_not_depend_on_the_batch(encoder):
+def test_embedding_does_not_depend_on_the_batch(encoder):
     prompts = [f"{number} red hearts" for number in range(300)]
     alone = np.concatenate([encoder.encode([prompt]) for prompt in prompts[-5:]])
     np.testing.assert_allclose(encoder.encode(prompts)[-5:], alone, atol=1e-6)
     assert encoder.encode([]).shape == (0, encoder.dim)
 
 
-def test_a_long_prompt_is_an_error_unless_truncated(encoder):
+def test_long_prompt_is_an_error_unless_truncated(encoder):
     prompt = "dog " * 60
     with pytest.raises(UserError, match=r"62 tokens.*at most 32.*shorten") as error:
         encoder.encode(["a dog", prompt])
@@ -65,7 +65,7 @@ def test_a_long_prompt_is_an_error_unless_truncated(encoder):
     assert tokens[-1] == encoder.tokenize(["dog"])[0][-1]
 
 
-def test_contract(encoder):
+def test_attributes_of_the_embedded_encoder(encoder):
     with open(os.path.join(EMBEDDED_CLIP, "open_clip_model.safetensors"), "rb") as file:
         assert encoder.weights_sha256 == hashlib.sha256(file.read()).hexdigest()
     assert isinstance(encoder, EmbeddedEncoder)
@@ -73,8 +73,8 @@ def test_contract(encoder):
     assert max(max(ids) for ids in encoder.tokenize(["dog"])) < encoder.vocab_size
 
 
-def test_another_tokenizer_has_another_digest(encoder, tmp_path):
-    """One merge of two letters is left out, and words with it come apart."""
+def test_changed_tokenizer_has_another_hash(encoder, tmp_path):
+    """One merge of two letters is removed, so that words with it are split."""
     shutil.copytree(EMBEDDED_CLIP, tmp_path, dirs_exist_ok=True)
     assert EmbeddedEncoder(str(tmp_path)).tokenizer_sha256 == encoder.tokenizer_sha256
     path = tmp_path / "tokenizer.json"
@@ -89,50 +89,50 @@ def test_another_tokenizer_has_another_digest(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("spec", ["", "ViT-L-14", "/openai", "ViT-L-14/"])
-def test_unknown_spec(spec):
+def test_unknown_encoder_is_an_error(spec):
     with pytest.raises(UserError, match="unknown encoder"):
         make_encoder(spec)
 
 
-def test_missing_open_clip_names_the_extra(monkeypatch):
+def test_missing_open_clip_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(UserError, match=r"pip install -e '.\[clip\]'"):
         make_encoder("ViT-L-14/openai")
 
 
-def test_neither_torch_nor_open_clip_is_needed():
-    hidden = "import sys; sys.modules['torch'] = sys.modules['open_clip'] = None; "
+def test_embedded_encoder_needs_neither_torch_nor_open_clip():
+    hide = "import sys; sys.modules['torch'] = sys.modules['open_clip'] = None; "
     encode = "from t2i_tpu.text import make_encoder; make_encoder('embedded').encode(['x'])"
-    subprocess.run([sys.executable, "-c", hidden + encode], check=True)
+    subprocess.run([sys.executable, "-c", hide + encode], check=True)
 
 
 @pytest.fixture(scope="module")
-def through_open_clip():
+def open_clip_encoder():
     return make_encoder(f"local-dir:{EMBEDDED_CLIP}")
 
 
 @pytest.mark.clip
 @pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="needs extra clip")
 class TestOpenClip:
-    def test_same_tokens_and_embeddings(self, encoder, through_open_clip, reference):
+    def test_same_tokens_and_embeddings(self, encoder, open_clip_encoder, reference):
         prompts = reference["prompts"].tolist()
         ours = encoder.tokenize(prompts, truncate=True)
-        assert ours == through_open_clip.tokenize(prompts, truncate=True)
+        assert ours == open_clip_encoder.tokenize(prompts, truncate=True)
         np.testing.assert_allclose(
             encoder.encode(prompts, truncate=True),
-            through_open_clip.encode(prompts, truncate=True),
+            open_clip_encoder.encode(prompts, truncate=True),
             atol=1e-4,
         )
 
-    def test_same_contract(self, encoder, through_open_clip):
+    def test_same_attributes(self, encoder, open_clip_encoder):
         names = "weights_sha256", "dim", "context_length", "vocab_size", "tokenizer_sha256"
         for name in names:
-            assert getattr(encoder, name) == getattr(through_open_clip, name)
+            assert getattr(encoder, name) == getattr(open_clip_encoder, name)
         with pytest.raises(UserError, match="at most 32"):
-            through_open_clip.encode(["dog " * 60])
+            open_clip_encoder.encode(["dog " * 60])
 
     def test_checkpoint_file(self, tmp_path):
-        open_clip = open_clip_tower._import_open_clip()
+        open_clip = open_clip_tower.import_open_clip()
         import torch
 
         model = open_clip.create_model("RN50-quickgelu")
@@ -142,8 +142,8 @@ class TestOpenClip:
         assert encoder.encoder_id == f"RN50-quickgelu:{tmp_path}/weights.pt"
         tokens = open_clip.get_tokenizer("RN50-quickgelu")(["a red heart"])
         with torch.inference_mode():
-            wanted = model.eval().encode_text(tokens, normalize=True).numpy()
-        np.testing.assert_allclose(encoder.encode(["a red heart"]), wanted, atol=1e-5)
+            expected = model.eval().encode_text(tokens, normalize=True).numpy()
+        np.testing.assert_allclose(encoder.encode(["a red heart"]), expected, atol=1e-5)
 
     @pytest.mark.parametrize("spec", ["no-such-model/openai", "ViT-B-32:/no/such/file"])
     def test_errors_are_one_line(self, spec):

@@ -1,4 +1,4 @@
-"""Text towers of open_clip's architectures, exported, beside open_clip itself."""
+"""Exported text towers of open_clip's architectures agree with open_clip itself."""
 
 import dataclasses
 import importlib.util
@@ -25,7 +25,7 @@ PROMPTS = np.load(REFERENCE)["prompts"].tolist()
 def open_clip():
     from t2i_tpu.text import open_clip_tower
 
-    return open_clip_tower._import_open_clip()
+    return open_clip_tower.import_open_clip()
 
 
 @dataclasses.dataclass
@@ -38,8 +38,8 @@ class Exported:
     states: np.ndarray
 
 
-def tiny_clip(open_clip, folder, **changes):
-    """A local-dir: of CLIP's architecture and vocabulary with random weights."""
+def write_tiny_clip(open_clip, folder, **changes):
+    """Write a model of CLIP's architecture with random weights, and return its local-dir: spec."""
     import torch
     from safetensors.torch import save_file
 
@@ -60,7 +60,7 @@ def tiny_clip(open_clip, folder, **changes):
     return f"local-dir:{folder}"
 
 
-def exported(open_clip, spec, name, folder, **options):
+def export(open_clip, spec, name, folder, **options):
     import torch
 
     folder.mkdir()
@@ -78,7 +78,7 @@ def exported(open_clip, spec, name, folder, **options):
 
 @pytest.fixture(scope="module", params=["gelu", "quick_gelu", "wrapped", "ViT-B-32"])
 def tower(request, open_clip, tmp_path_factory):
-    """`wrapped` is open_clip's other class of models, with the text tower in a module of its own."""
+    """An exported tower. "wrapped" is open_clip's class of models that keep it in a submodule."""
     folder = tmp_path_factory.mktemp("tower")
     if request.param == "ViT-B-32":
         import torch
@@ -87,26 +87,26 @@ def tower(request, open_clip, tmp_path_factory):
         weights = folder / "weights.pt"
         torch.save(open_clip.create_model("ViT-B-32").state_dict(), weights)
         spec = f"ViT-B-32:{weights}"
-        return exported(open_clip, spec, "ViT-B-32", folder / "out", pretrained=str(weights))
+        return export(open_clip, spec, "ViT-B-32", folder / "out", pretrained=str(weights))
     changes = {"quick_gelu": {"quick_gelu": True}, "wrapped": {"custom_text": True}}
-    spec = tiny_clip(open_clip, folder, **changes.get(request.param, {}))
-    return exported(open_clip, spec, spec, folder / "out")
+    spec = write_tiny_clip(open_clip, folder, **changes.get(request.param, {}))
+    return export(open_clip, spec, spec, folder / "out")
 
 
-def test_tokens_are_open_clips(tower):
+def test_tokens_equal_open_clip(tower):
     assert len(PROMPTS) > 200
     for ids, row in zip(tower.encoder.tokenize(PROMPTS, truncate=True), tower.tokens, strict=True):
         assert ids == row[: len(ids)].tolist() and not row[len(ids) :].any()
 
 
-def test_embeddings_are_open_clips(tower):
+def test_embeddings_equal_open_clip(tower):
     embeddings = tower.encoder.encode(PROMPTS, truncate=True)
     np.testing.assert_allclose(embeddings, tower.embeddings, atol=1e-4, rtol=0)
     assert np.abs(tower.embeddings[0] - tower.embeddings[1]).max() > 1e-3  # prompts differ
 
 
-def test_sequences_are_open_clips_last_states(tower):
-    """float16 keeps 11 bits; states of padding are not kept."""
+def test_sequences_equal_open_clip_last_states(tower):
+    """They are rounded to float16, which keeps 11 bits, and have no states of padding."""
     _, sequences = tower.encoder.encode_sequences(PROMPTS, truncate=True)
     assert tower.encoder.sequence_width == tower.states.shape[2]
     for sequence, states, ids in zip(sequences, tower.states, tower.tokens, strict=True):
@@ -115,17 +115,17 @@ def test_sequences_are_open_clips_last_states(tower):
         np.testing.assert_allclose(sequence, states[:length], atol=1e-4, rtol=6e-4)
 
 
-def test_quick_gelu_is_another_tower(open_clip, tmp_path):
-    """The two activations are so near that a test could mistake them."""
-    spec = tiny_clip(open_clip, tmp_path)
+def test_quick_gelu_makes_a_difference(open_clip, tmp_path):
+    """The two activations differ enough for the tests above to notice the wrong one."""
+    spec = write_tiny_clip(open_clip, tmp_path)
     plain = make_encoder(spec).encode(PROMPTS[:9])
-    assert tiny_clip(open_clip, tmp_path, quick_gelu=True) == spec
+    assert write_tiny_clip(open_clip, tmp_path, quick_gelu=True) == spec
     assert np.abs(make_encoder(spec).encode(PROMPTS[:9]) - plain).max() > 1e-3
 
 
-def test_equal_towers_are_equal_files(open_clip, tmp_path):
-    """A preparation that was killed gives the same bytes; nothing of this machine is in them."""
-    spec = tiny_clip(open_clip, tmp_path)
+def test_export_is_deterministic(open_clip, tmp_path):
+    """The files have the same bytes each time, and no paths of this machine."""
+    spec = write_tiny_clip(open_clip, tmp_path)
     for name in "ab":
         (tmp_path / name).mkdir()
         make_encoder(spec).export(str(tmp_path / name))
@@ -137,11 +137,11 @@ def test_equal_towers_are_equal_files(open_clip, tmp_path):
         assert b"site-packages" not in content and str(tmp_path).encode() not in content
 
 
-def test_weights_of_half_precision_take_half_the_space(open_clip, tmp_path):
+def test_float16_weights_take_half_the_space(open_clip, tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
 
-    spec = tiny_clip(open_clip, tmp_path)
+    spec = write_tiny_clip(open_clip, tmp_path)
     sizes = []
     for name in ("full", "half"):
         (tmp_path / name).mkdir()
@@ -153,30 +153,29 @@ def test_weights_of_half_precision_take_half_the_space(open_clip, tmp_path):
     assert 0.49 < sizes[1] / sizes[0] < 0.52
 
 
-def test_the_embedded_tower_is_what_the_build_writes(tmp_path):
+def test_embedded_tower_equals_what_the_build_writes(tmp_path):
     from t2i_tpu.text import EmbeddedEncoder
     from tools.build_embedded import clip_training
 
     shutil.copytree(EMBEDDED_CLIP, tmp_path, dirs_exist_ok=True)
     (tmp_path / GRAPH_NAME).unlink()
     clip_training.export_text_tower(str(tmp_path))
-    again, shipped = EmbeddedEncoder(str(tmp_path)), EmbeddedEncoder()
-    found = again.encode(PROMPTS, truncate=True)
-    np.testing.assert_allclose(found, shipped.encode(PROMPTS, truncate=True), atol=1e-6)
+    rebuilt = EmbeddedEncoder(str(tmp_path)).encode(PROMPTS, truncate=True)
+    shipped = EmbeddedEncoder().encode(PROMPTS, truncate=True)
+    np.testing.assert_allclose(rebuilt, shipped, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["canonicalize", "other class"])
-def test_a_tokenizer_that_cannot_be_exported(open_clip, tmp_path, monkeypatch, kind):
-    """Refused in a line; no file of the data set is made of it."""
-    encoder = make_encoder(tiny_clip(open_clip, tmp_path))
+def test_unsupported_tokenizer_is_an_error(open_clip, tmp_path, kind):
+    encoder = make_encoder(write_tiny_clip(open_clip, tmp_path))
     if kind == "canonicalize":
-        encoder._tokenizer = open_clip.SimpleTokenizer(clean="canonicalize")
+        encoder.tokenizer = open_clip.SimpleTokenizer(clean="canonicalize")
+        words = "another tokenizer_sha256"
     else:
-        encoder._tokenizer = open_clip.tokenizer.HFTokenizer.__new__(
-            open_clip.tokenizer.HFTokenizer
-        )
+        hugging_face = open_clip.tokenizer.HFTokenizer
+        encoder.tokenizer = hugging_face.__new__(hugging_face)
+        words = "is a HFTokenizer, not CLIP's"
     (tmp_path / "out").mkdir()
-    words = "another tokenizer_sha256" if kind == "canonicalize" else "but a HFTokenizer"
     with pytest.raises(UserError, match=words) as error:
         encoder.export(str(tmp_path / "out"))
     assert "\n" not in str(error.value) and "--export_text_tower" in str(error.value)
