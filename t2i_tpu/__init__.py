@@ -1,3 +1,3 @@
-"""Train, sample and interpolate CLIP-conditioned diffusion models with tf.distribute."""
+"""Text-to-image diffusion models: training and sampling with Keras and tf.distribute."""
 
 __version__ = "0.1.0"

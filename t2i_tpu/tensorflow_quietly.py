@@ -1,6 +1,7 @@
-"""Importing this imports TensorFlow without the lines that no log level keeps from stderr.
+"""Imports TensorFlow without what it prints to stderr.
 
-TensorFlow 2.21 says that oneDNN is on when it is imported. Where the import fails they are shown.
+At import, TensorFlow 2.21 prints at every log level that oneDNN is on. If the import fails, the
+output is shown.
 """
 
 import os
@@ -8,20 +9,20 @@ import sys
 import tempfile
 
 
-def _import() -> None:
+def _import_tensorflow() -> None:
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    with tempfile.TemporaryFile() as output:
         stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
+        os.dup2(output.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
         except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
+            output.seek(0)
+            os.write(stderr, output.read())
             raise
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
 
 
-_import()
+_import_tensorflow()

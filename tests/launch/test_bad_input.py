@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names it, exit code 1, and nothing written anywhere."""
+"""User errors: each gives one line that names the mistake and exit code 1, and writes nothing."""
 
 import json
 import os
@@ -9,14 +9,18 @@ import sys
 import pytest
 
 from tests import tiny
+from tests.assertions import assert_mentions
 from tests.launch.launcher import ROOT
 
 
 @pytest.fixture
-def refused(tmp_path, config_file, run, listing):
-    """`refused(flags)`: the line that launch/train.py answers a new workdir with."""
+def get_error(tmp_path, config_file, run, listing):
+    """`get_error(flags)` runs launch/train.py with wrong flags and returns its error message.
 
-    def refused(*flags, config=config_file, workdir=None):
+    It checks that the workdir, a new one by default, does not change.
+    """
+
+    def run_train(*flags, config=config_file, workdir=None):
         workdir = workdir or tmp_path / "workdir"
         before = listing(workdir), workdir.exists()
         result = run("train.py", [f"--config={config}", f"--workdir={workdir}", *flags])
@@ -24,7 +28,7 @@ def refused(tmp_path, config_file, run, listing):
         assert (listing(workdir), workdir.exists()) == before
         return result.error
 
-    return refused
+    return run_train
 
 
 @pytest.mark.parametrize(
@@ -52,11 +56,10 @@ def refused(tmp_path, config_file, run, listing):
         ("--strategy=multiworker", ["TF_CONFIG"]),
     ],
 )
-def test_flags(refused, squares, flag, words):
-    error = refused(*tiny.flags(squares), flag)
+def test_wrong_training_flag(get_error, squares, flag, words):
+    error = get_error(*tiny.flags(squares), flag)
     assert error.startswith("train.py: error: ")
-    for word in words:
-        assert word in error
+    assert_mentions(error, words)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +76,12 @@ def test_flags(refused, squares, flag, words):
         ("    return ((\n", ["--config", "wrong.py"]),
     ],
 )
-def test_config_files(refused, squares, tmp_path, body, words):
+def test_wrong_config_file(get_error, squares, tmp_path, body, words):
     path = tmp_path / "wrong.py"
     lines = "from t2i_tpu.config import Config\n\n\ndef get_config():\n    config = Config()\n"
     path.write_text(lines + body)
-    error = refused(config=path)
-    for word in words:
-        assert word in error
+    error = get_error(config=path)
+    assert_mentions(error, words)
 
 
 @pytest.mark.parametrize(
@@ -96,14 +98,12 @@ def test_config_files(refused, squares, tmp_path, body, words):
         ([], ["error: --config and --workdir must be given"]),
     ],
 )
-def test_without_a_config(run, flags, words):
-    error = run("train.py", flags).error
-    for word in words:
-        assert word in error
+def test_missing_config_file(run, flags, words):
+    assert_mentions(run("train.py", flags).error, words)
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "missing", "manifest"])
-def test_damaged_data(refused, squares, tmp_path, damage):
+def test_damaged_data(get_error, squares, tmp_path, damage):
     data = tmp_path / "data"
     shutil.copytree(squares, data)
     shard = data / "train-0002-00001.tfrecord"
@@ -114,12 +114,12 @@ def test_damaged_data(refused, squares, tmp_path, damage):
         shard.write_text(shard.read_text()[:-40])
     else:
         shard.write_bytes(shard.read_bytes()[: 100 if damage == "truncated" else 0])
-    error = refused(*tiny.flags(data))
+    error = get_error(*tiny.flags(data))
     assert str(shard) in error and "again" in error
 
 
-def test_a_damaged_record_and_its_mending(tmp_path, squares, config_file, run):
-    """It has the right size, so only reading it tells; nothing is in the way of going on."""
+def test_damaged_record_ends_the_run_until_skipped_or_restored(tmp_path, squares, config_file, run):
+    # The file has the right size, so the damage is found when the record is read.
     data = tmp_path / "data"
     shutil.copytree(squares, data)
     shard = data / "train-0001-00001.tfrecord"
@@ -140,24 +140,24 @@ def test_a_damaged_record_and_its_mending(tmp_path, squares, config_file, run):
     assert run("train.py", flags).code == 0
 
 
-def test_a_workdir_of_another_run(refused, squares, trained, tmp_path):
-    """`trained` was trained for 12 steps, on these shards."""
+def test_workdir_of_another_config_or_data_set(get_error, squares, trained, tmp_path):
+    # This model was trained for 12 steps on these shards.
     workdir = trained("embedding")
-    same = dict(train__total_steps=12, train__learning_rate=1e-2, train__decay="constant")
-    error = refused(*tiny.flags(squares, **same | dict(seed=7)), workdir=workdir)
+    flags = dict(train__total_steps=12, train__learning_rate=1e-2, train__decay="constant")
+    error = get_error(*tiny.flags(squares, **flags | dict(seed=7)), workdir=workdir)
     assert "config.seed: 0 != 7" in error and "--workdir" in error
 
-    # Same config, same path, other content: another record in one shard.
+    # Put another data set at the same path, with one record less.
     other = tmp_path / "squares"
     tiny.write(other, count=31)
-    kept = tmp_path / "kept"
-    squares.rename(kept)
+    backup = tmp_path / "backup"
+    squares.rename(backup)
     try:
         shutil.copytree(other, squares)
-        error = refused(*tiny.flags(squares, **same), workdir=workdir)
+        error = get_error(*tiny.flags(squares, **flags), workdir=workdir)
     finally:
         shutil.rmtree(squares)
-        kept.rename(squares)
+        backup.rename(squares)
     assert "other data" in error and "--workdir" in error
 
 
@@ -177,15 +177,12 @@ def test_a_workdir_of_another_run(refused, squares, trained, tmp_path):
         ("interpolate.py", ["--from_prompt=x", "--to_prompt=y", "--frames=1"], ["frames"]),
     ],
 )
-def test_sampling(tmp_path, trained, run, listing, script, flags, words):
+def test_wrong_sampling_flag(tmp_path, trained, run, listing, script, flags, words):
     workdir = trained("embedding")
     before = listing(workdir)
-    output = (
-        [] if any(flag.startswith("--output") for flag in flags) else [f"--output={tmp_path}/x"]
-    )
-    error = run(script, [f"--workdir={workdir}", *output, *flags]).error
-    for word in words:
-        assert word in error
+    # A later --output replaces the first one.
+    error = run(script, [f"--workdir={workdir}", f"--output={tmp_path}/x.png", *flags]).error
+    assert_mentions(error, words)
     assert listing(workdir) == before and not list(tmp_path.iterdir())
 
 
@@ -193,13 +190,15 @@ def test_sampling(tmp_path, trained, run, listing, script, flags, words):
     ("conditioning", "field", "value", "words"),
     [
         ("embedding", "weights_sha256", "0" * 64, "other weights here"),
-        ("embedding", "weights_sha256", "", None),  # of embeddings that came with the data
+        # Embeddings that came with the data have no hash.
+        ("embedding", "weights_sha256", "", None),
         ("embedding", "normalized", False, "unnormalized"),
         ("tokens", "tokenizer_sha256", "0" * 64, "other tokens here"),
-        ("tokens", "tokenizer_sha256", "", None),  # of a data set that did not record it
+        # Old data sets did not record the tokenizer's hash.
+        ("tokens", "tokenizer_sha256", "", None),
     ],
 )
-def test_another_encoder_than_the_data_sets(
+def test_encoder_differs_from_the_data_set(
     tmp_path, trained, run, conditioning, field, value, words
 ):
     workdir = tmp_path / "workdir"
@@ -213,7 +212,7 @@ def test_another_encoder_than_the_data_sets(
     assert words in result.error if words else result.code == 0
 
 
-def test_an_output_that_cannot_be_written(tmp_path, trained, run):
+def test_output_cannot_be_written(tmp_path, trained, run):
     (tmp_path / "file").write_text("x")
     flags = [f"--workdir={trained('embedding')}", "--prompt=x", "--num_images=1"]
     error = run("sample.py", [*flags, f"--output={tmp_path / 'file' / 'folder'}"]).error
@@ -222,38 +221,39 @@ def test_an_output_that_cannot_be_written(tmp_path, trained, run):
 
 
 @pytest.mark.parametrize("label", ["purple", "4", "-1", ""])
-def test_unknown_labels(tmp_path, trained, run, label):
+def test_unknown_label(tmp_path, trained, run, label):
     flags = [f"--workdir={trained('label')}", f"--label={label}", f"--output={tmp_path / 'x'}"]
     error = run("sample.py", flags).error
     assert f"--label={label}" in error and "red, green, blue, yellow" in error
 
 
-def test_a_workdir_without_a_run(tmp_path, trained, run):
+def test_workdir_without_a_run_or_checkpoint(tmp_path, trained, run):
     absent = run("sample.py", [f"--workdir={tmp_path / 'absent'}", "--prompt=x"]).error
     assert "config.json is missing" in absent and not (tmp_path / "absent").exists()
-    untrained = tmp_path / "untrained"
-    shutil.copytree(trained("embedding"), untrained)
-    shutil.rmtree(untrained / "checkpoints")
-    assert "no checkpoint" in run("sample.py", [f"--workdir={untrained}", "--prompt=x"]).error
+    workdir = tmp_path / "workdir"
+    shutil.copytree(trained("embedding"), workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    assert "no checkpoint" in run("sample.py", [f"--workdir={workdir}", "--prompt=x"]).error
 
 
-def test_one_line_from_a_fresh_process_and_a_trace_when_asked(tmp_path, config_file):
-    """Nothing that TensorFlow says when it is imported comes before the line."""
+def test_verbosity_adds_a_traceback_to_the_one_line(tmp_path, config_file):
+    # Fresh processes, so that the one line comes without any output of TensorFlow's import.
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'workdir'}"]
     flags += ["--config.data.source=shards:/no/such/folder"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = []
-    for more in ([], ["--verbosity=1"]):
-        command = [sys.executable, "launch/train.py", *flags, *more]
-        found.append(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True))
-        assert found[-1].returncode == 1 and not found[-1].stdout
-    quiet, verbose = (one.stderr.decode().splitlines() for one in found)
+    outputs = []
+    for verbosity in ([], ["--verbosity=1"]):
+        command = [sys.executable, "launch/train.py", *flags, *verbosity]
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert result.returncode == 1 and not result.stdout
+        outputs.append(result.stderr.splitlines())
+    quiet, verbose = outputs
     assert len(quiet) == 1 and quiet[0].startswith("train.py: error: no data set at")
     assert "Traceback (most recent call last):" in verbose
     assert verbose[-1].startswith("t2i_tpu.errors.UserError: no data set at")
 
 
-def test_a_trace_of_a_wrong_flag_when_asked(tmp_path, config_file, run):
+def test_verbosity_adds_a_traceback_for_a_wrong_flag(tmp_path, config_file, run):
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'workdir'}", "--nosuch=1"]
     assert "Traceback" not in run("train.py", flags).error
     verbose = run("train.py", [*flags, "--verbosity=1"])
