@@ -33,7 +33,7 @@ DEV   := .venv/.dev-$(EXTRA)
 
 .NOTPARALLEL:
 .PHONY: help train train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip test-urls \
-	test-beam test-old-keras test-tpu-compile lint format clean stale need-tpu need-prompt need-from-to
+	test-beam test-old-keras test-tpu-compile lint docs format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -100,6 +100,9 @@ lint: $(DEV) ## run ruff and shellcheck
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@.venv/bin/shellcheck launch/*.sh
+
+docs: $(READY) ## regenerate docs/config.md from the config's fields
+	@$(PY) -m tools.describe_config
 
 format: $(DEV) ## format the code and fix what ruff can fix
 	@$(PY) -m ruff check --fix .

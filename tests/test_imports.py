@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "t2i_tpu"
 # A part of the package imports itself and the parts before it. CONTRIBUTING.md shows this order.
-BASE = ("errors", "options", "recipes", "config", "cache", "findings", "installed")
+BASE = ("errors", "options", "recipes", "config", "cache", "findings", "installed", "compatibility")
 ORDER = (
     *(BASE, "random", "diffusion", "models", "storage", "text", "data", "run", "sample", "train"),
     *("profile", "tpu", ("tensorflow_quietly", "cli")),
