@@ -10,6 +10,7 @@ import pytest
 from t2i_tpu import findings
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding
+from tests.assertions import assert_mentions
 
 FINE = Finding(OK, "CPU", "2 cores")
 SLOW = Finding(WARNING, "precision", "float32 is slow", "use another")
@@ -76,8 +77,7 @@ def test_isolated_check_returns_its_findings():
 def test_crash_of_an_isolated_check_is_a_finding(check, count, words):
     *before, last = findings.run_isolated(check)
     assert before == [FINE] * count and last.status == PROBLEM
-    for word in words:
-        assert word in last.text
+    assert_mentions(last.text, words)
 
 
 def test_hanging_check_is_killed(monkeypatch):

@@ -147,7 +147,7 @@ def test_workdir_of_another_config_or_data_set(get_error, squares, trained, tmp_
     error = get_error(*tiny.flags(squares, **flags | dict(seed=7)), workdir=workdir)
     assert "config.seed: 0 != 7" in error and "--workdir" in error
 
-    # Put another data set at the same path, with one record less.
+    # Put another data set at the same path, with one record fewer.
     other = tmp_path / "squares"
     tiny.write(other, count=31)
     backup = tmp_path / "backup"

@@ -16,6 +16,7 @@ from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.checkpoint_store import Retention
 from t2i_tpu.train.state import TrainState
 from tests import tiny
+from tests.assertions import assert_mentions
 
 
 def examined(config, workdir):
@@ -52,8 +53,7 @@ def test_without_a_config_or_a_workdir():
 def test_each_fault(tmp_path, squares, changes, subject, status, words):
     found = examined(tiny.config(squares, **changes), str(tmp_path / "run"))
     assert found[subject].status == status and (found[subject].remedy or subject == "data")
-    for word in words:
-        assert word in str(found[subject])
+    assert_mentions(str(found[subject]), words)
     assert list(tmp_path.iterdir()) == []
 
 
