@@ -28,9 +28,9 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def examples(manifest):
-    """{split: columns} of everything."""
+    """All examples: {split: {feature: values}}."""
 
-    def columns(split):
+    def read_columns(split):
         files = [
             os.path.join(FOLDER, shard.file)
             for stream in manifest.streams(split)
@@ -40,10 +40,10 @@ def examples(manifest):
         parsed = list(batches.map(lambda batch: parse_records(batch, manifest)).as_numpy_iterator())
         return {name: np.concatenate([batch[name] for batch in parsed]) for name in parsed[0]}
 
-    return {split: columns(split) for split in manifest.splits}
+    return {split: read_columns(split) for split in manifest.splits}
 
 
-def test_every_emoji_once_in_two_splits(manifest, examples):
+def test_every_emoji_is_in_one_split(manifest, examples):
     assert set(examples) == {"train", "heldout"}
     keys = [key for split in examples.values() for key in split["key"]]
     assert len(keys) == len(set(keys)) == 3786
@@ -53,7 +53,7 @@ def test_every_emoji_once_in_two_splits(manifest, examples):
     assert 0.08 < len(examples["heldout"]["key"]) / 3786 < 0.12
 
 
-def test_shards_are_those_of_the_manifest(manifest):
+def test_shards_match_the_manifest(manifest):
     for split in manifest.splits:
         for stream in manifest.streams(split):
             for shard in stream:
@@ -62,11 +62,10 @@ def test_shards_are_those_of_the_manifest(manifest):
 
 
 def test_captions_are_unique_plain_phrases(examples):
-    every = [text.decode() for split in examples.values() for text in split["caption"]]
-    assert len(set(every)) == len(every)
-    assert all(
-        text == text.lower().strip() and text.isascii() and ":" not in text for text in every
-    )
+    phrases = [caption.decode() for split in examples.values() for caption in split["caption"]]
+    assert len(set(phrases)) == len(phrases)
+    for phrase in phrases:
+        assert phrase == phrase.lower().strip() and phrase.isascii() and ":" not in phrase
 
 
 def test_held_out_parts_occur_in_training(examples):
@@ -89,7 +88,7 @@ def test_images_are_64_pixels_on_white(examples):
     assert images.std((1, 2, 3)).min() > 1
 
 
-def test_embeddings_and_tokens_are_the_encoders(manifest, examples, encoder):
+def test_embeddings_and_tokens_equal_the_encoder(manifest, examples, encoder):
     assert manifest.embedding.weights_sha256 == encoder.weights_sha256
     assert manifest.embedding.encoder == encoder.encoder_id
     assert manifest.tokens.vocab_size == encoder.vocab_size
@@ -102,10 +101,11 @@ def test_embeddings_and_tokens_are_the_encoders(manifest, examples, encoder):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "wanted"),
+    ("prompt", "expected"),
     [
         pytest.param(
-            *("puppy", "dog"),
+            "puppy",
+            "dog",
             marks=pytest.mark.xfail(strict=True, reason="CLDR's puppy is the pleading face too"),
         ),
         ("puppies", "dog"),
@@ -120,23 +120,23 @@ def test_embeddings_and_tokens_are_the_encoders(manifest, examples, encoder):
         ("automobile", "automobile"),
     ],
 )
-def test_prompts_find_what_they_mean(examples, encoder, prompt, wanted):
+def test_nearest_image_of_a_prompt(examples, encoder, prompt, expected):
     nearest = np.argmax(examples["train"]["embedding"] @ encoder.encode([prompt])[0])
-    assert wanted in examples["train"]["caption"][nearest].decode()
+    assert expected in examples["train"]["caption"][nearest].decode()
 
 
-def test_skin_tones_are_told_apart(examples, encoder):
-    """Of one emoji's stored embeddings, the nearest to a reworded prompt has its skin tone."""
+def test_skin_tones_are_distinguished(examples, encoder):
+    """A reworded prompt is nearest to the embedding, of the variants of an emoji, with its tone."""
     train = examples["train"]
-    found = [i for i, text in enumerate(train["caption"]) if text.startswith(b"waving hand")]
-    assert len(found) >= 4
-    for i in found:
+    hands = [i for i, text in enumerate(train["caption"]) if text.startswith(b"waving hand")]
+    assert len(hands) >= 4
+    for i in hands:
         prompt = f"an emoji of a {train['caption'][i].decode()}"
-        scores = train["embedding"][found] @ encoder.encode([prompt])[0]
-        assert found[np.argmax(scores)] == i
+        scores = train["embedding"][hands] @ encoder.encode([prompt])[0]
+        assert hands[np.argmax(scores)] == i
 
 
-def test_size_in_the_package():
+def test_embedded_files_are_small():
     root = os.path.dirname(FOLDER)
     sizes = [
         os.path.getsize(os.path.join(path, f)) for path, _, files in os.walk(root) for f in files
@@ -160,30 +160,29 @@ def test_size_in_the_package():
         ("family: man, woman, girl, boy", "family of a man, a woman, a girl and a boy"),
     ],
 )  # fmt: skip
-def test_caption_of_name(name, caption):
-    parsed, tones, details = captions._parse(captions.plain(name))
-    assert captions._caption(parsed, details, tones, "") == caption
+def test_caption_from_cldr_name(name, caption):
+    assert captions.make_caption(name, subcategory="") == caption
 
 
-def _emoji(base, tones=()):
+def make_emoji(base, tones=()):
     text = " and ".join([base, *tones])
     return captions.Emoji(text, "", text, base, tuple(tones), ("a", "b"), "")
 
 
-def test_split_holds_out_combinations_only():
+def test_only_combinations_are_held_out():
     people = [f"{who} {what}" for what in map(str, range(40)) for who in ("man", "woman", "person")]
     tones = [()] + [(f"{tone} skin tone",) for tone in TONES]
-    emoji = [_emoji(base, tone) for base in people for tone in tones] + [_emoji("dog")]
+    emoji = [make_emoji(base, tone) for base in people for tone in tones] + [make_emoji("dog")]
     train, heldout = splits.split_emoji(emoji)
     assert sorted(map(hash, train + heldout)) == sorted(map(hash, emoji))
     assert 0.1 < len(heldout) / len(emoji) < 0.3
-    assert splits.parts(heldout) <= splits.parts(train)
-    assert _emoji("dog") in train
+    assert splits.find_parts(heldout) <= splits.find_parts(train)
+    assert make_emoji("dog") in train
     assert splits.split_emoji(emoji[::-1])[1] == heldout[::-1]
 
 
-def test_vocabulary_is_reproducible(tmp_path):
-    corpus = texts.vocabulary_corpus([_emoji("red heart"), _emoji("red car")])
+def test_vocabulary_is_deterministic():
+    corpus = texts.make_corpus([make_emoji("red heart"), make_emoji("red car")])
     merges = vocabulary.train_merges(corpus, 20)
     assert merges == vocabulary.train_merges(corpus, 20)
     assert len(set(merges)) == 20

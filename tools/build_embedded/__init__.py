@@ -1,1 +1,4 @@
-"""What builds the embedded data set and its CLIP; `tools/build_embedded/__main__.py` runs it."""
+"""Builds the data set and the CLIP that ship with the package; see `__main__.py`.
+
+It is a tool for maintainers and is not installed with t2i_tpu.
+"""

@@ -1,4 +1,4 @@
-"""Emoji and their captions, from npm's emoji-datasource-google and cldr-annotations-*."""
+"""Reads emoji and their captions from npm's emoji-datasource-google and cldr-annotations-*."""
 
 import dataclasses
 import json
@@ -17,16 +17,16 @@ _TONE = "skin tone"
 
 @dataclasses.dataclass(frozen=True)
 class Emoji:
-    """One image and what can be said about it.
+    """An image and the words that describe it.
 
     Attributes:
       key: the code points, as in "1F469-1F3FD-200D-1F692"; unique.
       file: name of the image in the package.
       caption: lowercase ASCII phrase; unique.
       base: caption without skin tone; equal for the variants of one emoji.
-      tones: skin tones as words, none to two.
-      keywords: lowercase CLDR keywords, skin tones left out.
-      category: emoji.json's category.
+      tones: zero to two skin tones, as words.
+      keywords: lowercase CLDR keywords, without skin tones.
+      category: as in emoji.json.
     """
 
     key: str
@@ -39,30 +39,32 @@ class Emoji:
 
 
 def read_emoji(emoji_package: str, cldr_packages: Sequence[str]) -> list[Emoji]:
-    """Every emoji of the package that has an image, in the package's order.
+    """Return every emoji of the package that has an image, in the package's order.
 
-    Raises ValueError where an emoji has no CLDR name or a caption comes twice.
+    Raises:
+      ValueError: an emoji has no CLDR name, or a key or a caption occurs twice.
     """
+    # Merge the annotations of the packages: {emoji: names and keywords}.
     annotations = {}
     for package in cldr_packages:
         for path in sorted(pathlib.Path(package).glob("annotations*/en/annotations.json")):
             (top,) = json.loads(path.read_text(encoding="utf-8")).values()
             annotations.update(top["annotations"])
-    found = []
+    emoji = []
     for entry in json.loads((pathlib.Path(emoji_package) / "emoji.json").read_text()):
         for variant in (entry, *entry.get("skin_variations", {}).values()):
             if variant["has_img_google"]:
-                found.append(_emoji(entry, variant, annotations))
+                emoji.append(_make_emoji(entry, variant, annotations))
     for field in ("key", "caption"):
-        values = [getattr(emoji, field) for emoji in found]
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            raise ValueError(f"{field} comes twice: {', '.join(twice)}")
-    return found
+        values = [getattr(item, field) for item in emoji]
+        repeated = sorted({value for value in values if values.count(value) > 1})
+        if repeated:
+            raise ValueError(f"{field} occurs twice: {', '.join(repeated)}")
+    return emoji
 
 
 def read_image(emoji_package: str, emoji: Emoji) -> np.ndarray:
-    """uint8 [64, 64, 3], the emoji on white."""
+    """Return the image of an emoji on white, uint8 [64, 64, 3]."""
     path = pathlib.Path(emoji_package) / "img" / "google" / "64" / emoji.file
     with Image.open(path) as image:
         image = image.convert("RGBA")
@@ -71,45 +73,59 @@ def read_image(emoji_package: str, emoji: Emoji) -> np.ndarray:
     return np.asarray(white.convert("RGB"))
 
 
-def _emoji(entry: dict, variant: dict, annotations: dict) -> Emoji:
+def _make_emoji(entry: dict, variant: dict, annotations: dict) -> Emoji:
+    """Return a variant of an entry of emoji.json, or the entry itself."""
     symbol = "".join(chr(int(code, 16)) for code in variant["unified"].split("-"))
-    # CLDR leaves out the emoji presentation selector.
+    # CLDR omits the emoji presentation selector.
     note = annotations.get(symbol) or annotations.get(symbol.replace("\ufe0f", ""))
     if note is None:
         raise ValueError(f"no CLDR name for {variant['unified']} ({entry['name']})")
-    name, tones, details = _parse(plain(note["tts"][0]))
-    keywords = (plain(word) for word in note.get("default", ()))
+    name, subcategory = note["tts"][0], entry["subcategory"]
+    keywords = (to_plain(word) for word in note.get("default", ()))
     return Emoji(
         key=variant["unified"],
         file=variant["image"],
-        caption=_caption(name, details, tones, entry["subcategory"]),
-        base=_caption(name, details, (), entry["subcategory"]),
-        tones=tones,
+        caption=make_caption(name, subcategory),
+        base=make_caption(name, subcategory, with_tones=False),
+        tones=_parse_name(name)[1],
         keywords=tuple(dict.fromkeys(word for word in keywords if word and _TONE not in word)),
         category=entry["category"],
     )
 
 
-def plain(text: str) -> str:
-    """Lowercase ASCII, without quotation marks: 'Piñata' -> 'pinata'."""
+def make_caption(name: str, subcategory: str, with_tones: bool = True) -> str:
+    """Return the caption of an emoji.
+
+    Args:
+      name: from CLDR, as in "man: dark skin tone, red hair".
+      subcategory: from emoji.json.
+      with_tones: whether to name the skin tones.
+    """
+    name, tones, details = _parse_name(name)
+    return _compose(name, details, tones if with_tones else (), subcategory)
+
+
+def to_plain(text: str) -> str:
+    """Return a text in lowercase ASCII, without quotation marks: 'Piñata' -> 'pinata'."""
     text = text.replace("’", "'").replace("“", "").replace("”", "").replace("&", "and")
     text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"\s+", " ", text).strip().lower()
 
 
-def _parse(name: str) -> tuple[str, tuple[str, ...], list[str]]:
-    """'man: dark skin tone, red hair' -> ('man', ('dark skin tone',), ['red hair'])."""
-    name, _, rest = name.partition(": ")
+def _parse_name(name: str) -> tuple[str, tuple[str, ...], list[str]]:
+    """Split a name: 'man: dark skin tone, red hair' -> 'man', ('dark skin tone',), ['red hair']."""
+    name, _, rest = to_plain(name).partition(": ")
     parts = rest.split(", ") if rest else []
     tones = tuple(part for part in parts if part.endswith(_TONE))
     return name, tones, [part for part in parts if not part.endswith(_TONE)]
 
 
-def _caption(name: str, details: list[str], tones: tuple[str, ...], subcategory: str) -> str:
+def _compose(name: str, details: list[str], tones: tuple[str, ...], subcategory: str) -> str:
+    """Return a phrase of the parts of a name."""
     if name in ("kiss", "couple with heart") and details:
-        return _couple(name, details, tones)
+        return _compose_couple(name, details, tones)
     if name == "family" and details:
-        return f"family of {_list([_article(member) for member in details])}"
+        return f"family of {_enumerate([_add_article(member) for member in details])}"
     if name == "flag":
         return f"flag of {', '.join(details)}"
     if name == "keycap":
@@ -130,11 +146,11 @@ def _caption(name: str, details: list[str], tones: tuple[str, ...], subcategory:
     if not properties:
         return name
     joint = "and" if re.search(r"\bwith\b", name) else "with"
-    return f"{name} {joint} {_list(properties)}"
+    return f"{name} {joint} {_enumerate(properties)}"
 
 
-def _couple(name: str, members: list[str], tones: tuple[str, ...]) -> str:
-    first, second = (_article(member) for member in members)
+def _compose_couple(name: str, members: list[str], tones: tuple[str, ...]) -> str:
+    first, second = (_add_article(member) for member in members)
     joint = "kiss between" if name == "kiss" else "heart between"
     if len(tones) == 2:
         return f"{joint} {first} with {tones[0]} and {second} with {tones[1]}"
@@ -142,9 +158,10 @@ def _couple(name: str, members: list[str], tones: tuple[str, ...]) -> str:
     return " ".join([f"{joint} {pair}", *(f"with {tone}" for tone in tones)])
 
 
-def _article(noun: str) -> str:
+def _add_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
 
 
-def _list(items: Sequence[str]) -> str:
+def _enumerate(items: Sequence[str]) -> str:
+    """Join items as in 'a, b and c'."""
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))

@@ -20,13 +20,16 @@ CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the name that open_clip's `local-dir:` looks for
 CONTEXT_LENGTH = 32
 NUM_MERGES = 1500
-_HARD = 64  # emoji of a batch that come in several skin tones, where they have them
+# Size of the batches in which all images or texts are encoded.
+_CHUNK = 512
+# Emoji of a batch that are there in several skin tones, if they have them.
+_NUM_HARD = 64
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def write_config(folder: str, emoji: list[Emoji]) -> None:
-    """Vocabulary and config, as `open_clip.create_model("local-dir:FOLDER")` looks for them."""
-    merges = vocabulary.train_merges(texts.vocabulary_corpus(emoji), NUM_MERGES)
+    """Write the vocabulary and config that `open_clip.create_model("local-dir:FOLDER")` reads."""
+    merges = vocabulary.train_merges(texts.make_corpus(emoji), NUM_MERGES)
     vocabulary.save(folder, merges)
     model = {
         "embed_dim": 128,
@@ -51,20 +54,25 @@ def write_config(folder: str, emoji: list[Emoji]) -> None:
 
 
 def write_weights(folder: str, model: torch.nn.Module) -> None:
-    """As float16, which halves the file; every reader computes in float32."""
+    """Write the weights as float16, which halves the file; every reader computes in float32."""
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     (pathlib.Path(folder) / WEIGHTS_NAME).write_bytes(save(half))
 
 
 def load(folder: str, *, trained: bool = True) -> tuple[torch.nn.Module, open_clip.SimpleTokenizer]:
-    """(model, tokenizer) through open_clip's own loaders."""
+    """Return the model and the tokenizer, through open_clip's own loaders.
+
+    Args:
+      folder: as `write_config` wrote it.
+      trained: whether to load the weights too. If not, they are random.
+    """
     path = str(pathlib.Path(folder) / vocabulary.MERGES_NAME)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=trained)
     return model, open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=path)
 
 
 def export_text_tower(folder: str) -> None:
-    """Writes the text tower as ONNX beside the weights, which it points into."""
+    """Write the text tower as ONNX next to the weights, to which it refers."""
     model, _ = load(folder)
     model.visual = None
     export.export_graph(model, CONTEXT_LENGTH, folder, WEIGHTS_NAME)
@@ -80,30 +88,33 @@ def train(
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> None:
-    """Writes vocabulary, config and weights into `folder`."""
+    """Train a CLIP, and write vocabulary, config and weights into `folder`."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     write_config(folder, emoji)
     model, tokenizer = load(folder, trained=False)
     model.train()
     loss_fn = open_clip.ClipLoss()
-    optimizer = torch.optim.AdamW(_decayed(model), lr=learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(_make_groups(model), lr=learning_rate, betas=(0.9, 0.98))
     pixels = prepare(images)
-    variants = {}
-    for index, one in enumerate(emoji):
-        variants.setdefault(one.base, []).append(index)
-    variants = list(variants.values())
+    # Group the variants of an emoji that differ only in skin tone.
+    indices_by_base = {}
+    for index, item in enumerate(emoji):
+        indices_by_base.setdefault(item.base, []).append(index)
+    variants = list(indices_by_base.values())
     progress = tqdm.trange(num_steps, desc="CLIP", mininterval=5)
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule(step, num_steps)
-        chosen = _batch(rng, variants, len(emoji), batch_size)
-        tokens = tokenizer([texts.variant(emoji[index], rng) for index in chosen])
+        # Compute the loss.
+        chosen = _draw_batch(rng, variants, len(emoji), batch_size)
+        tokens = tokenizer([texts.draw_text(emoji[index], rng) for index in chosen])
         with torch.autocast("cpu", torch.bfloat16):
             image_features = model.encode_image(_augment(pixels[chosen]), normalize=True)
             text_features = encode_text(model, tokens)
         scale = model.logit_scale.exp()
         loss = loss_fn(image_features.float(), text_features.float(), scale)
+        # Update the weights.
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -116,8 +127,11 @@ def train(
 
 
 def encode_text(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """`model.encode_text(tokens, normalize=True)` at a third of the cost: texts of like length go
-    together and are cut to it. What follows a text's end does not reach it, by the causal mask."""
+    """Return `model.encode_text(tokens, normalize=True)`, at a third of the cost.
+
+    Texts of similar length are encoded together and cut to that length. This does not change the
+    result: the causal mask hides what follows the end of a text.
+    """
     ends = tokens.argmax(-1)
     order = ends.argsort()
     features = []
@@ -132,71 +146,95 @@ def encode_text(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def prepare(images: np.ndarray) -> torch.Tensor:
-    """uint8 [N, 64, 64, 3] -> float32 [N, 3, 32, 32], as the model's own transform makes them."""
+    """Return images as the model's own transform does.
+
+    Args:
+      images: uint8 [N, 64, 64, 3].
+
+    Returns:
+      float32 [N, 3, 32, 32].
+    """
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     small = torch.nn.functional.interpolate(pixels, size=32, mode="bicubic", antialias=True)
     return (small.clamp(0, 1) - _MEAN[0]) / _STD[0]
 
 
 def _augment(pixels: torch.Tensor) -> torch.Tensor:
-    """Moves by up to 2 pixels, scales and brightens by a tenth; never flips: sides have meaning."""
+    """Shift images by up to 2 pixels, scale them by up to 10%, and change brightness by up to 5%.
+
+    Images are not flipped, because left and right have a meaning.
+    """
     count = len(pixels)
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 + (torch.rand(count) - 0.5) * 0.2
     theta[:, :, 2] = (torch.rand(count, 2) - 0.5) * 0.25
     grid = torch.nn.functional.affine_grid(theta, list(pixels.shape), align_corners=False)
-    # Outside of the image is 0 to grid_sample and has to be white.
+    # grid_sample fills in 0 outside of the image, where it must be white.
     moved = torch.nn.functional.grid_sample(pixels - 1, grid, align_corners=False) + 1
     return moved * (1 + (torch.rand(count, 3, 1, 1) - 0.5) * 0.1)
 
 
-def _batch(rng: random.Random, variants: list[list[int]], count: int, size: int) -> list[int]:
-    """Indices without repeats; some come with their variants in skin tone, the hard negatives."""
-    hard = [i for one in rng.sample(variants, min(_HARD, len(variants)))
-            for i in rng.sample(one, min(4, len(one)))]  # fmt: skip
-    return list(dict.fromkeys(hard + rng.sample(range(count), min(size, count))))[:size]
+def _draw_batch(rng: random.Random, variants: list[list[int]], count: int, size: int) -> list[int]:
+    """Return `size` different indices below `count`.
+
+    Some emoji are there in several skin tones, as hard negatives.
+    """
+    hard = []
+    for indices in rng.sample(variants, min(_NUM_HARD, len(variants))):
+        hard += rng.sample(indices, min(4, len(indices)))
+    drawn = rng.sample(range(count), min(size, count))
+    return list(dict.fromkeys(hard + drawn))[:size]
 
 
 def schedule(step: int, num_steps: int) -> float:
+    """Return the factor of the learning rate: a warm-up of 50 steps, times half a cosine."""
     return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
-def _decayed(model: torch.nn.Module) -> list[dict]:
-    plain = [value for value in model.parameters() if value.ndim < 2]
+def _make_groups(model: torch.nn.Module) -> list[dict]:
+    """Return the optimizer's parameter groups: weight decay applies to matrices only."""
     matrices = [value for value in model.parameters() if value.ndim >= 2]
+    vectors = [value for value in model.parameters() if value.ndim < 2]
     return [
         {"params": matrices, "weight_decay": 0.1},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},
     ]
 
 
 @torch.no_grad()
-def recall(folder: str, emoji: Sequence[Emoji], images: np.ndarray) -> dict[str, float]:
-    """How often a text's nearest of all images (or captions) is right, and one of its nearest five.
+def measure_recall(folder: str, emoji: Sequence[Emoji], images: np.ndarray) -> dict[str, float]:
+    """Return how often a text finds a correct one among all images, or captions.
 
-    A caption is right for its own image, a keyword for all images that have it.
+    For each pair NAME of kinds, NAME@1 is the share of texts whose nearest neighbour is correct, and
+    NAME@5 the share of those with a correct one among the nearest five. A caption's own image is
+    correct for it, and for a keyword all images that have it.
     """
     model, tokenizer = load(folder)
     model.eval()
 
     def encode(prompts):
-        parts = [prompts[start : start + 512] for start in range(0, len(prompts), 512)]
+        parts = [prompts[start : start + _CHUNK] for start in range(0, len(prompts), _CHUNK)]
         return torch.cat([model.encode_text(tokenizer(part), True) for part in parts])
 
-    captions = [one.caption for one in emoji]
-    words = [set(one.keywords) for one in emoji]
-    keywords = sorted(set.union(*words))
-    keyword_is_right = np.array([[word in has for has in words] for word in keywords])
-    pixels = torch.cat([model.encode_image(part, True) for part in prepare(images).split(512)])
+    # Encode the captions, the keywords and the images.
+    word_sets = [set(item.keywords) for item in emoji]
+    words = sorted(set.union(*word_sets))
+    captions, keywords = encode([item.caption for item in emoji]), encode(words)
+    parts = prepare(images).split(_CHUNK)
+    pixels = torch.cat([model.encode_image(part, True) for part in parts])
+
+    # is_correct[i, j]: whether candidate j is correct for query i.
+    is_own = np.eye(len(emoji), dtype=bool)
+    has_word = np.array([[word in word_set for word_set in word_sets] for word in words])
     pairs = {
-        "caption_to_image": (encode(captions), pixels, np.eye(len(emoji), dtype=bool)),
-        "keyword_to_image": (encode(keywords), pixels, keyword_is_right),
-        "keyword_to_caption": (encode(keywords), encode(captions), keyword_is_right),
+        "caption_to_image": (captions, pixels, is_own),
+        "keyword_to_image": (keywords, pixels, has_word),
+        "keyword_to_caption": (keywords, captions, has_word),
     }
-    found = {}
-    for name, (queries, candidates, is_right) in pairs.items():
+    recall = {}
+    for name, (queries, candidates, is_correct) in pairs.items():
         nearest = (queries @ candidates.T).topk(5).indices.numpy()
-        right = np.take_along_axis(is_right, nearest, 1)
-        found[f"{name}@1"] = round(float(right[:, 0].mean()), 4)
-        found[f"{name}@5"] = round(float(right.any(1).mean()), 4)
-    return found
+        correct = np.take_along_axis(is_correct, nearest, 1)
+        recall[f"{name}@1"] = round(float(correct[:, 0].mean()), 4)
+        recall[f"{name}@5"] = round(float(correct.any(1).mean()), 4)
+    return recall

@@ -1,9 +1,9 @@
-"""Held-out combinations: each part was seen in training, their combination never.
+"""Splits the emoji, so that combinations are held out whose parts all occur in training.
 
-Two kinds are held out, chosen by hash and so by nothing else than their names:
-- an emoji in a skin tone ("waving hand with dark skin tone"), never the emoji's default colour;
+Two kinds of combinations are held out. A hash of their names chooses them:
+- an emoji in a skin tone ("waving hand with dark skin tone"), but never the emoji's default colour;
 - a concept with a gender or hair ("woman firefighter", "man with red hair"), in all its skin tones,
-  where the concept stays in training with another.
+  if the concept stays in training with another gender.
 """
 
 import collections
@@ -14,50 +14,60 @@ from collections.abc import Iterable, Sequence
 from tools.build_embedded.captions import Emoji
 
 TONE_PERCENT = 9
-GENDER_PERCENT = 27  # of the concepts; each of these loses one of its two or three genders
+GENDER_PERCENT = 27  # of the concepts; one of the two or three genders of each is held out
 
 _GENDER = re.compile(r"\b(woman|man|person|women|men|people)\b")
 
 
 def split_emoji(emoji: Iterable[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
-    """(train, heldout), each in the order of `emoji`.
+    """Return the splits (train, heldout), each in the order of `emoji`.
 
-    Raises ValueError where a part of a held-out combination does not occur in training.
+    Raises:
+      ValueError: a part of a held-out combination does not occur in training.
     """
     emoji = list(emoji)
+    # Hold out one gender of some concepts.
     genders = collections.defaultdict(set)
-    for one in emoji:
-        concept, gender = concept_and_gender(one.base)
+    for item in emoji:
+        concept, gender = split_gender(item.base)
         if gender:
-            genders[concept].add(one.base)
-    lost = set()
+            genders[concept].add(item.base)
+    heldout_bases = set()
     for concept, bases in genders.items():
-        if len(bases) > 1 and _percent(concept) < GENDER_PERCENT:
-            lost.add(min(bases, key=_percent))
+        if len(bases) > 1 and _hash_percent(concept) < GENDER_PERCENT:
+            heldout_bases.add(min(bases, key=_hash_percent))
+
+    # Hold out those and some skin tones.
     train, heldout = [], []
-    for one in emoji:
-        in_tone = one.tones and _percent(one.caption) < TONE_PERCENT
-        (heldout if one.base in lost or in_tone else train).append(one)
-    unseen = parts(heldout) - parts(train)
+    for item in emoji:
+        is_heldout_tone = item.tones and _hash_percent(item.caption) < TONE_PERCENT
+        if item.base in heldout_bases or is_heldout_tone:
+            heldout.append(item)
+        else:
+            train.append(item)
+    unseen = find_parts(heldout) - find_parts(train)
     if unseen:
         raise ValueError(f"held out, but not seen in training: {', '.join(sorted(unseen))}")
     return train, heldout
 
 
-def concept_and_gender(base: str) -> tuple[str, str]:
-    """'woman firefighter' -> ('* firefighter', 'woman'); no or two genders -> (base, '')."""
-    found = _GENDER.findall(base)
-    return (_GENDER.sub("*", base), found[0]) if len(found) == 1 else (base, "")
+def split_gender(base: str) -> tuple[str, str]:
+    """Return concept and gender: 'woman firefighter' -> '* firefighter', 'woman'.
+
+    Without a gender, or with two, they are `base` and ''.
+    """
+    genders = _GENDER.findall(base)
+    return (_GENDER.sub("*", base), genders[0]) if len(genders) == 1 else (base, "")
 
 
-def parts(emoji: Sequence[Emoji]) -> set[str]:
-    """The concepts, genders and skin tones that the combinations are made of."""
-    found = set()
-    for one in emoji:
-        found.update(concept_and_gender(one.base), one.tones)
-    return found
+def find_parts(emoji: Sequence[Emoji]) -> set[str]:
+    """Return the concepts, genders and skin tones that combinations are made of."""
+    parts = set()
+    for item in emoji:
+        parts.update(split_gender(item.base), item.tones)
+    return parts
 
 
-def _percent(text: str) -> float:
-    """[0, 100), the same on every machine."""
+def _hash_percent(text: str) -> float:
+    """Return a number in [0, 100) that depends only on the text."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32 * 100

@@ -1,9 +1,9 @@
-"""Tunes the trained CLIP's text tower, so that one keyword finds its images.
+"""Tunes the text tower of the trained CLIP, so that a single keyword finds its images.
 
-A batch of CLIP's loss has one right image per text, but "heart" names fifty. Here the image tower
-is locked (LiT, arXiv:2111.07991), so that each text can be held against all images at once, with
-all that it names as targets; and against all captions too, because a denoiser that was trained on
-the captions' embeddings sees other prompts well only where they lie near them.
+CLIP's loss has one correct image per text, but "heart" names fifty. Here the image tower is locked
+(LiT, arXiv:2111.07991), so each text can be compared with all images at once; the targets are all
+images that it names. Each text is compared with all captions too, because a denoiser that was
+trained on the embeddings of captions understands only prompts whose embeddings are near them.
 """
 
 import collections
@@ -17,7 +17,7 @@ from tools.build_embedded import texts
 from tools.build_embedded.captions import Emoji
 from tools.build_embedded.clip_training import encode_text, load, prepare, schedule, write_weights
 
-_REFRESH_EVERY = 25  # steps, after which the captions' embeddings are computed anew
+_REFRESH_EVERY = 25  # steps after which the embeddings of the captions are computed again
 
 
 def tune(
@@ -30,12 +30,13 @@ def tune(
     learning_rate: float = 1e-3,
     seed: int = 1,
 ) -> None:
-    """Reads the model in `folder` and writes it back with another text tower."""
+    """Tune the text tower of the model in `folder`, and write the model back."""
     torch.manual_seed(seed)
     prompts = _Prompts(emoji, random.Random(seed))
     model, tokenizer = load(folder)
     model.lock_image_tower()
     model.logit_scale.requires_grad = False
+    # Encode the images once, because their tower does not change.
     with torch.inference_mode():
         model.eval()
         features = torch.cat(
@@ -47,16 +48,18 @@ def tune(
     progress = tqdm.trange(num_steps, desc="text tower", mininterval=5)
     for step in progress:
         if step % _REFRESH_EVERY == 0:
-            captions = _caption_features(model, tokenizer, emoji)
+            captions = _encode_captions(model, tokenizer, emoji)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * schedule(step, num_steps)
-        batch, targets = prompts.batch(batch_size)
+        # Compute the loss against all images and against all captions.
+        batch, targets = prompts.draw_batch(batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             embeddings = encode_text(model, tokenizer(batch)).float()
         targets = torch.from_numpy(targets)
         scale = model.logit_scale.exp()
         loss = torch.nn.functional.cross_entropy(scale * embeddings @ features.T, targets)
         loss = loss + torch.nn.functional.cross_entropy(scale * embeddings @ captions.T, targets)
+        # Update the weights.
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower, 1.0)
@@ -67,50 +70,56 @@ def tune(
 
 
 @torch.no_grad()
-def _caption_features(model: torch.nn.Module, tokenizer, emoji: list[Emoji]) -> torch.Tensor:
-    tokens = tokenizer([one.caption for one in emoji])
+def _encode_captions(model: torch.nn.Module, tokenizer, emoji: list[Emoji]) -> torch.Tensor:
+    """Return the embeddings of all captions, float32 [N, dim]."""
+    tokens = tokenizer([item.caption for item in emoji])
     with torch.autocast("cpu", torch.bfloat16):
         return torch.cat([encode_text(model, part).float() for part in tokens.split(512)])
 
 
 class _Prompts:
-    """Random prompts and what they name."""
+    """Draws random prompts, and finds the images that they name."""
 
     def __init__(self, emoji: list[Emoji], rng: random.Random):
         self.emoji, self.rng = emoji, rng
-        self.indices = collections.defaultdict(set)  # word -> the images that it names
-        for index, one in enumerate(emoji):
-            for word in texts.words_of(one):
+        self.indices = collections.defaultdict(set)  # word -> indices of the images that it names
+        for index, item in enumerate(emoji):
+            for word in texts.get_words(item):
                 self.indices[word].add(index)
         self.words = sorted(self.indices)
 
-    def batch(self, size: int) -> tuple[list[str], np.ndarray]:
-        """`size` prompts, and float32 [size, number of images], the share of each image."""
+    def draw_batch(self, size: int) -> tuple[list[str], np.ndarray]:
+        """Return `size` prompts, and targets float32 [size, number of images].
+
+        The images that a prompt names have equal targets, whose sum is 1.
+        """
         targets = np.zeros((size, len(self.emoji)), np.float32)
         prompts = []
         for row in targets:
-            prompt, named = self._prompt()
+            prompt, named = self._draw_prompt()
             row[named] = 1 / len(named)
             prompts.append(prompt)
         return prompts, targets
 
-    def _prompt(self) -> tuple[str, list[int]]:
+    def _draw_prompt(self) -> tuple[str, list[int]]:
+        """Return a prompt and the indices of the images that it names."""
         rng, kind = self.rng, self.rng.random()
-        if kind < 0.4:
+        if kind < 0.4:  # a caption
             index = rng.randrange(len(self.emoji))
-            return texts.in_phrase(self.emoji[index].caption, rng, 0.4), [index]
-        if kind < 0.8:  # a keyword alone; the rare are drawn as often as the frequent
+            return texts.draw_phrase(self.emoji[index].caption, rng, 0.4), [index]
+        if kind < 0.8:  # one keyword; rare ones are drawn as often as frequent ones
             word = rng.choice(self.words)
-            return texts.in_phrase(word, rng, 0.3), self._named({word}, ())
-        one = rng.choice(self.emoji)
-        words = texts.words_of(one)
+            return texts.draw_phrase(word, rng, 0.3), self._find_named({word}, ())
+        # Several keywords of one emoji.
+        item = rng.choice(self.emoji)
+        words = texts.get_words(item)
         chosen = rng.sample(words, min(len(words), rng.choice((1, 2, 2, 3))))
         text = rng.choice((" ", " ", ", ")).join(chosen)
-        if one.tones:
-            text = texts.with_tones(text, one.tones, rng)
-        return texts.in_phrase(text, rng, 0.3), self._named(set(chosen), one.tones)
+        if item.tones:
+            text = texts.add_tones(text, item.tones, rng)
+        return texts.draw_phrase(text, rng, 0.3), self._find_named(set(chosen), item.tones)
 
-    def _named(self, words: set[str], tones: tuple[str, ...]) -> list[int]:
-        """The images with these words and tones; without tones, the default colour's."""
+    def _find_named(self, words: set[str], tones: tuple[str, ...]) -> list[int]:
+        """Return the images with these words and skin tones, or if there are none, any tones."""
         named = sorted(set.intersection(*(self.indices[word] for word in words)))
         return [index for index in named if self.emoji[index].tones == tones] or named

@@ -1,4 +1,4 @@
-"""What an image may be called: its caption, the caption in a phrase, its keywords."""
+"""Texts for an emoji: its caption, its keywords, and phrases with either."""
 
 import random
 
@@ -12,28 +12,31 @@ _FLAG = ("{}", "{} flag", "{}'s flag", "the {} flag")
 _FLAG_CAPTION = "flag of "
 
 
-def variant(emoji: Emoji, rng: random.Random) -> str:
-    """A random text for `emoji`: its caption or keywords, with or without a phrase around it."""
-    text = emoji.caption if rng.random() < 0.5 else _keywords(emoji, rng)
-    return in_phrase(text, rng, 0.4)
+def draw_text(emoji: Emoji, rng: random.Random) -> str:
+    """Return a random text for an emoji: its caption or keywords, perhaps in a phrase."""
+    text = emoji.caption if rng.random() < 0.5 else _draw_keywords(emoji, rng)
+    return draw_phrase(text, rng, 0.4)
 
 
-def in_phrase(text: str, rng: random.Random, share: float) -> str:
+def draw_phrase(text: str, rng: random.Random, share: float) -> str:
+    """Return a text in a random phrase, with probability `share`, or as it is."""
     return rng.choice(_TEMPLATES).format(text) if rng.random() < share else text
 
 
-def words_of(emoji: Emoji) -> tuple[str, ...]:
-    """What can be asked for: the keywords, the name without skin tone, and a flag's country."""
+def get_words(emoji: Emoji) -> tuple[str, ...]:
+    """Return the words for an emoji: keywords, name without skin tone, and a flag's country."""
     names = (emoji.base, emoji.base.removeprefix(_FLAG_CAPTION))
     return tuple(dict.fromkeys([*emoji.keywords, *names]))
 
 
-def with_tones(text: str, tones: tuple[str, ...], rng: random.Random) -> str:
+def add_tones(text: str, tones: tuple[str, ...], rng: random.Random) -> str:
+    """Return a text with skin tones added to it in one of three ways."""
     joint = " and ".join(tones)
     return rng.choice((f"{text} with {joint}", f"{joint} {text}", f"{text}, {joint}"))
 
 
-def _keywords(emoji: Emoji, rng: random.Random) -> str:
+def _draw_keywords(emoji: Emoji, rng: random.Random) -> str:
+    """Return some of an emoji's keywords, perhaps with its name and skin tones."""
     if emoji.caption.startswith(_FLAG_CAPTION):
         return rng.choice(_FLAG).format(emoji.caption.removeprefix(_FLAG_CAPTION))
     words = list(emoji.keywords) or [emoji.base]
@@ -43,12 +46,14 @@ def _keywords(emoji: Emoji, rng: random.Random) -> str:
     text = rng.choice((" ", " ", ", ")).join(chosen)
     if not emoji.tones or rng.random() < 0.3:
         return text
-    return with_tones(text, emoji.tones, rng)
+    return add_tones(text, emoji.tones, rng)
 
 
-def vocabulary_corpus(emoji: list[Emoji]) -> list[str]:
-    """The texts that the byte pairs are counted in; equal ones count once, so that skin tones do
-    not crowd out rare words."""
-    texts = [text for one in emoji for text in (one.caption, *one.keywords)]
+def make_corpus(emoji: list[Emoji]) -> list[str]:
+    """Return the texts in which the byte pairs are counted.
+
+    Equal texts count once; otherwise skin tones would crowd out rare words.
+    """
+    texts = [text for item in emoji for text in (item.caption, *item.keywords)]
     fillers = [template.format("") for template in _TEMPLATES] * 20
     return [*dict.fromkeys(texts), *fillers]

@@ -1,4 +1,4 @@
-"""A small byte pair vocabulary, for open_clip's SimpleTokenizer and the `tokenizers` library."""
+"""Trains a byte pair vocabulary for open_clip's SimpleTokenizer and the `tokenizers` library."""
 
 import collections
 import gzip
@@ -18,9 +18,10 @@ MERGES_NAME = "bpe_vocab.txt.gz"
 
 
 def train_merges(texts: Iterable[str], num_merges: int) -> list[tuple[str, str]]:
-    """The most frequent byte pairs, in order of merging; ties go to the first in the alphabet.
+    """Return the most frequent byte pairs, in the order of merging.
 
-    Written out because the trainer of `tokenizers` breaks ties differently in every run.
+    Of equally frequent pairs the first in the alphabet is taken. This is our own code because the
+    trainer of `tokenizers` breaks ties differently in every run.
     """
     clean, split = normalizer(), pre_tokenizer()
     counts = collections.Counter(
@@ -35,11 +36,12 @@ def train_merges(texts: Iterable[str], num_merges: int) -> list[tuple[str, str]]
                 pairs[pair] += count
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        words = {_merge(symbols, best): count for symbols, count in words.items()}
+        words = {_merge_pair(symbols, best): count for symbols, count in words.items()}
     return merges
 
 
-def _merge(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+def _merge_pair(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    """Return a word's symbols with every occurrence of the pair joined."""
     merged = []
     for symbol in symbols:
         if merged and (merged[-1], symbol) == pair:
@@ -50,10 +52,10 @@ def _merge(symbols: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def save(folder: str, merges: list[tuple[str, str]]) -> None:
-    """Writes the vocabulary for open_clip (MERGES_NAME) and for `tokenizers` (TOKENIZER_NAME)."""
+    """Write the vocabulary for open_clip (MERGES_NAME) and for `tokenizers` (TOKENIZER_NAME)."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # open_clip drops the first line, and would read an empty last line as a merge.
+    # open_clip skips the first line, and would read an empty last line as a merge.
     lines = "\n".join(["#version: t2i_tpu", *(" ".join(merge) for merge in merges)])
     with open(folder / MERGES_NAME, "wb") as file:
         file.write(gzip.compress(lines.encode(), mtime=0))
