@@ -1,9 +1,12 @@
-"""The checkpoints of a run: python launch/runs.py runs/emoji32
+"""Manage the checkpoints of a run: python launch/runs.py runs/emoji32
 
-Lists each with its loss, its size, whether it is whole, and its preview. With --compare=500,2000 it
-writes the previews of two steps side by side; with --prune it removes what --keep_* do not name.
+Lists each checkpoint with its loss, its size, whether it is intact, and its preview.
+--compare=500,2000 writes the previews of two steps into one picture, side by side.
+--prune removes the checkpoints that the --keep flags do not select.
 """
 
+import posixpath
+import re
 import sys
 
 from absl import flags
@@ -11,102 +14,127 @@ from absl import flags
 from t2i_tpu import cli
 from t2i_tpu.errors import UserError
 
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// path of a run.")
 COMPARE = flags.DEFINE_list("compare", None, "Two steps whose previews to put side by side.")
-OUTPUT = flags.DEFINE_string("output", None, "PNG for --compare; compare_A_B.png unless told.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "PNG file that --compare writes. compare_A_B.png by default."
+)
 PRUNE = flags.DEFINE_bool("prune", False, "Remove the checkpoints that are not to be kept.")
-KEEP_LAST = flags.DEFINE_integer("keep_last", 3, "With --prune: the newest.", 1)
-KEEP_EVERY = flags.DEFINE_integer("keep_every", 0, "And those of every so many steps; 0 = none.", 0)
-KEEP_BEST = flags.DEFINE_integer("keep_best", 0, "And so many of the lowest loss.", 0)
+KEEP_LAST = flags.DEFINE_integer(
+    "keep_last", 3, "With --prune: how many of the newest checkpoints to keep.", 1
+)
+KEEP_EVERY = flags.DEFINE_integer(
+    "keep_every", 0, "With --prune: also keep steps that are a multiple of this. 0 = none.", 0
+)
+KEEP_BEST = flags.DEFINE_integer(
+    "keep_best", 0, "With --prune: also keep this many checkpoints with the lowest loss.", 0
+)
+flags.mark_flag_as_required("workdir")
 
 
-def main(workdir: str) -> None:
+def main() -> None:
     from t2i_tpu.run import workdir as workdir_lib
 
-    workdir_lib.read(workdir)  # it is a run's
+    workdir_lib.read(WORKDIR.value)  # raises an error if the folder holds no run
     if COMPARE.value:
-        _compare(workdir)
+        _compare()
     elif PRUNE.value:
-        _prune(workdir)
+        _prune()
     else:
-        _list(workdir)
+        _list()
 
 
-def _list(workdir: str) -> None:
+def _list() -> None:
+    """Print a table of the checkpoints, oldest first."""
     from tqdm import tqdm
 
     from t2i_tpu.run import checkpoint_store
 
-    steps = checkpoint_store.list_steps(workdir)
-    previews = _previews(workdir)
-    rows = [("step", "loss", "MB", "whole", "preview")]
+    # Verifying a checkpoint takes time, because all of it is read.
+    steps = checkpoint_store.list_steps(WORKDIR.value)
+    previews = _find_previews()
+    rows = [("step", "loss", "MB", "intact", "preview")]
     for step in tqdm(steps[::-1], unit="checkpoint", disable=not sys.stderr.isatty(), leave=False):
-        loss = size = "-"
-        try:
-            version = checkpoint_store.read_info(workdir, step)
-            loss = f"{version.metrics['loss']:.4f}" if "loss" in version.metrics else "-"
-            size = f"{version.num_bytes / 1e6:.1f}"
-            checkpoint_store.verify(workdir, step)
-            whole = "yes"
-        except (checkpoint_store.DamagedCheckpoint, UserError) as damage:
-            whole = f"no: {damage}"
-        rows.append((str(step), loss, size, whole, previews.get(step, "-")))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        rows.append((str(step), *_describe(step), previews.get(step, "-")))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
     if not steps:
         print("no checkpoint yet")
-    rest = sorted(set(previews) - set(steps))
-    if rest:
-        print("previews alone:", ", ".join(map(str, rest)))
+    without_checkpoint = sorted(set(previews) - set(steps))
+    if without_checkpoint:
+        print("previews without a checkpoint:", _join(without_checkpoint))
 
 
-def _compare(workdir: str) -> None:
+def _describe(step: int) -> tuple[str, str, str]:
+    """Return a checkpoint's loss, its size in MB, and whether it is intact, as text."""
+    from t2i_tpu.run import checkpoint_store
+
+    loss = size = "-"
+    try:
+        info = checkpoint_store.read_info(WORKDIR.value, step)
+        size = f"{info.num_bytes / 1e6:.1f}"
+        if "loss" in info.metrics:
+            loss = f"{info.metrics['loss']:.4f}"
+        checkpoint_store.verify(WORKDIR.value, step)
+    except (checkpoint_store.DamagedCheckpoint, UserError) as error:
+        return loss, size, f"no: {error}"
+    return loss, size, "yes"
+
+
+def _compare() -> None:
+    """Write the previews of two steps into one picture."""
     from t2i_tpu.sample.pictures import join_pictures, read_picture, save_picture
 
-    previews, pictures = _previews(workdir), []
+    previews, pictures = _find_previews(), []
     if len(COMPARE.value) != 2:
         raise UserError(f"--compare={','.join(COMPARE.value)}: it takes two steps, as in 500,2000")
     for text in COMPARE.value:
         if not text.strip().isdecimal() or int(text) not in previews:
-            known = ", ".join(map(str, sorted(previews))) or "none"
-            raise UserError(f"--compare: there is no preview of step {text!r}; there are: {known}")
+            known = _join(sorted(previews)) or "none"
+            raise UserError(
+                f"--compare: there is no preview of step {text!r}; there are previews of steps: {known}"
+            )
         pictures.append((f"step {int(text)}", read_picture(previews[int(text)])))
     output = OUTPUT.value or "compare_{}_{}.png".format(*map(int, COMPARE.value))
     save_picture(join_pictures(pictures), output)
     print(output)
 
 
-def _prune(workdir: str) -> None:
+def _prune() -> None:
+    """Remove the checkpoints that are not to be kept, but never the newest intact one."""
     from t2i_tpu.run import checkpoint_store
     from t2i_tpu.run.lock import Lock
 
-    with Lock(workdir):
-        keep = checkpoint_store.Retention(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value)
-        newest = next(
-            checkpoint_store.iter_intact(workdir), None
-        )  # stays, should later ones be damaged
-        dropped = [step for step in keep.expired_steps(workdir) if step != newest.step]
-        for step in dropped:
-            checkpoint_store.remove(workdir, step)
-        checkpoint_store.remove_unfinished(workdir)
-    print("removed:", ", ".join(map(str, sorted(dropped))) or "nothing")
-    print("kept:", ", ".join(map(str, checkpoint_store.list_steps(workdir)[::-1])))
+    with Lock(WORKDIR.value):
+        retention = checkpoint_store.Retention(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value)
+        expired = retention.expired_steps(WORKDIR.value)
+        newest_intact = next(checkpoint_store.iter_intact(WORKDIR.value), None)
+        if newest_intact:
+            expired = [step for step in expired if step != newest_intact.step]
+        for step in expired:
+            checkpoint_store.remove(WORKDIR.value, step)
+        checkpoint_store.remove_unfinished(WORKDIR.value)
+    print("removed:", _join(sorted(expired)) or "nothing")
+    print("kept:", _join(checkpoint_store.list_steps(WORKDIR.value)[::-1]))
 
 
-def _previews(workdir: str) -> dict[int, str]:
-    """Step -> path of its preview."""
-    import posixpath
-    import re
-
+def _find_previews() -> dict[int, str]:
+    """Return the path of each preview by its step."""
     import tensorflow as tf
 
-    found = tf.io.gfile.glob(posixpath.join(workdir, "previews", "step_*.png"))
-    return {
-        int(match[1]): path for path in found if (match := re.search(r"step_(\d+)\.png$", path))
-    }
+    paths = tf.io.gfile.glob(posixpath.join(WORKDIR.value, "previews", "step_*.png"))
+    matches = [(re.search(r"step_(\d+)\.png$", path), path) for path in paths]
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def _join(steps: list[int]) -> str:
+    return ", ".join(map(str, steps))
 
 
 if __name__ == "__main__":
-    cli.run(main, positional="WORKDIR")
+    # The workdir may be given without the name of its flag.
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        sys.argv[1] = f"--workdir={sys.argv[1]}"
+    cli.run(main)
