@@ -5,7 +5,7 @@
       --from_seed=0 --to_seed=1 --output=dogs.gif
 
 The interpolation is spherical. If --output ends in .gif, the frames become an animation that runs
-forward and back; otherwise they stand next to each other in one picture.
+forward and back. Otherwise they are placed side by side in one picture.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ TO_SEED = flags.DEFINE_integer(
     "to_seed", None, "Seed of the last frame, for --mode=noise.", lower_bound=0
 )
 FRAMES = flags.DEFINE_integer(
-    "frames", 9, "Number of frames, with the first and the last.", lower_bound=2
+    "frames", 9, "Number of frames, including the first and the last.", lower_bound=2
 )
 OUTPUT = flags.DEFINE_string(
     "output", "interpolation.png", "A .png or .gif file. Local or gs://bucket/path."

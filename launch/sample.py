@@ -2,10 +2,10 @@
 
   python launch/sample.py --workdir=runs/emoji32 --prompt="red heart" --output=heart.png
 
-Give --prompt (or --label, if the model was trained on classes) once or several times. The images of
-every prompt have the seeds --seed, --seed + 1, and so on. An image depends on its prompt and seed, and
-not on what else is drawn. If --output ends in .png, all images go into one picture, under their
-prompts. Otherwise it is a folder for one file per image, in the image's own size.
+Repeat --prompt (or --label, if the model was trained on classes) to draw several. The images of each
+prompt have the seeds --seed, --seed + 1, and so on. An image depends on its prompt and seed, but not
+on the other images. If --output ends in .png, all images go into one picture, under their prompts.
+Otherwise it is a folder, and each image becomes a file in its original size.
 """
 
 import numpy as np

@@ -33,11 +33,14 @@ _CONFIG_IS_NONE = re.compile("--config (must have|was specified)|Attribute <clas
 
 
 def define_config() -> flags.FlagHolder:
-    """Define --config=FILE.py and a typed flag for each field, as in --config.train.total_steps=9."""
+    """Define --config=FILE.py and a flag for each field, as in --config.train.total_steps=100."""
     # Fields with choices are annotated with Literal, which ml_collections does not know.
     config_flags.register_flag_parser_for_type(typing.Literal, flags.ArgumentParser())
     return config_flags.DEFINE_config_file(
-        "config", None, "File with the experiment's configuration, such as configs/emoji32.py."
+        "config",
+        None,
+        "Python file that defines the experiment, such as configs/emoji32.py. Flags change its fields, "
+        "as in --config.train.total_steps=100; docs/config.md describes them.",
     )
 
 
@@ -185,7 +188,7 @@ def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
     _check_config_flags(argv[1:], has_config)
     arguments = _parse_flags(argv, has_config)
     if positional and len(arguments) < 2:
-        raise UserError(f"{positional} is missing; --help says what it is")
+        raise UserError(f"{positional} is missing; see --help")
     if len(arguments) > (2 if positional else 1):
         raise UserError(
             f"{arguments[-1]!r} is not a flag; flags are written --name=value (--help lists them)"
@@ -237,7 +240,7 @@ def _to_one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
     if missing:
-        return f"{' and '.join(missing)} must be given (--help says what they are)"
+        return f"{' and '.join(missing)} must be given; see --help"
     if "Traceback (most recent call last):" in lines:
         return f"{lines[0].split('=')[0].removeprefix('flag ')}: {lines[-1]}"
     return " ".join(lines)

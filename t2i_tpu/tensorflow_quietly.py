@@ -1,4 +1,4 @@
-"""Imports TensorFlow without what it prints to stderr.
+"""Imports TensorFlow without its output on stderr.
 
 At import, TensorFlow 2.21 prints at every log level that oneDNN is on. If the import fails, the
 output is shown.

@@ -4,10 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.assertions import assert_mentions
+
 
 def read_images(folder):
     """Return the bytes of every image in a folder by its file name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_help_lists_the_sampling_flags(run):
+    flags = ["--workdir:", "--strategy:", "--steps:", "--sampler: <ddim|dpmpp_2m>:", "--prompt:"]
+    assert_mentions(run("sample.py", ["--help"]).stdout, flags)
 
 
 @pytest.mark.parametrize("conditioning", ["embedding", "tokens"])
