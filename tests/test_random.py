@@ -1,4 +1,4 @@
-"""The generator against Random123's published vectors, and its draws against what they should be."""
+"""The generator against Random123's published vectors, and its draws against their distributions."""
 
 import math
 from statistics import NormalDist
@@ -32,7 +32,7 @@ def correlation(one, other):
 
 
 def distance(sample, cdf):
-    """Kolmogorov and Smirnov's distance between a sample and a distribution."""
+    """Return the Kolmogorov-Smirnov distance between a sample and a distribution."""
     x = np.sort(np.ravel(sample).astype("float64"))
     expected = np.array([cdf(value) for value in x])
     steps = np.arange(len(x) + 1) / len(x)
@@ -40,11 +40,11 @@ def distance(sample, cdf):
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_threefry_gives_the_published_words(counter, key, expected):
+def test_threefry_gives_the_published_vectors(counter, key, expected):
     assert tuple(int(word[0]) for word in threefry2x32(words(key), words(counter))) == expected
 
 
-def test_keys_are_the_cipher_of_step_and_slot_under_seed_and_purpose():
+def test_keys_by_definition():
     (step, slot), (seed, purpose) = (5, 9), (77, Purpose.FLIP)
     expected = threefry2x32(words((seed, int(purpose))), words((step, slot)))
     got = make_keys(seed, purpose, tf.constant(step, tf.int64), np.array([8, 9]))
@@ -52,7 +52,7 @@ def test_keys_are_the_cipher_of_step_and_slot_under_seed_and_purpose():
     assert int(got[0][0]) != int(got[0][1])
 
 
-def test_normal_is_box_and_muller_of_the_published_words():
+def test_normal_by_definition():
     u, v = ((word >> 9) / 2**23 + 2.0**-24 for word in (0x6B200159, 0x99BA4EFE))
     radius = math.sqrt(-2 * math.log(u))
     expected = [radius * math.cos(2 * math.pi * v), radius * math.sin(2 * math.pi * v)]
@@ -111,7 +111,7 @@ def test_draws_of_another_seed_purpose_step_or_slot_are_independent(other):
 
 @pytest.mark.parametrize("shape", [(3, 3, 1), (5, 5, 3)])  # neither fills a vector register
 def test_a_slots_draw_does_not_depend_on_its_batch(shape):
-    """Not even in the last bit: a vector's and a remainder's logarithm may differ by one."""
+    """Not even the last bit does, although a vector register's logarithm may differ from a scalar's."""
     whole = make_keys(1, Purpose.NOISE, 7, slots(33))
     noise, levels = np.asarray(normal(whole, shape)), np.asarray(uniform(whole))
     for slot in range(33):

@@ -54,7 +54,7 @@ class Dataset:
         if stored % self.image_size:
             raise UserError(
                 f"config.data.image_size is {self.image_size}; {self.folder} holds images of {stored} "
-                f"pixels, so it must be {stored} or a whole fraction of it"
+                f"pixels, so it must be a divisor of {stored}"
             )
         if not self._conditioning.is_available(self.manifest):
             raise UserError(

@@ -48,7 +48,7 @@ def test_threshold_leaves_images_within_range_alone():
 
 
 def test_threshold_of_an_image_does_not_depend_on_its_batch():
-    """The baseline takes one percentile for the whole batch; here a wild neighbour changes nothing."""
+    """The original takes one percentile over the batch, so an extreme neighbor would change it."""
     calm, wild = images(2, (1, 6, 6, 3)), images(50, (1, 6, 6, 3), seed=1)
     both = threshold(tf.constant(np.concatenate([calm, wild])), 99.5)
     np.testing.assert_array_equal(both[:1], threshold(tf.constant(calm), 99.5))

@@ -41,7 +41,7 @@ def test_every_point_lies_in_the_plane_of_the_ends():
 
 
 def test_points_between_two_noises_are_as_long_as_noise():
-    """Halfway on the straight line a draw would be shorter by sqrt 2."""
+    """On the straight line, the point halfway would be shorter by a factor of sqrt 2."""
     start, end = np.random.default_rng(2).standard_normal((2, 3000))
     middle = slerp(start, end, 3)[1]
     assert np.linalg.norm(middle) / math.sqrt(3000) == pytest.approx(1, abs=0.05)

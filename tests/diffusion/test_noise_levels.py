@@ -26,7 +26,7 @@ def test_half_normal_inverts_the_closed_form():
 
 
 def test_half_normal_mean():
-    """E |N| cut at 3 = sqrt(2 / pi) (1 - exp(-4.5)) / erf(3 / sqrt 2)."""
+    """E |N| truncated at 3 = sqrt(2 / pi) (1 - exp(-4.5)) / erf(3 / sqrt 2)."""
     u = tf.constant((np.arange(20_000) + 0.5) / 20_000, tf.float32)
     expected = math.sqrt(2 / math.pi) * (1 - math.exp(-4.5)) / math.erf(3 / math.sqrt(2)) / 3
     assert np.mean(half_normal(u)) == pytest.approx(expected, abs=2e-5)
@@ -37,7 +37,7 @@ def test_logit_normal_is_the_sigmoid_of_normal_quantiles():
     np.testing.assert_allclose(logit_normal(tf.constant(U, tf.float32)), expected, atol=2e-6)
 
 
-def test_uniform_is_what_is_drawn():
+def test_uniform_returns_the_draws():
     assert np.asarray(uniform(tf.constant([0.25, 0.5]))).tolist() == [0.25, 0.5]
 
 
@@ -48,7 +48,7 @@ def test_shifted_by_hand():
 
 
 @pytest.mark.parametrize("name", NOISE_LEVELS)
-def test_the_ends_of_the_draw_stay_in_the_path(name):
+def test_extreme_draws_stay_within_the_path(name):
     levels = np.asarray(NOISE_LEVELS[name](tf.constant([2.0**-24, 1 - 2.0**-24])))
     assert 0 <= levels[0] < 0.01
     assert 0.99 < levels[1] <= 1

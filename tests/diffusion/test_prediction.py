@@ -1,4 +1,4 @@
-"""What the network predicts, against values worked out by hand, and the way back to the image."""
+"""Targets against values worked out by hand, and their conversion back to the image."""
 
 import math
 
@@ -38,10 +38,10 @@ def test_target_by_hand(path, level, kind, expected):
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", PATHS)
-def test_target_leads_back_to_the_image(name, kind):
+def test_the_target_converts_back_to_the_image(name, kind):
     rng = np.random.default_rng(0)
     x0, z = rng.uniform(-1, 1, (2, 12, 4)).astype("float32")
-    # From noise alone the image cannot be had back where no image is left: at 1.
+    # At level 1 nothing is left of the image, so noise alone does not determine it.
     levels = np.linspace(0, 0.9 if kind == "noise" else 1, 12)[:, None]
     signal, noise = numpy_scales(name, levels)
     x_noisy = tf.constant(signal * x0 + noise * z, tf.float32)
@@ -54,7 +54,7 @@ def test_target_leads_back_to_the_image(name, kind):
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("path", PATHS.values())
-def test_denoised_is_finite_on_the_whole_path(path, kind):
+def test_denoised_is_finite_on_the_full_path(path, kind):
     levels = tf.linspace(0.0, 1.0, 101)
     ones = tf.ones_like(levels)
     assert np.isfinite(to_denoised(kind, path, ones, -ones, levels)).all()
@@ -63,8 +63,8 @@ def test_denoised_is_finite_on_the_whole_path(path, kind):
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", PATHS)
-def test_min_snr_weighs_the_images_error(name, kind):
-    """weight * (error of the output)**2 = min(SNR, 5) * (error of the image that it means)**2."""
+def test_min_snr_weights_the_error_of_the_image(name, kind):
+    """weight * (error of the output)**2 = min(SNR, 5) * (error of the implied image)**2."""
     levels = np.linspace(0.05, 0.95, 19)
     signal, noise = numpy_scales(name, levels)
     x_noisy, output, error = (np.full(19, value, "float32") for value in (0.7, -0.2, 0.5))
@@ -93,7 +93,7 @@ def test_min_snr_by_hand():
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_velocity_weight_makes_every_error_one_of_the_velocity(name):
+def test_the_velocity_weight_measures_the_error_of_the_velocity(name):
     levels = np.linspace(0.1, 0.95, 18)
     signal, noise = numpy_scales(name, levels)
     # v = alpha' x0 + sigma' z with z = (x - alpha x0) / sigma; slopes by hand for the two paths.

@@ -23,8 +23,10 @@ def sample(denoise, levels, sampler, path):
 
 
 class Gaussian:
-    """Data of N(mean, std**2) a pixel: the ideal denoiser is linear in x, and the probability flow
-    keeps (x - alpha mean) / sqrt(alpha**2 std**2 + sigma**2) constant."""
+    """Pixels distributed as N(mean, std**2), with their ideal denoiser, which is linear in x.
+
+    The probability flow keeps (x - alpha mean) / sqrt(alpha**2 std**2 + sigma**2) constant.
+    """
 
     mean, std = 0.3, 0.4
 
@@ -37,7 +39,7 @@ class Gaussian:
         return self.mean + gain * (x - alpha * self.mean)
 
     def __call__(self, x, level):
-        """The same for tensors."""
+        """Compute the same as `numpy`, for tensors."""
         alpha, sigma = (1 - level, level)
         if self.scales is NUMPY_SCALES["cosine"]:
             alpha, sigma = tf.cos(level * np.pi / 2), tf.sin(level * np.pi / 2)
@@ -45,14 +47,14 @@ class Gaussian:
         return self.mean + gain * (x - alpha * self.mean)
 
     def exact(self, x, start, end):
-        """x carried along the flow from level `start` to `end`."""
+        """Return x after following the flow from level `start` to level `end`."""
         (a, s), (b, t) = self.scales(start), self.scales(end)
         share = (x - a * self.mean) / np.sqrt(a**2 * self.std**2 + s**2)
         return b * self.mean + share * np.sqrt(b**2 * self.std**2 + t**2)
 
 
 def toy(x, level):
-    """A denoiser that is no straight line in anything."""
+    """A denoiser that is not linear in anything."""
     return tf.tanh(1.5 * x + 0.2) * (1 - 0.5 * level) + 0.1 * level**2
 
 
@@ -91,7 +93,7 @@ def test_ddim_is_the_baselines_loop():
 
 
 def test_ddim_keeps_the_noise_on_the_cosine_path():
-    """Song et al., 2020, equation 12 with sigma 0: x0 and z by hand, then to the next level."""
+    """Follows Song et al., 2020, equation 12 with sigma 0."""
     levels = np.linspace(0.98, 0.02, 9)
     x = X.copy()
     for n, m in pairwise(levels):
@@ -102,7 +104,7 @@ def test_ddim_keeps_the_noise_on_the_cosine_path():
 
 
 def literal_dpmpp_2m(denoise, x, levels, scales):
-    """Lu et al., 2022 (DPM-Solver++), algorithm 2, line by line; the last estimate."""
+    """Return the last estimate of algorithm 2 in Lu et al., 2022 (DPM-Solver++), line by line."""
     alpha, sigma = np.array([scales(level) for level in levels]).T
     lambdas = np.log(alpha / sigma)
     h = np.diff(lambdas, prepend=np.nan)  # h[i] = lambda[i] - lambda[i - 1]
@@ -138,7 +140,7 @@ def test_order_of_convergence(sampler, order, path):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("levels", ["uniform", "shifted"])
-def test_the_whole_path_ends_near_the_exact_image(levels, path):
+def test_the_full_path_ends_near_the_exact_image(levels, path):
     problem = Gaussian(path)
     expected = problem.exact(X, 1.0, 0.0)
     errors = {

@@ -21,7 +21,7 @@ def built(width, *inputs):
     return layer
 
 
-def normalised(x):
+def normalized(x):
     return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True))
 
 
@@ -37,9 +37,9 @@ def literal(layer, x, context, attend_to=None):
     for b in range(len(x)):
         for head in range(heads):
             part = slice(head * size, (head + 1) * size)
-            keys = normalised((context[b] @ w["key"])[:, part]) * np.asarray(layer.key_gain)
+            keys = normalized((context[b] @ w["key"])[:, part]) * np.asarray(layer.key_gain)
             values = (context[b] @ w["value"])[:, part]
-            queries = normalised((x[b] @ w["query"])[:, part]) * np.asarray(layer.query_gain)
+            queries = normalized((x[b] @ w["query"])[:, part]) * np.asarray(layer.query_gain)
             for t, query in enumerate(queries):
                 score = np.exp(keys @ query / np.sqrt(size))
                 if attend_to is not None:
@@ -56,7 +56,7 @@ def test_self_attention(width, heads, head_dim):
     np.testing.assert_allclose(layer(x), literal(layer, x, x), atol=2e-4)
 
 
-def test_cross_attention_sees_only_what_it_may():
+def test_cross_attention_ignores_masked_positions():
     x, context = noise(2, 3, 16), noise(2, 4, 12, seed=1)
     attend_to = np.array([[True, True, False, True], [True, False, False, False]])
     layer = built(16, x, context)
@@ -66,21 +66,21 @@ def test_cross_attention_sees_only_what_it_may():
     np.testing.assert_array_equal(layer(x, context, attend_to=tf.constant(attend_to)), got)
 
 
-def test_it_is_keras_attention_of_normalised_queries_and_keys():
+def test_attention_is_keras_attention_of_normalized_queries_and_keys():
     x = noise(2, 6, 128)
     layer = built(128, x)
 
     def heads(weight):
         return (x @ np.asarray(weight.kernel)).reshape(2, 6, 2, 64)
 
-    query = normalised(heads(layer.query)) * np.asarray(layer.query_gain)
-    key = normalised(heads(layer.key)) * np.asarray(layer.key_gain)
+    query = normalized(heads(layer.query)) * np.asarray(layer.query_gain)
+    key = normalized(heads(layer.key)) * np.asarray(layer.key_gain)
     mixed = keras.ops.dot_product_attention(query, key, heads(layer.value))
     expected = np.reshape(mixed, (2, 6, 128)) @ np.asarray(layer.out.kernel) + layer.out.bias
     np.testing.assert_allclose(layer(x), expected, atol=2e-4)
 
 
-def test_its_output_starts_at_zero():
+def test_the_initial_output_is_zero():
     assert not np.any(Attention(16)(noise(2, 5, 16)))
 
 

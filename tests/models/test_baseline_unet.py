@@ -89,7 +89,7 @@ def literal():
     return keras.Model([image, level, label], conv("head", x, CHANNELS)), made
 
 
-def randomise(layer):
+def randomize(layer):
     rng = np.random.default_rng(0)
     for weight in layer.weights:
         values = rng.standard_normal(weight.shape) * 0.5
@@ -124,7 +124,7 @@ def copy(ours, made):
 def networks():
     ours = BaselineUNet(CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM, name="unet")
     call(ours, *inputs())
-    randomise(ours)
+    randomize(ours)
     return ours, *literal()
 
 
@@ -254,7 +254,7 @@ def test_batch_norm_is_keras_batch_normalization(affine):
     ours, theirs = BatchNorm(5, affine), layers.BatchNormalization(center=affine, scale=affine)
     ours(x)
     theirs(x)
-    randomise(ours)
+    randomize(ours)
     theirs.set_weights([np.asarray(weight) for weight in ours.weights])
     np.testing.assert_allclose(ours(x)[0], theirs(x, training=False), atol=1e-5)
     np.testing.assert_allclose(ours(x, training=True)[0], theirs(x, training=True), atol=1e-5)

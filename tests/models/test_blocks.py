@@ -22,7 +22,7 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
 
-def randomise(layer, seed=0):
+def randomize(layer, seed=0):
     """Every weight a draw: no zero hides what comes before it."""
     rng = np.random.default_rng(seed)
     for weight in layer.weights:
@@ -43,7 +43,7 @@ def keras_group_norm(x, groups, gain, bias):
 def test_group_norm_is_keras_group_normalization(channels, groups):
     layer, x = GroupNorm(channels), noise(2, 5, 3, channels) * 3 + 1
     layer(x)
-    randomise(layer)
+    randomize(layer)
     assert layer.groups == groups  # the most that leave each group four channels
     expected = keras_group_norm(x, groups, layer.gain, layer.bias)
     np.testing.assert_allclose(layer(x), expected, atol=2e-5)
@@ -53,7 +53,7 @@ def test_group_norm_scaled_and_shifted_by_the_condition():
     layer, x = GroupNorm(16), noise(2, 4, 4, 16)
     scale, shift = noise(2, 16, seed=1), noise(2, 16, seed=2)
     layer(x)
-    randomise(layer)
+    randomize(layer)
     plain = keras_group_norm(x, 4, layer.gain, layer.bias)
     expected = plain * (1 + scale[:, None, None]) + shift[:, None, None]
     np.testing.assert_allclose(layer(x, scale, shift), expected, atol=2e-5)
@@ -96,7 +96,7 @@ def test_noise_level_embedding_reads_the_level_in_float32(monkeypatch):
 def test_noise_level_embedding_is_two_dense_layers():
     layer, levels = NoiseLevelEmbedding(8), tf.constant([0.0, 0.01, 0.7])
     layer(levels)
-    randomise(layer)
+    randomize(layer)
     w1, b1, w2, b2 = (np.asarray(weight) for weight in layer.weights)
     hidden = np.asarray(sinusoids(levels, 32)) @ w1 + b1
     expected = hidden / (1 + np.exp(-hidden)) @ w2 + b2
@@ -104,11 +104,11 @@ def test_noise_level_embedding_is_two_dense_layers():
 
 
 @pytest.mark.parametrize(("input_width", "width"), [(8, 16), (16, 16)])
-def test_residual_block_is_its_description(input_width, width):
+def test_residual_block_by_formula(input_width, width):
     layer = ResidualBlock(input_width, width)
     x, condition = noise(2, 4, 4, input_width), noise(2, 5, seed=1)
     layer(x, condition)
-    randomise(layer)
+    randomize(layer)
 
     def convolved(x, conv):
         return tf.nn.conv2d(x, conv.kernel, 1, "SAME") + conv.bias
@@ -128,10 +128,10 @@ def test_residual_block_starts_as_the_identity():
     np.testing.assert_array_equal(ResidualBlock(8, 8)(x, noise(2, 5)), x)
 
 
-def test_downsample_takes_each_2x2_block_through_one_matrix():
+def test_downsample_multiplies_each_2x2_block_with_one_matrix():
     layer, x = Downsample(5), noise(2, 4, 6, 3)
     layer(x)
-    randomise(layer)
+    randomize(layer)
     matrix = np.asarray(layer.conv.kernel).reshape(12, 5)
     expected = np.asarray(tf.nn.space_to_depth(x, 2)) @ matrix + np.asarray(layer.conv.bias)
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
@@ -140,6 +140,6 @@ def test_downsample_takes_each_2x2_block_through_one_matrix():
 def test_upsample_gives_each_pixel_a_2x2_block():
     layer, x = Upsample(5), noise(2, 2, 3, 4)
     layer(x)
-    randomise(layer)
+    randomize(layer)
     block = x @ np.asarray(layer.conv.kernel)[0, 0] + np.asarray(layer.conv.bias)
     np.testing.assert_allclose(layer(x), tf.nn.depth_to_space(block, 2), atol=1e-5)

@@ -36,7 +36,7 @@ def token_conditioner():
     [np.ones((3, 4), "float32"), np.array([4, 1, 9], "int32"), np.full((3, 5), 8, "int32")],
     ids=["embedding", "label", "tokens"],
 )
-def test_drop_puts_zeros_where_it_does_not_keep(condition):
+def test_dropped_conditions_are_zero(condition):
     dropped = np.asarray(
         drop_conditions({"field": tf.constant(condition)}, tf.constant([True, False, True]))[
             "field"
@@ -47,7 +47,7 @@ def test_drop_puts_zeros_where_it_does_not_keep(condition):
     assert not dropped[1].any()
 
 
-def test_an_embedding_becomes_its_direction_and_waves_of_it():
+def test_embedding_conditioner_by_formula():
     layer, embedding = EmbeddingConditioner(5), np.array([[3.0, 4.0], [0.0, 0.0]], "float32")
     layer(embedding)
     randomize(layer)
@@ -57,11 +57,11 @@ def test_an_embedding_becomes_its_direction_and_waves_of_it():
     read = np.concatenate([unit, np.sqrt(2) * np.sin(angles), np.sqrt(2) * np.cos(angles)], -1)
     expected = read @ weights["kernel"] + weights["bias"]
     np.testing.assert_allclose(layer(embedding).vector, expected, atol=1e-4)
-    # So it does not matter whether a data set's embeddings were normalised.
+    # So it does not matter whether a data set's embeddings were normalized.
     np.testing.assert_allclose(layer(embedding * 0.2).vector, layer(embedding).vector, atol=1e-3)
 
 
-def test_the_waves_make_a_gaussian_kernel_of_the_distance():
+def test_the_fourier_features_approximate_a_gaussian_kernel():
     rng = np.random.default_rng(0)
     layer = EmbeddingConditioner(5)
     points = rng.standard_normal((40, 128)).astype("float32")
@@ -77,7 +77,7 @@ def test_the_waves_make_a_gaussian_kernel_of_the_distance():
     np.testing.assert_allclose(kernel, np.exp(-(distance**2) / (2 * 0.5**2)), atol=0.15)
 
 
-def test_the_baselines_embedding_is_projected_as_it_is():
+def test_the_baseline_projects_the_embedding_unchanged():
     layer, embedding = EmbeddingProjection(5), np.array([[3.0, 4.0]], "float32")
     layer(embedding)
     randomize(layer)
@@ -85,7 +85,7 @@ def test_the_baselines_embedding_is_projected_as_it_is():
     np.testing.assert_allclose(layer(embedding).vector, embedding @ kernel + bias, atol=1e-5)
 
 
-def test_a_label_is_a_row_and_the_null_condition_row_0():
+def test_a_label_is_a_row_of_the_table():
     layer = LabelConditioner(num_classes=3, dim=4)
     got = np.asarray(layer(np.array([0, 3, 1], "int32")).vector)
     (table,) = layer.weights
@@ -93,7 +93,7 @@ def test_a_label_is_a_row_and_the_null_condition_row_0():
     np.testing.assert_array_equal(got, np.asarray(table)[[0, 3, 1]])
 
 
-def test_the_mask_says_where_the_tokens_are(token_conditioner):
+def test_the_mask_is_true_for_real_tokens(token_conditioner):
     condition = token_conditioner(TOKENS)
     np.testing.assert_array_equal(condition.attend_to, TOKENS > 0)
     assert condition.sequence.shape == (2, 6, 16)
@@ -126,7 +126,7 @@ def sequence_conditioner():
     return layer, condition, embeddings, states
 
 
-def test_a_sequence_is_its_embedding_and_a_matrix_on_each_state(sequence_conditioner):
+def test_sequence_conditioner_by_formula(sequence_conditioner):
     layer, condition, embeddings, states = sequence_conditioner
     got = layer(**condition)
     np.testing.assert_array_equal(got.vector, layer.pooled(embeddings).vector)
@@ -160,7 +160,7 @@ def test_the_null_prompts_vector_is_zero(token_conditioner):
 
 
 def test_a_prompt_is_the_mean_of_its_tokens(token_conditioner):
-    """The transformer's blocks at zero leave the tables' rows, normalised and averaged."""
+    """The transformer's blocks at zero leave the tables' rows, normalized and averaged."""
     for block in token_conditioner.blocks:
         for weight in block.attention.out.weights + block.contract.weights:
             weight.assign(keras.ops.zeros(weight.shape))

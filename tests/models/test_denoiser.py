@@ -138,7 +138,7 @@ def test_batch_statistics_of_the_baseline():
     assert not modern.moving_statistics()
 
 
-def test_mixed_precision_gives_float32_near_that_of_float32():
+def test_mixed_precision_is_close_to_float32():
     full, mixed = (
         build_randomized(config()),
         build_randomized(config(), dtype_policy="mixed_bfloat16"),

@@ -38,7 +38,7 @@ def test_enlarge_repeats_pixels_up_to_64():
     np.testing.assert_array_equal(pictures.to_picture(grey), np.repeat(grey, 3, axis=-1))
 
 
-def test_a_strip_goes_from_left_to_right():
+def test_a_strip_runs_from_left_to_right():
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     strip = np.asarray(pictures.draw_strip(images))
     assert strip.shape == (64, 192, 3)
@@ -84,7 +84,7 @@ def test_wrapped_lines_fit_and_keep_all_text(text):
     assert len(lines) <= 2 * font.getlength(text) / 90 + 1
 
 
-def test_saving_makes_folders_and_leaves_nothing_else(tmp_path):
+def test_saving_creates_folders_and_no_other_files(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
     path = tmp_path / "a" / "b" / "x.png"
     pictures.save_picture(pictures.to_picture(images[0]), str(path))
@@ -136,7 +136,7 @@ def test_noise_is_a_function_of_its_seed(drawing):
     assert abs(noise.mean()) < 0.2 and abs(noise.std() - 1) < 0.2
 
 
-def test_the_preview_is_the_same_grid_again(drawing):
+def test_a_preview_never_changes(drawing):
     """Wanted captions come first. Each image's seed is its index, and the real image is on its
     right."""
     dataset, generator = drawing

@@ -35,7 +35,7 @@ def mean_loss(metrics):
     return average_metrics(metrics)["loss"]
 
 
-def test_it_trains(run):
+def test_float16_trains(run):
     """In float16 where that is safe, in float32 where it must be, and the loss falls."""
     layer = run.state.denoiser.network.stem
     assert layer.compute_dtype == "float16"

@@ -17,7 +17,7 @@ STEPS, WARMUP, TOTAL, PEAK = 20, 5, 24, 3e-3
 
 
 class Updates:
-    """A state and a compiled update of it by given gradients."""
+    """A state, and a compiled function that updates it with given gradients."""
 
     def __init__(self, folder, **changes):
         self.config = tiny.config(
@@ -31,7 +31,7 @@ class Updates:
         self.strategy = tf.distribute.MirroredStrategy(["CPU:0"])
         manifest = read_manifest(str(folder))
         self.state = TrainState(self.config, manifest, "float32", self.strategy)
-        # Not the initial zeros of the last layers: a decay of zeros would be no decay.
+        # The last layers start at zero, where weight decay would have no effect.
         for index, weight in enumerate(self.state.weights):
             noise = np.random.default_rng(index).normal(size=weight.shape)
             weight.assign(weight + 0.1 * noise)
@@ -53,7 +53,7 @@ class Updates:
 
 
 class WarmUpThenCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear over 5 steps, under half a cosine that ends at step 24."""
+    """A linear warm-up over 5 steps, times half a cosine that ends at step 24."""
 
     def __call__(self, step):
         step = keras.ops.cast(step, "float32")
@@ -62,7 +62,7 @@ class WarmUpThenCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-def test_twenty_steps_are_those_of_keras(squares, weight_decay):
+def test_twenty_steps_equal_keras(squares, weight_decay):
     updates = Updates(
         squares, train__clip_norm=0.0, train__weight_decay=weight_decay, train__ema_stds=()
     )
@@ -87,8 +87,8 @@ def test_twenty_steps_are_those_of_keras(squares, weight_decay):
         assert np.abs(weight.numpy() - first).max() > 1e-3
 
 
-def test_clipping_is_tensorflows(squares):
-    """From zero the first moments are a tenth of the clipped gradients."""
+def test_clipping_equals_tensorflows(squares):
+    """After one step, the first moments are a tenth of the clipped gradients."""
     updates = Updates(squares, train__clip_norm=1.0, train__ema_stds=())
     for scale in (10.0, 1e-4):  # above and below the limit
         gradients = [gradient * scale for gradient in updates.gradients(3)]
@@ -103,8 +103,10 @@ def test_clipping_is_tensorflows(squares):
 
 
 def test_averages_and_a_skipped_step(squares):
-    """Two averages are the sums of all past weights by the power profile; a step with a gradient
-    that is not finite moves nothing but the step, and leaves no trace in what follows."""
+    """Averages are sums of all past weights, weighted by the power profile.
+
+    A step with a non-finite gradient changes nothing but the step counter.
+    """
     stds = (0.1, 0.2)
     updates = Updates(
         squares, train__ema_stds=stds, train__decay="constant", train__weight_decay=0.1
@@ -148,7 +150,7 @@ def all_values(state):
 
 
 def relative_std(gamma):
-    """Of the density (gamma + 1) t**gamma on [0, 1] (Karras et al., 2023, equation 123)."""
+    """The standard deviation of the density (gamma + 1) t**gamma on [0, 1] (Karras et al., 2023, equation 123)."""
     return math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))
 
 

@@ -1,4 +1,4 @@
-"""One device, two, and two machines: after 20 steps the same weights, in float32 to 1e-5."""
+"""Weights after 20 float32 steps agree to 1e-5 on one device, two devices and two machines."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ CHANGES = dict(model__widths=(16, 32), model__attention_levels=(False, True))
 
 @pytest.fixture(scope="module")
 def alone(squares):
-    """The values of a run on one device: before its first step and after 20."""
+    """The values of a run on one device before its first step and after 20 steps."""
     run = tiny.Run(tiny.config(squares, **CHANGES))
     start = run.values()
     run.steps(20)
@@ -62,7 +62,7 @@ def test_two_devices(squares, alone):
 
 
 def test_two_machines_on_loopback(squares, alone, tmp_path, launch):
-    """Two processes through launch/train.py; the first one writes, the second nothing."""
+    """Two processes run launch/train.py; only the first one writes."""
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     workdir = tmp_path / "workdir"
@@ -82,8 +82,8 @@ def test_two_machines_on_loopback(squares, alone, tmp_path, launch):
     assert [path.name for path in (workdir / "previews").iterdir()] == ["step_00000020.png"]
 
 
-def test_a_checkpoint_of_two_devices_goes_on_on_one(squares, tmp_path):
-    """Ten steps on two devices, ten more on one."""
+def test_a_checkpoint_of_two_devices_resumes_on_one(squares, tmp_path):
+    """The run does ten steps on two devices and ten more on one."""
     config = tiny.config(squares)
     two = tiny.Run(config, ["CPU:0", "CPU:1"])
     two.steps(10)
@@ -101,9 +101,11 @@ def test_a_checkpoint_of_two_devices_goes_on_on_one(squares, tmp_path):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE)
 
 
-def looks(config, strategy, start, count):
-    """For each step from `start` on, all that the network sees on this process's replicas: the examples
-    with their noise, and their slots."""
+def iter_examples(config, strategy, start, count):
+    """Yield what the network sees in each step from `start` on, on this process's replicas.
+
+    These are the examples with their noise, and their slots.
+    """
     dataset = open_dataset(
         config.data.source.removeprefix("shards:"),
         config.model.conditioning,
@@ -133,28 +135,28 @@ def looks(config, strategy, start, count):
         }
 
 
-def digest_of(parts):
-    """Of what the processes of a run saw in one step, in the order of the slots."""
+def hash_examples(parts):
+    """Return a hash of what the processes of a run saw in one step, in the order of the slots."""
     order, digest = np.argsort(np.concatenate([part["slot"] for part in parts])), hashlib.sha256()
     for name in sorted(parts[0]):
         digest.update(np.concatenate([part[name] for part in parts])[order].tobytes())
     return digest.hexdigest()
 
 
-def seen(config, strategy, start, count):
-    return [digest_of([part]) for part in looks(config, strategy, start, count)]
+def hash_steps(config, strategy, start, count):
+    return [hash_examples([part]) for part in iter_examples(config, strategy, start, count)]
 
 
-def look_as_worker(task, config, start, count, path):
+def iter_as_worker(task, config, start, count, path):
     os.environ["TF_CONFIG"] = json.dumps(task)
     with open(path, "wb") as file:
-        pickle.dump(list(looks(config, make_strategy("multiworker"), start, count)), file)
+        pickle.dump(list(iter_examples(config, make_strategy("multiworker"), start, count)), file)
 
 
 def seen_by_two_workers(config, start, count, folder):
     paths = [folder / f"seen-{start}-{index}" for index in range(2)]
     running = [
-        launcher.start_process(look_as_worker, (task, config, start, count, path))
+        launcher.start_process(iter_as_worker, (task, config, start, count, path))
         for task, path in zip(loopback_tasks(), paths, strict=True)
     ]
     for each in running:
@@ -164,25 +166,28 @@ def seen_by_two_workers(config, start, count, folder):
     for ours, theirs in zip(first, second, strict=True):
         assert len(ours["slot"]) == len(theirs["slot"])
         assert not {*ours["slot"]} & {*theirs["slot"]}
-    return [digest_of(parts) for parts in zip(first, second, strict=True)]
+    return [hash_examples(parts) for parts in zip(first, second, strict=True)]
 
 
-def test_two_machines_see_what_one_does(squares, tmp_path):
+def test_two_machines_see_the_same_examples_as_one(squares, tmp_path):
     config = tiny.config(squares)
-    assert seen_by_two_workers(config, 7, 5, tmp_path) == seen(
+    assert seen_by_two_workers(config, 7, 5, tmp_path) == hash_steps(
         config, tf.distribute.get_strategy(), 7, 5
     )
 
 
 @pytest.mark.slow
-def test_a_run_that_changes_its_devices_as_it_goes(squares, tmp_path, launch):
-    """100 steps on 1, 2, 4 devices and 2 workers in turns, changed at random steps: every step sees
-    the same bytes, and the weights end within 1e-4 of their size of those of one device."""
+def test_a_run_that_changes_its_devices(squares, tmp_path, launch):
+    """100 steps run on 1, 2 and 4 devices and 2 workers in turn, changing at random steps.
+
+    Every step sees the same bytes, and the final weights agree with those of one device to a
+    relative 1e-4.
+    """
     changes = CHANGES | dict(train__total_steps=100, train__steps_per_loop=1, train__log_every=1)
     config, workdir = tiny.config(squares, **changes), tmp_path / "workdir"
     undisturbed = tiny.Run(config)
     undisturbed.steps(100)
-    expected = seen(config, undisturbed.strategy, 0, 100)
+    expected = hash_steps(config, undisturbed.strategy, 0, 100)
     assert len(set(expected)) == 100
 
     runs = [tiny.Run(config, [f"CPU:{index}" for index in range(count)]) for count in (1, 2, 4)]
@@ -197,7 +202,7 @@ def test_a_run_that_changes_its_devices_as_it_goes(squares, tmp_path, launch):
         checkpointer = Checkpointer(str(workdir), run.state.trackables(), Retention(2))
         assert checkpointer.restore() == step
         count = min(int(rng.integers(5, 20)), 100 - step)
-        assert seen(config, run.strategy, step, count) == expected[step : step + count]
+        assert hash_steps(config, run.strategy, step, count) == expected[step : step + count]
         run.iterator = run.batches(step)
         run.steps(count)
         step += count
@@ -216,7 +221,7 @@ def test_a_run_that_changes_its_devices_as_it_goes(squares, tmp_path, launch):
 
 
 def two_workers(workdir, tmp_path, squares, changes, launch):
-    """Goes on with two processes for some steps; returns the step that they stopped at."""
+    """Resume with two processes for some steps; return the step at which they stopped."""
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
