@@ -48,7 +48,7 @@ train-gpu: train ## same as make train
 
 # A SIGTERM makes train.py save a checkpoint and stop. Without exec it would kill the shell, and so make.
 train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU VM; see docs/tpu.md
-	@exec launch/tpu_host.sh work $(PY) launch/train.py --strategy=tpu \
+	@exec launch/tpu_host.sh run $(PY) launch/train.py --strategy=tpu \
 		"--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model in WORKDIR [OUTPUT=x.png]

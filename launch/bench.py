@@ -1,8 +1,10 @@
-"""Measure a config's training step: python launch/bench.py --config=configs/emoji32.py
+"""Measure the training step of a config.
 
-Prints compile time, images/s, FLOPs of a step, utilisation against the machine's own peak (the best
-of a few large matrix products in the same dtype, timed in turns with the steps), the share of the
-step outside convolutions, attention and other matrix products, and what a checkpoint costs.
+  python launch/bench.py --config=configs/emoji32.py
+
+Prints the time to compile, images per second, the FLOPs of a step, the utilisation of the machine's
+own peak (that of large matrix products in the same dtype, timed in turns with the steps), the share
+of the step outside convolutions and matrix products, and the cost of a checkpoint.
 """
 
 from absl import flags
@@ -11,15 +13,17 @@ from t2i_tpu import cli
 
 CONFIG = cli.define_config()
 STRATEGY = cli.define_strategy()
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Repeats of the measurement.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 5, "Training steps in each.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "How often to repeat the measurement.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 5, "Number of training steps in a round.", lower_bound=1)
 flags.mark_flag_as_required("config")
 
 
 def main() -> None:
-    from t2i_tpu.profile.bench import bench
+    from t2i_tpu.profile.bench import measure
+    from t2i_tpu.profile.bench_report import format_measurement
 
-    print(bench(CONFIG.value, STRATEGY.value, ROUNDS.value, STEPS.value))
+    measurement = measure(CONFIG.value, STRATEGY.value, ROUNDS.value, STEPS.value)
+    print(format_measurement(measurement))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-# What launch/tpu_vm.sh asks of gcloud: how it is called, what its answers and errors mean, and the
-# life of a TPU. Sourced; works in the bash 3.2 of macOS as well.
+# Functions of launch/tpu_vm.sh that call gcloud: they run it, explain its errors, and request, describe
+# and delete a TPU. This file is sourced, and also works in the bash 3.2 of macOS.
 # shellcheck shell=bash
 
 TYPES=launch/tpu_types.txt
-POLL=${T2I_TPU_POLL:-30} # seconds
+POLL_SECONDS=${T2I_TPU_POLL:-30}
 
 name='' type='' zone='' runtime='' account='' project='' spot='' direct='' dry_run='' allow_egress=''
-where=() # --zone and --project
+location=() # --zone and --project
 errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT
-trap 'exit 130' INT # gcloud takes a Ctrl-C for itself, and bash would go on
-exec 3>&1 # where --dry-run prints, from inside $(...) too
+# gcloud handles Ctrl-C itself, so bash would continue.
+trap 'exit 130' INT
+# Where --dry-run prints, also from inside $(...).
+exec 3>&1
 
 fail() {
     echo "tpu_vm.sh: error: $*" >&2
@@ -22,11 +24,11 @@ say() {
 }
 
 pause() {
-    [ -n "$dry_run" ] || sleep "$POLL"
+    [ -n "$dry_run" ] || sleep "$POLL_SECONDS"
 }
 
-# Words as a shell reads them.
-quoted() {
+# Prints words as a shell would read them.
+quote() {
     local word space='' quote=\' escaped="'\\''"
     for word in "$@"; do
         case $word in
@@ -37,174 +39,191 @@ quoted() {
     done
 }
 
-# cloud WORD ...: gcloud; what it says when it fails is kept for `problem`.
-cloud() {
+# run_gcloud WORD ...: runs gcloud and keeps its stderr for explain_error. A dry run prints the command.
+run_gcloud() {
     if [ -n "$dry_run" ]; then
-        printf '%s\n' "$(quoted gcloud "$@")" >&3
+        printf '%s\n' "$(quote gcloud "$@")" >&3
     else
         gcloud "$@" </dev/null 2>"$errors"
     fi
 }
 
-# ask ANSWER WORD ...: what gcloud prints; ANSWER in a dry run.
-ask() {
+# query_gcloud ANSWER WORD ...: prints gcloud's output, or ANSWER in a dry run.
+query_gcloud() {
     local answer=$1
     shift
-    cloud "$@" || return
+    run_gcloud "$@" || return
     [ -z "$dry_run" ] || echo "$answer"
 }
 
-said() {
+error_matches() {
     grep -Eqi "$1" "$errors"
 }
 
-no_such() {
-    said 'NOT_FOUND|not found|404'
+is_not_found() {
+    error_matches 'NOT_FOUND|not found|404'
 }
 
-no_capacity() {
-    said 'no more capacity|insufficient .*capacity|RESOURCE_POOL_EXHAUSTED'
+is_out_of_capacity() {
+    error_matches 'no more capacity|insufficient .*capacity|RESOURCE_POOL_EXHAUSTED'
 }
 
-# What gcloud failed with, in one line with its remedy.
-problem() {
-    if said 'active account|auth login|unauthenticated|reauthentication'; then
-        echo "gcloud is not logged in: gcloud auth login"
-    elif said 'SERVICE_DISABLED|has not been used in project'; then
-        echo "the project's Cloud TPU API is off: gcloud services enable tpu.googleapis.com"
-    elif said 'billing'; then
-        echo "the project has no billing account: https://console.cloud.google.com/billing/projects"
-    elif no_capacity; then
-        echo "no free $type in $zone now: leave out --direct to queue for it, or take another zone or type"
-    elif said 'quota|RESOURCE_EXHAUSTED'; then
-        echo "no quota for ${spot:+spot }$type in $zone (spot and on-demand have quotas of their own):" \
-            "ask for it at https://console.cloud.google.com/iam-admin/quotas?service=tpu.googleapis.com"
-    elif said 'PERMISSION_DENIED|does not have permission'; then
-        echo "your account may not do this in the project: its owner has to give you the role roles/tpu.admin"
-    elif no_such; then
-        echo "there is no TPU '$name' in $zone: launch/tpu_vm.sh create $name, or check --zone and --project"
-    elif said 'ssh key is not present'; then
-        echo "a pod's hosts are reached through an ssh agent: eval \$(ssh-agent); ssh-add ~/.ssh/google_compute_engine"
-    elif said 'ERROR: '; then
+# Prints why gcloud failed and what to do, in one line.
+explain_error() {
+    if error_matches 'active account|auth login|unauthenticated|reauthentication'; then
+        echo "gcloud is not logged in; run gcloud auth login"
+    elif error_matches 'SERVICE_DISABLED|has not been used in project'; then
+        echo "the project's Cloud TPU API is disabled; run gcloud services enable tpu.googleapis.com"
+    elif error_matches 'billing'; then
+        echo "the project has no billing account; link one at https://console.cloud.google.com/billing/projects"
+    elif is_out_of_capacity; then
+        echo "no $type is free in $zone at the moment; leave out --direct to wait in the queue, or use" \
+            "another zone or type"
+    elif error_matches 'quota|RESOURCE_EXHAUSTED'; then
+        echo "the project has no quota for ${spot:+spot }$type in $zone (spot and on-demand quotas are" \
+            "separate); request it at" \
+            "https://console.cloud.google.com/iam-admin/quotas?service=tpu.googleapis.com"
+    elif error_matches 'PERMISSION_DENIED|does not have permission'; then
+        echo "your account does not have permission in the project; ask its owner for the role" \
+            "roles/tpu.admin"
+    elif is_not_found; then
+        explain_absence
+    elif error_matches 'ssh key is not present'; then
+        echo "a pod's hosts are reached through an ssh agent; run eval \$(ssh-agent);" \
+            "ssh-add ~/.ssh/google_compute_engine"
+    elif error_matches 'ERROR: '; then
         tr -s '[:space:]' ' ' <"$errors" | sed 's/.*ERROR: //'
     else
         grep . "$errors" | tail -n 1
     fi
 }
 
+explain_absence() {
+    echo "there is no TPU '$name' in $zone; run launch/tpu_vm.sh create $name, or check --zone and --project"
+}
+
 check_gcloud() {
     local answer
     [ -n "$dry_run" ] || command -v gcloud >/dev/null \
-        || fail "gcloud is missing: install the Google Cloud CLI, https://cloud.google.com/sdk/docs/install"
-    answer=$(ask account auth list --filter=status:ACTIVE '--format=value(account)') || fail "$(problem)"
-    [ -n "$answer" ] || fail "gcloud is not logged in: gcloud auth login"
+        || fail "gcloud is not installed; get the Google Cloud CLI at https://cloud.google.com/sdk/docs/install"
+    answer=$(query_gcloud account auth list --filter=status:ACTIVE '--format=value(account)') \
+        || fail "$(explain_error)"
+    [ -n "$answer" ] || fail "gcloud is not logged in; run gcloud auth login"
     [ -z "$project" ] || return 0
-    answer=$(ask project config get project) || fail "$(problem)"
+    answer=$(query_gcloud project config get project) || fail "$(explain_error)"
     case $answer in
-        '' | '(unset)') fail "gcloud has no project: gcloud config set project ID, or --project=ID" ;;
+        '' | '(unset)') fail "gcloud has no project; run gcloud config set project ID, or add --project=ID" ;;
     esac
 }
 
-# --type and --zone against the table, which has the runtime version too.
+# Checks --type and --zone against the table, and takes the runtime version from it.
 check_type() {
-    local types version zones same
-    [ -n "$type" ] || fail "--type is missing, as in --type=v3-8; $TYPES lists them"
-    type=${type/#v5e-/v5litepod-} # as gcloud calls it
+    local types version zones similar
+    [ -n "$type" ] || fail "--type is missing; use --type=v3-8 or another type in $TYPES"
+    # v5e is called v5litepod by gcloud.
+    type=${type/#v5e-/v5litepod-}
     while read -r types version zones; do
         case ,$types, in *,"$type",*) break ;; esac
     done < <(grep '^[^#]' "$TYPES")
     if [ -z "$types" ]; then
-        same=$(grep "^[^#]" "$TYPES" | grep -oE "(^|,)${type%%-*}-[0-9]+" | tr -d , | tr "\n" " ") || true
-        fail "--type=$type is no TPU that this can run: take one of ${same:-v2, v3, v4, v5e, v5p or v6e, as v3-8 }($TYPES)"
+        similar=$(grep "^[^#]" "$TYPES" | grep -oE "(^|,)${type%%-*}-[0-9]+" | tr -d , | tr "\n" " ") || true
+        fail "--type=$type is not a supported TPU;" \
+            "use one of ${similar:-v2, v3, v4, v5e, v5p or v6e, such as v3-8 }($TYPES)"
     fi
-    [ -n "$zone" ] || fail "--zone is missing: $type is in ${zones//,/, }"
+    [ -n "$zone" ] || fail "--zone is missing; $type is available in ${zones//,/, }"
     case ,$zones, in
         *,"$zone",*) ;;
-        *) fail "--zone=$zone has no $type: take one of ${zones//,/, } ($TYPES, as of its date)" ;;
+        *) fail "--zone=$zone has no $type; use one of ${zones//,/, } ($TYPES, as of its date)" ;;
     esac
     runtime=${runtime:-$version}
 }
 
-# check_buckets WORD ...: every gs://BUCKET in the words is in the TPU's region.
+# check_buckets WORD ...: checks that every gs://BUCKET in the words is in the TPU's region.
 check_buckets() {
     local region=${zone%-*} bucket place
     while read -r bucket; do
-        place=$(ask "$region" storage buckets describe "$bucket" '--format=value(location)') || {
-            ! no_such || fail "there is no $bucket: gcloud storage buckets create $bucket --location=$region"
-            fail "$(problem)"
+        place=$(query_gcloud "$region" storage buckets describe "$bucket" '--format=value(location)') || {
+            ! is_not_found \
+                || fail "there is no bucket $bucket; run gcloud storage buckets create $bucket --location=$region"
+            fail "$(explain_error)"
         }
         place=$(tr '[:upper:]' '[:lower:]' <<<"$place")
         case $place:$region in
             "$region:$region") continue ;;
             us:us-* | nam*:us-* | eu:europe-* | eur*:europe-* | asia*:asia-*)
-                say "$bucket is a bucket of several regions ($place): reading it may be billed, one in $region is free" ;;
+                say "$bucket spans several regions ($place), so reading it may be billed;" \
+                    "reading a bucket in $region is free" ;;
             *)
-                [ -n "$allow_egress" ] || fail "$bucket is in $place and the TPU in $region: what it reads and writes" \
-                    "is billed as traffic between regions; take a bucket in $region, or say --allow-egress" ;;
+                [ -n "$allow_egress" ] || fail "$bucket is in $place and the TPU is in $region, so all reads" \
+                    "and writes are billed as traffic between regions; use a bucket in $region, or add" \
+                    "--allow-egress" ;;
         esac
     done < <(grep -oE 'gs://[a-z0-9][a-z0-9._-]+' <<<"$*" | sort -u)
 }
 
-# Succeeds too where it was requested before: there is nothing then but to wait for it.
-request() {
-    local words=("$name" "${where[@]}" "--accelerator-type=$type")
+# Requests the TPU. Succeeds if it was requested before, because then it is enough to wait.
+request_tpu() {
+    local words=("$name" "${location[@]}" "--accelerator-type=$type")
     [ -z "$spot" ] || words+=(--spot)
     [ -z "$account" ] || words+=("--service-account=$account")
-    say "asking for ${spot:+spot }$type in $zone"
+    say "requesting ${spot:+spot }$type in $zone"
     if [ -n "$direct" ]; then
-        cloud compute tpus tpu-vm create "${words[@]}" "--version=$runtime" || said ALREADY_EXISTS
+        run_gcloud compute tpus tpu-vm create "${words[@]}" "--version=$runtime" \
+            || error_matches ALREADY_EXISTS
     else
-        cloud compute tpus queued-resources create "${words[@]}" "--node-id=$name" \
-            "--runtime-version=$runtime" || said ALREADY_EXISTS
+        run_gcloud compute tpus queued-resources create "${words[@]}" "--node-id=$name" \
+            "--runtime-version=$runtime" || error_matches ALREADY_EXISTS
     fi
 }
 
-# The request and its node; those of a preempted TPU too, which count against the quota.
-remove() {
+# Deletes the request and its node. Those of a preempted TPU count against the quota too.
+delete_tpu() {
     if [ -n "$direct" ]; then
-        cloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet
+        run_gcloud compute tpus tpu-vm delete "$name" "${location[@]}" --quiet
     else
-        cloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet
+        run_gcloud compute tpus queued-resources delete "$name" "${location[@]}" --force --quiet
     fi
 }
 
-# describe ANSWER GROUP FIELD: Google's word for the state, or ABSENT.
-describe() {
-    ask "$1" compute tpus "$2" describe "$name" "${where[@]}" "--format=value($3)" \
-        || { no_such && echo ABSENT; }
+# describe_state ANSWER GROUP FIELD: prints the state as Google names it, or ABSENT.
+describe_state() {
+    query_gcloud "$1" compute tpus "$2" describe "$name" "${location[@]}" "--format=value($3)" \
+        || { is_not_found && echo ABSENT; }
 }
 
-# The state of the request until it is granted, then of the node: that one tells of a preemption first.
-tpu_state() {
+# Prints the state of the request until it is granted, and then that of the node, which is the first to
+# show a preemption.
+get_tpu_state() {
     local state=ACTIVE
-    [ -n "$direct" ] || state=$(describe ACTIVE queued-resources state.state) || return
+    [ -n "$direct" ] || state=$(describe_state ACTIVE queued-resources state.state) || return
     if [ "$state" = ACTIVE ]; then
-        state=$(describe READY tpu-vm state) || return
+        state=$(describe_state READY tpu-vm state) || return
         [ -n "$direct" ] || [ "$state" != ABSENT ] || state=SUSPENDED
     fi
     echo "$state"
 }
 
-# Until it can be reached; what is absent or was preempted is asked for again.
-until_ready() {
+# Waits until the TPU is ready. Requests it again if it is absent or was preempted.
+wait_until_ready() {
     local state last=''
     while :; do
-        state=$(tpu_state) || fail "$(problem)"
+        state=$(get_tpu_state) || fail "$(explain_error)"
         [ "$state" = "${last:-READY}" ] || say "$name is $state"
         last=$state
         case $state in
             READY) return ;;
-            FAILED) fail "Google turned the request for $name down: launch/tpu_vm.sh status $name tells why; delete it before you ask again" ;;
-            PREEMPTED | TERMINATED | STOPPED | SUSPENDED) remove || fail "$(problem)" ;;
-            ABSENT) request || no_capacity || fail "$(problem)" ;;
+            FAILED) fail "Google rejected the request for $name; launch/tpu_vm.sh status $name prints the" \
+                "reason; delete it before you request it again" ;;
+            PREEMPTED | TERMINATED | STOPPED | SUSPENDED) delete_tpu || fail "$(explain_error)" ;;
+            ABSENT) request_tpu || is_out_of_capacity || fail "$(explain_error)" ;;
         esac
         pause
     done
 }
 
-need_ready() {
+require_ready() {
     local state
-    state=$(tpu_state) || fail "$(problem)"
-    [ "$state" != ABSENT ] || fail "there is no TPU '$name' in $zone: launch/tpu_vm.sh create $name"
-    [ "$state" = READY ] || fail "$name is $state, not READY: launch/tpu_vm.sh create $name waits for it"
+    state=$(get_tpu_state) || fail "$(explain_error)"
+    [ "$state" != ABSENT ] || fail "$(explain_absence)"
+    [ "$state" = READY ] || fail "$name is $state, not READY; launch/tpu_vm.sh create $name waits for it"
 }

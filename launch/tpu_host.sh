@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# What happens on a host of a TPU. launch/tpu_vm.sh calls the first four over ssh, make the last two.
+# Runs on a host of a TPU. launch/tpu_vm.sh calls the first four commands over ssh, and make the others.
 #
 #   setup                            install TensorFlow for TPUs into .venv
-#   start CONFIG WORKDIR [FLAG ...]  `make train-tpu` in the background, instead of what was running
-#   state CONFIG WORKDIR [FLAG ...]  idle, running, other, lost or exit CODE; then the log's last line
-#   stop                             end it; it saves first
-#   has-tpu                          succeed where there is a TPU
-#   work COMMAND ...                 run COMMAND; on a pod, all its hosts' TPU workers and COMMAND once
+#   start CONFIG WORKDIR [FLAG ...]  run `make train-tpu` in the background, and stop a running training
+#   state CONFIG WORKDIR [FLAG ...]  print the state of this training: idle, running, exit CODE, lost (it
+#                                    left no exit code), or other (another one runs); then the last log
+#                                    line
+#   stop                             stop the running training, which saves first
+#   has-tpu                          succeed if this machine has a TPU
+#   run COMMAND ...                  run COMMAND; on a pod, run a TPU worker on each host, and COMMAND
+#                                    on the first
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-JOB=.tpu # log, pid, command, and code: with what it ended
+# The folder of the training's log, pid, command and exit code.
+JOB=.tpu
 PCI=${T2I_PCI:-/sys/bus/pci/devices}
 METADATA=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1/instance/attributes
-PORT=${TPU_TASK_PORT:-8470} # where the TPU worker of each host of a pod listens
+# The port of the TPU worker on each host of a pod.
+PORT=${TPU_TASK_PORT:-8470}
 
-# The PCI ids by which JAX, too, knows a TPU (jax/_src/hardware_utils.py). Google's vendor id alone
-# would not do: its network cards and disks have it as well.
+# Compares PCI ids, as JAX does (jax/_src/hardware_utils.py). Google's vendor id alone is not enough,
+# because its network cards and disks have it too.
 has-tpu() {
     local vendor
     for vendor in "$PCI"/*/vendor; do
@@ -30,16 +35,16 @@ has-tpu() {
 
 setup() {
     if ! command -v make >/dev/null || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-        # A new VM's own updates hold apt's lock for its first minutes.
+        # A new VM's own updates hold apt's lock for the first minutes.
         sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
         sudo apt-get -qqy -o DPkg::Lock::Timeout=600 install make python3-venv
     fi
     make --silent EXTRA=tpu .venv/.ready-tpu
 }
 
-# Not tmux, which not every image has, and not systemd-run, which needs root: setsid and nohup leave
-# the job in the scope of its ssh session. systemd keeps that scope after the session, and when a
-# preempted VM shuts down it sends SIGTERM to it first, while there is still a network to save over.
+# setsid and nohup leave the job in the scope of its ssh session. systemd keeps that scope when the
+# session ends, and when a preempted VM shuts down it sends SIGTERM to it first, while the network still
+# works and a checkpoint can be saved. Not every image has tmux, and systemd-run needs root.
 start() {
     stop
     mkdir -p "$JOB"
@@ -50,85 +55,94 @@ start() {
     echo $! >"$JOB/pid"
 }
 
+# Runs the training in the background process of `start`.
 job() {
     local config=$1 workdir=$2 flags='' code=0
     shift 2
     [ $# = 0 ] || flags=$(printf '%q ' "$@")
-    trap : TERM # make and train.py get it as well; wait for them
-    # make would read a $ as its own.
+    # make and train.py get SIGTERM too; wait for them.
+    trap : TERM
+    # make would expand a $.
     make train-tpu CONFIG="${config//\$/\$\$}" WORKDIR="${workdir//\$/\$\$}" \
         ARGS="${flags//\$/\$\$}" || code=$?
-    [ -s "$T2I_EXIT_CODE" ] || echo "$code" >"$T2I_EXIT_CODE" # it failed before `work`
+    # If make failed before `run`, there is no exit code yet.
+    [ -s "$T2I_EXIT_CODE" ] || echo "$code" >"$T2I_EXIT_CODE"
 }
 
-alive() {
+is_running() {
     [ -s "$JOB/pid" ] && grep -qsz tpu_host.sh "/proc/$(cat "$JOB/pid")/cmdline"
 }
 
 stop() {
-    alive || return 0
+    is_running || return 0
     local pid
     pid=$(cat "$JOB/pid")
     kill -TERM -- "-$pid"
-    for _ in $(seq 600); do # a checkpoint may be on its way
-        alive || return 0
+    # Leave time to save a checkpoint.
+    for _ in $(seq 600); do
+        is_running || return 0
         sleep 0.2
     done
     kill -KILL -- "-$pid"
 }
 
 state() {
-    local same=no
-    [ "$(cat "$JOB/command" 2>/dev/null)" != "$(printf '%q ' "$@")" ] || same=yes
-    if alive; then
-        [ $same = yes ] && echo running || echo other
-    elif [ $same = no ]; then
+    local is_same=no
+    [ "$(cat "$JOB/command" 2>/dev/null)" != "$(printf '%q ' "$@")" ] || is_same=yes
+    if is_running; then
+        [ $is_same = yes ] && echo running || echo other
+    elif [ $is_same = no ]; then
         echo idle
     elif [ -s "$JOB/code" ]; then
         echo "exit $(cat "$JOB/code")"
     else
-        echo lost # the machine was started anew
+        # The machine was restarted.
+        echo lost
     fi
     tail -n 1 "$JOB/log" 2>/dev/null || true
 }
 
-attribute() {
+get_attribute() {
     curl -sf -m 5 -H 'Metadata-Flavor: Google' "$METADATA/$1"
 }
 
-# The hosts' addresses; the metadata server has them as unknown:unknown:10.0.0.2,unknown:...
-addresses() {
-    attribute worker-network-endpoints | tr ',' '\n' | cut -d: -f3
+# Prints the addresses of the hosts. The metadata server lists them as
+# unknown:unknown:10.0.0.2,unknown:unknown:10.0.0.3.
+get_addresses() {
+    get_attribute worker-network-endpoints | tr ',' '\n' | cut -d: -f3
 }
 
-# TensorFlow drives a pod from one program: every host runs its TPU worker, which comes with
-# tensorflow-tpu, and the first one runs COMMAND besides, with all the workers as its TPU.
-work() {
-    local code=0 ips
-    ips=$(addresses || true)
-    trap : TERM INT # COMMAND gets them as well; wait for it
-    if [ "$(wc -w <<<"$ips")" -le 1 ]; then
+# TensorFlow controls a pod from one program. Every host runs the TPU worker of tensorflow-tpu, and the
+# first host also runs COMMAND, with the workers of all hosts as its TPU.
+run() {
+    local code=0 addresses
+    addresses=$(get_addresses || true)
+    # COMMAND gets the signals too; wait for it.
+    trap : TERM INT
+    if [ "$(wc -w <<<"$addresses")" -le 1 ]; then
         "$@" || code=$?
-    elif [ "$(attribute agent-worker-number)" != 0 ]; then
+    elif [ "$(get_attribute agent-worker-number)" != 0 ]; then
         .venv/bin/python launch/tpu_worker.py || code=$?
     else
-        work_on_pod "$ips" "$@" || code=$?
+        run_on_pod "$addresses" "$@" || code=$?
     fi
-    [ -z "${T2I_EXIT_CODE:-}" ] || echo "$code" >"$T2I_EXIT_CODE" # make turns them all into 2
+    # make replaces all exit codes by 2, so write this one down.
+    [ -z "${T2I_EXIT_CODE:-}" ] || echo "$code" >"$T2I_EXIT_CODE"
     return "$code"
 }
 
-work_on_pod() {
-    local ips=$1 ip tpu='' code=0 server
+# run_on_pod ADDRESSES COMMAND ...: runs COMMAND on the first host of a pod.
+run_on_pod() {
+    local addresses=$1 address tpu='' code=0 worker
     shift
     .venv/bin/python launch/tpu_worker.py &
-    server=$!
-    for ip in $ips; do
-        wait_for_worker "$ip" || { kill $server; return 1; }
-        tpu+=${tpu:+,}grpc://$ip:$PORT
+    worker=$!
+    for address in $addresses; do
+        wait_for_worker "$address" || { kill $worker; return 1; }
+        tpu+=${tpu:+,}grpc://$address:$PORT
     done
     TPU_LOAD_LIBRARY=0 TPU_NAME=$tpu "$@" || code=$?
-    kill $server 2>/dev/null || true
+    kill $worker 2>/dev/null || true
     return "$code"
 }
 
@@ -137,11 +151,12 @@ wait_for_worker() {
         timeout 5 bash -c ": >/dev/tcp/$1/$PORT" 2>/dev/null && return
         sleep 1
     done
-    echo "the TPU worker of host $1 does not answer on port $PORT: see .tpu/log there" >&2
+    echo "the TPU worker of host $1 does not answer on port $PORT; read .tpu/log on that host" >&2
     return 1
 }
 
 case ${1:-} in
-    setup | start | state | stop | job | has-tpu | work) "$@" ;;
+    setup | start | state | stop | job | has-tpu | run) "$@" ;;
+    # Print the comment at the top of this file.
     *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" >&2 && exit 1 ;;
 esac

@@ -1,45 +1,53 @@
 #!/usr/bin/env bash
-# A Cloud TPU from the request to the trained model; docs/tpu.md walks through it.
+# Manages a Cloud TPU from the request to the trained model. docs/tpu.md explains every step.
 #
-#   launch/tpu_vm.sh create NAME --type=v3-8 --zone=us-central1-a   ask for it, wait until it is there
-#   launch/tpu_vm.sh setup  NAME                this checkout onto all its hosts, and TensorFlow
+#   launch/tpu_vm.sh create NAME --type=v3-8 --zone=us-central1-a
+#                                               request a TPU and wait until it is ready
+#   launch/tpu_vm.sh setup  NAME                copy this checkout to all hosts, install TensorFlow
 #   launch/tpu_vm.sh train  NAME --config=configs/clip64.py --workdir=gs://BUCKET/PATH [-- FLAG ...]
-#                                               to the end, through preemptions; Ctrl-C stops only
-#                                               the watching. After --: flags for launch/train.py
-#   launch/tpu_vm.sh logs   NAME                follow the training's log
-#   launch/tpu_vm.sh ssh    NAME [-- COMMAND]   a shell on it, or one command
-#   launch/tpu_vm.sh status NAME
-#   launch/tpu_vm.sh delete NAME                end its cost
+#                                               train to the end, through preemptions; Ctrl-C only
+#                                               stops watching. FLAGs are for launch/train.py
+#   launch/tpu_vm.sh logs   NAME                follow the log of the training
+#   launch/tpu_vm.sh ssh    NAME [-- COMMAND]   open a shell on the TPU VM, or run one command
+#   launch/tpu_vm.sh status NAME                print the state of the TPU and the last log line
+#   launch/tpu_vm.sh delete NAME                delete the TPU, which ends its cost
 #
-# create takes, and remembers in .tpu/NAME.flags for the others:
-#   --spot                    cheaper, and taken away at any time: train goes on with another
-#   --direct                  now or not at all, instead of waiting in Google's queue
-#   --bucket=gs://BUCKET      make sure that it is near; train's workdir is BUCKET/runs/CONFIG then
-#   --service-account=EMAIL   what the TPU acts as, instead of the project's default account
-#   --runtime=VERSION         instead of the one that launch/tpu_types.txt has for the type
-#   --project=ID              instead of gcloud's own setting
-# create and train take --allow-egress: pay for traffic to a bucket in another region. logs and ssh
-# take --worker=N: the host. All take --dry-run: print every gcloud command, run none.
+# Flags of create, which saves them in .tpu/NAME.flags for the other commands:
+#   --spot                    cheaper, but Google can take it away at any time; train then gets another
+#   --direct                  get the TPU now or fail, instead of waiting in Google's queue
+#   --bucket=gs://BUCKET      check that the bucket is near; train's workdir is then BUCKET/runs/CONFIG
+#   --service-account=EMAIL   the account that the TPU acts as, instead of the project's default
+#   --runtime=VERSION         instead of the version for the type in launch/tpu_types.txt
+#   --project=ID              instead of the project that gcloud is set to
+# Flags of create and train:
+#   --allow-egress            accept the cost of traffic to a bucket in another region
+# Flags of logs and ssh:
+#   --worker=N                the number of the host
+# Flags of all commands:
+#   --dry-run                 print the gcloud commands instead of running them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/tpu_gcloud.sh
 . launch/tpu_gcloud.sh
 
-TRIES=5          # of ssh, one every POLL seconds, to a TPU that Google says is ready
-REMOTE_FAILED=99 # tells a command that failed there from an ssh that failed
+# How often to try ssh to a TPU that is ready, once every POLL_SECONDS.
+MAX_TRIES=5
+# Distinguishes a command that failed on the TPU from an ssh that failed.
+REMOTE_FAILED=99
 
-bucket='' worker=0 config='' workdir='' rest=() # rest: what came after --
-failures=0 job='' line=''
+bucket='' worker=0 config='' workdir=''
+rest=() # the words after --
+failures=0 job='' log_line=''
 
 create() {
     [ -z "$bucket" ] || check_buckets "$bucket"
-    request || fail "$(problem)"
-    remember
-    until_ready
-    say "$name is there, and costs money from now on. Next: launch/tpu_vm.sh setup $name"
+    request_tpu || fail "$(explain_error)"
+    save_flags
+    wait_until_ready
+    say "$name is ready and costs money from now on. Next, run launch/tpu_vm.sh setup $name"
 }
 
-remember() {
+save_flags() {
     [ -z "$dry_run" ] || return 0
     mkdir -p .tpu
     printf '%s\n' "--type=$type" "--zone=$zone" "--runtime=$runtime" ${spot:+--spot} \
@@ -48,33 +56,36 @@ remember() {
 }
 
 setup() {
-    need_ready
-    failures=$((TRIES - 1)) # none but gcloud's own
+    require_ready
+    # Only gcloud's own retries.
+    failures=$((MAX_TRIES - 1))
     attempt install
 }
 
 install() {
-    [ -n "$dry_run" ] || pack || fail "what to copy is not known: this is no git checkout"
+    [ -n "$dry_run" ] || pack_checkout \
+        || fail "this is not a git checkout, so the files to copy are not known; clone the repository with git"
     say "copying this checkout to $name and installing TensorFlow there, which takes minutes"
-    cloud compute tpus tpu-vm scp .tpu/code.tgz "$name:t2i_tpu.tgz" "${where[@]}" --worker=all \
-        && on_hosts all "mkdir -p t2i_tpu && tar -xzf t2i_tpu.tgz -C t2i_tpu" \
-        && on_hosts all "t2i_tpu/launch/tpu_host.sh setup || exit $REMOTE_FAILED"
+    run_gcloud compute tpus tpu-vm scp .tpu/code.tgz "$name:t2i_tpu.tgz" "${location[@]}" --worker=all \
+        && run_on_hosts all "mkdir -p t2i_tpu && tar -xzf t2i_tpu.tgz -C t2i_tpu" \
+        && run_on_hosts all "t2i_tpu/launch/tpu_host.sh setup || exit $REMOTE_FAILED"
 }
 
-# What git tracks, as it is now, and what is new where the programs and configs are.
-pack() {
+# Packs the files that git tracks, as they are on disk, and new files next to programs and configs.
+pack_checkout() {
     mkdir -p .tpu
     { git ls-files -z && git ls-files -z --others --exclude-standard -- configs launch t2i_tpu; } \
         | while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done \
         | tar -czf .tpu/code.tgz --null -T -
 }
 
-on_hosts() {
-    cloud compute tpus tpu-vm ssh "$name" "${where[@]}" "--worker=$1" "--command=$2"
+# run_on_hosts HOST COMMAND: runs a command over ssh on a host, by its number, or on all.
+run_on_hosts() {
+    run_gcloud compute tpus tpu-vm ssh "$name" "${location[@]}" "--worker=$1" "--command=$2"
 }
 
-# attempt COMMAND ...: fails where ssh did, which a preemption may be the reason of; ends the script
-# where the command failed there, or ssh keeps failing.
+# attempt COMMAND ...: fails if ssh failed, which may be due to a preemption. Exits if the command failed
+# on the TPU, or if ssh keeps failing.
 attempt() {
     local code=0
     "$@" || code=$?
@@ -82,102 +93,109 @@ attempt() {
         failures=0
         return
     fi
-    [ "$code" != $REMOTE_FAILED ] || fail "it failed on $name: $(problem)"
+    [ "$code" != $REMOTE_FAILED ] || fail "a command failed on $name: $(explain_error)"
     failures=$((failures + 1))
-    [ "$failures" -lt $TRIES ] || fail "$name is READY and does not answer: $(problem)"
+    [ "$failures" -lt $MAX_TRIES ] || fail "$name is READY but does not answer: $(explain_error)"
     return 1
 }
 
-# Starts it where it does not run yet, and watches it: a TPU that is gone is replaced, a training
-# that was stopped (75, EXIT_STOPPED of t2i_tpu/train/loop.py) or cut off goes on.
+# Starts the training unless it is running, and watches it. Replaces a TPU that is gone, and resumes a
+# training that was interrupted or stopped with exit code 75 (EXIT_STOPPED of t2i_tpu/train/loop.py).
 train() {
-    local ours='' last=''
+    local expected='' last=''
     check_training
     while :; do
-        until_ready
-        attempt ask_job "${ours:-bare}" || { pause && continue; }
-        [ "$line" = "$last" ] || say "$line"
-        last=$line
-        case $job:$ours in
-            bare:*) attempt install && attempt start && ours='exit 0' ;;
-            running:*) ours='exit 0' ;;
-            other:*) fail "$name is training something else (launch/tpu_vm.sh logs $name): take another TPU, or delete it" ;;
+        wait_until_ready
+        # In a dry run, query_job answers with its argument.
+        attempt query_job "${expected:-bare}" || { pause && continue; }
+        [ "$log_line" = "$last" ] || say "$log_line"
+        last=$log_line
+        # expected is "exit 0" once this loop has started the training or has seen it running. Until
+        # then, an exit code is that of an earlier training.
+        case $job:$expected in
+            bare:*) attempt install && attempt start_training && expected='exit 0' ;;
+            running:*) expected='exit 0' ;;
+            other:*) fail "$name is running another training (launch/tpu_vm.sh logs $name); use another TPU," \
+                "or delete this one" ;;
             'exit 0:exit 0') break ;;
-            idle:* | lost:* | 'exit 75:'* | exit*:) attempt start && ours='exit 0' ;;
-            *) stopped_with "${job#exit }" ;;
+            idle:* | lost:* | 'exit 75:'* | exit*:) attempt start_training && expected='exit 0' ;;
+            *) exit_with_training "${job#exit }" ;;
         esac
         pause
     done
-    say "trained: $workdir. $name goes on costing money until launch/tpu_vm.sh delete $name"
+    say "trained: $workdir. $name keeps costing money until you run launch/tpu_vm.sh delete $name"
 }
 
 check_training() {
-    [ -n "$config" ] || fail "--config is missing, as in --config=configs/clip64.py"
+    [ -n "$config" ] || fail "--config is missing; use --config=configs/clip64.py or another file"
     [ -f "$config" ] || fail "--config: there is no file '$config' in this checkout"
     [ -n "$workdir" ] || [ -z "$bucket" ] || workdir=${bucket%/}/runs/$(basename "$config" .py)
     case $workdir in
         gs://?*/?*) ;;
-        *) fail "--workdir='$workdir' must be gs://BUCKET/PATH: a TPU's disk goes when the TPU goes" ;;
+        *) fail "--workdir='$workdir' must be gs://BUCKET/PATH, because a TPU's disk is deleted with the TPU" ;;
     esac
     check_buckets "$workdir" ${rest[@]+"${rest[@]}"}
 }
 
-training() {
-    quoted "$config" "$workdir" ${rest[@]+"${rest[@]}"}
+# Prints the arguments of launch/tpu_host.sh start and state.
+quote_training() {
+    quote "$config" "$workdir" ${rest[@]+"${rest[@]}"}
 }
 
-# Sets job, to what launch/tpu_host.sh calls its state, or bare; and line, to the log's last.
-ask_job() {
+# query_job ANSWER: sets job to the state that launch/tpu_host.sh prints, or "bare" before setup, and
+# log_line to the last line of the log.
+query_job() {
     local answer
-    answer=$(ask "$1" compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=0 "--command=if [ -e \
-t2i_tpu/.venv/.ready-tpu ]; then t2i_tpu/launch/tpu_host.sh state $(training); else echo bare; fi") || return
+    answer=$(query_gcloud "$1" compute tpus tpu-vm ssh "$name" "${location[@]}" --worker=0 \
+        "--command=if [ -e t2i_tpu/.venv/.ready-tpu ]; then t2i_tpu/launch/tpu_host.sh state \
+$(quote_training); else echo bare; fi") || return
     job=${answer%%$'\n'*}
-    line=${answer#"$job"}
-    line=${line#$'\n'}
+    log_line=${answer#"$job"}
+    log_line=${log_line#$'\n'}
 }
 
-start() {
-    say "starting on $name: $(training)"
-    on_hosts all "t2i_tpu/launch/tpu_host.sh start $(training) || exit $REMOTE_FAILED"
+start_training() {
+    say "starting on $name: $(quote_training)"
+    run_on_hosts all "t2i_tpu/launch/tpu_host.sh start $(quote_training) || exit $REMOTE_FAILED"
 }
 
-stopped_with() {
-    echo "tpu_vm.sh: error: training ended with exit code $1: launch/tpu_vm.sh logs $name tells why;" \
-        "mend it, then setup and train again ($name goes on costing money)" >&2
+exit_with_training() {
+    echo "tpu_vm.sh: error: the training ended with exit code $1; launch/tpu_vm.sh logs $name shows the" \
+        "reason; fix it, then run setup and train again ($name keeps costing money)" >&2
     exit "$1"
 }
 
 logs() {
-    need_ready
-    reach "tail -n 100 -F t2i_tpu/.tpu/log"
+    require_ready
+    open_ssh "tail -n 100 -F t2i_tpu/.tpu/log"
 }
 
 ssh() {
-    need_ready
-    reach "${rest[*]-}"
+    require_ready
+    open_ssh "${rest[*]-}"
 }
 
-# In the foreground, with the terminal.
-reach() {
-    local words=(compute tpus tpu-vm ssh "$name" "${where[@]}" "--worker=$worker")
+# open_ssh COMMAND: runs a command, or a shell if it is empty, in the foreground of the terminal.
+open_ssh() {
+    local words=(compute tpus tpu-vm ssh "$name" "${location[@]}" "--worker=$worker")
     [ -z "$1" ] || words+=("--command=$1")
-    if [ -n "$dry_run" ]; then cloud "${words[@]}"; else gcloud "${words[@]}"; fi
+    if [ -n "$dry_run" ]; then run_gcloud "${words[@]}"; else gcloud "${words[@]}"; fi
 }
 
 status() {
     local state
-    state=$(tpu_state) || fail "$(problem)"
-    [ "$state" != ABSENT ] || fail "there is no TPU '$name' in $zone: launch/tpu_vm.sh create $name"
+    state=$(get_tpu_state) || fail "$(explain_error)"
+    [ "$state" != ABSENT ] || fail "$(explain_absence)"
     [ -n "$dry_run" ] || echo "$name: ${spot:+spot }$type in $zone is $state"
     case $state in
-        READY) on_hosts 0 "tail -n 1 t2i_tpu/.tpu/log 2>/dev/null || echo 'nothing was started on it'" ;;
-        FAILED) cloud compute tpus queued-resources describe "$name" "${where[@]}" \
+        READY) run_on_hosts 0 "tail -n 1 t2i_tpu/.tpu/log 2>/dev/null || echo 'no training was started on it'" ;;
+        FAILED) run_gcloud compute tpus queued-resources describe "$name" "${location[@]}" \
             '--format=value(state.failedData.error.message)' ;;
-    esac || fail "$(problem)"
+    esac || fail "$(explain_error)"
 }
 
 delete() {
-    remove || { no_such && rm -f ".tpu/$name.flags"; fail "$(problem)"; }
+    delete_tpu || { is_not_found && rm -f ".tpu/$name.flags"; fail "$(explain_error)"; }
     [ -n "$dry_run" ] || rm -f ".tpu/$name.flags"
     say "$name is deleted"
 }
@@ -189,7 +207,7 @@ set_flag() {
         --runtime=*) runtime=${1#*=} ;;
         --service-account=*) account=${1#*=} ;;
         --bucket=gs://?*) bucket=${1#*=} ;;
-        --bucket=*) fail "$1: a bucket is written gs://BUCKET" ;;
+        --bucket=*) fail "$1: write the bucket as gs://BUCKET" ;;
         --project=*) project=${1#*=} ;;
         --worker=*) worker=${1#*=} ;;
         --config=*) config=${1#*=} ;;
@@ -198,28 +216,34 @@ set_flag() {
         --direct) direct=yes ;;
         --dry-run) dry_run=yes ;;
         --allow-egress) allow_egress=yes ;;
-        *) fail "unknown flag '$1'; flags are written --name=value, and those of train.py come after --" ;;
+        *) fail "unknown flag '$1'; write flags as --name=value, and put those of train.py after --" ;;
     esac
 }
 
-usage() {
+# Prints the comment at the top of this file.
+print_usage() {
     sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' launch/tpu_vm.sh
 }
 
 main() {
-    local action=${1:-} flag
+    local command=${1:-} flag
     name=${2:-}
-    case $action in
+
+    # Check the command and the name.
+    case $command in
         create | setup | train | logs | ssh | status | delete) ;;
-        -h | --help | help) usage && exit ;;
-        '') usage >&2 && exit 1 ;;
-        *) fail "unknown command '$action': create, setup, train, logs, ssh, status or delete" ;;
+        -h | --help | help) print_usage && exit ;;
+        '') print_usage >&2 && exit 1 ;;
+        *) fail "unknown command '$command'; use create, setup, train, logs, ssh, status or delete" ;;
     esac
     case $name in
-        '' | -*) fail "which TPU? launch/tpu_vm.sh $action NAME" ;;
-        [!a-z]* | *[!a-z0-9-]* | *-) fail "'$name': a TPU's name has small letters, digits and dashes, and starts with a letter" ;;
+        '' | -*) fail "the TPU's name is missing; run launch/tpu_vm.sh $command NAME" ;;
+        [!a-z]* | *[!a-z0-9-]* | *-) fail "'$name' is not a TPU name; use lowercase letters, digits and" \
+            "dashes, starting with a letter" ;;
     esac
-    if [ "$action" != create ] && [ -f ".tpu/$name.flags" ]; then
+
+    # Read the saved flags and then those of the command line.
+    if [ "$command" != create ] && [ -f ".tpu/$name.flags" ]; then
         while IFS= read -r flag; do set_flag "$flag"; done <".tpu/$name.flags"
     fi
     shift 2
@@ -228,14 +252,16 @@ main() {
         shift
     done
     [ $# -lt 2 ] || rest=("${@:2}")
-    case $action in
+
+    # Check them, and run the command.
+    case $command in
         create | train) check_type ;;
-        *) [ -n "$zone" ] || fail "no TPU '$name' was created from this checkout: create it, or say --zone=ZONE" ;;
+        *) [ -n "$zone" ] || fail "no TPU '$name' was created from this checkout; create it, or add --zone=ZONE" ;;
     esac
-    where=("--zone=$zone")
-    [ -z "$project" ] || where+=("--project=$project")
+    location=("--zone=$zone")
+    [ -z "$project" ] || location+=("--project=$project")
     check_gcloud
-    "$action"
+    "$command"
 }
 
 main "$@"

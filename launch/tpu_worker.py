@@ -1,4 +1,4 @@
-"""TensorFlow's TPU worker, which launch/tpu_host.sh starts on each host of a pod. It takes no flags."""
+"""Run TensorFlow's TPU worker. launch/tpu_host.sh starts it on each host of a pod, without flags."""
 
 import os
 

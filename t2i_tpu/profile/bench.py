@@ -1,9 +1,11 @@
-"""How fast a training step is, and how much of the machine it uses."""
+"""Measures how fast a training step is, and how much of the machine it uses."""
 
+import dataclasses
 import math
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -11,132 +13,210 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import open_dataset
-from t2i_tpu.profile.cost import op_seconds, product_flops
+from t2i_tpu.profile.cost import count_product_flops, read_op_seconds
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.checkpoint_store import Retention
+from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.trainer import build_trainer
 
-PEAK_SIZE = 2048  # of the square matrix products that define the peak
+# Rows and columns of the square matrix products that define the machine's peak.
+PEAK_SIZE = 2048
+_PEAK_REPEATS = 5
 
 
-def bench(config: Config, strategy_name: str = "auto", rounds: int = 5, steps: int = 5) -> str:
-    """Measures a config's training step; returns the report as text.
+@dataclasses.dataclass(frozen=True)
+class CheckpointCost:
+    """The cost of saving a checkpoint on this machine's disk.
 
-    The peak and the steps are timed in turns, so that a busy machine slows both.
+    Attributes:
+      num_bytes: size of the checkpoint.
+      copy_seconds: how long a save blocks training, in each round.
+      processor_seconds: processor time of the whole save, in each round.
+      added_seconds: how much longer training takes while the checkpoint is written, in each round.
     """
+
+    num_bytes: int
+    copy_seconds: list[float]
+    processor_seconds: list[float]
+    added_seconds: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """The speed of a config's training step.
+
+    Attributes:
+      parameters: number of trained parameters.
+      global_batch_size: images in a step, over all replicas.
+      dtype_policy: the Keras policy of the model.
+      jit_compile: whether XLA compiles the step.
+      num_replicas: number of devices that share the batch.
+      trace_seconds: duration of TensorFlow's trace.
+      first_step_seconds: duration of the first step, which includes compilation.
+      steps_per_round: number of steps that were timed together.
+      step_seconds: duration of a step, in each round.
+      product_flops: of the convolutions and matrix products of a step.
+      peak_flops_per_s: rate of a large matrix product, before and after each round.
+      peak_dtype: in which it was computed.
+      product_share: share of the time inside ops that is spent in products; None if not known.
+      checkpoint: what a checkpoint costs.
+    """
+
+    parameters: int
+    global_batch_size: int
+    dtype_policy: str
+    jit_compile: bool
+    num_replicas: int
+    trace_seconds: float
+    first_step_seconds: float
+    steps_per_round: int
+    step_seconds: list[float]
+    product_flops: int
+    peak_flops_per_s: list[float]
+    peak_dtype: str
+    product_share: float | None
+    checkpoint: CheckpointCost
+
+    @property
+    def flops_per_s(self) -> float:
+        """The rate at which the median step computes its products."""
+        return self.product_flops / statistics.median(self.step_seconds)
+
+    @property
+    def utilisation(self) -> float:
+        """The rate of the median step as a share of the median peak."""
+        return self.flops_per_s / statistics.median(self.peak_flops_per_s)
+
+
+def measure(
+    config: Config, strategy_name: str = "auto", rounds: int = 5, steps: int = 5
+) -> Measurement:
+    """Measure a config's training step.
+
+    The peak and the steps are timed in turns, so that a busy machine slows down both.
+
+    Args:
+      config: not resolved yet.
+      strategy_name: one of config.STRATEGIES.
+      rounds: how often to repeat the measurement.
+      steps: number of steps in a round.
+    """
+    # Build the train loop.
     config = config_lib.resolve(config)
     strategy = strategy_lib.make_strategy(strategy_name)
-    dataset = open_dataset(
-        locate(config.data.source), config.model.conditioning, config.data.image_size
-    )
+    folder = locate(config.data.source)
+    dataset = open_dataset(folder, config.model.conditioning, config.data.image_size)
     trainer = build_trainer(config, strategy, dataset.manifest)
-    state, loop = trainer.state, trainer.device_loop
-    policy, xla = trainer.dtype_policy, trainer.jit_compile
-    iterator = trainer.make_iterator(dataset)
+    loop, iterator = trainer.device_loop, trainer.make_iterator(dataset)
+
+    def run_steps(count: int = steps):
+        return loop(iterator, tf.constant(count))
+
+    # Trace and compile it.
     begin = time.perf_counter()
-    flops = product_flops(loop.get_concrete_function(iterator, tf.constant(1)).graph)
+    graph = loop.get_concrete_function(iterator, tf.constant(1)).graph
+    flops = count_product_flops(graph)
     trace_seconds = time.perf_counter() - begin
-    first_seconds = _timed(lambda: loop(iterator, tf.constant(1)))
-    peak = _Peak(policy)
-    step_seconds, peak_flops = [], []
+    first_step_seconds = _time(lambda: run_steps(1))
+
+    # Time the steps and the peak.
+    peak = _Peak(trainer.dtype_policy)
+    step_seconds, peak_flops_per_s = [], []
     for _ in range(rounds):
-        peak_flops.append(peak.measure())
-        step_seconds.append(_timed(lambda: loop(iterator, tf.constant(steps))) / steps)
-        peak_flops.append(peak.measure())
-    step, best = statistics.median(step_seconds), statistics.median(peak_flops)
-    products = _product_share(loop, iterator)
-    images = [
-        config.train.global_batch_size / seconds
-        for seconds in (step, max(step_seconds), min(step_seconds))
-    ]
-    outside = (
-        "not known: the profiler saw no ops"
-        if products is None
-        else f"{1 - products:.0%} of the time in ops"
-    )
-    lines = {
-        "parameters": f"{trainer.count_parameters() / 1e6:.2f} M",
-        "setting": f"batch {config.train.global_batch_size}, {policy}, XLA {'on' if xla else 'off'}, "
-        f"{strategy.num_replicas_in_sync} replica(s)",
-        "compile": f"{trace_seconds:.1f} s to trace, {max(0, first_seconds - step):.1f} s more in the first step",
-        "images/s": "{:.1f} (min {:.1f}, max {:.1f}; ".format(*images)
-        + f"{rounds} rounds of {steps} steps)",
-        "FLOPs of a step": f"{flops / 1e9:.1f} G (convolutions and matrix products, forward and backward)",
-        "achieved": f"{flops / step / 1e9:.0f} GFLOP/s",
-        "peak": f"{best / 1e9:.0f} GFLOP/s (min {min(peak_flops) / 1e9:.0f}, max {max(peak_flops) / 1e9:.0f}; "
-        f"{PEAK_SIZE}x{PEAK_SIZE} matrix product in {peak.dtype.name})",
-        "utilisation": f"{flops / step / best:.0%}",
-        "outside products": outside,
-        "checkpoint": _checkpoint_cost(state, lambda: loop(iterator, tf.constant(steps)), rounds),
-    }
-    return "\n".join(f"{name:18} {value}" for name, value in lines.items())
+        peak_flops_per_s.append(peak.measure())
+        step_seconds.append(_time(run_steps) / steps)
+        peak_flops_per_s.append(peak.measure())
 
-
-def _checkpoint_cost(state, some_steps, rounds) -> str:
-    """What a save adds to the steps beside which it is written, on this machine's disk."""
-    added, busy, copied = [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        checkpointer = Checkpointer(folder, state.trackables(), Retention(last=1))
-        for _ in range(rounds + 1):  # the first one makes the copies
-            begin, cpu = time.perf_counter(), time.process_time()
-            checkpointer.save()
-            copied.append(time.perf_counter() - begin)
-            checkpointer.finish()
-            busy.append(time.process_time() - cpu)
-            written = time.perf_counter() - begin
-            # Enough steps that the write is over before they are.
-            turns = 1 + math.ceil(2 * written / _timed(some_steps))
-            plain = sum(_timed(some_steps) for _ in range(turns))
-            begin = time.perf_counter()
-            checkpointer.save()
-            for _ in range(turns):
-                _timed(some_steps)
-            checkpointer.finish()
-            added.append(time.perf_counter() - begin - plain)
-        (version,) = checkpoint_store.iter_intact(folder)
-    low, middle, high = min(added[1:]), statistics.median(added[1:]), max(added[1:])
-    return (
-        f"{version.num_bytes / 1e6:.0f} MB: {statistics.median(copied[1:]):.2f} s to copy, "
-        f"{statistics.median(busy[1:]):.2f} s of processor time in all; makes the steps beside it "
-        f"{middle:.2f} s longer (min {low:.2f}, max {high:.2f}), {middle / 60:.1%} at one a minute"
+    return Measurement(
+        parameters=trainer.count_parameters(),
+        global_batch_size=config.train.global_batch_size,
+        dtype_policy=trainer.dtype_policy,
+        jit_compile=trainer.jit_compile,
+        num_replicas=strategy.num_replicas_in_sync,
+        trace_seconds=trace_seconds,
+        first_step_seconds=first_step_seconds,
+        steps_per_round=steps,
+        step_seconds=step_seconds,
+        product_flops=flops,
+        peak_flops_per_s=peak_flops_per_s,
+        peak_dtype=peak.dtype.name,
+        product_share=_measure_product_share(run_steps),
+        checkpoint=_measure_checkpoint(trainer.state, run_steps, rounds),
     )
 
 
 class _Peak:
-    """The machine's rate of multiply-adds in a large matrix product."""
+    """Measures the machine's rate of multiply-adds in a large matrix product."""
 
-    def __init__(self, policy):
-        self.dtype = tf.as_dtype(policy.removeprefix("mixed_"))
+    def __init__(self, dtype_policy: str):
+        self.dtype = tf.as_dtype(dtype_policy.removeprefix("mixed_"))
         factor = tf.cast(tf.random.stateless_normal([PEAK_SIZE, PEAK_SIZE], [0, 0]), self.dtype)
 
         @tf.function(autograph=False)
-        def product():
+        def multiply():
             return tf.matmul(factor, factor)
 
-        self.product = product
-        self.product()
+        self._multiply = multiply
+        self._multiply()
 
     def measure(self) -> float:
-        return max(2 * PEAK_SIZE**3 / _timed(self.product) for _ in range(5))
+        """Return the FLOPs per second of the fastest of a few products."""
+        seconds = min(_time(self._multiply) for _ in range(_PEAK_REPEATS))
+        return 2 * PEAK_SIZE**3 / seconds
 
 
-def _timed(call) -> float:
+def _measure_checkpoint(state: TrainState, run_steps: Callable, rounds: int) -> CheckpointCost:
+    """Measure what a save adds to the steps that run while it is written."""
+    copy_seconds, processor_seconds, added_seconds = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpointer = Checkpointer(folder, state.trackables(), Retention(last=1))
+        # The first save allocates the copies, so it does not count.
+        for _ in range(rounds + 1):
+            # Save while nothing else runs.
+            begin, processor_begin = time.perf_counter(), time.process_time()
+            checkpointer.save()
+            copy_seconds.append(time.perf_counter() - begin)
+            checkpointer.finish()
+            processor_seconds.append(time.process_time() - processor_begin)
+            save_seconds = time.perf_counter() - begin
+
+            # Train long enough for a save to finish.
+            turns = 1 + math.ceil(2 * save_seconds / _time(run_steps))
+            plain_seconds = sum(_time(run_steps) for _ in range(turns))
+
+            # Train as long again while saving.
+            begin = time.perf_counter()
+            checkpointer.save()
+            for _ in range(turns):
+                _time(run_steps)
+            checkpointer.finish()
+            added_seconds.append(time.perf_counter() - begin - plain_seconds)
+        (checkpoint,) = checkpoint_store.iter_intact(folder)
+    return CheckpointCost(
+        checkpoint.num_bytes, copy_seconds[1:], processor_seconds[1:], added_seconds[1:]
+    )
+
+
+def _measure_product_share(run_steps: Callable) -> float | None:
+    """Return the share of the time inside ops that is spent in convolutions and matrix products.
+
+    Return None if TensorFlow's profiler recorded no such op, as on a device without op events.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        _time(lambda: run_steps(2))
+        tf.profiler.experimental.stop()
+        seconds = read_op_seconds(folder)
+    in_products = sum(
+        value for op, value in seconds.items() if any(name in op for name in ("Conv2D", "MatMul"))
+    )
+    return in_products / sum(seconds.values()) if in_products else None
+
+
+def _time(call: Callable) -> float:
+    """Return the seconds until a call has computed its results."""
     begin = time.perf_counter()
     tf.nest.map_structure(lambda value: value.numpy(), call())
     return time.perf_counter() - begin
-
-
-def _product_share(loop, iterator) -> float | None:
-    """Share of the time inside ops that is spent in convolutions and matrix products, by TensorFlow's
-    own profiler; None where it recorded nothing of the kind (a device without op events)."""
-    with tempfile.TemporaryDirectory() as folder:
-        tf.profiler.experimental.start(folder)
-        _timed(lambda: loop(iterator, tf.constant(2)))
-        tf.profiler.experimental.stop()
-        seconds = op_seconds(folder)
-    inside = sum(
-        time for op, time in seconds.items() if any(name in op for name in ("Conv2D", "MatMul"))
-    )
-    return inside / sum(seconds.values()) if inside else None

@@ -1,11 +1,12 @@
-"""What a traced TensorFlow function costs: FLOPs of its matrix products, and time by kind of op."""
+"""The cost of a traced TensorFlow function: FLOPs and bytes of its products, and time by kind of op."""
 
 import math
+from collections.abc import Iterator
 
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-# Ops that run other ops: their time is counted there.
+# Ops that run other ops, whose time is counted there.
 _CALLS = {
     "While",
     "StatelessWhile",
@@ -17,94 +18,46 @@ _CALLS = {
 }
 
 
-def product_flops(graph: tf.Graph) -> int:
-    """Multiply-adds, counted twice, of every convolution and matrix product in a FuncGraph and in the
-    functions that it calls (loop bodies once), by the ops' static shapes."""
-    return sum(_flops(operation) for operation in _operations(graph))
+def count_product_flops(graph: tf.Graph) -> int:
+    """Return the FLOPs of every convolution and matrix product in a FuncGraph.
+
+    A multiply-add counts as two. Functions that the graph calls are included, loop bodies once, and
+    the ops must have static shapes.
+    """
+    return sum(_count_flops(operation) for operation in _iter_operations(graph))
 
 
-def product_bytes(graph: tf.Graph) -> int:
-    """Bytes of the operands and results of the same: what has to move if all else is fused."""
+def count_product_bytes(graph: tf.Graph) -> int:
+    """Return the bytes of the operands and results of the products that `count_product_flops` counts.
+
+    They must move even if everything else is fused.
+    """
     return sum(
-        _bytes(tensor)
-        for operation in _operations(graph)
-        if _flops(operation)
+        _count_bytes(tensor)
+        for operation in _iter_operations(graph)
+        if _count_flops(operation)
         for tensor in (*operation.inputs, *operation.outputs)
     )
 
 
-def activation_bytes(graph: tf.Graph, batch_size: int) -> int:
-    """Bytes of the forward pass's values that the backward pass's products read, each once: what
-    training has to hold when all else is fused, unless it computes some of them again."""
-    held = {}
-    for operation in _operations(graph):
-        if _is_backward(operation) and _flops(operation):
-            for tensor in map(_viewed, operation.inputs):
-                if (
-                    not _is_backward(tensor.op)
-                    and tensor.shape.rank
-                    and tensor.shape[0] == batch_size
-                ):
-                    held[id(tensor)] = _bytes(tensor)
-    return sum(held.values())
+def count_activation_bytes(graph: tf.Graph, batch_size: int) -> int:
+    """Return the bytes of the forward pass's values that the backward pass's products read.
+
+    Each value counts once. Training must keep them even if everything else is fused, unless it
+    computes some of them again.
+    """
+    bytes_by_tensor = {}
+    for operation in _iter_operations(graph):
+        if _is_backward(operation) and _count_flops(operation):
+            for tensor in map(_undo_reshapes, operation.inputs):
+                has_batch = tensor.shape.rank and tensor.shape[0] == batch_size
+                if has_batch and not _is_backward(tensor.op):
+                    bytes_by_tensor[id(tensor)] = _count_bytes(tensor)
+    return sum(bytes_by_tensor.values())
 
 
-def _is_backward(operation):
-    return operation.name.startswith("gradient_tape/")
-
-
-def _viewed(tensor):
-    """The tensor that this one is another shape of."""
-    while tensor.op.type in ("Reshape", "Identity", "ExpandDims", "Squeeze"):
-        tensor = tensor.op.inputs[0]
-    return tensor
-
-
-def _bytes(tensor) -> int:
-    return math.prod(tensor.shape) * tensor.dtype.size if tensor.shape.is_fully_defined() else 0
-
-
-def _operations(graph):
-    """What runs of a FuncGraph and of the functions that it calls, loop bodies once."""
-    outputs = {id(output) for output in graph.outputs}
-    for operation in graph.get_operations():
-        # A gradient that nobody asked for, as of the first layer's input, is pruned before it runs.
-        if any(tensor.consumers() or id(tensor) in outputs for tensor in operation.outputs):
-            yield operation
-        for name in _called(operation):
-            inner = graph._get_function(name) if hasattr(graph, "_get_function") else None
-            if inner is not None:
-                yield from _operations(inner.graph)
-
-
-def _called(operation):
-    for attribute in operation.node_def.attr.values():
-        if attribute.HasField("func"):
-            yield attribute.func.name
-
-
-def _flops(operation) -> int:
-    kind = operation.type
-    if kind == "Conv2D":
-        return _convolution(operation.inputs[1].shape, operation.outputs[0].shape)
-    if kind == "Conv2DBackpropInput":  # inputs: sizes, filter, gradient
-        return _convolution(operation.inputs[1].shape, operation.inputs[2].shape)
-    if kind == "Conv2DBackpropFilter":  # inputs: image, sizes, gradient
-        return _convolution(operation.outputs[0].shape, operation.inputs[2].shape)
-    if kind in ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"):
-        transposed = operation.get_attr("transpose_a" if kind == "MatMul" else "adj_x")
-        inner = operation.inputs[0].shape[-2 if transposed else -1]
-        return 2 * math.prod(operation.outputs[0].shape) * inner
-    return 0
-
-
-def _convolution(kernel, output) -> int:
-    """2 * kernel height * width * input channels for every output value."""
-    return 2 * math.prod(kernel[:3]) * math.prod(output)
-
-
-def op_seconds(folder: str) -> dict[str, float]:
-    """Seconds per kind of op in a trace that `tf.profiler` wrote into a folder."""
+def read_op_seconds(folder: str) -> dict[str, float]:
+    """Return the seconds by kind of op in a trace that `tf.profiler` wrote into a folder."""
     seconds: dict[str, float] = {}
     for path in tf.io.gfile.glob(f"{folder}/plugins/profile/*/*.xplane.pb"):
         space = xplane_pb2.XSpace()
@@ -117,3 +70,60 @@ def op_seconds(folder: str) -> dict[str, float]:
                 if colon and op.isidentifier() and op not in _CALLS:
                     seconds[op] = seconds.get(op, 0.0) + event.duration_ps / 1e12
     return seconds
+
+
+def _iter_operations(graph: tf.Graph) -> Iterator[tf.Operation]:
+    """Yield the ops of a FuncGraph that run, and those of the functions it calls, loop bodies once."""
+    outputs = {id(output) for output in graph.outputs}
+    for operation in graph.get_operations():
+        # TensorFlow prunes an op whose result is not used, such as the gradient of an image.
+        if any(tensor.consumers() or id(tensor) in outputs for tensor in operation.outputs):
+            yield operation
+        for name in _iter_called_functions(operation):
+            inner = graph._get_function(name) if hasattr(graph, "_get_function") else None
+            if inner is not None:
+                yield from _iter_operations(inner.graph)
+
+
+def _iter_called_functions(operation: tf.Operation) -> Iterator[str]:
+    for attribute in operation.node_def.attr.values():
+        if attribute.HasField("func"):
+            yield attribute.func.name
+
+
+def _is_backward(operation: tf.Operation) -> bool:
+    return operation.name.startswith("gradient_tape/")
+
+
+def _undo_reshapes(tensor: tf.Tensor) -> tf.Tensor:
+    """Return the tensor whose values another tensor has in a different shape."""
+    while tensor.op.type in ("Reshape", "Identity", "ExpandDims", "Squeeze"):
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _count_bytes(tensor: tf.Tensor) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.size if tensor.shape.is_fully_defined() else 0
+
+
+def _count_flops(operation: tf.Operation) -> int:
+    """Return the FLOPs of a convolution, a matrix product or a gradient of them, and 0 for others."""
+    kind = operation.type
+    if kind == "Conv2D":
+        return _count_convolution_flops(operation.inputs[1].shape, operation.outputs[0].shape)
+    # Its inputs are the image's size, the kernel and the gradient.
+    if kind == "Conv2DBackpropInput":
+        return _count_convolution_flops(operation.inputs[1].shape, operation.inputs[2].shape)
+    # Its inputs are the image, the kernel's size and the gradient.
+    if kind == "Conv2DBackpropFilter":
+        return _count_convolution_flops(operation.outputs[0].shape, operation.inputs[2].shape)
+    if kind in ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"):
+        transposed = operation.get_attr("transpose_a" if kind == "MatMul" else "adj_x")
+        inner = operation.inputs[0].shape[-2 if transposed else -1]
+        return 2 * math.prod(operation.outputs[0].shape) * inner
+    return 0
+
+
+def _count_convolution_flops(kernel: tf.TensorShape, output: tf.TensorShape) -> int:
+    """Return 2 * kernel height * width * input channels for every output value."""
+    return 2 * math.prod(kernel[:3]) * math.prod(output)

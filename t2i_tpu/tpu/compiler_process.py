@@ -1,10 +1,11 @@
-"""Compiles serialized HLO with the TPU's own compiler, without a TPU. Run by compile.py, in an
-environment that has jax and libtpu and no TensorFlow:
+"""Compiles serialized HLO with the TPU's own compiler, without a TPU.
+
+compile.py runs it in an environment that has jax and libtpu and does not have TensorFlow:
 
   python -I compiler_process.py HLO TOPOLOGY CHIP_CONFIG FOLDER PARENT
 
-It leaves result.json in FOLDER, and the compiled program as module.pb (an HloModuleProto). It ends
-with the process PARENT.
+It writes result.json and the compiled program, module.pb (an HloModuleProto), into FOLDER. It exits
+when the process PARENT does.
 """
 
 import json
@@ -13,13 +14,15 @@ import sys
 import threading
 import time
 
-# libtpu would ask a metadata server which TPU this is, and jax would look for it.
 os.environ.update(
+    # Otherwise libtpu asks a metadata server for the type of this TPU, and jax looks for one.
     TPU_SKIP_MDS_QUERY="1",
-    ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # or it locks out other compilations on the machine
-    TPU_WORKER_HOSTNAMES="localhost",
-    TPU_ACCELERATOR_TYPE="v4-8",  # of no consequence: the topology is named below
     JAX_PLATFORMS="cpu",
+    TPU_WORKER_HOSTNAMES="localhost",
+    # Otherwise libtpu blocks other compilations on this machine.
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    # This value has no effect, because the topology is given explicitly below.
+    TPU_ACCELERATOR_TYPE="v4-8",
 )
 
 import numpy as np
@@ -30,33 +33,34 @@ from jax.experimental import topologies
 
 
 def main(path, topology, chip_config, folder, parent):
-    threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
+    """Compile the program at `path` and write the results into `folder`."""
+    threading.Thread(target=exit_with_parent, args=(int(parent),), daemon=True).start()
     try:
-        program = compiled(path, topology, chip_config)
+        program = compile_hlo(path, topology, chip_config)
     except _jax.JaxRuntimeError as error:
         result = {"error": str(error)}
     else:
         module = program.hlo_modules()[0]
         with open(os.path.join(folder, "module.pb"), "wb") as file:
             file.write(module.as_serialized_hlo_module_proto())
-        result = figures(program)
+        result = collect_figures(program)
     with open(os.path.join(folder, "result.json"), "w") as file:
         json.dump(result, file)
 
 
-def end_with(parent):
-    """A parent that is killed cannot stop us, and nobody would read the result."""
+def exit_with_parent(parent):
+    """Exit when the parent has died, which cannot stop this process and would not read the result."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
-def compiled(path, topology, chip_config):
-    """The program for one replica on the first device of the topology."""
+def compile_hlo(path, topology, chip_config):
+    """Return the program, compiled for one replica on the first device of the topology."""
     with open(path, "rb") as file:
         computation = xla_client.XlaComputation(file.read())
     text = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
-    # An identity that StableHLO has no word for.
+    # StableHLO has no mhlo.copy; an optimization barrier is an identity too.
     text = text.replace("mhlo.copy", "stablehlo.optimization_barrier")
     devices = topologies.get_topology_desc(
         platform="tpu", topology_name=topology, chip_config_name=chip_config
@@ -71,7 +75,8 @@ def compiled(path, topology, chip_config):
         return devices[0].client.compile(module, _jax.DeviceList((devices[0],)), options)
 
 
-def figures(program):
+def collect_figures(program):
+    """Return the memory use, in bytes, and the FLOPs of a compiled program."""
     memory, cost = program.get_compiled_memory_stats(), program.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     return {

@@ -1,50 +1,82 @@
-"""How long a step and a run will take on some device, and what it costs: a roofline.
+"""A roofline estimate of how long a step and a run take on a device, and what they cost.
 
   bound = max(FLOPs / peak rate, bytes / HBM bandwidth)
-  step  = bound / UTILISATION + bytes summed over chips / link bandwidth
+  step  = bound / UTILISATION + bytes summed over the chips / link bandwidth
 
-All of it is an estimate. No device was measured here; that a step gets to UTILISATION of the bound is
-an assumption, and input, previews and checkpoints are taken to cost nothing.
+Nothing here was measured. That a step reaches UTILISATION of the bound is an assumption, and input,
+previews and checkpoints are assumed to take no time.
 """
 
 import dataclasses
 
 from t2i_tpu.tpu.hardware import Device, Tpu
 
-UTILISATION = 0.4  # of the bound; docs/tpu.md says why this much
-LINKS = 2  # of a chip that a sum over the smallest slice, 2 by 2 chips, can use
+# The share of the bound that a step reaches. docs/tpu.md gives the reasons for this value.
+UTILISATION = 0.4
+
+# How many links of a chip a sum over the smallest slice, 2 by 2 chips, can use.
+NUM_LINKS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one replica does in a step."""
+    """The work of one replica in a step.
+
+    Attributes:
+      flops: floating-point operations.
+      hbm_bytes: bytes from and to HBM.
+      gradient_bytes: bytes that are summed over the replicas.
+    """
 
     flops: float
     hbm_bytes: float
-    gradient_bytes: float  # summed over the replicas
+    gradient_bytes: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
+    """The estimated time and price of a run on a device.
+
+    Attributes:
+      device: name of the device.
+      num_replicas: number of its replicas.
+      bound: "compute" or "memory", whichever limits a step.
+      step_seconds: duration of a step.
+      images_per_second: over all replicas.
+      hours: duration of the run.
+      on_demand: US dollars for the run.
+      spot: US dollars for the run on spot capacity.
+    """
+
     device: str
     num_replicas: int
-    bound: str  # compute | memory
+    bound: str
     step_seconds: float
     images_per_second: float
     hours: float
-    on_demand: float  # dollars for the run
+    on_demand: float
     spot: float
 
 
-def estimate(
+def estimate_run(
     device: Device,
     work: Work,
     global_batch_size: int,
     total_steps: int,
-    price_per_hour: float | None = None,  # on demand, of all replicas; None: the table's
+    price_per_hour: float | None = None,
 ) -> Estimate:
+    """Estimate the time and price of a run.
+
+    Args:
+      device: where it runs.
+      work: of one replica in a step.
+      global_batch_size: number of images in a step, over all replicas.
+      total_steps: number of steps of the run.
+      price_per_hour: US dollars for all replicas on demand, or None for the table's price.
+    """
     compute, memory = work.flops / device.flops_per_s, work.hbm_bytes / device.bytes_per_s
-    seconds = max(compute, memory) / UTILISATION + sum_seconds(device, work.gradient_bytes)
+    all_reduce = all_reduce_seconds(device, work.gradient_bytes)
+    seconds = max(compute, memory) / UTILISATION + all_reduce
     hours = total_steps * seconds / 3600
     return Estimate(
         device=device.name,
@@ -58,9 +90,12 @@ def estimate(
     )
 
 
-def sum_seconds(device: Device, num_bytes: float) -> float:
-    """A ring over n chips: each sends 2 (n - 1) / n of the bytes (Patarasu and Yuan, 2009)."""
+def all_reduce_seconds(device: Device, num_bytes: float) -> float:
+    """Return the time to sum `num_bytes` over the chips of a device.
+
+    In a ring over n chips, each chip sends 2 (n - 1) / n of the bytes (Patarasuk and Yuan, 2009).
+    """
     if not isinstance(device, Tpu) or device.chips == 1:
         return 0.0
     share = 2 * (device.chips - 1) / device.chips
-    return share * num_bytes / (LINKS * device.link_bytes_per_s)
+    return share * num_bytes / (NUM_LINKS * device.link_bytes_per_s)

@@ -1,20 +1,20 @@
-"""What a Cloud TPU type is: replicas, hosts, memory, peak rates, price; and three GPUs beside it.
+"""Cloud TPU types, and the GPUs that they are compared with: size, memory, peak rates and price.
 
-The figures, their sources and date are in hardware.json. TensorFlow sees a v2 or v3 chip as two
-devices, one per TensorCore, with half of the memory each; the two cores of a v4 or v5p chip work as
-one device (megacore), and v5e and v6e chips have one core. The number in a type's name counts
-TensorCores up to v5p and chips in v5e and v6e, so v3-8 is 4 chips and 8 replicas, v4-8 is 4 chips
-and 4 replicas, v5e-8 is 8 chips and 8 replicas.
+The figures, their sources and their date are in hardware.json. TensorFlow sees a v2 or v3 chip as
+two devices, one per TensorCore, each with half of the memory. The two cores of a v4 or v5p chip work
+as one device (megacore), and v5e and v6e chips have one core. The number in a type's name counts
+TensorCores up to v5p, and chips in v5e and v6e. So v3-8 is 4 chips and 8 replicas, v4-8 is 4 chips
+and 4 replicas, and v5e-8 is 8 chips and 8 replicas.
 """
 
 import dataclasses
-import difflib
 import functools
 import json
 import math
 import pathlib
 
 from t2i_tpu.errors import UserError
+from t2i_tpu.options import suggest
 
 CHIPS_PER_HOST = 4
 GIB = 2**30
@@ -22,13 +22,16 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What a replica computes on, and an hour's price in US dollars of all that comes with it.
+    """Hardware that a run can use, with its price.
 
     Attributes:
       name: "v3-8", "A100".
-      num_replicas: devices as TensorFlow sees them.
-      hbm_bytes, flops_per_s, bytes_per_s: of one replica; FLOPs in bfloat16 (V100: float16).
-      on_demand, spot: dollars an hour for all replicas together.
+      num_replicas: number of devices as TensorFlow sees them.
+      hbm_bytes: memory of one replica.
+      flops_per_s: peak rate of one replica in bfloat16 (V100: float16).
+      bytes_per_s: memory bandwidth of one replica.
+      on_demand: US dollars an hour for all replicas together.
+      spot: the same, for spot capacity.
     """
 
     name: str
@@ -46,9 +49,11 @@ class Tpu(Device):
 
     Attributes:
       generation: "v3".
-      chips, num_hosts: of the slice.
-      link_bytes_per_s: of one link between chips, in one direction.
-      topology, chip_config: how the compiler names a slice with this chip, of one host.
+      chips: number of chips in the slice.
+      num_hosts: number of hosts of the slice.
+      link_bytes_per_s: bandwidth of one link between chips, in one direction.
+      topology: the compiler's name for a slice of one host with this chip.
+      chip_config: the compiler's name for the way a chip's cores are used.
     """
 
     generation: str
@@ -59,42 +64,49 @@ class Tpu(Device):
     chip_config: str
 
 
-def parse(name: str) -> Tpu:
-    """An accelerator type as gcloud takes it, v3-8 or v5litepod-8 (v5e-8 will do), to its Tpu.
+def parse_tpu(name: str) -> Tpu:
+    """Return the TPU that an accelerator type names.
+
+    Args:
+      name: an accelerator type as gcloud writes it, such as v3-8 or v5litepod-8; v5e-8 works too.
 
     Raises:
       UserError: there is no such type.
     """
-    known = _table()["tpus"]
+    known = _load_table()["tpus"]
     generation, _, size = name.lower().replace("v5litepod", "v5e").partition("-")
     if generation not in known:
-        raise UserError(f"--tpu={name}: no such TPU{_nearest(name)}; known are {', '.join(known)}")
+        types = [f"{version}-{size}" for version, chip in known.items() for size in chip["sizes"]]
+        raise UserError(
+            f"--tpu={name}: there is no such TPU{suggest(name.lower(), types)}; "
+            f"the known generations are {', '.join(known)}"
+        )
     chip = known[generation]
     if size not in map(str, chip["sizes"]):
         sizes = ", ".join(f"{generation}-{size}" for size in chip["sizes"])
         why = f" ({chip['larger']})" if "larger" in chip else ""
-        raise UserError(f"--tpu={name}: take {sizes}{why}")
+        raise UserError(f"--tpu={name}: it must be one of {sizes}{why}")
     chips = int(size) // chip["counted_per_chip"]
-    share = chip["replicas_per_chip"]
+    replicas_per_chip = chip["replicas_per_chip"]
     return Tpu(
         name=f"{generation}-{size}",
-        num_replicas=chips * share,
-        hbm_bytes=chip["hbm_gib"] * GIB // share,
-        flops_per_s=chip["flops_per_s"] / share,
-        bytes_per_s=chip["bytes_per_s"] / share,
+        num_replicas=chips * replicas_per_chip,
+        hbm_bytes=chip["hbm_gib"] * GIB // replicas_per_chip,
+        flops_per_s=chip["flops_per_s"] / replicas_per_chip,
+        bytes_per_s=chip["bytes_per_s"] / replicas_per_chip,
         on_demand=chip["on_demand"] * chips,
         spot=chip["spot"] * chips,
         generation=generation,
         chips=chips,
-        num_hosts=_num_hosts(chips, chip["counted_per_chip"]),
+        num_hosts=_count_hosts(chips, chip["counted_per_chip"]),
         link_bytes_per_s=chip["link_bytes_per_s"],
         topology=chip["topology"],
         chip_config=chip.get("chip_config", "default"),
     )
 
 
-def gpus() -> list[Device]:
-    """One GPU of each kind that an estimate is compared with."""
+def list_gpus() -> list[Device]:
+    """Return the GPUs that estimates compare a TPU with, each as a single device."""
     return [
         Device(
             name=name,
@@ -105,29 +117,26 @@ def gpus() -> list[Device]:
             on_demand=gpu["on_demand"],
             spot=gpu["spot"],
         )
-        for name, gpu in _table()["gpus"].items()
+        for name, gpu in _load_table()["gpus"].items()
     ]
 
 
-def looked_up() -> str:
-    """The date of the prices and rates."""
-    return _table()["looked_up"]
+def get_table_date() -> str:
+    """Return the date of the prices and rates, YYYY-MM-DD."""
+    return _load_table()["date"]
 
 
-def _num_hosts(chips, counted_per_chip):
+def format_gib(num_bytes: int) -> str:
+    """Return a number of bytes in GiB, such as "2.51 GiB"."""
+    return f"{num_bytes / GIB:.2f} GiB"
+
+
+def _count_hosts(chips: int, counted_per_chip: int) -> int:
     # v5e and v6e also come with eight chips on one host; larger slices have four on each.
     largest = 8 if counted_per_chip == 1 else CHIPS_PER_HOST
     return 1 if chips <= largest else math.ceil(chips / CHIPS_PER_HOST)
 
 
-def _nearest(name):
-    types = [
-        f"{version}-{size}" for version, chip in _table()["tpus"].items() for size in chip["sizes"]
-    ]
-    match = difflib.get_close_matches(name.lower(), types, n=1)
-    return f"; did you mean {match[0]}?" if match else ""
-
-
 @functools.cache
-def _table():
+def _load_table() -> dict:
     return json.loads((pathlib.Path(__file__).parent / "hardware.json").read_text("utf-8"))

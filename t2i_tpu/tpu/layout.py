@@ -1,8 +1,8 @@
-"""The arrays of a compiled program as the TPU lays them out: their padding, and the largest.
+"""Arrays of a compiled program as the TPU lays them out: their sizes, padding and memory traffic.
 
-A TPU stores an array in tiles, of 8 rows by 128 columns of its two minor dimensions as a rule, and
-fills up what does not divide; narrow channels can make an array many times its size (tensorflow
-#30803). The compiler chooses which dimensions are minor; its own program says what it came to.
+A TPU stores an array in tiles, usually 8 rows by 128 columns of its two minor dimensions, and pads
+what does not divide. Narrow channels can make an array many times its size (tensorflow #30803). The
+compiler chooses which dimensions are minor, so the layout is read from the compiled program.
 """
 
 import dataclasses
@@ -14,21 +14,29 @@ from collections.abc import Iterator, Sequence
 from tensorflow.compiler.xla import xla_data_pb2
 from tensorflow.compiler.xla.service import hlo_pb2
 
-HBM = 0  # a layout's memory space; 1 is the core's own memory
-_ASYNCHRONOUS = ("-start", "-update")  # counted when they are done
-_NO_ARRAY = {"tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
-_IN_PLACE = ("Assign", "ResourceApply")  # TensorFlow's ops that update a variable
+# The memory space of a layout; 1 is the core's own memory, and higher numbers hold semaphores.
+HBM = 0
+_CORE_MEMORY = 1
+
+# Opcodes of asynchronous operations that are counted when they are done.
+_ASYNCHRONOUS = ("-start", "-update")
+_WITHOUT_ARRAY = {"tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
+_CONTROL_FLOW = {"while", "conditional", "call"}
+
+# The names of TensorFlow's ops that update a variable begin with one of these.
+_IN_PLACE = ("Assign", "ResourceApply")
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Something that the program keeps in memory.
+    """An array that the program keeps in memory.
 
     Attributes:
-      layer: where it comes from, "down0_1/residual/conv1".
-      num_bytes, padded_bytes: without and with what tiles add.
-      in_hbm: or in the core's own memory.
-      is_state: a weight or the like, or its new value in its place.
+      layer: the layer that it belongs to, such as "down0_1/residual/conv1".
+      num_bytes: size without the padding of tiles.
+      padded_bytes: size with the padding of tiles.
+      in_hbm: whether it is in HBM rather than in the core's own memory.
+      is_state: whether it is a variable, or the new value of one.
     """
 
     layer: str
@@ -38,103 +46,86 @@ class Array:
     is_state: bool
 
 
-def arrays(module: hlo_pb2.HloModuleProto) -> Iterator[Array]:
-    """Every array that a compiled program reads or makes, loop bodies once, what is inside of
-    fusions left out."""
-    by_id = _by_id(module)
-    for instruction in _executed(module):
-        if instruction.opcode in _NO_ARRAY or instruction.opcode.endswith(_ASYNCHRONOUS):
+def iter_arrays(module: hlo_pb2.HloModuleProto) -> Iterator[Array]:
+    """Yield every array that a compiled program reads or makes.
+
+    Loop bodies count once, and the inside of fusions is left out.
+    """
+    by_id = _index_instructions(module)
+    for instruction in _iter_executed(module):
+        if instruction.opcode in _WITHOUT_ARRAY or instruction.opcode.endswith(_ASYNCHRONOUS):
             continue
-        op = _origin(instruction, by_id)
-        is_state = instruction.opcode == "parameter" or op.startswith(_IN_PLACE)
-        for shape in _leaves(instruction.shape):
-            in_hbm = shape.layout.memory_space == HBM
-            bare = math.prod(shape.dimensions) * _bits(shape) // 8
-            yield Array(_layer(op), bare, _padded_bytes(shape), in_hbm, is_state)
+        op_name = _find_op_name(instruction, by_id)
+        is_state = instruction.opcode == "parameter" or op_name.startswith(_IN_PLACE)
+        for shape in _iter_leaf_shapes(instruction.shape):
+            yield Array(
+                layer=_parse_layer(op_name),
+                num_bytes=math.prod(shape.dimensions) * _element_bits(shape) // 8,
+                padded_bytes=_padded_bytes(shape),
+                in_hbm=shape.layout.memory_space == HBM,
+                is_state=is_state,
+            )
 
 
-def padding_waste(found: Sequence[Array]) -> float:
-    """Bytes with tiles over bytes without, of the arrays in HBM; 1 is none."""
-    kept = [array for array in found if array.in_hbm]
-    return sum(array.padded_bytes for array in kept) / max(
-        1, sum(array.num_bytes for array in kept)
-    )
+def padding_waste(arrays: Sequence[Array]) -> float:
+    """Return the padded size over the unpadded size of the arrays in HBM; 1 is no waste."""
+    in_hbm = [array for array in arrays if array.in_hbm]
+    padded = sum(array.padded_bytes for array in in_hbm)
+    return padded / max(1, sum(array.num_bytes for array in in_hbm))
 
 
-def largest_temporaries(found: Sequence[Array], count: int = 8) -> list[tuple[str, int]]:
-    """Layers and the bytes of what they leave in HBM, largest first; not all of it at one time."""
+def find_largest_temporaries(arrays: Sequence[Array], count: int = 8) -> list[tuple[str, int]]:
+    """Return the layers that write the most to HBM and the bytes that they write, largest first.
+
+    Not all of a layer's bytes are alive at the same time.
+    """
     total = Counter()
-    for array in found:
+    for array in arrays:
         if array.in_hbm and not array.is_state:
             total[array.layer] += array.padded_bytes
     return total.most_common(count)
 
 
-def hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
-    """Bytes that go from and to HBM: of every instruction's operands and results, tiles included."""
+def count_hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
+    """Return the bytes from and to HBM of every instruction's operands and results, with padding."""
     total = 0
-    by_id = _by_id(module)
-    for instruction in _executed(module):
-        if instruction.opcode in {*_NO_ARRAY, "parameter", "constant"}:
+    by_id = _index_instructions(module)
+    for instruction in _iter_executed(module):
+        if instruction.opcode in {*_WITHOUT_ARRAY, "parameter", "constant"}:
             continue
         if instruction.opcode.endswith(_ASYNCHRONOUS):
             continue
-        read = instruction.operand_ids
+        operand_ids = instruction.operand_ids
         if instruction.opcode.endswith("-done"):
-            read = by_id[read[0]].operand_ids
-        for shape in (instruction.shape, *(by_id[number].shape for number in read)):
-            total += sum(
-                _padded_bytes(leaf) for leaf in _leaves(shape) if leaf.layout.memory_space == HBM
-            )
+            operand_ids = by_id[operand_ids[0]].operand_ids
+        for shape in (instruction.shape, *(by_id[number].shape for number in operand_ids)):
+            leaves = _iter_leaf_shapes(shape)
+            total += sum(_padded_bytes(leaf) for leaf in leaves if leaf.layout.memory_space == HBM)
     return total
 
 
-def estimated_cycles(module: hlo_pb2.HloModuleProto) -> int:
-    """The core's cycles by the compiler's own model of it, loop bodies once."""
-    found = (
+def sum_estimated_cycles(module: hlo_pb2.HloModuleProto) -> int:
+    """Return the core's cycles by the compiler's own model. Loop bodies count once."""
+    matches = (
         re.search(rb'"estimated_cycles":"(\d+)"', instruction.backend_config)
-        for instruction in _executed(module)
+        for instruction in _iter_executed(module)
     )
-    return sum(int(cycles[1]) for cycles in found if cycles)
-
-
-def _executed(module):
-    """The instructions of the program itself and of its loop bodies, not of fusions or reducers."""
-    computations = {computation.id: computation for computation in module.computations}
-    waiting = [module.entry_computation_id]
-    while waiting:
-        number = waiting.pop()
-        for instruction in computations[number].instructions:
-            if instruction.opcode in ("while", "conditional", "call"):
-                waiting += instruction.called_computation_ids
-            if instruction.opcode != "parameter" or number == module.entry_computation_id:
-                yield instruction
-
-
-def _by_id(module):
-    return {
-        item.id: item for computation in module.computations for item in computation.instructions
-    }
-
-
-def _origin(instruction, by_id) -> str:
-    """The name of the op that an instruction is of; of a copy, that of what it copies."""
-    while not instruction.metadata.op_name and instruction.operand_ids:
-        instruction = by_id[instruction.operand_ids[0]]
-    return instruction.metadata.op_name
-
-
-def _padded_bytes(shape) -> int:
-    tiles = [tile.dimensions for tile in shape.layout.tiles]
-    elements = padded_elements(shape.dimensions, shape.layout.minor_to_major, tiles)
-    return elements * _bits(shape) // 8
+    return sum(int(match[1]) for match in matches if match)
 
 
 def padded_elements(
     dimensions: Sequence[int], minor_to_major: Sequence[int], tiles: Sequence[Sequence[int]]
 ) -> int:
-    """Elements that an array takes in a tiled layout: {3,2,1,0:T(8,128)(2,1)} has the last dimension
-    in rows of 128 and the one before it in columns of 8; each further tile is one of the tile before."""
+    """Return the number of elements that an array takes in a tiled layout.
+
+    In the layout {3,2,1,0:T(8,128)(2,1)}, the last dimension is in rows of 128 and the one before
+    it in columns of 8. Each further tile subdivides the tile before it.
+
+    Args:
+      dimensions: shape of the array.
+      minor_to_major: indices of the dimensions, the minor one first.
+      tiles: the sides of each tile.
+    """
     physical = [dimensions[index] for index in reversed(minor_to_major)] or [1]
     for tile in tiles:
         physical = [1] * (len(tile) - len(physical)) + physical
@@ -144,27 +135,68 @@ def padded_elements(
     return math.prod(physical)
 
 
-def _leaves(shape):
+def _iter_executed(module) -> Iterator:
+    """Yield the instructions of the program and of its loop bodies, not of fusions or reducers."""
+    computations = {computation.id: computation for computation in module.computations}
+    waiting = [module.entry_computation_id]
+    while waiting:
+        number = waiting.pop()
+        for instruction in computations[number].instructions:
+            if instruction.opcode in _CONTROL_FLOW:
+                waiting += instruction.called_computation_ids
+            if instruction.opcode != "parameter" or number == module.entry_computation_id:
+                yield instruction
+
+
+def _index_instructions(module) -> dict:
+    """Return the instructions of all computations by their ids."""
+    return {
+        instruction.id: instruction
+        for computation in module.computations
+        for instruction in computation.instructions
+    }
+
+
+def _find_op_name(instruction, by_id) -> str:
+    """Return the name of the op that an instruction belongs to; a copy belongs to its operand's."""
+    while not instruction.metadata.op_name and instruction.operand_ids:
+        instruction = by_id[instruction.operand_ids[0]]
+    return instruction.metadata.op_name
+
+
+def _padded_bytes(shape) -> int:
+    tiles = [tile.dimensions for tile in shape.layout.tiles]
+    elements = padded_elements(shape.dimensions, shape.layout.minor_to_major, tiles)
+    return elements * _element_bits(shape) // 8
+
+
+def _iter_leaf_shapes(shape) -> Iterator:
+    """Yield the shapes of the arrays in a possibly nested tuple."""
     if shape.element_type == xla_data_pb2.TUPLE:
         for inner in shape.tuple_shapes:
-            yield from _leaves(inner)
-    elif _bits(shape) and shape.layout.memory_space <= 1:  # others hold semaphores
+            yield from _iter_leaf_shapes(inner)
+    elif _element_bits(shape) and shape.layout.memory_space <= _CORE_MEMORY:
         yield shape
 
 
-def _bits(shape) -> int:
-    """Of an element: its type's name tells, F32, BF16, S8, F8E5M2; PRED takes a byte."""
+def _element_bits(shape) -> int:
+    """Return the bits of an element: the number in F32, BF16, S8 or F8E5M2; 8 for PRED; else 0."""
     name = xla_data_pb2.PrimitiveType.Name(shape.element_type)
+    if name == "PRED":
+        return 8
     number = re.search(r"\d+", name)
-    return int(number[0]) if number else 8 * (name == "PRED")
+    return int(number[0]) if number else 0
 
 
-def _layer(op_name: str) -> str:
-    """StatefulPartitionedCall/gradient_tape/denoiser_1/unet_1/up0_0_1/residual_1/norm1_1/Sum ->
-    up0_0/residual/norm1 (gradient); outside of the network, the op itself."""
-    first = op_name.split(";")[0]  # the compiler joins the names of what it fuses
+def _parse_layer(op_name: str) -> str:
+    """Return the layer in the name of an op; outside of the network, the op itself.
+
+    StatefulPartitionedCall/gradient_tape/denoiser_1/unet_1/up0_0_1/residual_1/norm1_1/Sum becomes
+    up0_0/residual/norm1 (gradient).
+    """
+    first = op_name.split(";")[0]  # the compiler joins the names of the ops that it fuses
     parts = [re.sub(r"_\d+$", "", part) for part in first.split("/")]
     gradient = " (gradient)" if "gradient_tape" in parts else ""
-    inside = "unet" in parts[:-2]
-    layers = parts[parts.index("unet") + 1 : -1] if inside else parts[-1:]
+    is_in_network = "unet" in parts[:-2]
+    layers = parts[parts.index("unet") + 1 : -1] if is_in_network else parts[-1:]
     return "/".join(layers) + gradient

@@ -1,4 +1,4 @@
-"""One replica's programs as XLA's HLO, and what they cost before a compiler touches them."""
+"""The programs of one replica as XLA's HLO, and their costs before compilation."""
 
 import dataclasses
 
@@ -7,25 +7,27 @@ import tensorflow as tf
 from t2i_tpu.config import Config
 from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.errors import UserError
-from t2i_tpu.profile.cost import activation_bytes, product_bytes, product_flops
+from t2i_tpu.profile.cost import count_activation_bytes, count_product_bytes, count_product_flops
 from t2i_tpu.sample.generator import build_generator
-from t2i_tpu.tpu.trace import zeros
+from t2i_tpu.tpu.trace import make_zero_dataset
 from t2i_tpu.train.trainer import build_trainer
 
-_FLOAT = 4  # bytes of a weight
+_WEIGHT_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What one replica runs.
+    """A program that one replica runs.
 
     Attributes:
+      name: "training step" or "sampler".
+      batch_size: number of images of the replica.
       hlo: a serialized HloModuleProto.
-      product_flops: of its convolutions and matrix products, loop bodies once.
-      product_bytes: of their operands and results.
+      product_flops: of its convolutions and matrix products. Loop bodies count once.
+      product_bytes: of the operands and results of these products.
       activation_bytes: of the forward pass's values that the backward pass's products read.
       optimizer_bytes: of the variables and gradients that the update reads and writes.
-      gradient_bytes: to be summed over the replicas.
+      gradient_bytes: of the gradients, which are summed over the replicas.
       state_bytes: of the weights, moments and averages.
     """
 
@@ -40,39 +42,57 @@ class Program:
     state_bytes: int = 0
 
 
-def training_step(config: Config, manifest: Manifest, batch_size: int) -> Program:
-    """Corrupt, forward, backward, clip, AdamW, averages: the step that training runs, of one replica
-    with `batch_size` examples, under no strategy, where sums over replicas are nothing."""
+def lower_training_step(config: Config, manifest: Manifest, batch_size: int) -> Program:
+    """Lower the training step of one replica: forward and backward pass, update and averages.
+
+    No strategy is used, so the program has no sums over replicas.
+
+    Args:
+      config: resolved.
+      manifest: of the data set.
+      batch_size: number of images of the replica.
+    """
     trainer = build_trainer(
-        config, tf.distribute.get_strategy(), manifest, _policy(config), jit_compile=False
+        config,
+        tf.distribute.get_strategy(),
+        manifest,
+        _choose_dtype_policy(config),
+        jit_compile=False,
     )
     step = tf.function(trainer.replica_step, jit_compile=True, autograph=False)
-    batch = next(iter(zeros(config, manifest, batch_size)))
-    weights = _FLOAT * trainer.count_parameters()
+    batch = next(iter(make_zero_dataset(config, manifest, batch_size)))
+    weight_bytes = _WEIGHT_BYTES * trainer.count_parameters()
+    # The weight, Adam's two moments and the averages.
+    num_variables = 3 + len(config.train.ema_stds)
     return dataclasses.replace(
-        _program("training step", step, (batch,), batch_size),
+        _lower("training step", step, (batch,), batch_size),
         # The update reads the gradient, and reads and writes each variable.
-        optimizer_bytes=(1 + 2 * (3 + len(config.train.ema_stds))) * weights,
-        gradient_bytes=weights,
-        state_bytes=(3 + len(config.train.ema_stds)) * weights,
+        optimizer_bytes=(1 + 2 * num_variables) * weight_bytes,
+        gradient_bytes=weight_bytes,
+        state_bytes=num_variables * weight_bytes,
     )
 
 
-def sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:
-    """Drawing `batch_size` images with the config's sampler, as previews do."""
+def lower_sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:
+    """Lower the program that draws `batch_size` images with the config's sampler, as previews do."""
     generator = build_generator(
-        config, manifest, tf.distribute.get_strategy(), _policy(config), jit_compile=True
+        config,
+        manifest,
+        tf.distribute.get_strategy(),
+        _choose_dtype_policy(config),
+        jit_compile=True,
     )
     arguments = tf.nest.map_structure(tf.constant, generator.example_inputs(batch_size))
-    return _program("sampler", generator.replica_images, arguments, batch_size)
+    return _lower("sampler", generator.replica_images, arguments, batch_size)
 
 
-def _policy(config):
+def _choose_dtype_policy(config: Config) -> str:
+    """Return the config's dtype policy, or bfloat16, which TPUs multiply fast, for "auto"."""
     policy = config.train.dtype_policy
-    return "mixed_bfloat16" if policy == "auto" else policy  # what TPUs multiply in
+    return "mixed_bfloat16" if policy == "auto" else policy
 
 
-def _program(name, function, arguments, batch_size) -> Program:
+def _lower(name: str, function, arguments, batch_size: int) -> Program:
     graph = function.get_concrete_function(*arguments).graph
     try:
         hlo = function.experimental_get_compiler_ir(*arguments)(
@@ -82,14 +102,14 @@ def _program(name, function, arguments, batch_size) -> Program:
         if "transfer manager" not in str(error):
             raise
         raise UserError(
-            "TensorFlow's TPU build cannot compile on its host (keras #19448): run the preflight on a "
-            "machine with t2i-tpu[cpu]"
+            "TensorFlow's TPU build cannot compile on its host (keras #19448); run the preflight on "
+            "a machine with t2i-tpu[cpu]"
         ) from error
     return Program(
-        name,
-        batch_size,
-        hlo,
-        product_flops(graph),
-        product_bytes(graph),
-        activation_bytes(graph, batch_size),
+        name=name,
+        batch_size=batch_size,
+        hlo=hlo,
+        product_flops=count_product_flops(graph),
+        product_bytes=count_product_bytes(graph),
+        activation_bytes=count_activation_bytes(graph, batch_size),
     )

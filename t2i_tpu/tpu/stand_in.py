@@ -1,8 +1,8 @@
-"""The real tf.distribute.TPUStrategy over a TPU that is not there: for tracing, not for running.
+"""A real tf.distribute.TPUStrategy over a TPU that does not exist, for tracing but not for running.
 
-Logical CPU devices stand where the cores would be, with the TPU's own topology around them, so that
-variables, input pipelines and the replicated step are made as they are on a TPU. The hosts of a pod
-are TensorFlow servers of this process.
+Logical CPU devices stand in for the cores, with the TPU's own topology around them, so that
+variables, input pipelines and the replicated step are built as on a TPU. The hosts of a pod are
+TensorFlow servers in this process.
 """
 
 import contextlib
@@ -13,15 +13,21 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.tpu import device_assignment, topology, tpu_system_metadata
 
+# A server lives only as long as its object.
+_servers: list[tf.distribute.Server] = []
 
-def stand_in_strategy(num_replicas: int, num_hosts: int = 1) -> tf.distribute.TPUStrategy:
-    """A TPUStrategy of that many replicas, evenly over that many hosts.
 
-    To be called before TensorFlow has looked at its devices.
+def make_stand_in_strategy(num_replicas: int, num_hosts: int = 1) -> tf.distribute.TPUStrategy:
+    """Return a TPUStrategy of `num_replicas`, spread evenly over `num_hosts`.
+
+    It must be called before TensorFlow initializes its devices.
     """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask a metadata server
+    # Otherwise libtpu would ask a metadata server.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     per_host = num_replicas // num_hosts
-    hosts = _local_host(per_host) if num_hosts == 1 else _servers(num_hosts, per_host)
+    hosts = (
+        _configure_local_host(per_host) if num_hosts == 1 else _start_servers(num_hosts, per_host)
+    )
     coordinates = np.array(
         [[host, 0, 0, core] for host in range(num_hosts) for core in range(per_host)], np.int32
     )
@@ -33,38 +39,39 @@ def stand_in_strategy(num_replicas: int, num_hosts: int = 1) -> tf.distribute.TP
         _Resolver(hosts, per_host, chips),
         experimental_device_assignment=_Assignment(hosts, per_host, chips, coordinates[:, None, :]),
     )
-    strategy._enable_packed_variable_in_eager_mode = False  # packing asks for devices of a TPU
+    # Packing requires the devices of a TPU.
+    strategy._enable_packed_variable_in_eager_mode = False
     return strategy
 
 
-def _local_host(per_host):
+def _configure_local_host(num_devices: int) -> list[str]:
+    """Create logical CPU devices in this process and return the name of its only host."""
     cpu = tf.config.list_physical_devices("CPU")[0]
-    if len(tf.config.get_logical_device_configuration(cpu) or ()) < per_host:
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) < num_devices:
         tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * per_host
+            cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
         )
     return ["/job:localhost/replica:0/task:0"]
 
 
-def _servers(num_hosts, per_host):
-    with contextlib.ExitStack() as held:  # all at once, so that the ports differ
+def _start_servers(num_hosts: int, devices_per_host: int) -> list[str]:
+    """Start a TensorFlow server for each host, connect to them and return the names of the hosts."""
+    # All ports are open at the same time, so they differ.
+    with contextlib.ExitStack() as stack:
         sockets = [
-            held.enter_context(socket.create_server(("localhost", 0))) for _ in range(num_hosts)
+            stack.enter_context(socket.create_server(("localhost", 0))) for _ in range(num_hosts)
         ]
-        addresses = [f"localhost:{held_port.getsockname()[1]}" for held_port in sockets]
+        addresses = [f"localhost:{server.getsockname()[1]}" for server in sockets]
     cluster = tf.train.ClusterSpec({"worker": addresses})
-    devices = tf.compat.v1.ConfigProto(device_count={"CPU": per_host})
+    devices = tf.compat.v1.ConfigProto(device_count={"CPU": devices_per_host})
     for host in range(num_hosts):
-        _SERVERS.append(tf.distribute.Server(cluster, "worker", host, config=devices))
+        _servers.append(tf.distribute.Server(cluster, "worker", host, config=devices))
     tf.config.experimental_connect_to_cluster(cluster)
     return [f"/job:worker/replica:0/task:{host}" for host in range(num_hosts)]
 
 
-_SERVERS: list[tf.distribute.Server] = []  # a server lives as long as its object
-
-
 class _Assignment(device_assignment.DeviceAssignment):
-    """Replica r is CPU r % per_host of its host."""
+    """Assigns replica r to CPU r % per_host of its host."""
 
     def __init__(self, hosts, per_host, chips, coordinates):
         super().__init__(chips, coordinates)
@@ -79,7 +86,7 @@ class _Assignment(device_assignment.DeviceAssignment):
 
 
 class _Resolver(tf.distribute.cluster_resolver.ClusterResolver):
-    """Answers what TPUStrategy asks of a TPU's resolver."""
+    """Provides the parts of a TPU's cluster resolver that TPUStrategy uses."""
 
     def __init__(self, hosts, per_host, chips):
         self._hosts, self._per_host, self._chips = hosts, per_host, chips
@@ -105,5 +112,7 @@ class _Resolver(tf.distribute.cluster_resolver.ClusterResolver):
 
 
 class _Device:
+    """A device as TPUSystemMetadata lists it."""
+
     def __init__(self, name, device_type):
         self.name, self.device_type = name, device_type

@@ -1,4 +1,4 @@
-"""The real train loop and sampler, traced under TPUStrategy, and what a TPU would say to the graph."""
+"""Traces the real train loop and sampler under TPUStrategy, and finds what a TPU would not run."""
 
 import collections
 import contextlib
@@ -17,7 +17,7 @@ from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.trainer import build_trainer
 
-# What TPUStrategy puts around and between the replicas' ops; XLA for a CPU does not know them.
+# Ops that TPUStrategy puts around and between the replicas' ops, which XLA for a CPU does not know.
 _REPLICATION = {
     "CrossReplicaSum",
     "TPUCompilationResult",
@@ -25,21 +25,26 @@ _REPLICATION = {
     "TPUReplicatedInput",
     "TPUReplicatedOutput",
 }
+
 _HOST_CALLS = {
-    *("EagerPyFunc", "PyFunc", "PyFuncStateless", "Print", "PrintV2", "NumpyFunction"),
-    *("XlaSendToHost", "XlaRecvFromHost", "OutfeedEnqueue", "OutfeedEnqueueTuple"),
-    *("InfeedDequeue", "InfeedDequeueTuple", "XlaHostCompute"),
-}
-# Of static shapes alone: the compiler has their value, so that its length is no shape of the program.
+    "EagerPyFunc", "PyFunc", "PyFuncStateless", "Print", "PrintV2", "NumpyFunction",
+    "XlaSendToHost", "XlaRecvFromHost", "OutfeedEnqueue", "OutfeedEnqueueTuple",
+    "InfeedDequeue", "InfeedDequeueTuple", "XlaHostCompute",
+}  # fmt: skip
+
+# Ops whose values depend on static shapes alone. The compiler knows these values, so the length of
+# the outputs is not a shape of the program.
 _CONSTANT = {"BroadcastGradientArgs"}
+
+_UNSUPPORTED_DTYPES = (tf.float64, tf.complex128, tf.string)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """What was found in a config's graphs for a TPU.
+    """The result of tracing a config for a TPU.
 
     Attributes:
-      problems: one line each, naming the op and where it comes from; none: a TPU would take it.
+      problems: one line each, with the name and origin of the op; empty if a TPU would run it.
       facts: numbers about the graphs, by name.
     """
 
@@ -47,119 +52,115 @@ class Trace:
     facts: dict[str, object]
 
 
-def trace(config: Config, manifest: Manifest, strategy: tf.distribute.TPUStrategy) -> Trace:
-    """Traces the train loop and the sampler of a resolved config under a strategy.
+def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPUStrategy) -> Trace:
+    """Trace the train loop and the sampler of a config under a strategy.
 
     Nothing runs and no data is read: the input is zeros of the shapes that the manifest gives.
 
+    Args:
+      config: resolved.
+      manifest: of the data set.
+      strategy: real, or from `make_stand_in_strategy`.
+
     Raises:
-      UserError: the replicas don't divide the batch.
+      UserError: the replicas do not divide the batch.
     """
+    # Trace the train loop and the sampler.
     trainer = build_trainer(config, strategy, manifest)
-    batch_size = trainer.batch_size
-    iterator = iter(
-        strategy.distribute_datasets_from_function(
-            lambda _: zeros(config, manifest, batch_size).repeat()
-        )
-    )
-    steps = trainer.device_loop.get_concrete_function(iterator, tf.constant(1)).graph
+
+    def make_host_dataset(_):
+        # A data set must be created on the host that reads it.
+        return make_zero_dataset(config, manifest, trainer.batch_size).repeat()
+
+    iterator = iter(strategy.distribute_datasets_from_function(make_host_dataset))
+    loop = trainer.device_loop.get_concrete_function(iterator, tf.constant(1)).graph
     sampler = trainer.generator.trace()
+
+    # Look for problems.
     replicas = strategy.num_replicas_in_sync
-    found = {
-        "train loop": [
-            *check(steps),
-            *check_reductions(steps, replicas, _reduced(trainer.state)),
-        ],
-        "sampler": check(sampler),
-    }
+    reduced_shapes = _list_reduced_shapes(trainer.state)
+    loop_problems = find_problems(loop) + find_reduction_problems(loop, replicas, reduced_shapes)
+    problems = [f"train loop: {problem}" for problem in loop_problems]
+    problems += [f"sampler: {problem}" for problem in find_problems(sampler)]
+
     facts = {
         "replicas": replicas,
         "hosts": strategy_lib.count_input_hosts(strategy),
-        "per_replica_batch_size": batch_size,
+        "per_replica_batch_size": trainer.batch_size,
         "dtype_policy": trainer.dtype_policy,
         "parameters": trainer.count_parameters(),
-        "ops_of_a_step": sum(1 for _ in replicated(steps)),
-        "ops_of_the_sampler": sum(1 for _ in replicated(sampler)),
+        "ops_of_a_step": _count_replicated_ops(loop),
+        "ops_of_the_sampler": _count_replicated_ops(sampler),
     }
-    return Trace(
-        [f"{part}: {line}" for part, lines in found.items() for line in lines],
-        facts,
-    )
+    return Trace(problems, facts)
 
 
-def _reduced(state: TrainState) -> list[tf.TensorShape]:
-    """The shapes of what a step sums over the replicas: gradients, and the batch norms' statistics."""
-    return [variable.shape for variable in (*state.weights, *state.denoiser.moving_statistics())]
+def find_problems(graph: tf.Graph) -> list[str]:
+    """Return what a TPU would reject, or run on the host, in the replicated part of a graph."""
+    problems, is_replicated = [], False
+    compilable = get_compilable_ops()
+    for operation in iter_replicated_ops(graph):
+        is_replicated = True
+        problems += _find_op_problems(operation, compilable)
+    if not is_replicated:
+        return ["nothing in the graph is replicated over the TPU's cores"]
+    # An op with several outputs, or in a function that is called twice, is reported once.
+    return list(dict.fromkeys(problems))
 
 
-def check(graph: tf.Graph) -> list[str]:
-    """What a TPU would refuse of a graph's replicated part, or would leave the chip for."""
-    problems, seen = [], False
-    runnable = compilable_ops()
-    for operation in replicated(graph):
-        seen = True
-        where = f"{operation.type} {operation.name!r}"
-        if operation.type in _HOST_CALLS or _outside(operation):
-            problems.append(
-                f"{where} calls the host in every step; compute it on the device or before"
-            )
-        elif operation.type not in runnable:
-            problems.append(f"{where} is an op that XLA cannot compile for a TPU")
-        problems += [
-            f"{where} has the shape {output.shape}, known only when it runs; TPUs need static shapes"
-            for output in operation.outputs
-            if output.dtype not in (tf.resource, tf.variant)
-            and operation.type not in _CONSTANT
-            and not output.shape.is_fully_defined()
-        ]
-        problems += [
-            f"{where} computes in {output.dtype.name}, which a TPU has not"
-            for output in operation.outputs
-            if output.dtype in (tf.float64, tf.complex128, tf.string)
-        ]
-    # The outputs of one op, and an op of a function called twice, are told once.
-    return (
-        list(dict.fromkeys(problems))
-        if seen
-        else ["nothing in the graph is replicated over the TPU's cores"]
-    )
+def find_reduction_problems(
+    graph: tf.Graph, replicas: int, shapes: list[tf.TensorShape]
+) -> list[str]:
+    """Return the ways in which a graph's sums over the replicas differ from those that are needed.
 
-
-def check_reductions(graph: tf.Graph, replicas: int, shapes: list[tf.TensorShape]) -> list[str]:
-    """Whether what has to be summed is summed once, over all replicas, and nothing else is."""
-    sums = [operation for operation in replicated(graph) if operation.type == "CrossReplicaSum"]
+    Args:
+      graph: of the train loop.
+      replicas: each sum must be over all of them.
+      shapes: of the tensors that must be summed, each once.
+    """
+    sums = [operation for operation in iter_replicated_ops(graph) if _is_replica_sum(operation)]
     problems = []
     for operation in sums:
         groups = tf.get_static_value(operation.inputs[1])
         if groups is None or sorted(np.ravel(groups)) != list(range(replicas)) or len(groups) != 1:
             problems.append(f"{operation.name!r} does not sum over all {replicas} replicas at once")
-    found = collections.Counter(tuple(operation.outputs[0].shape) for operation in sums)
-    wanted = collections.Counter(tuple(shape) for shape in shapes)
-    for shape in sorted((found - wanted) | (wanted - found), key=str):
+    actual = collections.Counter(tuple(operation.outputs[0].shape) for operation in sums)
+    needed = collections.Counter(tuple(shape) for shape in shapes)
+    for shape in sorted((actual - needed) | (needed - actual), key=str):
         problems.append(
-            f"{found[shape]} sums over the replicas of tensors of shape {list(shape)}, "
-            f"but {wanted[shape]} are needed"
+            f"there are {actual[shape]} sums over the replicas of tensors of shape {list(shape)}, "
+            f"but {needed[shape]} are needed"
         )
     return problems
 
 
-def replicated(graph: tf.Graph, inside: bool = False) -> Iterator[tf.Operation]:
-    """The ops that TPUStrategy gives to the cores, functions that they call included."""
+def iter_replicated_ops(graph: tf.Graph, is_inside: bool = False) -> Iterator[tf.Operation]:
+    """Yield the ops that TPUStrategy gives to the cores, including those in functions they call.
+
+    Args:
+      graph: of a function.
+      is_inside: whether the function is called from an op on the cores.
+    """
     for operation in graph.get_operations():
-        on_cores = inside or "_tpu_replicate" in operation.node_def.attr
-        if on_cores and operation.type != "Placeholder":  # an argument of a function
+        is_on_cores = is_inside or "_tpu_replicate" in operation.node_def.attr
+        # A placeholder is the argument of a function.
+        if is_on_cores and operation.type != "Placeholder":
             yield operation
         for attribute in operation.node_def.attr.values():
             if attribute.HasField("func"):
-                yield from replicated(graph._get_function(attribute.func.name).graph, on_cores)
+                function = graph._get_function(attribute.func.name)
+                yield from iter_replicated_ops(function.graph, is_on_cores)
 
 
 @functools.cache
-def compilable_ops() -> frozenset[str]:
-    """The ops that XLA knows; it knows the same for its own CPU as for a TPU, and these can be seen
-    without one."""
+def get_compilable_ops() -> frozenset[str]:
+    """Return the types of the ops that XLA can compile.
+
+    XLA knows the same ops for its own CPU as for a TPU, and those can be listed without one.
+    """
     function = tf.function(lambda x: x + 1.0, jit_compile=True)
-    # XLA registers its kernels when it first compiles, or, in the TPU build, fails to for the host.
+    # XLA registers its kernels when it first compiles for the host. The TPU build fails to do so,
+    # but registers them too.
     with contextlib.suppress(ValueError):
         function.experimental_get_compiler_ir(tf.zeros([1]))(
             stage="hlo_serialized", platform_name="CPU"
@@ -172,12 +173,8 @@ def compilable_ops() -> frozenset[str]:
     return frozenset(known | _REPLICATION)
 
 
-def _outside(operation) -> bool:
-    return "_xla_outside_compilation" in operation.node_def.attr
-
-
-def zeros(config: Config, manifest: Manifest, batch_size: int) -> tf.data.Dataset:
-    """One replica's batch, with nothing in it."""
+def make_zero_dataset(config: Config, manifest: Manifest, batch_size: int) -> tf.data.Dataset:
+    """Return a data set of one batch of a single replica, all zeros."""
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     size = config.data.image_size
     return tf.data.Dataset.from_tensors(
@@ -187,3 +184,42 @@ def zeros(config: Config, manifest: Manifest, batch_size: int) -> tf.data.Datase
             "slot": tf.zeros([batch_size], tf.int32),
         }
     )
+
+
+def _find_op_problems(operation: tf.Operation, compilable: frozenset[str]) -> list[str]:
+    label = f"{operation.type} {operation.name!r}"
+    problems = []
+    if operation.type in _HOST_CALLS or _runs_outside(operation):
+        problems.append(
+            f"{label} calls the host in every step; compute it on the device or before the loop"
+        )
+    elif operation.type not in compilable:
+        problems.append(f"{label} is an op that XLA cannot compile for a TPU")
+    for output in operation.outputs:
+        is_array = output.dtype not in (tf.resource, tf.variant)
+        if is_array and operation.type not in _CONSTANT and not output.shape.is_fully_defined():
+            problems.append(
+                f"{label} has the shape {output.shape}, which is known only at run time; "
+                "TPUs need static shapes"
+            )
+        if output.dtype in _UNSUPPORTED_DTYPES:
+            problems.append(f"{label} computes in {output.dtype.name}, which TPUs do not support")
+    return problems
+
+
+def _list_reduced_shapes(state: TrainState) -> list[tf.TensorShape]:
+    """Return the shapes of the gradients and batch statistics, which a step sums over replicas."""
+    return [variable.shape for variable in (*state.weights, *state.denoiser.moving_statistics())]
+
+
+def _count_replicated_ops(graph: tf.Graph) -> int:
+    return sum(1 for _ in iter_replicated_ops(graph))
+
+
+def _is_replica_sum(operation: tf.Operation) -> bool:
+    return operation.type == "CrossReplicaSum"
+
+
+def _runs_outside(operation: tf.Operation) -> bool:
+    """Return whether an op is marked to run on the host."""
+    return "_xla_outside_compilation" in operation.node_def.attr

@@ -7,6 +7,7 @@ import pytest
 
 from tests import tiny
 from tests.launch.launcher import open_launcher
+from tests.launch.tpu import Cloud
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +72,11 @@ def listing():
         return entries
 
     return list_folder
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    """launch/tpu_vm.sh with a stand-in for gcloud."""
+    cloud = Cloud(tmp_path)
+    yield cloud
+    cloud.clean_up()

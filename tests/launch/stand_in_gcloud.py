@@ -1,9 +1,16 @@
-"""Run as `gcloud`: records its calls, plays a TPU's lives, and runs what ssh is given in a folder.
+"""Stands in for `gcloud`: records its calls, plays the lives of a TPU, and runs ssh's commands.
 
-In the folder $STAND_IN: script.json, {"lives": [[state, ...], ...], "errors": {regex: [[stderr,
-code], ...]}, "answers": {regex: stdout}}; calls, one JSON list a line; vm/, the TPU's home. A create
-begins the next life, and each look at the TPU is its next state, the last one for ever. "ACTIVE" is a
-granted request whose node is READY, "NODE_X" one whose node is X.
+The folder $STAND_IN contains:
+
+  calls        the arguments of each call, as a JSON list on a line
+  vm/          the TPU's home, where ssh runs its commands
+  script.json  lives    a list of states for each TPU that is created
+               now      the states of the present TPU that are still to come, or null
+               errors   {regex: [[stderr, exit code], ...]} for the next calls that match
+               answers  {regex: stdout} for all calls that match
+
+Each time that the TPU is described, it moves on to its next state, and stays in the last one. "ACTIVE"
+means that the request is granted and its node is READY, and "NODE_X" that its node is X.
 """
 
 import contextlib
@@ -11,6 +18,9 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import signal
+import subprocess
 import sys
 
 ROOT = pathlib.Path(os.environ["STAND_IN"])
@@ -20,7 +30,8 @@ SCRIPT = json.loads((ROOT / "script.json").read_text())
 VM = ROOT / "vm"
 
 
-def end(stdout="", stderr="", code=0):
+def finish(stdout="", stderr="", code=0):
+    """Save the script, print and exit."""
     (ROOT / "script.json").write_text(json.dumps(SCRIPT))
     print(stdout, end="\n" if stdout else "")
     print(stderr, end="\n" if stderr else "", file=sys.stderr)
@@ -29,74 +40,87 @@ def end(stdout="", stderr="", code=0):
 
 def create():
     if SCRIPT.get("now"):
-        end(stderr=f"ERROR: (gcloud.{LINE[:20]}) ALREADY_EXISTS: Resource exists", code=1)
+        finish(stderr=f"ERROR: (gcloud.{LINE[:20]}) ALREADY_EXISTS: Resource exists", code=1)
     SCRIPT["now"] = SCRIPT["lives"].pop(0)
     VM.mkdir()
+    finish()
 
 
 def delete():
-    import shutil
-    import signal
-
     pid = VM / "t2i_tpu" / ".tpu" / "pid"
     if pid.exists():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
     shutil.rmtree(VM, ignore_errors=True)
     SCRIPT["now"] = None
+    finish()
 
 
-def look(group):
-    """Both describes of one look tell the same state: the queued request's comes first."""
+def describe(group):
+    """Print the state of the request (queued-resources) or of the node (tpu-vm).
+
+    launch/tpu_vm.sh first describes the request, and then the node if the request is granted. Both
+    show the same state.
+    """
     state = SCRIPT["now"][0]
     is_last = group == "tpu-vm" or (state != "ACTIVE" and not state.startswith("NODE_"))
     if is_last and len(SCRIPT["now"]) > 1:
         SCRIPT["now"].pop(0)
     if group == "queued-resources":
-        return "ACTIVE" if state.startswith("NODE_") else state
-    return {"ACTIVE": "READY"}.get(state, state.removeprefix("NODE_"))
+        finish("ACTIVE" if state.startswith("NODE_") else state)
+    finish({"ACTIVE": "READY"}.get(state, state.removeprefix("NODE_")))
 
 
-with open(ROOT / "calls", "a") as file:
-    file.write(json.dumps(ARGUMENTS) + "\n")
-for pattern, errors in SCRIPT.get("errors", {}).items():
-    if errors and re.search(pattern, LINE):
-        stderr, code = errors.pop(0)
-        end(stderr=stderr, code=code)
-for pattern, answer in SCRIPT.get("answers", {}).items():
-    if re.search(pattern, LINE):
-        end(answer)
-
-if LINE.startswith("auth list"):
-    end("someone@example.com")
-if LINE.startswith("config get project"):
-    end("a-project")
-if LINE.startswith("storage buckets describe"):
-    end("US-CENTRAL1")
-_, _, GROUP, VERB, *_ = ARGUMENTS
-if VERB == "create":
-    create()
-    end()
-if not SCRIPT.get("now"):
-    end(
-        stderr=f"ERROR: (gcloud.compute.tpus.{GROUP}.{VERB}) NOT_FOUND: Resource was not found",
-        code=1,
-    )
-if VERB == "describe":
-    end(look(GROUP))
-if VERB == "delete":
-    delete()
-    end()
-if VERB == "scp":
+def scp():
     (VM / ARGUMENTS[5].partition(":")[2]).write_bytes(pathlib.Path(ARGUMENTS[4]).read_bytes())
-    end()
-if VERB == "ssh":
-    import subprocess
+    finish()
 
-    (command,) = (one.partition("=")[2] for one in ARGUMENTS if one.startswith("--command="))
+
+def ssh():
+    (command,) = (word.partition("=")[2] for word in ARGUMENTS if word.startswith("--command="))
     environment = os.environ | {"HOME": str(VM), "PATH": f"{ROOT / 'vm_bin'}:{os.environ['PATH']}"}
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", command], cwd=VM, env=environment, stdin=subprocess.DEVNULL
     )
-    end(code=done.returncode)
-raise NotImplementedError(LINE)
+    finish(code=result.returncode)
+
+
+def main():
+    # Record the call, and answer as the script says.
+    with open(ROOT / "calls", "a") as file:
+        file.write(json.dumps(ARGUMENTS) + "\n")
+    for pattern, errors in SCRIPT.get("errors", {}).items():
+        if errors and re.search(pattern, LINE):
+            stderr, code = errors.pop(0)
+            finish(stderr=stderr, code=code)
+    for pattern, answer in SCRIPT.get("answers", {}).items():
+        if re.search(pattern, LINE):
+            finish(answer)
+
+    # Commands that do not concern a TPU.
+    if LINE.startswith("auth list"):
+        finish("someone@example.com")
+    if LINE.startswith("config get project"):
+        finish("a-project")
+    if LINE.startswith("storage buckets describe"):
+        finish("US-CENTRAL1")
+
+    # gcloud compute tpus GROUP VERB
+    _, _, group, verb, *_ = ARGUMENTS
+    if verb == "create":
+        create()
+    if not SCRIPT.get("now"):
+        error = f"ERROR: (gcloud.compute.tpus.{group}.{verb}) NOT_FOUND: Resource was not found"
+        finish(stderr=error, code=1)
+    if verb == "describe":
+        describe(group)
+    if verb == "delete":
+        delete()
+    if verb == "scp":
+        scp()
+    if verb == "ssh":
+        ssh()
+    raise NotImplementedError(LINE)
+
+
+main()

@@ -1,8 +1,8 @@
-"""Run as `python3` on a TPU's host, and as the .venv's: the venv, pip and train.py of a test.
+"""Stands in for `python3` on a TPU's host, and for the Python of .venv: for venv, pip and train.py.
 
-$STAND_IN/trainings is a JSON list of what the next runs of launch/train.py do: exit with a code, or
-"wait" to be stopped (75 then, as train.py does). $STAND_IN/trained has their arguments and what they
-were told of the TPU.
+$STAND_IN/trainings is a JSON list of the outcomes of the next runs of launch/train.py: an exit code,
+or "wait" to wait for SIGTERM and then exit with 75, as train.py does. $STAND_IN/trained records their
+arguments and the environment variables that name the TPU.
 """
 
 import json
@@ -15,38 +15,39 @@ import time
 
 ROOT = pathlib.Path(os.environ["STAND_IN"])
 ARGUMENTS = sys.argv[1:]
-TOLD = "TPU_NAME", "TPU_LOAD_LIBRARY"
+TPU_VARIABLES = ("TPU_NAME", "TPU_LOAD_LIBRARY")
 
 
-def append(name, value):
+def append_json_line(name, value):
     with open(ROOT / name, "a") as file:
         file.write(json.dumps(value) + "\n")
 
 
-def save(*_):
+def save_and_exit(*_):
     time.sleep(0.5)
     sys.exit(75)
 
 
 def train():
-    plan = json.loads((ROOT / "trainings").read_text())
-    what = plan.pop(0)
-    (ROOT / "trainings").write_text(json.dumps(plan))
-    signal.signal(signal.SIGTERM, save)
-    print(f"step 1/2: {what}", flush=True)
-    told = {key: os.environ[key] for key in TOLD if key in os.environ}
-    append("trained", [ARGUMENTS[1:], told])  # last: a test waits for it
-    while what == "wait":
+    outcomes = json.loads((ROOT / "trainings").read_text())
+    outcome = outcomes.pop(0)
+    (ROOT / "trainings").write_text(json.dumps(outcomes))
+    signal.signal(signal.SIGTERM, save_and_exit)
+    print(f"step 1/2: {outcome}", flush=True)
+    # This comes last, because tests wait for it.
+    tpu = {name: os.environ[name] for name in TPU_VARIABLES if name in os.environ}
+    append_json_line("trained", [ARGUMENTS[1:], tpu])
+    while outcome == "wait":
         signal.pause()
-    sys.exit(what)
+    sys.exit(outcome)
 
 
 if ARGUMENTS[:2] == ["-m", "venv"]:
-    bin = pathlib.Path(ARGUMENTS[2], "bin")
-    bin.mkdir(parents=True)
-    shutil.copy(ROOT / "vm_bin" / "python3", bin / "python")
+    folder = pathlib.Path(ARGUMENTS[2], "bin")
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "vm_bin" / "python3", folder / "python")
 elif ARGUMENTS[:2] == ["-m", "pip"]:
-    append("installed", ARGUMENTS[2:])
+    append_json_line("installed", ARGUMENTS[2:])
 elif ARGUMENTS[0] == "launch/train.py":
     train()
 elif ARGUMENTS[0] == "launch/tpu_worker.py":

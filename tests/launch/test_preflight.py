@@ -1,6 +1,7 @@
-"""launch/preflight.py traces, estimates, writes its report; a batch too large; and bad input.
+"""launch/preflight.py traces, estimates and writes its report, and rejects bad input.
 
-tests/tpu/test_compile.py has more of the compiler."""
+tests/tpu/test_compile.py tests the compiler.
+"""
 
 import json
 
@@ -14,21 +15,21 @@ pytestmark = pytest.mark.host_xla
 
 @pytest.fixture
 def preflight(tmp_path, squares, config_file, start):
-    """`preflight(flags)` -> (the result, the report that it wrote or None)."""
+    """A function that takes flags and returns the result, and the report or None."""
 
-    def preflight(*flags):
+    def run_preflight(*flags):
         output = tmp_path / "report.json"
         common = [f"--config={config_file}", f"--output={output}", "--compile=false"]
         launched = start("preflight.py", [*common, *tiny.flags(squares), *flags])
         result = launched.wait()
         return result, json.loads(output.read_text()) if output.exists() else None
 
-    return preflight
+    return run_preflight
 
 
 @pytest.mark.slow
 def test_report_of_a_pod(preflight):
-    flags = "--config.train.dtype_policy=auto", "--config.train.global_batch_size=32"
+    flags = ["--config.train.dtype_policy=auto", "--config.train.global_batch_size=32"]
     result, report = preflight("--tpu=v3-32", *flags)
     assert result.code == 0, result.stderr
     assert report["passed"] and report["failures"] == []
@@ -39,16 +40,15 @@ def test_report_of_a_pod(preflight):
     devices = [row["device"] for row in report["estimates"]]
     assert devices == ["v3-32", "V100", "A100", "H100"]
     assert report["notes"] == ["not compiled: --compile=false"]
-    assert "Nothing speaks against v3-32 so far." in result.stdout
+    assert "No problems found for v3-32 so far." in result.stdout
 
 
-def test_data_that_are_not_there_yet(preflight):
-    flags = "--config.data.source=shards:/no/such", "--price_per_hour=100"
+def test_missing_data_are_assumed(preflight):
+    flags = ["--config.data.source=shards:/no/such", "--price_per_hour=100"]
     result, report = preflight("--tpu=v5litepod-1", *flags)
     assert result.code == 0, result.stderr
-    assert (
-        "assumed RGB images conditioned on embedding float32 [768], because" in report["notes"][0]
-    )
+    note = "assumed RGB images conditioned on embedding float32 [768], because"
+    assert note in report["notes"][0]
     row = report["estimates"][0]
     assert row["on_demand"] == pytest.approx(100 * row["hours"])
 
@@ -56,7 +56,7 @@ def test_data_that_are_not_there_yet(preflight):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--tpu=v3_8"], ["--tpu=v3_8", "did you mean v3-8?"]),
+        (["--tpu=v3_8"], ["--tpu=v3_8", "did you mean 'v3-8'?"]),
         (["--tpu=v3-12"], ["--tpu=v3-12", "v3-8, v3-32"]),
         (["--tpu=v3-8", "--config.train.global_batch_size=12"], ["is 12", "8 replicas"]),
         (["--tpu=v4-8", "--config.data.image_size=12"], ["image_size is 12"]),
@@ -64,7 +64,7 @@ def test_data_that_are_not_there_yet(preflight):
         (["--config.train.global_batch_size=8"], ["--tpu"]),
     ],
 )
-def test_bad_input(preflight, flags, words):
+def test_bad_input_is_rejected(preflight, flags, words):
     result, report = preflight(*flags)
     assert_mentions(result.error, words)
     assert report is None

@@ -1,4 +1,4 @@
-"""launch/tpu_host.sh and `make train-tpu`: is there a TPU, and what TensorFlow is told of it."""
+"""launch/tpu_host.sh and `make train-tpu` detect a TPU, train on it, and control a pod."""
 
 import contextlib
 import http.server
@@ -14,77 +14,86 @@ import pytest
 from tests.launch.tpu import Cloud
 
 TRAIN = ["make", "train-tpu", "CONFIG=configs/new one.py", "WORKDIR=gs://bucket/x"]
-TRAINED = ["--strategy=tpu", "--config=configs/new one.py", "--workdir=gs://bucket/x"]
+TRAIN_FLAGS = ["--strategy=tpu", "--config=configs/new one.py", "--workdir=gs://bucket/x"]
 
 
-@pytest.fixture
-def host(tmp_path):
-    """A host of a TPU: the checkout, and a Python whose pip and train.py only write down."""
-    host = Cloud(tmp_path)
-    path = f"{tmp_path / 'vm_bin'}:{tmp_path / 'bin'}"
+class Host(Cloud):
+    """A host of a TPU: a checkout, and a Python whose pip and train.py only record their calls."""
 
-    def start(command, **environment):
+    def start_command(self, command, **environment):
+        """Start a command in the checkout and return its process."""
+        path = f"{self.folder / 'vm_bin'}:{self.folder / 'bin'}"
         return subprocess.Popen(
             command,
-            cwd=host.checkout,
-            env=host.environment(PATH=path) | environment,
+            cwd=self.checkout,
+            env=self.make_environment(PATH=path) | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
 
-    host.start = start
+    def run_command(self, command, **environment):
+        """Run a command in the checkout and return its exit code and output."""
+        return wait_for_exit(self.start_command(command, **environment))
+
+    def run_script(self, *arguments):
+        """Run launch/tpu_host.sh and return the lines that it prints."""
+        _, output = self.run_command(["launch/tpu_host.sh", *arguments])
+        return output.splitlines()
+
+
+@pytest.fixture
+def host(tmp_path):
+    host = Host(tmp_path)
     yield host
-    host.cut_off()
+    host.clean_up()
 
 
-def finished(process):
+def wait_for_exit(process):
     stdout, stderr = process.communicate(timeout=60)
     return process.returncode, stdout + stderr
-
-
-def has(host, device, vendor="0x1ae0"):
-    (host.folder / "pci/0/vendor").write_text(vendor + "\n")
-    (host.folder / "pci/0/device").write_text(device + "\n")
 
 
 @pytest.mark.parametrize(
     ("device", "vendor"),
     [
-        ("0x0042", "0x1ae0"),  # Google's network card
+        ("0x0042", "0x1ae0"),  # a network card of Google
         ("0x0027", "0x8086"),
     ],
 )
-def test_without_a_tpu_it_says_so_and_installs_nothing(host, device, vendor):
-    has(host, device, vendor)
-    code, text = finished(host.start(TRAIN))
-    lines = [line for line in text.splitlines() if not line.startswith("make: ***")]
-    assert code != 0 and len(lines) == 1, text
-    assert "no TPU" in lines[0] and "docs/tpu.md" in lines[0] and "run make train " in lines[0]
-    assert not (host.checkout / ".venv").exists() and not host.lines("installed")
+def test_machine_without_a_tpu_is_rejected_and_nothing_installed(host, device, vendor):
+    host.set_pci_device(device, vendor)
+    code, output = host.run_command(TRAIN)
+    assert code != 0
+    (line,) = (line for line in output.splitlines() if not line.startswith("make: ***"))
+    for words in ("no TPU", "docs/tpu.md", "make train "):
+        assert words in line
+    assert not (host.checkout / ".venv").exists()
+    assert host.read_json_lines("installed") == []
 
 
 @pytest.mark.parametrize("device", ["0x0027", "0x005e", "0x0062", "0x0063", "0x006f"])
-def test_the_whole_job(host, device):
-    has(host, device)
-    host.plan(0)
-    code, text = finished(host.start([*TRAIN, "ARGS=--seed=1"]))
-    assert code == 0, text
-    assert ["install", "-qq", "-e", ".[tpu]"] in host.lines("installed")
-    assert host.lines("trained") == [[[*TRAINED, "--seed=1"], {}]]
+def test_make_installs_tensorflow_and_trains(host, device):
+    host.set_pci_device(device)
+    host.plan_trainings(0)
+    code, output = host.run_command([*TRAIN, "ARGS=--seed=1"])
+    assert code == 0, output
+    assert ["install", "-qq", "-e", ".[tpu]"] in host.read_json_lines("installed")
+    assert host.trainings == [[[*TRAIN_FLAGS, "--seed=1"], {}]]
 
 
-def test_what_this_machine_has_can_be_said(host):
-    has(host, "0x9999")  # a TPU of the future
-    host.plan(0)
-    assert finished(host.start([*TRAIN, "HAS=tpu"]))[0] == 0
-    assert len(host.lines("trained")) == 1
+def test_detection_can_be_overridden(host):
+    host.set_pci_device("0x9999")  # a TPU of the future
+    host.plan_trainings(0)
+    code, _ = host.run_command([*TRAIN, "HAS=tpu"])
+    assert code == 0
+    assert len(host.trainings) == 1
 
 
 @contextlib.contextmanager
-def metadata(**attributes):
-    """A metadata server of a TPU's host; yields its address."""
+def serve_metadata(**attributes):
+    """Run the metadata server of a TPU's host, and yield its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -104,91 +113,106 @@ def metadata(**attributes):
         server.shutdown()
 
 
-def free_port():
+def find_free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return str(server.getsockname()[1])
 
 
-def answers(address, port):
+def is_listening(address, port):
     with contextlib.suppress(OSError), socket.create_connection((address, int(port)), timeout=1):
         return True
     return False
 
 
-def test_a_pod_is_driven_by_its_first_host_and_served_by_all(host):
-    port, addresses = free_port(), ["127.0.0.1", "127.0.0.2"]
+def wait_for_worker(address, port):
+    deadline = time.monotonic() + 30
+    while not is_listening(address, port):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_first_host_of_a_pod_trains_with_the_workers_of_all(host):
+    port, addresses = find_free_port(), ["127.0.0.1", "127.0.0.2"]
     endpoints = ",".join(f"unknown:unknown:{address}" for address in addresses)
-    host.plan(75)
+    host.plan_trainings(75)
+
     with contextlib.ExitStack() as stack:
-        processes = []
-        for number, address in enumerate(addresses):
-            server = metadata(**{
-                "agent-worker-number": str(number), "worker-network-endpoints": endpoints,
-            })  # fmt: skip
+
+        def start_host(number):
+            attributes = {
+                "agent-worker-number": str(number),
+                "worker-network-endpoints": endpoints,
+            }
             environment = {
-                "GCE_METADATA_HOST": stack.enter_context(server),
-                "STAND_IN_IP": address,
+                "GCE_METADATA_HOST": stack.enter_context(serve_metadata(**attributes)),
+                "STAND_IN_IP": addresses[number],
                 "TPU_TASK_PORT": port,
                 "T2I_EXIT_CODE": str(host.folder / f"code{number}"),
             }
-            if number:
-                time.sleep(2)  # the first waits for the second
-                assert host.lines("trained") == []
-            processes.append(host.start(TRAIN, **environment))
-            if not number:
-                deadline = time.monotonic() + 30
-                while not answers(address, port) and time.monotonic() < deadline:
-                    time.sleep(0.05)
-        first, second = processes
-        code, text = finished(first)
-        assert code == 2 and (host.folder / "code0").read_text() == "75\n", text
+            return host.start_command(TRAIN, **environment)
+
+        # The first host waits for the second.
+        first = start_host(0)
+        wait_for_worker(addresses[0], port)
+        time.sleep(2)
+        assert host.trainings == []
+
+        # When the training ends, the worker of the first host stops.
+        second = start_host(1)
+        code, output = wait_for_exit(first)
+        assert code == 2, output
+        assert (host.folder / "code0").read_text() == "75\n"
         tpu = ",".join(f"grpc://{address}:{port}" for address in addresses)
-        assert host.lines("trained") == [[TRAINED, {"TPU_NAME": tpu, "TPU_LOAD_LIBRARY": "0"}]]
-        assert not answers(addresses[0], port)  # its worker went with it
-        assert answers(addresses[1], port) and second.poll() is None
+        assert host.trainings == [[TRAIN_FLAGS, {"TPU_NAME": tpu, "TPU_LOAD_LIBRARY": "0"}]]
+        assert not is_listening(addresses[0], port)
+
+        # The worker of the second host runs until it is stopped.
+        assert is_listening(addresses[1], port)
+        assert second.poll() is None
         os.killpg(second.pid, signal.SIGTERM)
-        assert finished(second)[0] != 0
+        code, _ = wait_for_exit(second)
+        assert code != 0
 
 
-def test_a_host_that_does_not_serve_is_named(host):
+def test_host_that_does_not_answer_is_named(host):
     endpoints = "unknown:unknown:127.0.0.1,unknown:unknown:127.0.0.3"
     attributes = {"agent-worker-number": "0", "worker-network-endpoints": endpoints}
-    with metadata(**attributes) as address:
-        code, text = finished(
-            host.start(
-                TRAIN,
-                GCE_METADATA_HOST=address,
-                STAND_IN_IP="127.0.0.1",
-                TPU_TASK_PORT=free_port(),
-                T2I_WORKER_TRIES="3",
-            )
+    with serve_metadata(**attributes) as address:
+        code, output = host.run_command(
+            TRAIN,
+            GCE_METADATA_HOST=address,
+            STAND_IN_IP="127.0.0.1",
+            TPU_TASK_PORT=find_free_port(),
+            T2I_WORKER_TRIES="3",
         )
-    assert code != 0 and "127.0.0.3 does not answer" in text
-    assert host.lines("trained") == []
+    assert code != 0
+    assert "127.0.0.3 does not answer" in output
+    assert host.trainings == []
 
 
 def test_start_state_and_stop(host):
-    host.plan("wait", "wait", "wait")
-    words = ["configs/new one.py", "gs://bucket/x"]
+    host.plan_trainings("wait", "wait", "wait")
+    training = ["configs/new one.py", "gs://bucket/x"]
 
-    def asked(*more):
-        return finished(host.start(["launch/tpu_host.sh", *more]))[1].splitlines()
-
-    def start(count):
-        asked("start", *words)
+    def start_and_wait(count):
+        """Start the training and wait until `count` trainings have been started."""
+        host.run_script("start", *training)
         deadline = time.monotonic() + 30
-        while len(host.lines("trained")) < count:
+        while len(host.trainings) < count:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    assert asked("state", *words) == ["idle"]
-    start(1)
-    start(2)  # instead of the first
-    assert asked("state", *words) == ["running", "step 1/2: wait"]
-    assert asked("state", *words, "--more")[0] == "other"
-    asked("stop")
-    assert asked("state", *words)[0] == "exit 75"  # it was let save
-    assert asked("state", *words, "--more")[0] == "idle"
-    start(3)
-    host.cut_off()
-    assert asked("state", *words)[0] == "lost"  # and not the 75 of the one before
+    assert host.run_script("state", *training) == ["idle"]
+    start_and_wait(1)
+    # This replaces the first training.
+    start_and_wait(2)
+    assert host.run_script("state", *training) == ["running", "step 1/2: wait"]
+    assert host.run_script("state", *training, "--more")[0] == "other"
+    # It has saved and exited with 75.
+    host.run_script("stop")
+    assert host.run_script("state", *training)[0] == "exit 75"
+    assert host.run_script("state", *training, "--more")[0] == "idle"
+    # A killed training leaves no exit code, and that of the training before it does not count.
+    start_and_wait(3)
+    host.kill_training()
+    assert host.run_script("state", *training)[0] == "lost"

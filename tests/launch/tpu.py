@@ -1,4 +1,4 @@
-"""A checkout, a stand-in for gcloud and, behind it, a folder in which what ssh is given really runs."""
+"""A checkout with a stand-in for gcloud, which runs what it is given over ssh in a folder."""
 
 import contextlib
 import json
@@ -24,115 +24,156 @@ while True:
     server.accept()
 """
 
-
-def executable(path, text):
-    path.write_text(text)
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+# Commands of launch/tpu_vm.sh for the tests.
+CREATE = ["create", "tpu", "--type=v3-8", "--zone=us-central1-a"]
+WORKDIR = "--workdir=gs://bucket/runs/x"
+TRAIN = ["train", "tpu", "--config=configs/new one.py", WORKDIR]
 
 
 class Cloud:
-    """`run` is launch/tpu_vm.sh in a checkout of its own; `calls` are gcloud's since `play`."""
+    """Runs launch/tpu_vm.sh in a checkout of its own, against a stand-in for gcloud.
+
+    Attributes:
+      folder: of the test.
+      checkout: a copy of the files that the scripts need.
+    """
 
     def __init__(self, folder):
         self.folder, self.checkout = folder, folder / "checkout"
+        self._started = []
+        self._make_commands()
+        self._make_checkout()
+        self.plan()
+
+    def _make_commands(self):
+        """Create the folders of commands and a TPU's PCI ids.
+
+        bin has the tools and gcloud, and vm_bin the commands that only a TPU VM has.
+        """
         for name in ("bin", "vm_bin", "pci/0"):
-            (folder / name).mkdir(parents=True)
+            (self.folder / name).mkdir(parents=True)
         for tool in TOOLS:
-            (folder / "bin" / tool).symlink_to(shutil.which(tool))
+            (self.folder / "bin" / tool).symlink_to(shutil.which(tool))
         python = f"exec {sys.executable} -S"
-        executable(folder / "bin/gcloud", f'#!/bin/sh\n{python} {HERE}/stand_in_gcloud.py "$@"\n')
-        executable(
-            folder / "vm_bin/python3", f'#!/bin/sh\n{python} {HERE}/stand_in_python.py "$@"\n'
-        )
-        executable(folder / "vm_bin/worker", f"#!/bin/sh\n{python} -c '{WORKER}'\n")
-        (folder / "pci/0/vendor").write_text("0x1ae0\n")
-        (folder / "pci/0/device").write_text("0x0027\n")
+        commands = {
+            "bin/gcloud": f'{python} {HERE}/stand_in_gcloud.py "$@"',
+            "vm_bin/python3": f'{python} {HERE}/stand_in_python.py "$@"',
+            "vm_bin/worker": f"{python} -c '{WORKER}'",
+        }
+        for name, command in commands.items():
+            path = self.folder / name
+            path.write_text(f"#!/bin/sh\n{command}\n")
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        self.set_pci_device("0x0027")
+
+    def _make_checkout(self):
         (self.checkout / "launch").mkdir(parents=True)
         for path in [*ROOT.glob("launch/tpu_*"), ROOT / "Makefile", ROOT / "setup.py"]:
             shutil.copy(path, self.checkout / path.relative_to(ROOT))
         (self.checkout / "configs").mkdir()
-        (self.checkout / "configs/new one.py").touch()  # not known to git
-        self._git("init", "-q")
-        self._git("add", "launch", "Makefile", "setup.py")
-        self.started = []
-        self.play()
+        # A config that git does not track.
+        (self.checkout / "configs/new one.py").touch()
+        for words in (["init", "-q"], ["add", "launch", "Makefile", "setup.py"]):
+            subprocess.run(["git", *words], cwd=self.checkout, check=True)
 
-    def _git(self, *words):
-        subprocess.run(["git", *words], cwd=self.checkout, check=True)
+    def set_pci_device(self, device, vendor="0x1ae0"):
+        """Set the PCI ids of the machine's only device."""
+        (self.folder / "pci/0/vendor").write_text(vendor + "\n")
+        (self.folder / "pci/0/device").write_text(device + "\n")
 
-    def play(self, lives=(("ACTIVE",),), trainings=(), now=None, **script):
-        """What gcloud (stand_in_gcloud.py) and train.py (stand_in_python.py) do from now on."""
+    def plan(self, lives=(("ACTIVE",),), trainings=(), now=None, **script):
+        """Set what gcloud and train.py do from now on, and forget the calls so far.
+
+        stand_in_gcloud.py explains `lives`, `now` and the other keys of the script, and
+        stand_in_python.py the trainings.
+        """
         script |= {"lives": lives, "now": now}
         (self.folder / "script.json").write_text(json.dumps(script))
         (self.folder / "calls").write_text("")
-        self.plan(*trainings)
+        self.plan_trainings(*trainings)
         if now:
             (self.folder / "vm").mkdir(exist_ok=True)
 
-    def plan(self, *trainings):
+    def plan_trainings(self, *trainings):
+        """Set what the next runs of train.py do."""
         (self.folder / "trainings").write_text(json.dumps(trainings))
 
-    def environment(self, **more):
+    def make_environment(self, **more):
+        """Return the environment variables of the scripts."""
         return {
             "PATH": str(self.folder / "bin"),
             "HOME": str(self.folder),
             "STAND_IN": str(self.folder),
             "T2I_PCI": str(self.folder / "pci"),
             "T2I_TPU_POLL": "0.1",
-            "GCE_METADATA_HOST": "127.0.0.1:1",  # nobody
+            "GCE_METADATA_HOST": "127.0.0.1:1",  # nothing listens there
         } | more
 
     def start(self, *words, **environment):
+        """Start launch/tpu_vm.sh and return its process."""
         process = subprocess.Popen(
             [str(self.checkout / "launch/tpu_vm.sh"), *words],
-            env=self.environment(**environment),
+            env=self.make_environment(**environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        self.started.append(process)
+        self._started.append(process)
         return process
 
     def run(self, *words, code=0, **environment):
-        """-> its stdout, or its one line of error where an error is expected."""
+        """Run launch/tpu_vm.sh. Return its stdout, or its one-line error if `code` is not 0."""
         process = self.start(*words, **environment)
         stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == code, stdout + stderr
-        if code:
-            (line,) = (one for one in stderr.splitlines() if not one.startswith("make:"))
-            assert line.startswith("tpu_vm.sh: error: ")
-            return line
-        return stdout
+        if code == 0:
+            return stdout
+        (error,) = (line for line in stderr.splitlines() if not line.startswith("make:"))
+        assert error.startswith("tpu_vm.sh: error: ")
+        return error
 
-    def lines(self, name):
+    def read_json_lines(self, name):
+        """Return the values in a file of the folder, which has one on each line."""
         path = self.folder / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
     def calls(self):
-        return self.lines("calls")
+        """The arguments of each call of gcloud since `plan`."""
+        return self.read_json_lines("calls")
 
     @property
-    def verbs(self):
-        """What was done, without the looks: create, scp, setup, start, delete."""
-        found = []
-        for call in self.calls:
-            command = next((one for one in call if one.startswith("--command=")), "")
-            host = command.partition("tpu_host.sh ")[2].split(" ")[0]
-            verb = host or "".join(call[3:4])
-            if verb in ("create", "delete", "scp", "setup", "start"):
-                found.append(verb)
-        return found
+    def commands(self):
+        """The calls of gcloud since `plan`, each as one string."""
+        return [" ".join(call) for call in self.calls]
 
-    def cut_off(self):
-        """Ends what runs on the TPU, as if its machine had gone."""
+    @property
+    def trainings(self):
+        """The arguments and TPU variables of each run of train.py."""
+        return self.read_json_lines("trained")
+
+    @property
+    def actions(self):
+        """The calls of gcloud that change something: create, scp, setup, start or delete."""
+        actions = []
+        for call in self.calls:
+            command = next((word for word in call if word.startswith("--command=")), "")
+            on_host = command.partition("tpu_host.sh ")[2].split(" ")[0]
+            action = on_host or "".join(call[3:4])
+            if action in ("create", "delete", "scp", "setup", "start"):
+                actions.append(action)
+        return actions
+
+    def kill_training(self):
+        """Kill the processes on the TPU, as when its machine fails."""
         for pid in self.folder.glob("**/.tpu/pid"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(pid.read_text()), signal.SIGKILL)
 
     def clean_up(self):
-        for process in self.started:
-            if process.poll() is None:  # after a failed test
+        """Kill what a failed test may have left running."""
+        for process in self._started:
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-        self.cut_off()
+        self.kill_training()

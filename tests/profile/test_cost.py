@@ -1,23 +1,29 @@
-"""FLOPs of a traced function, against counts by hand."""
+"""FLOPs and bytes of a traced function agree with counts by hand."""
 
 import time
 
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.profile.cost import activation_bytes, op_seconds, product_bytes, product_flops
+from t2i_tpu.profile.cost import (
+    count_activation_bytes,
+    count_product_bytes,
+    count_product_flops,
+    read_op_seconds,
+)
 
 BATCH, SIZE, CHANNELS, WIDTH, OUT = 2, 8, 3, 5, 7
 
 
-def forward(x, kernel, matrix):
-    """A convolution with stride 2 to [2, 4, 4, 5], then a product to [2, 7]."""
+def run_layers(x, kernel, matrix):
+    """Apply a convolution with stride 2, to [2, 4, 4, 5], then a matrix product, to [2, 7]."""
     x = tf.nn.relu(tf.nn.conv2d(x, kernel, 2, "SAME"))
     return tf.matmul(tf.reshape(x, [BATCH, -1]), matrix)
 
 
 CONVOLUTION = 2 * (3 * 3 * CHANNELS) * (BATCH * 4 * 4 * WIDTH)
 PRODUCT = 2 * (4 * 4 * WIDTH) * (BATCH * OUT)
+IMAGES = tf.zeros([BATCH, SIZE, SIZE, CHANNELS])
 
 
 @pytest.fixture
@@ -26,86 +32,91 @@ def variables():
     return kernel, tf.Variable(tf.ones([4 * 4 * WIDTH, OUT]))
 
 
-def graph_of(function, *arguments):
+def trace(function, *arguments):
     return tf.function(function).get_concrete_function(*arguments).graph
 
 
-def test_forward(variables):
-    graph = graph_of(lambda x: forward(x, *variables), tf.zeros([BATCH, SIZE, SIZE, CHANNELS]))
-    assert product_flops(graph) == CONVOLUTION + PRODUCT
+def test_flops_of_the_forward_pass(variables):
+    graph = trace(lambda x: run_layers(x, *variables), IMAGES)
+    assert count_product_flops(graph) == CONVOLUTION + PRODUCT
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_gradients_inside_a_loop(variables, nested):
-    """The body counts once. Each product has two more of its cost in its gradients, the first
-    layer's convolution only one: nobody asks for the gradient of the image."""
+def test_flops_of_gradients_inside_a_loop(variables, nested):
+    """The body of the loop counts once.
+
+    The gradients of a product are two more products of its cost. The convolution of the first layer
+    has only one, because the gradient of the image is not computed.
+    """
 
     def step(x):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(forward(x, *variables) ** 2)
+            loss = tf.reduce_sum(run_layers(x, *variables) ** 2)
         return tape.gradient(loss, variables)
 
-    inner = tf.function(step) if nested else step
+    body = tf.function(step) if nested else step
 
     def loop(x, count):
         total = tf.zeros([])
         for _ in tf.range(count):
-            total += sum(tf.reduce_sum(gradient) for gradient in inner(x))
+            total += sum(tf.reduce_sum(gradient) for gradient in body(x))
         return total
 
-    images = tf.zeros([BATCH, SIZE, SIZE, CHANNELS])
-    graph = graph_of(loop, images, tf.constant(3))
-    assert product_flops(graph) == 2 * CONVOLUTION + 3 * PRODUCT
+    graph = trace(loop, IMAGES, tf.constant(3))
+    assert count_product_flops(graph) == 2 * CONVOLUTION + 3 * PRODUCT
 
 
 @pytest.mark.parametrize("transpose_a", [False, True])
 @pytest.mark.parametrize("transpose_b", [False, True])
-def test_batched_and_transposed_products(transpose_a, transpose_b):
-    def product(a, b):
+@pytest.mark.parametrize("batch_shape", [[], [6]])
+def test_flops_of_batched_and_transposed_products(transpose_a, transpose_b, batch_shape):
+    def multiply(a, b):
         return tf.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
 
-    for lead in ((), (6,)):
-        a = tf.zeros([*lead, *((4, 3) if transpose_a else (3, 4))])
-        b = tf.zeros([*lead, *((5, 4) if transpose_b else (4, 5))])
-        assert product_flops(graph_of(product, a, b)) == 2 * 3 * 4 * 5 * (lead[0] if lead else 1)
+    a = tf.zeros(batch_shape + ([4, 3] if transpose_a else [3, 4]))
+    b = tf.zeros(batch_shape + ([5, 4] if transpose_b else [4, 5]))
+    num_products = 6 if batch_shape else 1
+    assert count_product_flops(trace(multiply, a, b)) == num_products * 2 * 3 * 4 * 5
 
 
 def test_bytes_of_products(variables):
-    """Each reads its operands and writes its result, 4 bytes a value."""
-    graph = graph_of(lambda x: forward(x, *variables), tf.zeros([BATCH, SIZE, SIZE, CHANNELS]))
+    """Each product reads its operands and writes its result, with 4 bytes per value."""
+    graph = trace(lambda x: run_layers(x, *variables), IMAGES)
     image, kernel, hidden = BATCH * SIZE * SIZE * CHANNELS, 9 * CHANNELS * WIDTH, BATCH * 16 * WIDTH
     convolution, product = image + kernel + hidden, hidden + 16 * WIDTH * OUT + BATCH * OUT
-    assert product_bytes(graph) == 4 * (convolution + product)
+    assert count_product_bytes(graph) == 4 * (convolution + product)
 
 
-def test_activations_that_the_backward_products_read(variables):
-    """The gradient of a kernel reads the image, that of a matrix what came out of the relu, flattened
-    (once, though it is read in two shapes); the weights are no activations."""
+def test_activations_that_the_backward_pass_reads(variables):
+    """The gradient of the kernel reads the image, and that of the matrix the flattened activations.
+
+    Activations that are read in two shapes count once, and weights do not count.
+    """
 
     def step(x):
         with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(forward(x, *variables))
+            loss = tf.reduce_sum(run_layers(x, *variables))
         return tape.gradient(loss, variables)
 
-    graph = graph_of(step, tf.zeros([BATCH, SIZE, SIZE, CHANNELS]))
     image, hidden = BATCH * SIZE * SIZE * CHANNELS, BATCH * 16 * WIDTH
-    assert activation_bytes(graph, BATCH) == 4 * (image + hidden)
-    forward_only = graph_of(lambda x: forward(x, *variables), tf.zeros([BATCH, SIZE, SIZE, 3]))
-    assert activation_bytes(forward_only, BATCH) == 0
+    assert count_activation_bytes(trace(step, IMAGES), BATCH) == 4 * (image + hidden)
+    forward_only = trace(lambda x: run_layers(x, *variables), IMAGES)
+    assert count_activation_bytes(forward_only, BATCH) == 0
 
 
 def test_seconds_by_kind_of_op(tmp_path):
-    """A matrix product takes most of the time here, and no more than there was."""
+    """A large matrix product takes most of the time, and no more than has passed."""
     matrix = tf.ones([1024, 1024])
-    product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix) + 1.0))
-    product()
+    multiply = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix) + 1.0))
+    multiply()
     tf.profiler.experimental.start(str(tmp_path))
     begin = time.perf_counter()
     for _ in range(3):
-        product().numpy()
-    wall = time.perf_counter() - begin
+        multiply().numpy()
+    wall_seconds = time.perf_counter() - begin
     tf.profiler.experimental.stop()
-    seconds = op_seconds(str(tmp_path))
-    matmul = sum(value for op, value in seconds.items() if "MatMul" in op)
-    assert matmul > 0.5 * sum(seconds.values())
-    assert matmul <= 2 * wall  # threads
+    seconds = read_op_seconds(str(tmp_path))
+    in_products = sum(value for op, value in seconds.items() if "MatMul" in op)
+    assert in_products > 0.5 * sum(seconds.values())
+    # Several threads may work at the same time.
+    assert in_products <= 2 * wall_seconds

@@ -1,11 +1,12 @@
-"""Cloud TPU types, against what Google's documentation says of them."""
+"""Cloud TPU types agree with Google's documentation."""
 
 import pytest
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.tpu import hardware
 
-# name: replicas, chips, hosts, GiB of a replica, bfloat16 TFLOP/s and GB/s of all its chips
+# For each type: replicas, chips, hosts, GiB of a replica, and the bfloat16 TFLOP/s and GB/s of all
+# its chips.
 TYPES = {
     "v2-8": (8, 4, 1, 8, 184, 2800),
     "v3-8": (8, 4, 1, 16, 492, 3600),
@@ -20,9 +21,9 @@ TYPES = {
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_types(name):
-    tpu = hardware.parse(name)
-    found = (
+def test_known_type(name):
+    tpu = hardware.parse_tpu(name)
+    actual = (
         tpu.num_replicas,
         tpu.chips,
         tpu.num_hosts,
@@ -30,32 +31,34 @@ def test_types(name):
         tpu.num_replicas * tpu.flops_per_s / 1e12,
         tpu.num_replicas * tpu.bytes_per_s / 1e9,
     )
-    assert found == pytest.approx(TYPES[name])
+    assert actual == pytest.approx(TYPES[name])
     assert 0 < tpu.spot < tpu.on_demand
 
 
-def test_gcloud_s_own_name():
-    assert hardware.parse("v5litepod-8") == hardware.parse("v5e-8")
-    assert hardware.parse("V3-8").on_demand == 8.0
+def test_name_of_gcloud_and_capital_letters_are_accepted():
+    assert hardware.parse_tpu("v5litepod-8") == hardware.parse_tpu("v5e-8")
+    assert hardware.parse_tpu("V3-8").on_demand == 8.0
 
 
 @pytest.mark.parametrize(
-    "name, message",
+    ("name", "message"),
     [
-        ("v3_8", r"--tpu=v3_8: no such TPU; did you mean v3-8\?; known are v2, v3, v4"),
-        ("h100", "--tpu=h100: no such TPU; known are"),
-        ("v3-16", "--tpu=v3-16: take v3-8, v3-32"),
-        ("v3", "--tpu=v3: take v3-8"),
-        ("v6e-16", r"--tpu=v6e-16: take v6e-1, v6e-4, v6e-8 \(tensorflow-tpu 2.20 cannot drive"),
-        ("v4-08", "take v4-8, v4-16"),
+        ("v3_8", r"--tpu=v3_8: there is no such TPU; did you mean 'v3-8'\?; .* are v2, v3, v4"),
+        ("h100", "--tpu=h100: there is no such TPU; the known generations are"),
+        ("v3-16", "--tpu=v3-16: it must be one of v3-8, v3-32"),
+        ("v3", "--tpu=v3: it must be one of v3-8"),
+        ("v6e-16", r"must be one of v6e-1, v6e-4, v6e-8 \(tensorflow-tpu 2.20 cannot drive"),
+        ("v4-08", "it must be one of v4-8, v4-16"),
     ],
 )
-def test_unknown_types(name, message):
+def test_unknown_type_is_rejected(name, message):
     with pytest.raises(UserError, match=message):
-        hardware.parse(name)
+        hardware.parse_tpu(name)
 
 
 def test_gpus():
-    assert [gpu.name for gpu in hardware.gpus()] == ["V100", "A100", "H100"]
-    for gpu in hardware.gpus():
-        assert gpu.num_replicas == 1 and 0 < gpu.spot < gpu.on_demand
+    gpus = hardware.list_gpus()
+    assert [gpu.name for gpu in gpus] == ["V100", "A100", "H100"]
+    for gpu in gpus:
+        assert gpu.num_replicas == 1
+        assert 0 < gpu.spot < gpu.on_demand

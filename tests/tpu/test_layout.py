@@ -1,4 +1,4 @@
-"""Sizes of tiled arrays, against the tables of XLA's documentation and by hand."""
+"""Sizes of tiled arrays agree with XLA's documentation and with figures computed by hand."""
 
 import pytest
 from tensorflow.compiler.xla import xla_data_pb2
@@ -12,7 +12,7 @@ F32, BF16 = xla_data_pb2.F32, xla_data_pb2.BF16
 @pytest.mark.parametrize(
     ("dimensions", "minor_to_major", "tiles", "elements"),
     [
-        ([3, 5], [1, 0], [[2, 2]], 24),  # XLA's "Tiled layout": F32[3,5] in tiles of 2 by 2
+        ([3, 5], [1, 0], [[2, 2]], 24),  # the example F32[3,5] of XLA's page "Tiled layout"
         ([128, 32, 32, 128], [3, 0, 2, 1], [[8, 128], [2, 1]], 128 * 32 * 32 * 128),
         ([32, 16, 16, 96], [3, 0, 2, 1], [[8, 128], [2, 1]], 32 * 16 * 16 * 128),
         ([32, 16, 16, 3], [3, 2, 1, 0], [[8, 128]], 32 * 16 * 16 * 128),  # 43 times as large
@@ -27,61 +27,64 @@ def test_padded_elements(dimensions, minor_to_major, tiles, elements):
     assert layout.padded_elements(dimensions, minor_to_major, tiles) == elements
 
 
-def shape(element_type, dimensions, space=layout.HBM):
-    made = xla_data_pb2.ShapeProto(element_type=element_type, dimensions=dimensions)
-    made.layout.minor_to_major.extend(reversed(range(len(dimensions))))
-    made.layout.tiles.add(dimensions=[8, 128])
-    made.layout.memory_space = space
-    return made
+def make_shape(element_type, dimensions, space=layout.HBM):
+    shape = xla_data_pb2.ShapeProto(element_type=element_type, dimensions=dimensions)
+    shape.layout.minor_to_major.extend(reversed(range(len(dimensions))))
+    shape.layout.tiles.add(dimensions=[8, 128])
+    shape.layout.memory_space = space
+    return shape
 
 
 @pytest.fixture
 def module():
-    """argument -> fusion (two results, one of them on the chip) -> copy, with a fusion's inside."""
+    """A module: an argument, a fusion of it with two results (one in the core's memory), and copies
+    of the fusion's first result and of the argument."""
     module = hlo_pb2.HloModuleProto(entry_computation_id=1)
-    entry, inside = module.computations.add(id=1), module.computations.add(id=2)
-    both = xla_data_pb2.ShapeProto(element_type=xla_data_pb2.TUPLE)
-    both.tuple_shapes.extend([shape(BF16, [8, 64]), shape(F32, [8, 128], space=1)])
+    entry, fused = module.computations.add(id=1), module.computations.add(id=2)
+    pair = xla_data_pb2.ShapeProto(element_type=xla_data_pb2.TUPLE)
+    pair.tuple_shapes.extend([make_shape(BF16, [8, 64]), make_shape(F32, [8, 128], space=1)])
 
-    def add(computation, number, opcode, made, operands=(), op_name="", calls=()):
+    def add(computation, number, opcode, shape, operands=(), op_name="", calls=()):
         instruction = computation.instructions.add(
-            id=number, opcode=opcode, shape=made, operand_ids=operands
+            id=number, opcode=opcode, shape=shape, operand_ids=operands
         )
         instruction.metadata.op_name = op_name
         instruction.called_computation_ids.extend(calls)
 
-    up = "Call/gradient_tape/denoiser_1/unet_1/up0_0_1/norm1_1/Sum_2"
-    add(entry, 1, "parameter", shape(F32, [16, 128]))
-    add(entry, 2, "fusion", both, [1], up, [2])
-    add(entry, 3, "get-tuple-element", shape(BF16, [8, 64]), [2])
-    add(entry, 4, "copy", shape(BF16, [8, 64]), [3])
-    add(entry, 5, "copy", shape(F32, [16, 128]), [1], "AssignAddVariableOp_7")
-    add(inside, 6, "add", shape(F32, [1024, 1024]))
+    norm = "Call/gradient_tape/denoiser_1/unet_1/up0_0_1/norm1_1/Sum_2"
+    add(entry, 1, "parameter", make_shape(F32, [16, 128]))
+    add(entry, 2, "fusion", pair, [1], norm, [2])
+    add(entry, 3, "get-tuple-element", make_shape(BF16, [8, 64]), [2])
+    add(entry, 4, "copy", make_shape(BF16, [8, 64]), [3])
+    add(entry, 5, "copy", make_shape(F32, [16, 128]), [1], "AssignAddVariableOp_7")
+    add(fused, 6, "add", make_shape(F32, [1024, 1024]))
     return module
 
 
 def test_arrays_of_a_module(module):
-    found = list(layout.arrays(module))
-    weights, half, on_chip, copy, updated = found
+    arrays = list(layout.iter_arrays(module))
+    weights, half, on_chip, copy, updated = arrays
     assert (weights.num_bytes, weights.padded_bytes, weights.is_state) == (8192, 8192, True)
     assert (half.num_bytes, half.padded_bytes, half.in_hbm) == (1024, 2048, True)
     assert (on_chip.num_bytes, on_chip.in_hbm) == (4096, False)
     assert half.layer == "up0_0/norm1 (gradient)"
     assert copy.layer == half.layer
     assert updated.is_state and not copy.is_state
-    assert layout.padding_waste(found) == pytest.approx((16384 + 4096) / (16384 + 2048))
-    assert layout.largest_temporaries(found) == [("up0_0/norm1 (gradient)", 4096)]
+    assert layout.padding_waste(arrays) == pytest.approx((16384 + 4096) / (16384 + 2048))
+    assert layout.find_largest_temporaries(arrays) == [("up0_0/norm1 (gradient)", 4096)]
 
 
 def test_traffic(module):
-    """What an instruction reads and writes in HBM: the fusion 8192 and 2048, the copies 2048 twice
-    and 8192 twice; what is on the chip is free."""
-    assert layout.hbm_traffic(module) == 8192 + 2048 + 2 * 2048 + 2 * 8192
+    """The fusion reads 8192 bytes and writes 2048; the copies read and write 2048 and 8192 each.
+
+    An array in the core's own memory costs nothing.
+    """
+    assert layout.count_hbm_traffic(module) == 8192 + 2048 + 2 * 2048 + 2 * 8192
 
 
 def test_cycles(module):
-    """The compiler writes its estimate beside an instruction; what is inside of a fusion is in its."""
+    """The compiler writes an estimate into each instruction. A fusion's includes its inside."""
     for computation, cycles in zip(module.computations, (40, 7), strict=True):
         last = computation.instructions[-1]
         last.backend_config = f'{{"window":[],"estimated_cycles":"{cycles}"}}'.encode()
-    assert layout.estimated_cycles(module) == 40
+    assert layout.sum_estimated_cycles(module) == 40
