@@ -14,7 +14,6 @@ from absl import flags
 from t2i_tpu import cli
 from t2i_tpu.errors import UserError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// path of a run.")
 COMPARE = flags.DEFINE_list("compare", None, "Two steps whose previews to put side by side.")
 OUTPUT = flags.DEFINE_string(
     "output", None, "PNG file that --compare writes. compare_A_B.png by default."
@@ -29,33 +28,32 @@ KEEP_EVERY = flags.DEFINE_integer(
 KEEP_BEST = flags.DEFINE_integer(
     "keep_best", 0, "With --prune: also keep this many checkpoints with the lowest loss.", 0
 )
-flags.mark_flag_as_required("workdir")
 
 
-def main() -> None:
+def main(workdir: str) -> None:
     from t2i_tpu.run import workdir as workdir_lib
 
-    workdir_lib.read(WORKDIR.value)  # raises an error if the folder holds no run
+    workdir_lib.read(workdir)  # raises an error if the folder holds no run
     if COMPARE.value:
-        _compare()
+        _compare(workdir)
     elif PRUNE.value:
-        _prune()
+        _prune(workdir)
     else:
-        _list()
+        _list(workdir)
 
 
-def _list() -> None:
+def _list(workdir: str) -> None:
     """Print a table of the checkpoints, oldest first."""
     from tqdm import tqdm
 
     from t2i_tpu.run import checkpoint_store
 
     # Verifying a checkpoint takes time, because all of it is read.
-    steps = checkpoint_store.list_steps(WORKDIR.value)
-    previews = _find_previews()
+    steps = checkpoint_store.list_steps(workdir)
+    previews = _find_previews(workdir)
     rows = [("step", "loss", "MB", "intact", "preview")]
     for step in tqdm(steps[::-1], unit="checkpoint", disable=not sys.stderr.isatty(), leave=False):
-        rows.append((str(step), *_describe(step), previews.get(step, "-")))
+        rows.append((str(step), *_describe(workdir, step), previews.get(step, "-")))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -67,27 +65,27 @@ def _list() -> None:
         print("previews without a checkpoint:", _join(without_checkpoint))
 
 
-def _describe(step: int) -> tuple[str, str, str]:
+def _describe(workdir: str, step: int) -> tuple[str, str, str]:
     """Return a checkpoint's loss, its size in MB, and whether it is intact, as text."""
     from t2i_tpu.run import checkpoint_store
 
     loss = size = "-"
     try:
-        info = checkpoint_store.read_info(WORKDIR.value, step)
+        info = checkpoint_store.read_info(workdir, step)
         size = f"{info.num_bytes / 1e6:.1f}"
         if "loss" in info.metrics:
             loss = f"{info.metrics['loss']:.4f}"
-        checkpoint_store.verify(WORKDIR.value, step)
+        checkpoint_store.verify(workdir, step)
     except (checkpoint_store.DamagedCheckpoint, UserError) as error:
         return loss, size, f"no: {error}"
     return loss, size, "yes"
 
 
-def _compare() -> None:
+def _compare(workdir: str) -> None:
     """Write the previews of two steps into one picture."""
     from t2i_tpu.sample.pictures import join_pictures, read_picture, save_picture
 
-    previews, pictures = _find_previews(), []
+    previews, pictures = _find_previews(workdir), []
     if len(COMPARE.value) != 2:
         raise UserError(f"--compare={','.join(COMPARE.value)}: it takes two steps, as in 500,2000")
     for text in COMPARE.value:
@@ -102,29 +100,29 @@ def _compare() -> None:
     print(output)
 
 
-def _prune() -> None:
+def _prune(workdir: str) -> None:
     """Remove the checkpoints that are not to be kept, but never the newest intact one."""
     from t2i_tpu.run import checkpoint_store
     from t2i_tpu.run.lock import Lock
 
-    with Lock(WORKDIR.value):
+    with Lock(workdir):
         retention = checkpoint_store.Retention(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value)
-        expired = retention.expired_steps(WORKDIR.value)
-        newest_intact = next(checkpoint_store.iter_intact(WORKDIR.value), None)
+        expired = retention.expired_steps(workdir)
+        newest_intact = next(checkpoint_store.iter_intact(workdir), None)
         if newest_intact:
             expired = [step for step in expired if step != newest_intact.step]
         for step in expired:
-            checkpoint_store.remove(WORKDIR.value, step)
-        checkpoint_store.remove_unfinished(WORKDIR.value)
+            checkpoint_store.remove(workdir, step)
+        checkpoint_store.remove_unfinished(workdir)
     print("removed:", _join(sorted(expired)) or "nothing")
-    print("kept:", _join(checkpoint_store.list_steps(WORKDIR.value)[::-1]))
+    print("kept:", _join(checkpoint_store.list_steps(workdir)[::-1]))
 
 
-def _find_previews() -> dict[int, str]:
+def _find_previews(workdir: str) -> dict[int, str]:
     """Return the path of each preview by its step."""
     import tensorflow as tf
 
-    paths = tf.io.gfile.glob(posixpath.join(WORKDIR.value, "previews", "step_*.png"))
+    paths = tf.io.gfile.glob(posixpath.join(workdir, "previews", "step_*.png"))
     matches = [(re.search(r"step_(\d+)\.png$", path), path) for path in paths]
     return {int(match[1]): path for match, path in matches if match}
 
@@ -134,7 +132,4 @@ def _join(steps: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    # The workdir may be given without the name of its flag.
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
-        sys.argv[1] = f"--workdir={sys.argv[1]}"
-    cli.run(main)
+    cli.run(main, positional="WORKDIR")
