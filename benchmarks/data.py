@@ -200,7 +200,7 @@ def prepare_ours(folder, cores):
     from t2i_tpu.data.prepare.settings import Settings
 
     settings = Settings(f"folder:{folder}/files", encoder="none", heldout_share=0.0)
-    do_units = functools.partial(pool.do_units, workers=cores)
+    do_units = functools.partial(pool.process_units, workers=cores)
     return measured(folder, "ours", lambda output: prepare(settings, str(output), do_units))
 
 

@@ -90,6 +90,13 @@ def collect_facts() -> dict[str, str]:
     return facts
 
 
+def count_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def list_gpus() -> list[Gpu]:
     """Return the GPUs that nvidia-smi sees. This may take a second."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_GPU_QUERY)}", "--format=csv,noheader,nounits"]

@@ -14,15 +14,15 @@ from tqdm import tqdm
 from t2i_tpu.data import manifest as manifest_lib
 from t2i_tpu.data import records, shard_file
 from t2i_tpu.data.pipeline import disable_autotuning
-from t2i_tpu.data.prepare.duplicates import Seen
-from t2i_tpu.data.prepare.unit import perceptual_hash
+from t2i_tpu.data.prepare.duplicates import DuplicateIndex
+from t2i_tpu.data.prepare.unit import compute_perceptual_hash
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
 QUARANTINE = "quarantine"
 _NUM_SHOWN = 64  # examples on a split's contact sheet
 _MAX_WORDS = 100  # longer captions are counted as this long
-# What `Seen.cause` may return, and what it is called in a report.
+# What `DuplicateIndex.add` may return, and what it is called in a report.
 _DUPLICATES = {
     "duplicate_key": "repeated keys",
     "duplicate_image": "repeated images",
@@ -192,7 +192,8 @@ class _Split:
 
     def __init__(self, manifest: manifest_lib.Manifest, distance: int, train: "_Split | None"):
         self.manifest, self.train = manifest, train
-        self.images, self.captions, self.embeddings = Seen(distance), Seen(None), Seen(None)
+        self.images = DuplicateIndex(distance)
+        self.captions, self.embeddings = DuplicateIndex(None), DuplicateIndex(None)
         self.counts = collections.Counter()
         self.words, self.norms = collections.Counter(), []
         self.sum = self.squares = 0.0
@@ -213,13 +214,15 @@ class _Split:
             self._add_embeddings(batch["embedding"])
 
     def _add_image(self, key: str, image: np.ndarray) -> None:
-        digest, image_hash = hashlib.sha256(image).digest(), perceptual_hash(image)
-        cause = self.images.cause(key, digest, image_hash)
+        digest, image_hash = hashlib.sha256(image).digest(), compute_perceptual_hash(image)
+        cause = self.images.add(key, digest, image_hash)
         if cause:
             self.counts[_DUPLICATES[cause]] += 1
         if self.train:
-            self.counts["same image in train"] += int(self.train.images.has_same(digest))
-            self.counts["near-duplicate in train"] += int(self.train.images.has_near(image_hash))
+            self.counts["same image in train"] += int(self.train.images.has_image(digest))
+            self.counts["near-duplicate in train"] += int(
+                self.train.images.has_near_duplicate(image_hash)
+            )
 
     def _add_embeddings(self, values: np.ndarray) -> None:
         is_finite = np.isfinite(values).all(axis=1)
@@ -273,7 +276,7 @@ class _Split:
         return int((variance < 1e-12).sum())
 
 
-def _count_repeats(seen: Seen, contents: list[bytes]) -> int:
+def _count_repeats(seen: DuplicateIndex, contents: list[bytes]) -> int:
     """Return how many of the contents have been seen before, and remember them."""
     digests = (hashlib.sha256(content).hexdigest() for content in contents)
-    return sum(1 for digest in digests if seen.cause(digest, None, None) is not None)
+    return sum(1 for digest in digests if seen.add(digest, None, None) is not None)

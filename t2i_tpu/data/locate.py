@@ -75,9 +75,9 @@ def _locate_idx(path: str, prepare: bool) -> str | None:
         for split in _SPLITS:
             records = list(idx.read_idx(folder, split))
             splits[split] = _show_progress(records, split, len(records))
-        write_dataset(output, splits, name=name, label_names=idx.label_names(folder))
+        write_dataset(output, splits, name=name, label_names=idx.read_label_names(folder))
 
-    return _prepare_once("idx", name, idx.fingerprint(folder), write, prepare)
+    return _prepare_once("idx", name, idx.compute_fingerprint(folder), write, prepare)
 
 
 def _locate_tfds(spec: str, prepare: bool) -> str | None:
@@ -86,12 +86,12 @@ def _locate_tfds(spec: str, prepare: bool) -> str | None:
     builder = tfds.open_builder(name, data_dir)
 
     def write(output: str) -> None:
-        builder = tfds.prepared_builder(name, data_dir)
+        builder = tfds.prepare_builder(name, data_dir)
         splits = {}
         for split in _SPLITS:
             records = tfds.read_tfds(name, data_dir, split)
-            splits[split] = _show_progress(records, split, tfds.num_examples(builder, split))
-        write_dataset(output, splits, name=builder.name, label_names=tfds.label_names(builder))
+            splits[split] = _show_progress(records, split, tfds.count_examples(builder, split))
+        write_dataset(output, splits, name=builder.name, label_names=tfds.get_label_names(builder))
 
     # The full name has the version, which identifies the content. Copies in different folders may
     # still differ, so the path is a part of the identity too.

@@ -4,7 +4,6 @@
 before training. Checks that need no TensorFlow are in `t2i_tpu.installed`.
 """
 
-import os
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -83,8 +82,7 @@ def _check_tensorflow() -> Finding:
 
 
 def _list_devices() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding(OK, "CPU", f"{cores} cores")
+    yield Finding(OK, "CPU", f"{installed.count_cores()} cores")
     for gpu in tf.config.list_physical_devices("GPU"):
         name = tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         yield Finding(OK, "GPU", f"{name}, compute capability {_read_capability(gpu)}")

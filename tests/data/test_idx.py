@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.data.sources.idx import fingerprint, label_names, read_idx
+from t2i_tpu.data.sources.idx import compute_fingerprint, read_idx, read_label_names
 from t2i_tpu.errors import UserError
 
 
@@ -28,10 +28,10 @@ def test_records_are_the_files(tmp_path, write_idx, gzipped):
 
 def test_labels_file_names_the_labels(tmp_path, write_idx):
     write_idx(tmp_path)
-    before = fingerprint(tmp_path)
+    before = compute_fingerprint(tmp_path)
     (tmp_path / "labels.txt").write_text("".join(f"class {label}\n" for label in range(10)))
     assert next(read_idx(tmp_path, "train")).caption == "class 0"
-    assert fingerprint(tmp_path) != before
+    assert compute_fingerprint(tmp_path) != before
     (tmp_path / "labels.txt").write_text("only one\n")
     with pytest.raises(UserError, match="label 9 .* only 1 label names; .*labels.txt"):
         read_idx(tmp_path, "train")
@@ -41,7 +41,9 @@ def test_fingerprint_is_of_the_content(tmp_path, write_idx):
     write_idx(tmp_path / "a")
     write_idx(tmp_path / "b", gzipped=False)
     write_idx(tmp_path / "c", test=18)
-    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b") != fingerprint(tmp_path / "c")
+    fingerprint = compute_fingerprint(tmp_path / "a")
+    assert compute_fingerprint(tmp_path / "b") == fingerprint
+    assert compute_fingerprint(tmp_path / "c") != fingerprint
 
 
 def damage(path, change):
@@ -60,8 +62,8 @@ DAMAGES = {
     "corrupt gzip": (lambda content: content[:200] + b"\0" * 50 + content[250:], "cannot read"),
     "cut data": (regzip(lambda content: content[:-1]), r"has \d+ bytes of data"),
     "long data": (regzip(lambda content: content + b"x"), r"has \d+ bytes of data"),
-    "cut header": (regzip(lambda content: content[:6]), "has 0 bytes of data"),
-    "no items": (regzip(lambda content: content[:4] + bytes(12)), "asks for at least one"),
+    "cut header": (regzip(lambda content: content[:6]), "cut header"),
+    "no items": (regzip(lambda content: content[:4] + bytes(12)), "no items"),
     "magic": (regzip(lambda content: b"\x89PNG" + content[4:]), "not an idx file .*89504e47"),
     "floats": (regzip(lambda content: b"\0\0\x0d\x03" + content[4:]), "not an idx file"),
 }
@@ -117,7 +119,7 @@ def decode_with_tensorflow(path, header):
 )
 def test_the_real_fashion_mnist(fashion_mnist_idx, split, prefix, each):
     folder = str(fashion_mnist_idx)
-    assert list(label_names(folder)) == FASHION
+    assert list(read_label_names(folder)) == FASHION
     records = list(read_idx(folder, split))
     assert np.bincount([record.label for record in records]).tolist() == [each] * 10
     assert all(record.caption == FASHION[record.label] for record in records)

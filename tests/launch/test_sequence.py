@@ -10,7 +10,7 @@ from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.sample.trained import load_trained
 from t2i_tpu.text import make_encoder
 from tests import tiny
-from tests.data.prepare.conftest import write_webdataset
+from tests.data.prepare.source_files import write_webdataset
 
 PROMPTS = ["red square", "a much longer prompt: a blue square", "green square"]
 

@@ -12,7 +12,7 @@ from t2i_tpu.data.manifest import MANIFEST_NAME, TEXT_TOWER, read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.text import make_encoder
 from tests import tiny
-from tests.data.prepare.conftest import write_webdataset
+from tests.data.prepare.source_files import write_webdataset
 
 UNKNOWN = "ViT-of-nobody/tag"  # only the tower can stand for it
 

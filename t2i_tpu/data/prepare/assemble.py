@@ -1,7 +1,7 @@
-"""Finished units -> the shards and the manifest: one pass, in an order that the seed decides.
+"""Assembles the shards and the manifest from the processed units.
 
-It remembers nothing on disk but the shards themselves: interrupted, it passes again and leaves the
-shards that are whole as they are.
+One pass over all units, in an order that depends on the seed. Nothing but the shards is kept on
+disk: after an interruption the pass starts over and leaves complete shards as they are.
 """
 
 import collections
@@ -13,17 +13,15 @@ import posixpath
 import tensorflow as tf
 
 from t2i_tpu.data import manifest as manifest_lib
-from t2i_tpu.data import records
-from t2i_tpu.data.prepare.duplicates import Seen
-from t2i_tpu.data.prepare.encode import UnitEncoder
-from t2i_tpu.data.prepare.settings import Settings, versions
-from t2i_tpu.data.prepare.unit import Done, read_done, read_examples
+from t2i_tpu.data.prepare.duplicates import DuplicateIndex
+from t2i_tpu.data.prepare.encode import EncodedUnit, UnitEncoder
+from t2i_tpu.data.prepare.settings import Settings, collect_versions
+from t2i_tpu.data.prepare.unit import TEMPORARY_FEATURES, read_examples, read_result
 from t2i_tpu.data.writer import StreamWriter
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
-LOSSES_NAME = "losses.csv"
-_BESIDE = ("split", "sha256", "hash")  # features of a unit's example that shards don't have
+REJECTED_NAME = "rejected.csv"
 
 
 def assemble(
@@ -34,96 +32,138 @@ def assemble(
     encoder: UnitEncoder,
     label_names: tuple[str, ...] | None,
 ) -> manifest_lib.Manifest:
-    """Writes everything but the manifest, which it returns.
+    """Write the shards and the list of rejected examples, and return the manifest.
+
+    The manifest is not written yet.
+
+    Args:
+      output: folder of the data set, local or gs://.
+      work: folder of the processed units.
+      num_units: number of units, all of which must be processed.
+      settings: of the preparation.
+      encoder: encodes captions, if that was not done before.
+      label_names: names of the classes, or None.
 
     Raises:
       UserError: too few examples are left.
     """
-    dim, normalized = _given_embeddings(work, num_units)
-    shards = _Shards(output, settings)
-    outcomes, cut = collections.Counter(), 0
-    seen = Seen(settings.filters.near_duplicates)
-    losses = _Losses(posixpath.join(output, LOSSES_NAME))
-    for index in sorted(range(num_units), key=lambda unit: _draw(settings.seed, f"unit {unit}")):
-        done = encoder.encode(work, index)  # again, where two workers ended at once
-        for key, cause in done.lost:
-            losses.add(key, cause)
-            outcomes[cause] += 1
-        encoded = encoder.read(work, done)
-        cut += encoded.cut if encoded else 0
-        for row, example in enumerate(read_examples(work, done)):
-            features = example.features.feature
-            key = features["key"].bytes_list.value[0].decode()
-            cause = seen.cause(key, _beside(features, "sha256"), _beside(features, "hash"))
-            if not encoded and dim and len(_beside(features, "embedding") or b"") != 4 * dim:
-                cause = cause or "no_embedding"
-            if cause:
-                losses.add(key, cause)
-                outcomes[cause] += 1
-                continue
-            split = (_beside(features, "split") or b"").decode() or _split(settings, key)
-            for name in _BESIDE:
-                features.pop(name, None)
-            if encoded:
-                records.add_text_features(
-                    example,
-                    encoded.embeddings[row],
-                    encoded.tokens[row].tolist(),
-                    encoded.sequences[row],
-                )
-            shards.write(split, example.SerializeToString(deterministic=True))
-            outcomes[split] += 1
-    seen.close()
-    losses.close()
-    counts = dict(sorted(outcomes.items()))
+    given_dim, given_normalized = _inspect_given_embeddings(work, num_units)
+    assembly = _Assembly(output, settings, required_dim=None if encoder.encoder else given_dim)
+    num_cut = 0
+    order = sorted(range(num_units), key=lambda unit: _draw(settings.seed, f"unit {unit}"))
+    for index in order:
+        # The captions are encoded here if two workers finished the unit at the same time.
+        result = encoder.encode_unit(work, index)
+        for key, cause in result.rejected:
+            assembly.reject(key, cause)
+        encoded = encoder.read_unit(work, result)
+        if encoded:
+            num_cut += encoded.num_cut
+        for row, example in enumerate(read_examples(work, result)):
+            assembly.add(example, row, encoded)
+    outcomes, splits = assembly.close()
     return manifest_lib.Manifest(
         name=posixpath.basename(output.rstrip("/")),
         image_size=settings.image_size,
         channels=settings.channels,
-        splits=shards.close(counts),
-        **encoder.contracts(dim, normalized),
+        splits=splits,
+        **encoder.make_contracts(given_dim, given_normalized),
         label_names=label_names,
         image_format="raw",
-        preparation=settings.as_dict()
-        | {
-            "outcomes": counts,
-            "captions_cut": cut,
-            "versions": versions(),
-            "fingerprint": settings.fingerprint(),
+        preparation={
+            **settings.to_dict(),
+            "outcomes": outcomes,
+            "captions_cut": num_cut,
+            "versions": collect_versions(),
+            "fingerprint": settings.compute_fingerprint(),
         },
     )
 
 
-def _draw(seed: int, what: str) -> float:
-    """Uniform in [0, 1), a function of its arguments."""
-    digest = hashlib.sha256(f"{seed} {what}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def write_manifest(output: str, manifest: manifest_lib.Manifest) -> None:
+    """Write the manifest, which completes the data set."""
+    files.write(posixpath.join(output, manifest_lib.MANIFEST_NAME), manifest.to_json())
 
 
-def _split(settings: Settings, key: str) -> str:
-    return "heldout" if _draw(settings.seed, f"key {key}") < settings.heldout_share else "train"
-
-
-def _given_embeddings(work: str, num_units: int) -> tuple[int | None, bool]:
-    """(length, all are of norm 1) of the embeddings that came with the data."""
+def _inspect_given_embeddings(work: str, num_units: int) -> tuple[int | None, bool]:
+    """Return the length of the embeddings that came with the data and whether all have norm 1."""
     dim, normalized = None, True
     for index in range(num_units):
-        done: Done = read_done(work, index)
-        dim = dim or done.dim
-        normalized &= done.normalized
+        result = read_result(work, index)
+        dim = dim or result.dim
+        normalized &= result.normalized
     return dim, normalized
 
 
-def _beside(features, name: str) -> bytes | None:
+def _draw(seed: int, name: str) -> float:
+    """Return a uniform draw from [0, 1) that depends only on the arguments."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _get_bytes(features, name: str) -> bytes | None:
     return features[name].bytes_list.value[0] if name in features else None
 
 
-class _Shards:
-    """Examples -> the streams of their split, in turn."""
+class _Assembly:
+    """Rejects duplicates, writes all other examples to shards, and counts each outcome.
+
+    Args:
+      output: folder of the data set.
+      settings: of the preparation.
+      required_dim: if not None, examples without an embedding of this length are rejected.
+    """
+
+    def __init__(self, output: str, settings: Settings, required_dim: int | None):
+        self.settings, self.required_dim = settings, required_dim
+        self.duplicates = DuplicateIndex(settings.filters.near_duplicates)
+        self.shards = _ShardWriter(output, settings)
+        self.rejected = _RejectedWriter(posixpath.join(output, REJECTED_NAME))
+        self.outcomes = collections.Counter()
+
+    def reject(self, key: str, cause: str) -> None:
+        self.rejected.write(key, cause)
+        self.outcomes[cause] += 1
+
+    def add(self, example: tf.train.Example, row: int, encoded: EncodedUnit | None) -> None:
+        """Add the example in a row of its unit, with its text features."""
+        features = example.features.feature
+        key = _get_bytes(features, "key").decode()
+        sha256, phash = _get_bytes(features, "sha256"), _get_bytes(features, "hash")
+        cause = self.duplicates.add(key, sha256, phash)
+        if not cause and self.required_dim:
+            embedding = _get_bytes(features, "embedding") or b""
+            if len(embedding) != 4 * self.required_dim:  # float32
+                cause = "no_embedding"
+        if cause:
+            self.reject(key, cause)
+            return
+        split = (_get_bytes(features, "split") or b"").decode() or self._choose_split(key)
+        for name in TEMPORARY_FEATURES:
+            features.pop(name, None)
+        if encoded:
+            encoded.add_to_example(example, row)
+        self.shards.write(split, example.SerializeToString(deterministic=True))
+        self.outcomes[split] += 1
+
+    def close(self) -> tuple[dict[str, int], dict[str, tuple[tuple[manifest_lib.Shard, ...], ...]]]:
+        """Finish all files, and return the count of each outcome and the shards of each split."""
+        self.duplicates.close()
+        self.rejected.close()
+        outcomes = dict(sorted(self.outcomes.items()))
+        return outcomes, self.shards.close(outcomes)
+
+    def _choose_split(self, key: str) -> str:
+        is_heldout = _draw(self.settings.seed, f"key {key}") < self.settings.heldout_share
+        return "heldout" if is_heldout else "train"
+
+
+class _ShardWriter:
+    """Deals the examples of each split to its streams in turn."""
 
     def __init__(self, output: str, settings: Settings):
         self.output, self.settings = output, settings
-        self.streams, self.dealt = {}, collections.Counter()
+        self.streams, self.counts = {}, collections.Counter()
 
     def write(self, split: str, serialized: bytes) -> None:
         if split not in self.streams:
@@ -133,20 +173,22 @@ class _Shards:
                 for index in range(self.settings.num_streams)
             ]
         streams = self.streams[split]
-        streams[self.dealt[split] % len(streams)].write(serialized)
-        self.dealt[split] += 1
+        streams[self.counts[split] % len(streams)].write(serialized)
+        self.counts[split] += 1
 
     def close(
         self, outcomes: dict[str, int]
     ) -> dict[str, tuple[tuple[manifest_lib.Shard, ...], ...]]:
-        wanted = self.settings.num_streams
+        """Finish the shards and return them. Raises UserError if a stream would have no example."""
+        num_streams = self.settings.num_streams
         for split in ("train", *self.streams):
-            if self.dealt[split] < wanted:
-                told = ", ".join(f"{count} {cause}" for cause, count in outcomes.items())
+            if self.counts[split] < num_streams:
+                summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
                 raise UserError(
-                    f"{self.dealt[split]} {split} examples are too few for {wanted} streams "
-                    f"({told or 'the source is empty'}); with a lower --num_streams or "
-                    "another --heldout_share it goes on from here, other filters begin anew"
+                    f"{self.counts[split]} {split} examples are too few for {num_streams} streams "
+                    f"({summary or 'the source is empty'}); lower --num_streams or change "
+                    "--heldout_share to continue from here; changing the filters means starting "
+                    "over"
                 )
         return {
             split: tuple(stream.close() for stream in self.streams[split])
@@ -154,15 +196,15 @@ class _Shards:
         }
 
 
-class _Losses:
-    """losses.csv: the key of every example that was left out, and why."""
+class _RejectedWriter:
+    """Writes a CSV file with the key of every rejected example and the cause."""
 
     def __init__(self, path: str):
         self.path = path
         self.file = tf.io.gfile.GFile(path + ".tmp", "wb")
-        self.add("key", "cause")
+        self.write("key", "cause")
 
-    def add(self, key: str, cause: str) -> None:
+    def write(self, key: str, cause: str) -> None:
         line = io.StringIO()
         csv.writer(line).writerow((key, cause))
         self.file.write(line.getvalue().encode())
@@ -170,8 +212,3 @@ class _Losses:
     def close(self) -> None:
         self.file.close()
         tf.io.gfile.rename(self.path + ".tmp", self.path, overwrite=True)
-
-
-def finish(output: str, manifest: manifest_lib.Manifest) -> None:
-    """The manifest makes it a data set."""
-    files.write(posixpath.join(output, manifest_lib.MANIFEST_NAME), manifest.to_json())

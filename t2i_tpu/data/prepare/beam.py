@@ -1,7 +1,7 @@
-"""Units done by Apache Beam, on this machine or on Dataflow's: `--runner=beam` (extra `beam`).
+"""Processes units with Apache Beam, on this machine or on Dataflow: `--runner=beam` (extra `beam`).
 
-Beam's part is that of `pool`, and no more: its workers read units and write their files, the
-process that started them encodes and puts the shards together. So the shards are the same bytes.
+Beam takes the place of `pool` and no more: its workers read units and write their files. Encoding
+and writing the shards stays with the process that started them, so the shards are the same bytes.
 """
 
 import concurrent.futures
@@ -11,8 +11,10 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 
-from t2i_tpu.data.prepare import plan, unit
+from t2i_tpu.data.prepare import plan
 from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.prepare.sources import make_source
+from t2i_tpu.data.prepare.unit import is_processed, process_unit
 from t2i_tpu.data.sources.source import Unit
 from t2i_tpu.errors import UserError
 from t2i_tpu.options import suggest
@@ -23,104 +25,130 @@ try:
 except ImportError:
     raise UserError("--runner=beam needs apache-beam; pip install -e '.[beam]'") from None
 
-_LOOK_EVERY = 5  # seconds
+_POLL_SECONDS = 5
+_DATAFLOW_CLIENT = "apache_beam.runners.dataflow.internal.apiclient"
 
 
-def make_pipeline(options: Sequence[str], source: str, output: str) -> apache_beam.Pipeline:
-    """An empty pipeline with Beam's own options, `--runner=DataflowRunner` among them.
+def make_pipeline(arguments: Sequence[str], source: str, output: str) -> apache_beam.Pipeline:
+    """Return an empty pipeline.
+
+    Args:
+      arguments: Beam's own options, for example --runner=DataflowRunner.
+      source: the preparation's --source.
+      output: the preparation's --output.
 
     Raises:
-      UserError: Beam refuses an option, or Dataflow's workers could not reach source or output.
+      UserError: Beam rejects an option, or Dataflow's workers cannot reach the source or output.
     """
-    if not logging.root.isEnabledFor(logging.DEBUG):  # what fails is told in a line
+    if not logging.root.isEnabledFor(logging.DEBUG):
+        # Errors are reported in one line instead.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            options = PipelineOptions(["--runner=DirectRunner", *options])
-            given = options.get_all_options(retain_unknown_options=True)
-            known = PipelineOptions([]).get_all_options()
-    except SystemExit:  # argparse's
-        raise UserError(f"Beam: {said.getvalue().strip().rpartition('error: ')[2]}") from None
-    for name in given.keys() - known.keys():
-        if near := suggest(name, list(known)):  # a runner may have options that Beam does not know
-            raise UserError(f"Beam has no option --{name}{near}")
-    if "dataflow" in given["runner"].lower():
-        for flag, place in (("source", source), ("output", output)):
-            if "gs://" not in place:
+    options = _parse_options(arguments)
+    runner = options.get_all_options(retain_unknown_options=True)["runner"]
+    if "dataflow" in runner.lower():
+        for flag, path in (("source", source), ("output", output)):
+            if "gs://" not in path:
                 raise UserError(
-                    f"--{flag}={place} is on this machine, where Dataflow's workers do not see it; "
-                    "use gs://"
+                    f"--{flag}={path} is on this machine, where Dataflow's workers cannot reach "
+                    "it; use a gs:// path"
                 )
     try:
         return apache_beam.Pipeline(options=options)
-    except Exception as error:  # of any class: Google's own libraries look at bucket and project
+    except Exception as error:  # any class: Google's own libraries check the bucket and the project
         raise UserError(f"Beam: {' '.join(str(error).split())}") from error
 
 
+def _parse_options(arguments: Sequence[str]) -> PipelineOptions:
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            options = PipelineOptions(["--runner=DirectRunner", *arguments])
+            given = options.get_all_options(retain_unknown_options=True)
+            known = PipelineOptions([]).get_all_options()
+    except SystemExit:  # raised by argparse
+        message = stderr.getvalue().strip().rpartition("error: ")[2]
+        raise UserError(f"Beam: {message}") from None
+    for name in given.keys() - known.keys():
+        # A runner may have options that Beam does not know, so only near misses are errors.
+        if suggestion := suggest(name, list(known)):
+            raise UserError(f"Beam has no option --{name}{suggestion}")
+    return options
+
+
 @contextlib.contextmanager
-def do_units(
-    work: str, settings: Settings, finished: set[int], pipeline: apache_beam.Pipeline
+def process_units(
+    work: str, settings: Settings, processed: set[int], pipeline: apache_beam.Pipeline
 ) -> Iterator[Iterator[int]]:
-    """As `run.Runner`."""
-    # It says where Dataflow's job is to be watched.
-    logging.getLogger("apache_beam.runners.dataflow.internal.apiclient").setLevel(logging.INFO)
+    """Process units as `run.Runner` describes."""
+    # Dataflow's client logs the address at which the job can be watched.
+    logging.getLogger(_DATAFLOW_CLIENT).setLevel(logging.INFO)
     (
         pipeline
         | apache_beam.Create([work])
-        | apache_beam.FlatMap(plan.units)
-        | apache_beam.Reshuffle()  # or one worker would do them all, fused with the one that lists
-        | apache_beam.ParDo(_DoUnit(work, settings))
+        | apache_beam.FlatMap(plan.read_units)
+        # Without this, Beam fuses the steps and one worker processes all units.
+        | apache_beam.Reshuffle()
+        | apache_beam.ParDo(_ProcessUnit(work, settings))
     )
-    over = concurrent.futures.Future()
+    job = concurrent.futures.Future()
 
     def run():
         try:
-            over.set_result(pipeline.run().wait_until_finish())
+            job.set_result(pipeline.run().wait_until_finish())
         except BaseException as error:
-            over.set_exception(error)
+            job.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    yield _appearing(work, set(finished), over)
+    yield _watch_units(work, set(processed), job)
 
 
-def _appearing(work, known, over):
-    """Units as their files appear, until the pipeline is over: no runner tells of them sooner."""
+def _watch_units(work: str, known: set[int], job: concurrent.futures.Future) -> Iterator[int]:
+    """Yield the indices of new units as their results appear, until the job has ended.
+
+    Runners do not report finished units any earlier.
+
+    Raises:
+      UserError: the job failed, a worker recorded a problem, or units are left unprocessed.
+    """
     while True:
-        is_over = over.done()  # asked before the look, so that none is missed
-        new = plan.finished(work) - known
+        has_ended = job.done()  # asked before the results are listed, so that none is missed
+        new = plan.list_processed(work) - known
         yield from sorted(new)
         known |= new
-        if is_over:
+        if has_ended:
             break
-        concurrent.futures.wait([over], _LOOK_EVERY)
-    if error := over.exception():
-        last = str(error).strip().splitlines()[-1]
+        concurrent.futures.wait([job], _POLL_SECONDS)
+    if error := job.exception():
+        last_line = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"Beam: {last}; what is finished stays, and the same command goes on"
+            f"Beam: {last_line}; finished units are kept: run the same command again to resume"
         ) from error
-    for problem in plan.problems(work):
+    for problem in plan.read_problems(work):
         raise UserError(problem)
-    if undone := sum(1 for _ in plan.units(work)) - len(known):  # as of a job that was cancelled
-        raise UserError(f"Beam: the job ended with {undone} units undone; the same command goes on")
+    # Units are left if the job was cancelled.
+    if num_left := sum(1 for _ in plan.read_units(work)) - len(known):
+        raise UserError(
+            f"Beam: the job ended with {num_left} units unprocessed; run the same command again to "
+            "resume"
+        )
 
 
-class _DoUnit(apache_beam.DoFn):
-    """Runs on the workers. Beam may give it a unit again, which is then not done again.
+class _ProcessUnit(apache_beam.DoFn):
+    """Processes a unit on a worker. A unit that Beam delivers twice is not processed again.
 
-    A UserError goes to a file: raised, it would come as a traceback, after Beam had tried again.
+    A UserError is written to a file. If it were raised, Beam would retry and then show a traceback.
     """
 
     def __init__(self, work: str, settings: Settings):
         self.work, self.settings = work, settings
 
     def setup(self) -> None:
-        self.source = self.settings.make_source()
+        self.source = make_source(self.settings)
 
-    def process(self, numbered: tuple[int, Unit]) -> None:
-        index, one = numbered
+    def process(self, indexed_unit: tuple[int, Unit]) -> None:
+        index, unit = indexed_unit
         try:
-            if not unit.is_done(self.work, index):
-                unit.do_unit(self.work, index, one, self.source, self.settings)
+            if not is_processed(self.work, index):
+                process_unit(self.work, index, unit, self.source, self.settings)
         except UserError as error:
-            plan.add_problem(self.work, index, str(error))
+            plan.write_problem(self.work, index, str(error))

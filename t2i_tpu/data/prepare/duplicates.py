@@ -1,86 +1,104 @@
-"""Which examples came before: keys, bytes and perceptual hashes, in an index on disk."""
+"""An index on disk of keys, contents and perceptual hashes that finds duplicate examples."""
 
 import itertools
 import os
 import sqlite3
 import tempfile
 
+_STATEMENTS = (
+    # The index need not survive a crash.
+    "PRAGMA journal_mode = OFF",
+    "PRAGMA synchronous = OFF",
+    "CREATE TABLE keys (value TEXT PRIMARY KEY) WITHOUT ROWID",
+    "CREATE TABLE contents (value BLOB PRIMARY KEY) WITHOUT ROWID",
+    "CREATE TABLE hashes (band INT, part INT, value INT, PRIMARY KEY (band, part, value)) "
+    "WITHOUT ROWID",
+    "BEGIN",
+)
 
-class Seen:
-    """Remembers every example that it let pass, outside of memory.
+
+class DuplicateIndex:
+    """Remembers the examples that were added. It is kept in an SQLite file, not in memory.
 
     Args:
-      distance: perceptual hashes that differ in so many of 64 bits or fewer are of one image.
+      distance: two images are near-duplicates if their 64-bit perceptual hashes differ in at most
+        this many bits. None if no perceptual hashes will be added.
     """
 
     def __init__(self, distance: int | None):
         self.distance = distance
         self.folder = tempfile.TemporaryDirectory(prefix="t2i_tpu-duplicates-")
         self.index = sqlite3.connect(os.path.join(self.folder.name, "index"), isolation_level=None)
-        for statement in (
-            "PRAGMA journal_mode = OFF",
-            "PRAGMA synchronous = OFF",
-            "CREATE TABLE keys (value TEXT PRIMARY KEY) WITHOUT ROWID",
-            "CREATE TABLE contents (value BLOB PRIMARY KEY) WITHOUT ROWID",
-            "CREATE TABLE hashes (band INT, part INT, value INT, PRIMARY KEY (band, part, value)) "
-            "WITHOUT ROWID",
-            "BEGIN",
-        ):
+        for statement in _STATEMENTS:
             self.index.execute(statement)
 
-    def cause(self, key: str, sha256: bytes | None, hash_: bytes | None) -> str | None:
-        """None for an example that is new, otherwise what it is a duplicate by."""
-        if not self._is_new("keys", key):
+    def add(self, key: str, sha256: bytes | None, phash: bytes | None) -> str | None:
+        """Add an example unless it duplicates an earlier one.
+
+        Args:
+          key: of the example.
+          sha256: hash of its image, or None to ignore equal images.
+          phash: perceptual hash of its image, or None to ignore similar images.
+
+        Returns:
+          None if the example is new, or why it is not: duplicate_key, duplicate_image or
+          near_duplicate.
+        """
+        if not self._insert("keys", key):
             return "duplicate_key"
-        if sha256 is not None and not self._is_new("contents", sha256):
+        if sha256 is not None and not self._insert("contents", sha256):
             return "duplicate_image"
-        if hash_ is None:
+        if phash is None:
             return None
-        if self.has_near(hash_):
+        if self.has_near_duplicate(phash):
             return "near_duplicate"
-        value = int.from_bytes(hash_, "big")
+        value = int.from_bytes(phash, "big")
         self.index.executemany(
             "INSERT OR IGNORE INTO hashes VALUES (?, ?, ?)",
-            [(band, part, _signed(value)) for band, part in self._bands(value)],
+            [(band, part, _to_signed(value)) for band, part in self._split_into_bands(value)],
         )
         return None
 
-    def has_same(self, sha256: bytes) -> bool:
+    def has_image(self, sha256: bytes) -> bool:
+        """Return whether an image with this hash was added."""
         rows = self.index.execute("SELECT 1 FROM contents WHERE value = ?", (sha256,))
         return rows.fetchone() is not None
 
-    def has_near(self, hash_: bytes) -> bool:
-        """Of hashes that differ in d bits, one of d + 1 parts is equal: only those are compared."""
-        value = int.from_bytes(hash_, "big")
-        for band in self._bands(value):
+    def has_near_duplicate(self, phash: bytes) -> bool:
+        """Return whether an image was added whose perceptual hash is within the distance."""
+        value = int.from_bytes(phash, "big")
+        # If two hashes differ in at most d bits, at least one of d + 1 bands is equal. So only
+        # hashes that share a band are compared.
+        for band in self._split_into_bands(value):
             rows = self.index.execute("SELECT value FROM hashes WHERE band = ? AND part = ?", band)
-            if any((value ^ _unsigned(row[0])).bit_count() <= self.distance for row in rows):
+            if any((value ^ _to_unsigned(row[0])).bit_count() <= self.distance for row in rows):
                 return True
         return False
 
     def close(self) -> None:
+        """Delete the index."""
         self.index.close()
         self.folder.cleanup()
 
-    def _is_new(self, table: str, value: str | bytes) -> bool:
-        return self.index.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (value,)).rowcount
+    def _insert(self, table: str, value: str | bytes) -> bool:
+        """Insert a value and return whether it is new."""
+        cursor = self.index.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (value,))
+        return cursor.rowcount > 0
 
-    def _bands(self, value: int) -> list[tuple[int, int]]:
-        return list(enumerate(_parts(value, self.distance + 1)))
+    def _split_into_bands(self, value: int) -> list[tuple[int, int]]:
+        """Return the distance + 1 bands of 64 bits as (number of the band, its bits)."""
+        count = self.distance + 1
+        bounds = [64 * band // count for band in range(count + 1)]
+        return [
+            (band, _to_signed(value >> start & (1 << end - start) - 1))
+            for band, (start, end) in enumerate(itertools.pairwise(bounds))
+        ]
 
 
-def _parts(value: int, count: int) -> list[int]:
-    """The 64 bits in `count` runs."""
-    bounds = [64 * index // count for index in range(count + 1)]
-    return [
-        _signed(value >> start & (1 << end - start) - 1)
-        for start, end in itertools.pairwise(bounds)
-    ]
-
-
-def _signed(value: int) -> int:  # SQLite's integers are signed
+def _to_signed(value: int) -> int:
+    """Return a 64-bit value as a signed integer, the only kind that SQLite stores."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _unsigned(value: int) -> int:
+def _to_unsigned(value: int) -> int:
     return value % (1 << 64)

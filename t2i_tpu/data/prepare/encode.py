@@ -1,7 +1,7 @@
-"""The captions of a unit -> embeddings, tokens and perhaps states, in a file beside it.
+"""Encodes the captions of each unit into a file next to the unit's examples.
 
-The encoder is one, in the process that the workers report to, and a batch never holds captions of
-two units: so what an embedding is does not depend on the number of workers.
+There is one encoder, in the process that the workers report to, and a batch never holds captions of
+two units. So an embedding does not depend on the number of workers.
 """
 
 import dataclasses
@@ -12,123 +12,152 @@ import posixpath
 import numpy as np
 import tensorflow as tf
 
+from t2i_tpu.data import records
 from t2i_tpu.data.manifest import EmbeddingContract, SequenceContract, TokenContract
 from t2i_tpu.data.prepare.settings import Settings
-from t2i_tpu.data.prepare.unit import Done, read_done, read_examples
+from t2i_tpu.data.prepare.unit import UnitResult, read_examples, read_result
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 from t2i_tpu.text import TextEncoder, make_encoder
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
-    """What the encoder made of the captions of a unit, row by row.
+class EncodedUnit:
+    """The encoded captions of a unit, in the order of its N examples.
 
     Attributes:
       embeddings: float32 [N, dim].
-      tokens: N arrays of ids.
-      sequences: N float16 [tokens, width], or N times None.
-      cut: captions that were too long.
+      tokens: N arrays of token ids.
+      sequences: N arrays, float16 [tokens, width], or N times None.
+      num_cut: number of captions that were cut because they were too long.
     """
 
     embeddings: np.ndarray
     tokens: list[np.ndarray]
     sequences: list[np.ndarray | None]
-    cut: int
+    num_cut: int
+
+    def add_to_example(self, example: tf.train.Example, row: int) -> None:
+        """Add the text features of the example in a row."""
+        records.add_text_features(
+            example, self.embeddings[row], self.tokens[row].tolist(), self.sequences[row]
+        )
 
 
 class UnitEncoder:
-    """Nothing where the encoder is "none"; then embeddings that came with the data are kept.
+    """Encodes the captions of units; with encoder "none" it does nothing.
 
     Raises:
-      UserError: no such encoder, or it gives no states and they are asked for.
+      UserError: there is no such encoder, or the settings ask for sequences and it has none.
     """
 
     def __init__(self, settings: Settings):
-        spec, self.sequence = settings.encoder, settings.sequence
-        self.given_by = spec.partition(":")[2] if spec.startswith("none") else None
-        self.encoder: TextEncoder | None = None if spec.startswith("none") else make_encoder(spec)
+        spec = settings.encoder
+        self.sequence = settings.sequence
+        self.encoder: TextEncoder | None = None
+        self.given_encoder = ""  # what made the embeddings that come with the data
+        if spec.startswith("none"):
+            self.given_encoder = spec.partition(":")[2]
+        else:
+            self.encoder = make_encoder(spec)
         if self.sequence and not self.encoder.sequence_width:
-            raise UserError(f"--sequence: encoder {spec!r} gives no state of every token")
+            raise UserError(
+                f"--sequence: encoder {spec!r} does not give the states of tokens; choose another "
+                "--encoder or leave out --sequence"
+            )
 
-    def check(self, work: str) -> None:
-        """Raises UserError where the preparation in `work` was begun with another encoder of the
-        same name: one data set would hold what both made."""
+    def check_unchanged(self, work: str) -> None:
+        """Raise UserError if the preparation began with a different encoder of the same name.
+
+        Otherwise one data set would mix the embeddings of both.
+        """
         if self.encoder is None:
             return
         path = posixpath.join(work, "encoder.json")
-        ours = [self.encoder.weights_sha256, self.encoder.tokenizer_sha256]
+        hashes = [self.encoder.weights_sha256, self.encoder.tokenizer_sha256]
         if not tf.io.gfile.exists(path):
-            files.write(path, json.dumps(ours))
+            files.write(path, json.dumps(hashes))
         with tf.io.gfile.GFile(path) as file:
-            if json.load(file) != ours:
+            if json.load(file) != hashes:
                 raise UserError(
-                    f"encoder {self.encoder.encoder_id!r} has other weights or makes other tokens "
-                    "than when this preparation began; bring that one back, or choose another "
-                    "--output"
+                    f"encoder {self.encoder.encoder_id!r} has other weights or another tokenizer "
+                    "than when this preparation began; restore the original encoder, or choose "
+                    "another --output"
                 )
 
-    def encode(self, work: str, index: int) -> Done:
-        """Writes what `read` gives, if it is not there; the record of the unit that was encoded."""
-        done = read_done(work, index)
-        path = _path(work, done)
+    def encode_unit(self, work: str, index: int) -> UnitResult:
+        """Encode the captions of a unit, unless that was done before, and return its result."""
+        result = read_result(work, index)
+        path = _make_path(work, result)
         if self.encoder is None or tf.io.gfile.exists(path):
-            return done
+            return result
         captions = [
             example.features.feature["caption"].bytes_list.value[0].decode()
-            for example in read_examples(work, done)
+            for example in read_examples(work, result)
         ]
+        with io.BytesIO() as content:
+            np.savez(content, **self._encode_captions(captions))
+            files.write(path, content.getvalue())
+        return result
+
+    def _encode_captions(self, captions: list[str]) -> dict[str, np.ndarray | int]:
+        """Return the arrays of a unit's file, with tokens and states of all captions in a row."""
         lengths = [self.encoder.count_tokens(caption) for caption in captions]
         tokens = self.encoder.tokenize(captions, truncate=True)
         arrays = {
-            "tokens": np.array([id_ for ids in tokens for id_ in ids], np.int32),
+            "tokens": np.array([token for ids in tokens for token in ids], np.int32),
             "ends": np.cumsum([len(ids) for ids in tokens], dtype=np.int64),
             "cut": sum(length > self.encoder.context_length for length in lengths),
         }
         if self.sequence:
             arrays["embeddings"], states = self.encoder.encode_sequences(captions, truncate=True)
-            none = np.zeros((0, self.encoder.sequence_width), np.float16)
-            arrays["states"] = np.concatenate([none, *states])
+            no_states = np.zeros((0, self.encoder.sequence_width), np.float16)
+            arrays["states"] = np.concatenate([no_states, *states])  # works for no captions too
         else:
             arrays["embeddings"] = self.encoder.encode(captions, truncate=True)
-        with io.BytesIO() as content:
-            np.savez(content, **arrays)
-            files.write(path, content.getvalue())
-        return done
+        return arrays
 
-    def read(self, work: str, done: Done) -> Encoded | None:
+    def read_unit(self, work: str, result: UnitResult) -> EncodedUnit | None:
+        """Return what `encode_unit` stored, or None if the encoder is "none"."""
         if self.encoder is None:
             return None
-        with tf.io.gfile.GFile(_path(work, done), "rb") as file:
-            content = np.load(io.BytesIO(file.read()))
-        ends = content["ends"][:-1]
-        tokens, sequences = np.split(content["tokens"], ends), [None] * len(content["ends"])
+        with tf.io.gfile.GFile(_make_path(work, result), "rb") as file:
+            arrays = np.load(io.BytesIO(file.read()))
+        ends = arrays["ends"][:-1]
+        tokens = np.split(arrays["tokens"], ends)
+        sequences = [None] * len(tokens)
         if self.sequence:
-            sequences = np.split(content["states"], ends)
-        return Encoded(content["embeddings"], tokens, sequences, int(content["cut"]))
+            sequences = np.split(arrays["states"], ends)
+        return EncodedUnit(arrays["embeddings"], tokens, sequences, int(arrays["cut"]))
 
-    def contracts(
-        self, dim: int | None, normalized: bool
+    def make_contracts(
+        self, given_dim: int | None, given_normalized: bool
     ) -> dict[str, EmbeddingContract | TokenContract | SequenceContract]:
-        """What the manifest promises, by its fields; `dim` and `normalized` are of embeddings that
-        were given."""
-        if self.encoder is None:
-            given = EmbeddingContract(self.given_by or "unknown", "", dim or 0, normalized)
-            return {"embedding": given} if dim else {}
+        """Return the contracts of the manifest, by the names of its fields.
+
+        Args:
+          given_dim: length of the embeddings that came with the data, or None.
+          given_normalized: whether all of them have length 1.
+        """
         encoder = self.encoder
+        if encoder is None:
+            if not given_dim:
+                return {}
+            name = self.given_encoder or "unknown"
+            return {"embedding": EmbeddingContract(name, "", given_dim, given_normalized)}
         name, sha256 = encoder.encoder_id, encoder.weights_sha256
-        found = {
+        contracts = {
             "embedding": EmbeddingContract(name, sha256, encoder.dim, normalized=True),
             "tokens": TokenContract(
                 name, encoder.vocab_size, encoder.context_length, encoder.tokenizer_sha256
             ),
         }
         if self.sequence:
-            found["sequence"] = SequenceContract(
+            contracts["sequence"] = SequenceContract(
                 name, sha256, encoder.sequence_width, encoder.context_length
             )
-        return found
+        return contracts
 
 
-def _path(work: str, done: Done) -> str:
-    return posixpath.join(work, done.file + ".npz")
+def _make_path(work: str, result: UnitResult) -> str:
+    return posixpath.join(work, result.file + ".npz")

@@ -1,4 +1,4 @@
-"""What may be left out on purpose. Every filter is off until it is given a value."""
+"""Filters that reject examples on purpose. Every filter is off until it is given a value."""
 
 import dataclasses
 import unicodedata
@@ -7,112 +7,162 @@ from typing import Any
 
 import numpy as np
 
-from t2i_tpu.data.prepare.rejected import Lost
+from t2i_tpu.data.prepare.rejected import Rejected
+from t2i_tpu.options import option
 
-_LONGEST = 8192  # characters; a longer caption is a page, not a caption
-_SIMILARITY = ("similarity", "SIMILARITY", "clip_similarity_vitb32", "clip_similarity_vitl14")
-_AESTHETIC = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score", "aesthetic_score_laion_v2")
-_SIZES = (("width", "height"), ("WIDTH", "HEIGHT"))
-_NEARLY_WHITE = 250
-
-
-def _filter(help_text: str):
-    return dataclasses.field(default=None, metadata={"help": help_text})
+_MAX_CAPTION_CHARACTERS = 8192  # a longer text is a page, not a caption
+_SIMILARITY_COLUMNS = (
+    "similarity",
+    "SIMILARITY",
+    "clip_similarity_vitb32",
+    "clip_similarity_vitl14",
+)
+_AESTHETIC_COLUMNS = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score", "aesthetic_score_laion_v2")
+_SIZE_COLUMNS = (("width", "height"), ("WIDTH", "HEIGHT"))
+_WHITE = 250  # a pixel counts as white if no channel is below this
+_MIN_SCRIPT_SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    max_aspect_ratio: float | None = _filter("Longer side over the shorter.")
-    min_side: int | None = _filter("Pixels of the shorter side, before the resize.")
-    min_words: int | None = _filter("Words of a caption.")
-    max_words: int | None = _filter("Words of a caption.")
-    script: str | None = _filter("Of 4 in 5 letters of a caption: latin, cyrillic, greek, cjk, ...")
-    min_similarity: float | None = _filter("Column of image-text similarity (LAION).")
-    min_aesthetic: float | None = _filter("Column of the aesthetic score (LAION).")
-    max_white: float | None = _filter("Share of white pixels, 0 to 1.")
-    drop_same_images: bool | None = _filter("Drop files with the bytes of an earlier one.")
-    near_duplicates: int | None = _filter(
-        "Drop images whose perceptual hash is within so many of 64 bits of an earlier one's."
+    """The values of all filters; None turns a filter off."""
+
+    max_aspect_ratio: float | None = option(
+        None, "Largest allowed ratio of an image's longer side to its shorter side."
+    )
+    min_side: int | None = option(
+        None, "Smallest allowed shorter side of an image in pixels, before resizing."
+    )
+    min_words: int | None = option(None, "Smallest allowed number of words in a caption.")
+    max_words: int | None = option(None, "Largest allowed number of words in a caption.")
+    script: str | None = option(
+        None,
+        "Script that at least 4 of 5 letters of a caption must belong to: latin, cyrillic, greek, "
+        "cjk, ...",
+    )
+    min_similarity: float | None = option(
+        None, "Smallest allowed image-text similarity, from a column of the source (LAION)."
+    )
+    min_aesthetic: float | None = option(
+        None, "Smallest allowed aesthetic score, from a column of the source (LAION)."
+    )
+    max_white: float | None = option(None, "Largest allowed share of white pixels, from 0 to 1.")
+    drop_same_images: bool | None = option(
+        None, "Reject images whose files have the same bytes as an earlier one."
+    )
+    near_duplicates: int | None = option(
+        None,
+        "Reject images whose 64-bit perceptual hash differs from an earlier one's in at most this "
+        "many bits.",
+        at_least=0,
+        below=16,
     )
 
 
 def clean_caption(caption: str | bytes | None) -> str:
-    """One line of text.
+    """Return a caption as one line of text.
 
     Raises:
-      Lost: no_caption, caption_not_utf8 or caption_too_long.
+      Rejected: no_caption, caption_not_utf8 or caption_too_long.
     """
     if isinstance(caption, bytes):
         caption = caption.decode("utf-8", "surrogateescape")
     if caption is None or not caption.strip("\ufeff\x00 \t\r\n"):
-        raise Lost("no_caption")
+        raise Rejected("no_caption")
     try:
         caption.encode()
     except UnicodeEncodeError:
-        raise Lost("caption_not_utf8") from None
-    if len(caption) > _LONGEST:
-        raise Lost("caption_too_long")
+        raise Rejected("caption_not_utf8") from None
+    if len(caption) > _MAX_CAPTION_CHARACTERS:
+        raise Rejected("caption_too_long")
     return " ".join(caption.replace("\ufeff", "").replace("\x00", " ").split())
 
 
-def cause_in_list(filters: Filters, caption: str | None, columns: Mapping[str, Any]) -> str | None:
-    """Why a row of a list of URLs will be lost, whatever its image is."""
-    listed = [[columns.get(name) for name in names] for names in _SIZES]
-    known = [
-        size for size in listed if all(isinstance(one, (int, float)) and one > 0 for one in size)
-    ]
-    size = known[0] if known else None
+def find_cause_without_image(
+    filters: Filters, caption: str | None, columns: Mapping[str, Any]
+) -> str | None:
+    """Return the cause by which an example is rejected whatever its image is, or None.
+
+    Args:
+      filters: the filters to apply.
+      caption: of the example.
+      columns: its other values; the image's size is taken from here if it is known.
+    """
+    size = None
+    for names in _SIZE_COLUMNS:
+        sides = [columns.get(name) for name in names]
+        if size is None and all(isinstance(side, (int, float)) and side > 0 for side in sides):
+            size = sides
     try:
         check_before_decoding(filters, size, clean_caption(caption), columns)
-    except Lost as loss:
-        return loss.cause
+    except Rejected as rejection:
+        return rejection.cause
     return None
 
 
 def check_before_decoding(
     filters: Filters, size: Sequence[float] | None, caption: str, columns: Mapping[str, Any]
 ) -> None:
-    """Raises Lost by the first filter that the example does not pass; size None is not known."""
+    """Raise Rejected if an example fails a filter that does not need its pixels.
+
+    Args:
+      filters: the filters to apply.
+      size: width and height of the image, or None if they are not known.
+      caption: a clean caption.
+      columns: the example's other values, by column name.
+    """
+    # Size of the image.
     if size is not None:
         shorter, longer = sorted(size)
         if filters.max_aspect_ratio is not None and longer > filters.max_aspect_ratio * shorter:
-            raise Lost("aspect_ratio")
+            raise Rejected("aspect_ratio")
         if filters.min_side is not None and shorter < filters.min_side:
-            raise Lost("too_small")
-    words = len(caption.split())
-    if filters.min_words is not None and words < filters.min_words:
-        raise Lost("too_few_words")
-    if filters.max_words is not None and words > filters.max_words:
-        raise Lost("too_many_words")
-    if filters.script is not None and script_share(caption, filters.script) < 0.8:
-        raise Lost("other_script")
-    _at_least(filters.min_similarity, columns, _SIMILARITY, "similarity")
-    _at_least(filters.min_aesthetic, columns, _AESTHETIC, "aesthetic_score")
+            raise Rejected("too_small")
+
+    # Caption.
+    num_words = len(caption.split())
+    if filters.min_words is not None and num_words < filters.min_words:
+        raise Rejected("too_few_words")
+    if filters.max_words is not None and num_words > filters.max_words:
+        raise Rejected("too_many_words")
+    if filters.script is not None and script_share(caption, filters.script) < _MIN_SCRIPT_SHARE:
+        raise Rejected("other_script")
+
+    # Scores that came with the example.
+    _check_score("similarity", filters.min_similarity, columns, _SIMILARITY_COLUMNS)
+    _check_score("aesthetic_score", filters.min_aesthetic, columns, _AESTHETIC_COLUMNS)
 
 
 def check_pixels(filters: Filters, pixels: np.ndarray) -> None:
+    """Raise Rejected if an image, uint8 [H, W, C], fails a filter that needs its pixels."""
     if filters.max_white is not None:
-        white = (pixels >= _NEARLY_WHITE).all(axis=-1).mean()
-        if white > filters.max_white:
-            raise Lost("too_white")
+        white_share = (pixels >= _WHITE).all(axis=-1).mean()
+        if white_share > filters.max_white:
+            raise Rejected("too_white")
 
 
 def script_share(text: str, script: str) -> float:
-    """The share of a text's letters whose Unicode name begins with `script`; 1 without letters."""
-    letters = [letter for letter in text if letter.isalpha()]
+    """Return the share of a text's letters that belong to a script, or 1 if there are no letters.
+
+    A letter belongs to a script if its Unicode name begins with the script's name.
+    """
+    letters = [character for character in text if character.isalpha()]
     if not letters:
         return 1.0
-    of_script = sum(unicodedata.name(one, "").startswith(script.upper()) for one in letters)
-    return of_script / len(letters)
+    prefix = script.upper()
+    return sum(unicodedata.name(letter, "").startswith(prefix) for letter in letters) / len(letters)
 
 
-def _at_least(bound, columns, names, what):
-    if bound is None:
+def _check_score(
+    name: str, minimum: float | None, columns: Mapping[str, Any], column_names: Sequence[str]
+) -> None:
+    """Raise Rejected if a score is missing, not a number or below the minimum."""
+    if minimum is None:
         return
-    value = next((columns[name] for name in names if columns.get(name) is not None), None)
+    values = (columns[column] for column in column_names if columns.get(column) is not None)
     try:
-        value = float(value)
+        score = float(next(values, None))
     except (TypeError, ValueError):
-        raise Lost(f"no_{what}") from None
-    if not value >= bound:
-        raise Lost(f"low_{what}")
+        raise Rejected(f"no_{name}") from None
+    if not score >= minimum:  # also true for NaN
+        raise Rejected(f"low_{name}")

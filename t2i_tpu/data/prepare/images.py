@@ -1,4 +1,4 @@
-"""Any image -> uint8 [size, size, channels] in sRGB on white."""
+"""Converts images of any format and mode to uint8 [size, size, channels] in sRGB on white."""
 
 import io
 import warnings
@@ -6,56 +6,73 @@ import warnings
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from t2i_tpu.data.prepare.rejected import Lost
+from t2i_tpu.data.prepare.rejected import Rejected
 
-CROPS = ("center", "none")
-_MAX_PIXELS = 100_000_000  # more is taken for a decompression bomb
+_MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
 _SRGB = ImageCms.createProfile("sRGB")
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")  # more than 8 bits per channel
 
 
-def decode(source: bytes | np.ndarray) -> Image.Image:
-    """An image that is lazy where it can be: size is known, pixels are not yet decoded.
+def open_image(source: bytes | np.ndarray) -> Image.Image:
+    """Open a file's bytes, or pixels as uint8 [H, W] or [H, W, C], with 1, 3 or 4 channels.
+
+    The pixels of a file are not decoded yet, but the size is known.
 
     Raises:
-      Lost: empty_image, not_an_image or decompression_bomb.
+      Rejected: empty_image, not_an_image or decompression_bomb.
     """
     if isinstance(source, np.ndarray):
-        channels = source.shape[2] if source.ndim == 3 else 1
-        if source.dtype != np.uint8 or source.ndim not in (2, 3) or channels not in (1, 3, 4):
-            raise Lost("not_an_image")
-        return Image.fromarray(source[:, :, 0] if source.ndim == 3 and channels == 1 else source)
+        return _open_pixels(source)
     if not source:
-        raise Lost("empty_image")
+        raise Rejected("empty_image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a size that is checked below
+            warnings.simplefilter("ignore")  # Pillow warns of large images, which are checked below
             image = Image.open(io.BytesIO(source))
     except Image.DecompressionBombError:
-        raise Lost("decompression_bomb") from None
-    except Exception:  # decoders of hostile bytes raise anything
-        raise Lost("not_an_image") from None
+        raise Rejected("decompression_bomb") from None
+    except Exception:  # decoders raise anything when the bytes are hostile
+        raise Rejected("not_an_image") from None
     if image.width * image.height > _MAX_PIXELS:
-        raise Lost("decompression_bomb")
+        raise Rejected("decompression_bomb")
     return image
 
 
-def square(image: Image.Image, size: int, crop: str, channels: int = 3) -> np.ndarray:
-    """uint8 [size, size, channels] of what `decode` returned: its first frame, upright, in sRGB, on
-    white. With crop "center" the middle square, with "none" all of it, white beside it.
+def _open_pixels(pixels: np.ndarray) -> Image.Image:
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise Rejected("not_an_image")
+    if pixels.ndim == 3 and channels == 1:
+        pixels = pixels[:, :, 0]
+    return Image.fromarray(pixels)
+
+
+def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> np.ndarray:
+    """Decode the first frame of an image, upright, in sRGB and on white, and make it square.
+
+    Args:
+      image: as `open_image` returns it.
+      size: side of the square in pixels.
+      crop: "center" takes the middle square; "none" takes the full image and pads it with white.
+      channels: 3, or 1 for gray.
+
+    Returns:
+      uint8 [size, size, channels].
 
     Raises:
-      Lost: truncated_image or not_an_image.
+      Rejected: truncated_image or not_an_image.
     """
     try:
-        if image.format == "JPEG":  # decodes at 1/2, 1/4 or 1/8 where that is still twice as large
+        if image.format == "JPEG":
+            # Decode at 1/2, 1/4 or 1/8 if that still leaves twice the size.
             image.draft(None, (2 * size, 2 * size))
         image.load()
-        image = on_white(to_srgb(ImageOps.exif_transpose(image)))
+        image = put_on_white(convert_to_srgb(ImageOps.exif_transpose(image)))
     except OSError as error:
-        told = str(error)
-        raise Lost("truncated_image" if "truncated" in told else "not_an_image") from None
-    except Exception:  # decoders of hostile bytes raise anything
-        raise Lost("not_an_image") from None
+        is_truncated = "truncated" in str(error)
+        raise Rejected("truncated_image" if is_truncated else "not_an_image") from None
+    except Exception:  # decoders raise anything when the bytes are hostile
+        raise Rejected("not_an_image") from None
     if channels == 1:
         image = image.convert("L")
     if crop == "center":
@@ -65,16 +82,19 @@ def square(image: Image.Image, size: int, crop: str, channels: int = 3) -> np.nd
     return np.asarray(image).reshape(size, size, channels)
 
 
-def to_srgb(image: Image.Image) -> Image.Image:
-    """RGB or RGBA in sRGB, of any mode; a profile that is broken or of another mode is ignored."""
+def convert_to_srgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB or RGBA in sRGB.
+
+    A color profile that is broken or meant for another mode is ignored.
+    """
     profile = image.info.get("icc_profile")
     alpha = None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")
-    elif image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        return _eight_bits(image).convert("RGB")
+    elif image.mode in _DEEP_MODES:
+        return _convert_to_8_bits(image).convert("RGB")
     elif image.mode not in ("RGB", "L", "CMYK", "LAB"):
         image = image.convert("RGB")
     if profile:
@@ -89,7 +109,8 @@ def to_srgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def on_white(image: Image.Image) -> Image.Image:
+def put_on_white(image: Image.Image) -> Image.Image:
+    """Replace an image's transparency, if it has any, by a white background."""
     if image.mode != "RGBA":
         return image
     white = Image.new("RGBA", image.size, "white")
@@ -97,11 +118,12 @@ def on_white(image: Image.Image) -> Image.Image:
     return white.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Integers are of 16 bits, floats lie in [0, 1] or else in [0, 255]."""
+def _convert_to_8_bits(image: Image.Image) -> Image.Image:
+    """Convert 16-bit integers, or floats that lie in [0, 1] or else in [0, 255], to 8 bits."""
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F":
-        values = np.nan_to_num(values) * (255 if np.nanmax(values) <= 1 else 1)
+        scale = 255 if np.nanmax(values) <= 1 else 1
+        values = np.nan_to_num(values) * scale
     else:
         values /= 257
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))

@@ -1,88 +1,104 @@
-"""What is to be done and what is done already, in a folder of the output: DIR/preparing.
+"""The plan of a preparation and its progress, in the work folder OUTPUT/preparing.
 
-settings.json, units.jsonl (one unit a line), and the files of `unit` and `encode`.
+The work folder holds settings.json, units.jsonl with one unit per line, and the files that `unit`
+and `encode` write.
 """
 
 import contextlib
 import json
 import posixpath
+import re
 from collections.abc import Iterator
 
 import tensorflow as tf
 
-from t2i_tpu.data.prepare.settings import OF_SHARDS, Settings
-from t2i_tpu.data.prepare.unit import unit_path
+from t2i_tpu.data.prepare.settings import SHARD_SETTINGS, Settings
+from t2i_tpu.data.prepare.unit import make_unit_path
 from t2i_tpu.data.sources.source import Source, Unit
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
-WORK_NAME = "preparing"  # the folder, gone when the data set is whole
-_SETTINGS, _UNITS = "settings.json", "units.jsonl"
-_PROBLEM = ".problem"  # instead of a unit's files
+WORK_NAME = "preparing"  # the work folder, which is removed when the data set is complete
+_SETTINGS_NAME = "settings.json"
+_UNITS_NAME = "units.jsonl"
+_PROBLEM_ENDING = ".problem"  # of a file that a unit has instead of a result
 
 
-def make(settings: Settings, source: Source, output: str, work: str) -> int:
-    """Lists the units, once, and removes what an earlier run left of others; the number of units.
+def make_plan(settings: Settings, source: Source, output: str, work: str) -> int:
+    """Make the plan, or check the one that is there, and return the number of units.
+
+    Files that an earlier run left incomplete, and the problems that it met, are removed.
 
     Raises:
-      UserError: the output holds something else, or a preparation with other settings.
+      UserError: the output folder holds something else, or a preparation with other settings.
     """
-    plan, record = posixpath.join(work, _UNITS), posixpath.join(work, _SETTINGS)
-    if not tf.io.gfile.exists(record):
-        if tf.io.gfile.isdir(output) and set(tf.io.gfile.listdir(output)) - {
-            WORK_NAME,
-            WORK_NAME + "/",
-        }:
-            raise UserError(f"{output!r} is not empty; choose another --output")
-        tf.io.gfile.makedirs(work)
-        with files.write_atomically(plan) as partial, tf.io.gfile.GFile(partial, "w") as file:
-            for one in source.units():
-                file.write(json.dumps(one) + "\n")
-        files.write(record, settings.to_json())
-    _go_on(settings, output, record)
+    settings_path = posixpath.join(work, _SETTINGS_NAME)
+    if tf.io.gfile.exists(settings_path):
+        _update_settings(settings, output, settings_path)
+    else:
+        _write_plan(settings, source, output, work)
     for name in tf.io.gfile.listdir(work):
-        if name.endswith((".tmp", _PROBLEM)):
+        if name.endswith((".tmp", _PROBLEM_ENDING)):
             with contextlib.suppress(tf.errors.NotFoundError):
                 tf.io.gfile.remove(posixpath.join(work, name))
-    return sum(1 for _ in units(work))
+    return sum(1 for _ in read_units(work))
 
 
-def _go_on(settings: Settings, output: str, record: str) -> None:
-    """What the shards alone depend on may change while they are not whole: they are written anew."""
-    with tf.io.gfile.GFile(record) as file:
-        before = json.load(file)
-    now = json.loads(settings.to_json())
-    changed = [name for name in now if now[name] != before.get(name)]
+def _write_plan(settings: Settings, source: Source, output: str, work: str) -> None:
+    if tf.io.gfile.isdir(output):
+        names = {name.rstrip("/") for name in tf.io.gfile.listdir(output)}
+        if names - {WORK_NAME}:
+            raise UserError(f"--output={output} is not empty; choose another folder")
+    tf.io.gfile.makedirs(work)
+    units_path = posixpath.join(work, _UNITS_NAME)
+    with files.write_atomically(units_path) as partial, tf.io.gfile.GFile(partial, "w") as file:
+        for unit in source.list_units():
+            file.write(json.dumps(unit) + "\n")
+    # Written last: the plan is complete if this file exists.
+    files.write(posixpath.join(work, _SETTINGS_NAME), settings.to_json())
+
+
+def _update_settings(settings: Settings, output: str, settings_path: str) -> None:
+    """Store the settings if only SHARD_SETTINGS changed, and remove shards made with the old ones.
+
+    Raises:
+      UserError: another setting changed.
+    """
+    with tf.io.gfile.GFile(settings_path) as file:
+        old = json.load(file)
+    new = json.loads(settings.to_json())
+    changed = [name for name in new if new[name] != old.get(name)]
     for name in changed:
-        if name not in OF_SHARDS:
+        if name not in SHARD_SETTINGS:
             raise UserError(
-                f"{output!r} holds a preparation under way with another {name} "
-                f"({before.get(name)!r}); finish that one, delete it, or choose another --output"
+                f"--output={output} holds an unfinished preparation with another {name} "
+                f"({old.get(name)!r}); finish it, delete it, or choose another --output"
             )
     if changed:
         for shard in tf.io.gfile.glob(posixpath.join(output, "*.tfrecord")):
             tf.io.gfile.remove(shard)
-        files.write(record, settings.to_json())
+        files.write(settings_path, settings.to_json())
 
 
-def units(work: str) -> Iterator[tuple[int, Unit]]:
-    with tf.io.gfile.GFile(posixpath.join(work, _UNITS)) as file:
+def read_units(work: str) -> Iterator[tuple[int, Unit]]:
+    """Yield the index of every unit, and the unit."""
+    with tf.io.gfile.GFile(posixpath.join(work, _UNITS_NAME)) as file:
         yield from enumerate(map(json.loads, file))
 
 
-def finished(work: str) -> set[int]:
-    """The units that are done."""
-    names = [name for name in tf.io.gfile.listdir(work) if name.endswith(".json")]
-    numbers = (name[len("unit-") : -len(".json")] for name in names)
-    return {int(number) for number in numbers if number.isdecimal()}
+def list_processed(work: str) -> set[int]:
+    """Return the indices of the units that have a result."""
+    matches = (re.fullmatch(r"unit-(\d+)\.json", name) for name in tf.io.gfile.listdir(work))
+    return {int(match[1]) for match in matches if match}
 
 
-def add_problem(work: str, index: int, line: str) -> None:
-    """Says why a unit cannot be done, where no exception reaches the process that `prepare`s."""
-    files.write(unit_path(work, index) + _PROBLEM, line, shared=True)
+def write_problem(work: str, index: int, message: str) -> None:
+    """Record why a unit cannot be processed, for workers whose exceptions are not passed on."""
+    files.write(make_unit_path(work, index) + _PROBLEM_ENDING, message, shared=True)
 
 
-def problems(work: str) -> Iterator[str]:
-    for path in sorted(tf.io.gfile.glob(posixpath.join(work, "*" + _PROBLEM))):
+def read_problems(work: str) -> Iterator[str]:
+    """Yield the messages that `write_problem` recorded."""
+    for path in sorted(tf.io.gfile.glob(posixpath.join(work, "*" + _PROBLEM_ENDING))):
         with tf.io.gfile.GFile(path) as file:
             yield file.read()

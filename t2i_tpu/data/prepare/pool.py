@@ -1,4 +1,4 @@
-"""Units done by processes of this machine, the default of --runner."""
+"""Processes units on this machine, in one or several processes. The default of --runner."""
 
 import concurrent.futures
 import contextlib
@@ -9,20 +9,22 @@ import os
 import threading
 from collections.abc import Iterator
 
-from t2i_tpu.data.prepare import plan, unit
+from t2i_tpu.data.prepare import plan
 from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.prepare.sources import make_source
+from t2i_tpu.data.prepare.unit import process_unit
+from t2i_tpu.data.sources.source import Unit
 from t2i_tpu.errors import UserError
 
 
 @contextlib.contextmanager
-def do_units(
-    work: str, settings: Settings, finished: set[int], workers: int = 1
+def process_units(
+    work: str, settings: Settings, processed: set[int], workers: int = 1
 ) -> Iterator[Iterator[int]]:
-    """As `run.Runner`; one worker is this process."""
-    todo = (numbered for numbered in plan.units(work) if numbered[0] not in finished)
+    """Process units as `run.Runner` describes. A single worker runs in this process."""
+    remaining = ((index, unit) for index, unit in plan.read_units(work) if index not in processed)
     if workers == 1:
-        source = settings.make_source()
-        yield (_do(work, source, settings, one) for one in todo)
+        yield _process_here(work, settings, remaining)
         return
     context = multiprocessing.get_context("forkserver")  # TensorFlow does not survive a fork
     context.set_forkserver_preload(["t2i_tpu.tensorflow_quietly", __name__])
@@ -30,44 +32,57 @@ def do_units(
         workers, context, initializer=_start_worker, initargs=(work, settings)
     ) as pool:
         try:
-            yield _bounded(pool, todo, 2 * workers)
+            yield _process_in_pool(pool, remaining, max_waiting=2 * workers)
         except concurrent.futures.BrokenExecutor as error:
             raise UserError(
-                "a worker was killed, perhaps for memory (--workers=1 needs least); "
-                "the same command goes on where it was"
+                "a worker process was killed, perhaps because memory ran out; run the same command "
+                "again to resume (--workers=1 needs the least memory)"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _bounded(pool, todo, limit):
-    waiting = {pool.submit(_work, one) for one in itertools.islice(todo, limit)}
+def _process_here(
+    work: str, settings: Settings, units: Iterator[tuple[int, Unit]]
+) -> Iterator[int]:
+    source = make_source(settings)
+    for index, unit in units:
+        process_unit(work, index, unit, source, settings)
+        yield index
+
+
+def _process_in_pool(
+    pool: concurrent.futures.Executor, units: Iterator[tuple[int, Unit]], max_waiting: int
+) -> Iterator[int]:
+    """Yield the indices of units as they finish, with a bounded number of units in the queue."""
+
+    def submit(count):
+        return {pool.submit(_process_in_worker, *unit) for unit in itertools.islice(units, count)}
+
+    waiting = submit(max_waiting)
     while waiting:
         done, waiting = concurrent.futures.wait(waiting, return_when="FIRST_COMPLETED")
-        waiting |= {pool.submit(_work, one) for one in itertools.islice(todo, len(done))}
-        yield from (one.result() for one in done)
+        waiting |= submit(len(done))
+        yield from (future.result() for future in done)
 
 
-def _do(work, source, settings, numbered):
-    index, one = numbered
-    unit.do_unit(work, index, one, source, settings)
-    return index
+# The functions below run in the worker processes.
+_worker_state = {}
 
 
-_worker = {}  # of this process
+def _start_worker(work: str, settings: Settings) -> None:
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _worker_state.update(work=work, source=make_source(settings), settings=settings)
 
 
-def _start_worker(work, settings):
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _worker.update(work=work, source=settings.make_source(), settings=settings)
-
-
-def _die_with_parent():
-    """A worker whose parent was killed with -9 would wait for it forever."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process ends. After a SIGKILL of the parent, a worker would not."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 
 
-def _work(numbered):
-    return _do(_worker["work"], _worker["source"], _worker["settings"], numbered)
+def _process_in_worker(index: int, unit: Unit) -> int:
+    state = _worker_state
+    process_unit(state["work"], index, unit, state["source"], state["settings"])
+    return index

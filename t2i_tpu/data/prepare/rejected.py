@@ -1,8 +1,8 @@
-"""An example that is left out, and why; the cause is what it is counted under."""
+"""The exception that rejects an example."""
 
 
-class Lost(Exception):
-    """Args: the cause, one word of snake_case."""
+class Rejected(Exception):
+    """Rejects an example. The argument is the cause in snake_case, under which it is counted."""
 
     @property
     def cause(self) -> str:

@@ -1,4 +1,4 @@
-"""A preparation from the start, or from where it was killed, to a whole data set."""
+"""Runs a preparation from the start, or from where it was interrupted, to a complete data set."""
 
 import contextlib
 import dataclasses
@@ -16,83 +16,112 @@ from t2i_tpu.data import text_tower
 from t2i_tpu.data.prepare import assemble, plan, pool
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.prepare.sources import make_source
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
-# (work folder, settings, units that are done) -> the indices of the others as they are done, in
-# any order. `pool.do_units` is one, `beam.do_units` another.
+# A function (work folder, settings, indices of processed units) that processes all other units. It
+# is a context manager whose value yields their indices as they finish, in any order.
+# `pool.process_units` and `beam.process_units` are such functions.
 Runner = Callable[[str, Settings, set[int]], contextlib.AbstractContextManager[Iterator[int]]]
 
 
 def prepare(
-    settings: Settings, output: str, do_units: Runner = pool.do_units
+    settings: Settings, output: str, process_units: Runner = pool.process_units
 ) -> manifest_lib.Manifest:
-    """Prepares a data set into the folder `output`, local or gs://.
+    """Prepare a data set in the folder `output`, local or gs://, and return its manifest.
 
-    Killed at any point, the same call goes on; the result is the same bytes for the same input and
-    settings, whoever does the units and however often it was killed.
+    If a preparation is killed at any point, the same call resumes it. The result is the same bytes
+    for the same input and settings, whichever runner is used and however often it is killed.
+
+    Args:
+      settings: of the preparation.
+      output: a new folder, or one that an interrupted call left.
+      process_units: the runner.
 
     Raises:
-      UserError: the output holds something else, or cannot be written; the source cannot be read;
-        too few examples are left. What is finished stays.
+      UserError: the output holds something else or cannot be written, the source cannot be read, or
+        too few examples are left. Finished units are kept.
     """
     try:
-        return _prepare(settings, output.rstrip("/"), do_units)
+        return _prepare(settings, output.rstrip("/"), process_units)
     except tf.errors.OpError as error:
         raise UserError(
-            f"--output={output}: {files.explain_error(output, error)}; what is finished stays, and the "
-            "same command goes on"
+            f"--output={output}: {files.explain_error(output, error)}; finished units are kept: "
+            "run the same command again to resume"
         ) from error
 
 
-def _prepare(settings, output, do_units):
+def _prepare(settings: Settings, output: str, process_units: Runner) -> manifest_lib.Manifest:
     work = posixpath.join(output, plan.WORK_NAME)
     if tf.io.gfile.exists(posixpath.join(output, manifest_lib.MANIFEST_NAME)):
-        manifest = manifest_lib.read_manifest(output)
-        if (manifest.preparation or {}).get("fingerprint") != settings.fingerprint():
-            raise UserError(f"{output!r} already holds another data set; choose another --output")
-        logging.info("%s is whole already", output)
-        _tidy(output, work)
-        return manifest
-    encoder, source = UnitEncoder(settings), settings.make_source()
-    num_units = plan.make(settings, source, output, work)
-    encoder.check(work)
-    # First of all: an encoder that has none should not be found out after days.
-    tower = _text_tower(encoder, output, work) if settings.export_text_tower else None
-    finished = plan.finished(work)
-    progress = tqdm(total=num_units, initial=len(finished), unit=" units", disable=None)
-    with progress, do_units(work, settings, finished) as done:
-        for index in itertools.chain(sorted(finished), done):
-            encoder.encode(work, index)
-            progress.update(index not in finished)
-    logging.info("%d units are done; writing the shards", num_units)
-    manifest = assemble.assemble(output, work, num_units, settings, encoder, source.label_names())
-    assemble.finish(output, dataclasses.replace(manifest, text_tower=tower))
-    _tidy(output, work)
+        return _read_complete(settings, output, work)
+
+    # Set up.
+    source, encoder = make_source(settings), UnitEncoder(settings)
+    num_units = plan.make_plan(settings, source, output, work)
+    encoder.check_unchanged(work)
+    tower = None
+    if settings.export_text_tower:
+        # Exported first, so that an encoder without a text tower fails now and not after days.
+        tower = _export_text_tower(encoder, output, work)
+
+    # Process the units and encode their captions.
+    processed = plan.list_processed(work)
+    progress = tqdm(total=num_units, initial=len(processed), unit=" units", disable=None)
+    with progress, process_units(work, settings, processed) as new_units:
+        for index in itertools.chain(sorted(processed), new_units):
+            encoder.encode_unit(work, index)
+            if index not in processed:
+                progress.update()
+
+    # Write the data set.
+    logging.info("%d units are processed; writing the shards", num_units)
+    label_names = source.read_label_names()
+    manifest = assemble.assemble(output, work, num_units, settings, encoder, label_names)
+    manifest = dataclasses.replace(manifest, text_tower=tower)
+    assemble.write_manifest(output, manifest)
+    _clean_up(output, work)
     return manifest
 
 
-def _text_tower(encoder, output, work) -> tuple[manifest_lib.StoredFile, ...]:
-    """Exports it, once. Where it cannot be, no plan is left that would insist on it."""
+def _read_complete(settings: Settings, output: str, work: str) -> manifest_lib.Manifest:
+    """Return the manifest of a complete data set. Raises UserError if its settings differ."""
+    manifest = manifest_lib.read_manifest(output)
+    if (manifest.preparation or {}).get("fingerprint") != settings.compute_fingerprint():
+        raise UserError(f"--output={output} already holds another data set; choose another folder")
+    logging.info("%s is already complete", output)
+    _clean_up(output, work)
+    return manifest
+
+
+def _export_text_tower(
+    encoder: UnitEncoder, output: str, work: str
+) -> tuple[manifest_lib.StoredFile, ...]:
+    """Export the text tower, unless that was done before, and return its files.
+
+    If it cannot be exported the plan is removed, so that the preparation can be started again
+    without the text tower.
+    """
     record = posixpath.join(work, "text_tower.json")
     if not tf.io.gfile.exists(record):
         try:
             stored = text_tower.export(encoder.encoder, output)
         except UserError:
-            _remove(work)
+            _remove_folder(work)
             raise
-        files.write(record, json.dumps([dataclasses.asdict(one) for one in stored]))
+        files.write(record, json.dumps([dataclasses.asdict(file) for file in stored]))
     with tf.io.gfile.GFile(record) as file:
-        return tuple(manifest_lib.StoredFile(**one) for one in json.load(file))
+        return tuple(manifest_lib.StoredFile(**fields) for fields in json.load(file))
 
 
-def _tidy(output: str, work: str) -> None:
-    # A rename on gs:// is a copy and a removal; a kill between the two leaves both names.
+def _clean_up(output: str, work: str) -> None:
+    # On gs:// a rename is a copy and a deletion. A kill between the two leaves both names.
     for partial in tf.io.gfile.glob(posixpath.join(output, "*.tmp")):
         tf.io.gfile.remove(partial)
-    _remove(work)
+    _remove_folder(work)
 
 
-def _remove(work: str) -> None:
-    if tf.io.gfile.exists(work):
-        tf.io.gfile.rmtree(work)
+def _remove_folder(folder: str) -> None:
+    if tf.io.gfile.exists(folder):
+        tf.io.gfile.rmtree(folder)

@@ -1,113 +1,128 @@
-"""What a preparation was asked for: all that its result depends on but the input itself."""
+"""The settings of a preparation: everything its result depends on except the input itself.
+
+This module imports no TensorFlow, since launch/prepare_data.py makes its flags from the settings.
+"""
 
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
 import platform
+from typing import Any, Literal
 
 from t2i_tpu import __version__
-from t2i_tpu.data.prepare.filters import Filters, cause_in_list
-from t2i_tpu.data.prepare.images import CROPS
-from t2i_tpu.data.sources.folder import FolderSource
-from t2i_tpu.data.sources.idx import IdxSource
-from t2i_tpu.data.sources.npy import NpySource
-from t2i_tpu.data.sources.parquet import ParquetSource
-from t2i_tpu.data.sources.source import Source
-from t2i_tpu.data.sources.tfds import TfdsSource
-from t2i_tpu.data.sources.urls import UrlsSource
-from t2i_tpu.data.sources.webdataset import WebdatasetSource
-from t2i_tpu.data.writer import SHARD_SIZE
+from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.errors import UserError
-from t2i_tpu.options import suggest
+from t2i_tpu.options import check_bounds, check_choice, get_choices, option
 
-SOURCES = {
-    "folder": FolderSource,
-    "webdataset": WebdatasetSource,
-    "parquet": ParquetSource,
-    "npy": NpySource,
-    "idx": IdxSource,
-    "tfds": TfdsSource,
-    "urls": UrlsSource,
-}
-# The work on the units, which takes the time, does not depend on these.
-OF_SHARDS = ("heldout_share", "seed", "num_streams", "shard_size")
+# Settings that only the shards depend on. Processing the units, which takes nearly all the time,
+# does not depend on them.
+SHARD_SETTINGS = ("heldout_share", "seed", "num_streams", "shard_size")
+
+# Packages whose versions affect the output.
+_PACKAGES = (
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "open_clip_torch",
+    "torch",
+    "onnxscript",
+    "imagehash",
+    "img2dataset",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Raises UserError where a value is not allowed."""
+    """The settings of a preparation. Raises UserError if a value is not allowed."""
 
-    source: str  # KIND:PATH, a kind of SOURCES
-    encoder: str = "embedded"  # as `make_encoder` takes it; none, or none:SPEC where SPEC made them
-    sequence: bool = False  # the text tower's states beside the pooled embedding
-    export_text_tower: bool = False  # beside the shards, for sampling without torch
-    image_size: int = 64
-    channels: int = 3
-    crop: str = "center"  # center | none
+    source: str = dataclasses.field(
+        metadata={"help": "What to read, as KIND:PATH (see above). PATH may be on gs://."}
+    )
+    encoder: str = option(
+        "embedded",
+        "Text encoder: embedded (small, ships with the package); NAME/TAG or NAME:CHECKPOINT for a "
+        "model of open_clip, for example ViT-L-14/openai; or none to keep the embeddings that come "
+        "with the data (none:ViT-L-14/openai records which encoder made them).",
+    )
+    sequence: bool = option(
+        False,
+        "Also store the encoder's state of every token. This takes much more space.",
+    )
+    export_text_tower: bool = option(
+        False,
+        "Also export the encoder's text tower next to the shards, so that sampling needs neither "
+        "torch nor a model hub.",
+    )
+    image_size: int = option(64, "Side of the square images in pixels.", at_least=4)
+    channels: int = option(3, "Channels of the images: 3, or 1 for gray.")
+    crop: Literal["center", "none"] = option(
+        "center",
+        "center crops images to the middle square; none keeps the full image and pads it with "
+        "white.",
+    )
+    heldout_share: float = option(
+        0.01,
+        "Share of the examples to hold out from training, for sources without splits of their own.",
+        at_least=0,
+        below=1,
+    )
+    num_streams: int = option(
+        16,
+        "Streams per split. Must divide the global batch size and be a multiple of the number of "
+        "hosts.",
+        at_least=1,
+    )
+    shard_size: int = option(1024, "Examples per shard.", at_least=1)
+    seed: int = option(0, "Seed for the shuffle and the held-out split.", at_least=0)
     filters: Filters = dataclasses.field(default_factory=Filters)
-    heldout_share: float = 0.01  # of sources that have no split of their own
-    seed: int = 0  # of what is held out and of the order
-    num_streams: int = 16
-    shard_size: int = SHARD_SIZE
 
     def __post_init__(self):
-        kind, _, place = self.source.partition(":")
-        if kind not in SOURCES or not place:
-            known = ", ".join(f"{name}:PATH" for name in SOURCES)
-            raise UserError(
-                f"--source={self.source} is none of {known}{suggest(kind, list(SOURCES))}"
-            )
+        _check_options(self)
+        _check_options(self.filters)
         if self.encoder.startswith("none") and (self.export_text_tower or self.sequence):
             flag = "export_text_tower" if self.export_text_tower else "sequence"
             raise UserError(
-                f"--{flag} needs an encoder; --encoder={self.encoder} has no text tower"
+                f"--{flag} needs an encoder, but --encoder={self.encoder} has no text tower; "
+                f"choose an encoder or leave out --{flag}"
             )
-        if self.crop not in CROPS:
-            raise UserError(f"--crop={self.crop} is none of {', '.join(CROPS)}")
         if self.channels not in (1, 3):
-            raise UserError(f"--channels={self.channels} is neither 1 nor 3")
-        if not 0 <= self.heldout_share < 1:
-            raise UserError(f"--heldout_share={self.heldout_share} must be at least 0 and below 1")
-        distance = self.filters.near_duplicates
-        if distance is not None and not 0 <= distance <= 15:
-            raise UserError(f"--near_duplicates={distance} must be from 0 to 15 bits")
+            raise UserError(f"--channels is {self.channels}; it must be 1 or 3")
 
-    def make_source(self) -> Source:
-        kind, _, place = self.source.partition(":")
-        if kind == "urls":
-            return UrlsSource(place, functools.partial(cause_in_list, self.filters))
-        return SOURCES[kind](place)
-
-    def as_dict(self) -> dict:
-        """Filters that are off are left out."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a nested dict without the filters that are off."""
         values = dataclasses.asdict(self)
-        filters = values["filters"].items()
-        return values | {"filters": {name: value for name, value in filters if value is not None}}
+        values["filters"] = {
+            name: value for name, value in values["filters"].items() if value is not None
+        }
+        return values
 
     def to_json(self) -> str:
-        return json.dumps(self.as_dict() | {"version": __version__}, sort_keys=True)
+        """Return the settings and the version of t2i_tpu as JSON. Equal settings give equal text."""
+        return json.dumps(self.to_dict() | {"version": __version__}, sort_keys=True)
 
-    def fingerprint(self) -> str:
+    def compute_fingerprint(self) -> str:
+        """Return a SHA-256 (hex) that identifies the settings and the version of t2i_tpu."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Of what decided the bytes."""
-    found = {"t2i_tpu": __version__, "python": platform.python_version()}
-    for name in (
-        "numpy",
-        "pillow",
-        "onnxruntime",
-        "open_clip_torch",
-        "torch",
-        "onnxscript",
-        "imagehash",
-        "img2dataset",
-    ):
+def _check_options(group: Settings | Filters) -> None:
+    """Raise UserError if a value is not one of its choices or is outside its bounds."""
+    for field in dataclasses.fields(group):
+        name, value = f"--{field.name}", getattr(group, field.name)
+        if value is None:
+            continue
+        if choices := get_choices(field):
+            check_choice(name, value, choices)
+        check_bounds(name, value, field)
+
+
+def collect_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that affect the output."""
+    versions = {"t2i_tpu": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,7 +1,8 @@
-"""The work on one unit: items -> images that passed -> one file, and a record of all outcomes.
+"""Processes one unit: rejects or converts its items and writes the examples to a file.
 
-A file holds examples as `records.serialize` makes them, and beside them what the duplicates are told
-by. UNIT.json is written last and names it: where it is, the unit is done.
+The file holds examples as `records.to_example` makes them, with the additional TEMPORARY_FEATURES.
+The unit's result, unit-NNNNNN.json, names that file and is written last: a unit is processed if its
+result exists.
 """
 
 import dataclasses
@@ -18,109 +19,129 @@ from PIL import Image
 from t2i_tpu.data import records
 from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.prepare import filters, images
-from t2i_tpu.data.prepare.rejected import Lost
+from t2i_tpu.data.prepare.rejected import Rejected
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import Item, Source, Unit
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, gcs
 
+# Features of a unit's examples that shards do not have: the split that the source chose, and the
+# hashes that duplicates are found by.
+TEMPORARY_FEATURES = ("split", "sha256", "hash")
+
 
 @dataclasses.dataclass(frozen=True)
-class Done:
-    """The record of a finished unit.
+class UnitResult:
+    """The result of processing a unit.
 
     Attributes:
-      file: of its examples, in the work folder.
-      num_examples: in that file.
-      lost: (key, cause) of every other item.
-      dim: of the embeddings that came with it, if any did.
-      normalized: all of them have length 1.
+      file: name of the file with its examples, in the work folder.
+      num_examples: number of examples in that file.
+      rejected: (key, cause) of every other item.
+      dim: length of the embeddings that came with the items, or None if there are none.
+      normalized: whether all of these embeddings have length 1.
     """
 
     file: str
     num_examples: int
-    lost: tuple[tuple[str, str], ...]
+    rejected: tuple[tuple[str, str], ...]
     dim: int | None
     normalized: bool
 
 
-def unit_path(work: str, index: int) -> str:
-    """Without its ending."""
+def make_unit_path(work: str, index: int) -> str:
+    """Return the path of a unit's files in the work folder, without their endings."""
     return posixpath.join(work, f"unit-{index:06d}")
 
 
-def is_done(work: str, index: int) -> bool:
-    return tf.io.gfile.exists(unit_path(work, index) + ".json")
+def is_processed(work: str, index: int) -> bool:
+    """Return whether a unit has a result."""
+    return tf.io.gfile.exists(make_unit_path(work, index) + ".json")
 
 
-def read_done(work: str, index: int) -> Done:
-    with tf.io.gfile.GFile(unit_path(work, index) + ".json") as file:
-        return Done(**json.load(file))
+def read_result(work: str, index: int) -> UnitResult:
+    """Read the result of a processed unit."""
+    with tf.io.gfile.GFile(make_unit_path(work, index) + ".json") as file:
+        fields = json.load(file)
+    if "lost" in fields:  # the name in preparations that an earlier version began
+        fields["rejected"] = fields.pop("lost")
+    return UnitResult(**fields)
 
 
-def do_unit(work: str, index: int, unit: Unit, source: Source, settings: Settings) -> None:
-    """Reads a unit and writes its two files.
+def process_unit(work: str, index: int, unit: Unit, source: Source, settings: Settings) -> None:
+    """Read a unit and write its examples and its result into the work folder.
 
     Raises:
-      UserError: of the source as a whole, or a library that a filter needs is missing.
+      UserError: the source cannot be read, or a package that a filter needs is missing.
     """
-    path = unit_path(work, index)
-    # Two workers may do one unit: one outlives its killed parent, or Beam tries again too early. Of
-    # URLs they may get different images, so each has a file of its own.
+    path = make_unit_path(work, index)
+    # Two workers may process the same unit: one may outlive its killed parent, or Beam may retry
+    # too early. Their downloads may differ, so each worker writes a file of its own.
     examples = f"{path}.{uuid.uuid4().hex}.tfrecord"
-    lost, dim, normalized, count = [], None, True, 0
-    label_names = source.label_names()
+    rejected, dim, normalized, count = [], None, True, 0
+    label_names = source.read_label_names()
     with files.write_atomically(examples) as partial, tf.io.TFRecordWriter(partial) as writer:
-        for item in _items(source, unit, settings.source):
+        for item in _read_items(source, unit, settings.source):
             try:
-                example = _example(item, settings, label_names)
-            except Lost as loss:
-                lost.append((item.key.encode("utf-8", "replace").decode(), loss.cause))
+                example = _make_example(item, settings, label_names)
+            except Rejected as rejection:
+                key = item.key.encode("utf-8", "replace").decode()
+                rejected.append((key, rejection.cause))
                 continue
             if item.embedding is not None:
                 dim = dim or len(item.embedding)
                 normalized &= bool(abs(np.linalg.norm(item.embedding) - 1) < 1e-3)
             writer.write(example)
             count += 1
-    done = Done(posixpath.basename(examples), count, tuple(lost), dim, normalized)
-    if not is_done(work, index):  # the first stays: shards may have been written of it
-        files.write(path + ".json", json.dumps(dataclasses.asdict(done)), shared=True)
+    result = UnitResult(posixpath.basename(examples), count, tuple(rejected), dim, normalized)
+    # The first result is kept, since shards may have been written from it.
+    if not is_processed(work, index):
+        files.write(path + ".json", json.dumps(dataclasses.asdict(result)), shared=True)
 
 
-def _items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
+def _read_items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
+    """Yield the items of a unit. Raises UserError, with the source's name, if reading fails."""
     try:
         yield from source.read(unit)
     except tf.errors.OpError as error:
         reason = gcs.explain_error(error) if "gs://" in name else error.message.splitlines()[0]
         raise UserError(
-            f"--source={name}: {reason}; what is finished stays, and the same command goes on"
+            f"--source={name}: {reason}; finished units are kept: run the same command again to "
+            "resume"
         ) from error
 
 
-def read_examples(work: str, done: Done) -> Iterator[tf.train.Example]:
-    records = tf.data.TFRecordDataset(posixpath.join(work, done.file)).batch(64)
-    for batch in disable_autotuning(records):
+def read_examples(work: str, result: UnitResult) -> Iterator[tf.train.Example]:
+    """Yield the examples of a processed unit."""
+    batches = tf.data.TFRecordDataset(posixpath.join(work, result.file)).batch(64)
+    for batch in disable_autotuning(batches):
         yield from map(tf.train.Example.FromString, batch.numpy())
 
 
-def _example(item: Item, settings: Settings, label_names: tuple[str, ...] | None) -> bytes:
-    """Raises Lost by the first thing that is wrong or not wanted."""
+def _make_example(item: Item, settings: Settings, label_names: tuple[str, ...] | None) -> bytes:
+    """Return an item as a serialized example. Raises Rejected for the first fault found."""
     if item.problem:
-        raise Lost(item.problem)
+        raise Rejected(item.problem)
     try:
         item.key.encode()
     except UnicodeEncodeError:
-        raise Lost("key_not_utf8") from None
+        raise Rejected("key_not_utf8") from None
+
+    # Cheap checks, before the image is decoded.
     caption = filters.clean_caption(item.caption)
-    image = images.decode(item.image)
+    image = images.open_image(item.image)
     filters.check_before_decoding(settings.filters, image.size, caption, item.columns)
     if label_names and item.label not in range(len(label_names)):
-        raise Lost("bad_label")
+        raise Rejected("bad_label")
     embedding = item.embedding if settings.encoder.startswith("none") else None
     if embedding is not None and (embedding.ndim != 1 or not np.isfinite(embedding).all()):
-        raise Lost("bad_embedding")
-    pixels = images.square(image, settings.image_size, settings.crop, settings.channels)
+        raise Rejected("bad_embedding")
+
+    # The image.
+    pixels = images.make_square(image, settings.image_size, settings.crop, settings.channels)
     filters.check_pixels(settings.filters, pixels)
+
+    # The example, with the temporary features.
     label = item.label if label_names else None
     record = records.Record(item.key, pixels, caption, label, embedding)
     example = records.to_example(record, "raw")
@@ -131,12 +152,12 @@ def _example(item: Item, settings: Settings, label_names: tuple[str, ...] | None
         content = item.image if isinstance(item.image, bytes) else item.image.tobytes()
         features["sha256"].bytes_list.value.append(hashlib.sha256(content).digest())
     if settings.filters.near_duplicates is not None:
-        features["hash"].bytes_list.value.append(perceptual_hash(pixels))
+        features["hash"].bytes_list.value.append(compute_perceptual_hash(pixels))
     return example.SerializeToString(deterministic=True)
 
 
-def perceptual_hash(pixels: np.ndarray) -> bytes:
-    """64 bits of imagehash.phash."""
+def compute_perceptual_hash(pixels: np.ndarray) -> bytes:
+    """Return the 64 bits of imagehash.phash for an image, uint8 [H, W, 1 or 3]."""
     try:
         import imagehash
     except ImportError:

@@ -1,4 +1,4 @@
-"""A folder of images: captions beside them (.txt), or in one table at its top."""
+"""A folder of images with a caption file next to each, or with one table of captions."""
 
 import concurrent.futures
 import csv
@@ -11,122 +11,137 @@ from typing import Any
 
 import tensorflow as tf
 
-from t2i_tpu.data.sources.source import IMAGE_ENDINGS, UNIT_SIZE, Item, Unit
+from t2i_tpu.data.sources.source import (
+    IMAGE_ENDINGS,
+    UNIT_SIZE,
+    Item,
+    Unit,
+    is_unsafe_name,
+    select_columns,
+)
 from t2i_tpu.errors import UserError
 
 _TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv")
 _FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 _CAPTION_COLUMNS = ("text", "caption", "prompt", "TEXT")
-_NO_FILE = tf.errors.NotFoundError, tf.errors.InvalidArgumentError
-_AT_ONCE = 16  # files read: on gs:// each takes several requests
+_MISSING_FILE_ERRORS = tf.errors.NotFoundError, tf.errors.InvalidArgumentError
+_PARALLEL_READS = 16  # on gs:// reading a file takes several requests
+
+# An image's path below the folder, its caption if a table has it, and its other columns.
+Row = tuple[str, str | None, dict[str, Any]]
 
 
 class FolderSource:
-    """Images at any depth. With a table (metadata.jsonl as Hugging Face has it, captions.jsonl or
-    .csv) its rows are the examples; without one every image is, with NAME.txt as its caption."""
+    """Images at any depth of a folder.
+
+    If the folder has a table (metadata.jsonl in Hugging Face's format, captions.jsonl or .csv), the
+    rows of the table are the items. Otherwise every image is an item with NAME.txt as its caption.
+    """
 
     def __init__(self, folder: str):
         self.folder = os.path.expanduser(folder).rstrip("/")
 
-    def units(self) -> Iterator[Unit]:
+    def list_units(self) -> Iterator[Unit]:
         if not tf.io.gfile.isdir(self.folder):
-            raise UserError(f"--source=folder:{self.folder}: there is no such folder")
-        tables = [name for name in _TABLES if tf.io.gfile.exists(self._path(name))]
+            raise UserError(f"--source=folder:{self.folder}: no such folder; check the path")
+        tables = [name for name in _TABLES if tf.io.gfile.exists(self._join(name))]
         if len(tables) > 1:
             raise UserError(
-                f"--source=folder:{self.folder} has {' and '.join(tables)}; leave one of them"
+                f"--source=folder:{self.folder} has {' and '.join(tables)}; keep only one of them"
             )
-        yield from _chunks(self._rows(tables[0]) if tables else self._images(), bool(tables))
+        rows = self._read_table(tables[0]) if tables else self._list_images()
+        yield from _group_rows(rows, is_table=bool(tables))
 
     def read(self, unit: Unit) -> Iterator[Item]:
         rows = unit["rows"]
-        with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            for start in range(0, len(rows), _AT_ONCE):
-                yield from pool.map(
-                    functools.partial(self._item, unit["table"]), rows[start : start + _AT_ONCE]
-                )
+        read_item = functools.partial(self._read_item, unit["table"])
+        with concurrent.futures.ThreadPoolExecutor(_PARALLEL_READS) as pool:
+            for start in range(0, len(rows), _PARALLEL_READS):
+                yield from pool.map(read_item, rows[start : start + _PARALLEL_READS])
 
-    def label_names(self) -> None:
+    def read_label_names(self) -> None:
         return None
 
-    def _item(self, table: bool, row: tuple[str, str | None, dict[str, Any]]) -> Item:
+    def _read_item(self, is_table: bool, row: Row) -> Item:
         name, caption, columns = row
-        if posixpath.isabs(name) or ".." in name.split("/"):
+        if is_unsafe_name(name):
             return Item(name, problem="unsafe_name")
         item = Item(name, caption=caption, columns=columns)
         try:
-            item.image = self._bytes(name)
+            item.image = self._read_file(name)
         except tf.errors.OpError as error:
-            # On gs:// the others are of credentials or of a bucket that does not answer.
-            if "://" in self.folder and not isinstance(error, _NO_FILE):
+            # Other errors on gs:// are about credentials or a bucket that does not answer.
+            if "://" in self.folder and not isinstance(error, _MISSING_FILE_ERRORS):
                 raise
             item.problem = "missing_image"
-        if not table and item.problem is None:
+        if not is_table and item.problem is None:
             try:
-                item.caption = self._bytes(posixpath.splitext(name)[0] + ".txt")
+                item.caption = self._read_file(posixpath.splitext(name)[0] + ".txt")
             except tf.errors.NotFoundError:
                 item.problem = "no_caption"
         return item
 
-    def _path(self, name: str) -> str:
+    def _join(self, name: str) -> str:
         return posixpath.join(self.folder, name)
 
-    def _bytes(self, name: str) -> bytes:
-        with tf.io.gfile.GFile(self._path(name), "rb") as file:
+    def _read_file(self, name: str) -> bytes:
+        with tf.io.gfile.GFile(self._join(name), "rb") as file:
             return file.read()
 
-    def _images(self, folder: str = ""):
-        """Sorted: else the file system would say in which order they come."""
+    def _list_images(self, folder: str = "") -> Iterator[Row]:
+        """Yield the images in sorted order, since the file system's order is not reproducible."""
         subfolders = []
-        names = tf.io.gfile.listdir(self._path(folder))
+        names = tf.io.gfile.listdir(self._join(folder))
         for name in sorted(names, key=lambda name: name.rstrip("/")):
             path = posixpath.join(folder, name)
             if name.lower().rpartition(".")[2] in IMAGE_ENDINGS:
                 yield path, None, {}
-            # On gs:// a folder's name ends so, and to ask of each would take a request.
-            elif (
-                name[1:].endswith("/")
-                if "://" in self.folder
-                else tf.io.gfile.isdir(self._path(path))
-            ):
+            elif self._is_folder(folder, name):
                 subfolders.append(path)
         for path in subfolders:
-            yield from self._images(path)
+            yield from self._list_images(path)
 
-    def _rows(self, table: str):
-        with tf.io.gfile.GFile(self._path(table), "rb") as file:
+    def _is_folder(self, parent: str, name: str) -> bool:
+        if "://" in self.folder:
+            # On gs:// the names of folders end in a slash. To ask for each would take a request.
+            return len(name) > 1 and name.endswith("/")
+        return tf.io.gfile.isdir(self._join(posixpath.join(parent, name)))
+
+    def _read_table(self, table: str) -> Iterator[Row]:
+        with tf.io.gfile.GFile(self._join(table), "rb") as file:
             lines = (line.decode("utf-8", "surrogateescape") for line in file)
-            rows = csv.DictReader(lines) if table.endswith(".csv") else map(_json, lines)
+            rows = csv.DictReader(lines) if table.endswith(".csv") else map(_parse_json, lines)
             for number, row in enumerate(rows, 1):
-                name = next((row[c] for c in _FILE_COLUMNS if row.get(c)), None)
+                name = _find_value(row, _FILE_COLUMNS)
                 if not isinstance(name, str):
                     raise UserError(
-                        f"{self._path(table)}: row {number} names no image; "
-                        f"it needs a column {' or '.join(_FILE_COLUMNS)}"
+                        f"{self._join(table)}: row {number} names no image; it needs a column "
+                        f"{' or '.join(_FILE_COLUMNS)}"
                     )
-                caption = next((row[c] for c in _CAPTION_COLUMNS if row.get(c)), None)
-                rest = {
-                    name: value
-                    for name, value in row.items()
-                    if isinstance(value, (int, float, str))
-                }
-                yield name, caption if isinstance(caption, str) else None, rest
+                caption = _find_value(row, _CAPTION_COLUMNS)
+                yield name, caption if isinstance(caption, str) else None, select_columns(row)
 
 
-def _json(line: str) -> dict:
+def _find_value(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
+    """Return the first value of the columns that is not empty, or None."""
+    return next((row[column] for column in columns if row.get(column)), None)
+
+
+def _parse_json(line: str) -> dict[str, Any]:
+    """Return a JSON object, or an empty dict if the line is none."""
     try:
         row = json.loads(line)
     except ValueError:
-        row = None
+        return {}
     return row if isinstance(row, dict) else {}
 
 
-def _chunks(rows, table: bool) -> Iterator[Unit]:
-    some = []
+def _group_rows(rows: Iterator[Row], is_table: bool) -> Iterator[Unit]:
+    group = []
     for row in rows:
-        some.append(row)
-        if len(some) == UNIT_SIZE:
-            yield {"rows": some, "table": table}
-            some = []
-    if some:
-        yield {"rows": some, "table": table}
+        group.append(row)
+        if len(group) == UNIT_SIZE:
+            yield {"rows": group, "table": is_table}
+            group = []
+    if group:
+        yield {"rows": group, "table": is_table}

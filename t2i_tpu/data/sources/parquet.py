@@ -1,56 +1,68 @@
-"""Parquet files with image bytes and captions in columns, as Hugging Face's data sets have them."""
+"""Parquet files with columns of image bytes and captions, as Hugging Face's data sets have them."""
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data.sources.source import Item, Unit, files_of, stem_of
+from t2i_tpu.data.sources.source import (
+    Item,
+    Unit,
+    expand_pattern,
+    find_column,
+    get_stem,
+    select_columns,
+)
 from t2i_tpu.errors import UserError
 
-_IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
-_CAPTIONS = ("text", "caption", "captions", "prompt", "TEXT", "txt")
-_KEYS = ("key", "__key__", "id", "image_id")
-_ROWS = 64  # decoded at a time
+_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
+_CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "TEXT", "txt")
+_KEY_COLUMNS = ("key", "__key__", "id", "image_id")
+_BATCH_ROWS = 64  # decoded at a time
 
 
 class ParquetSource:
-    """A unit is a row group of a file."""
+    """Parquet files of images. A unit is a row group of a file."""
 
     def __init__(self, pattern: str):
         self.pattern = pattern
 
-    def units(self) -> Iterator[Unit]:
-        for file in files_of(self.pattern, "parquet"):
-            with open_parquet(file) as table:
-                if not first_of(table.schema_arrow.names, _IMAGES):
-                    raise UserError(
-                        f"{file} has no column of images ({', '.join(_IMAGES)}), only "
-                        f"{', '.join(table.schema_arrow.names)}; rename one, or is it a list of "
-                        "URLs (--source=urls:FILE)?"
-                    )
-                groups = table.num_row_groups
-            for group in range(groups):
-                yield {"file": file, "group": group}
+    def list_units(self) -> Iterator[Unit]:
+        for path in expand_pattern(self.pattern, "parquet"):
+            with open_parquet(path) as file:
+                names, num_groups = file.schema_arrow.names, file.num_row_groups
+            if not find_column(names, _IMAGE_COLUMNS):
+                raise UserError(
+                    f"{path} has no column of images ({', '.join(_IMAGE_COLUMNS)}), only "
+                    f"{', '.join(names)}; rename one, or use --source=urls:FILE if it is a list of "
+                    "URLs"
+                )
+            for group in range(num_groups):
+                yield {"file": path, "group": group}
 
     def read(self, unit: Unit) -> Iterator[Item]:
-        row = 0
-        with open_parquet(unit["file"]) as table:
-            names = table.schema_arrow.names
-            image, caption = first_of(names, _IMAGES), first_of(names, _CAPTIONS)
-            key = first_of(names, _KEYS)
-            for batch in table.iter_batches(_ROWS, row_groups=[unit["group"]]):
-                for values in batch.to_pylist():
-                    number = f"{stem_of(unit['file'])}-{unit['group']:04d}-{row:06d}"
-                    row += 1
-                    yield _item(str(values[key]) if key else number, values, image, caption)
+        index = 0
+        with open_parquet(unit["file"]) as file:
+            names = file.schema_arrow.names
+            image_column = find_column(names, _IMAGE_COLUMNS)
+            caption_column = find_column(names, _CAPTION_COLUMNS)
+            key_column = find_column(names, _KEY_COLUMNS)
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[unit["group"]]):
+                for row in batch.to_pylist():
+                    key = f"{get_stem(unit['file'])}-{unit['group']:04d}-{index:06d}"
+                    index += 1
+                    if key_column:
+                        key = str(row[key_column])
+                    caption = row[caption_column] if caption_column else None
+                    yield _make_item(key, row[image_column], caption, row)
 
-    def label_names(self) -> tuple[str, ...] | None:
-        """Of a column `label` that Hugging Face's metadata call a ClassLabel."""
-        with open_parquet(files_of(self.pattern, "parquet")[0]) as table:
-            metadata = (table.schema_arrow.metadata or {}).get(b"huggingface")
+    def read_label_names(self) -> tuple[str, ...] | None:
+        """Return the names of the classes if Hugging Face's metadata has a ClassLabel `label`."""
+        with open_parquet(expand_pattern(self.pattern, "parquet")[0]) as file:
+            metadata = (file.schema_arrow.metadata or {}).get(b"huggingface")
         try:
             features = json.loads(metadata)["info"]["features"]
             return tuple(features["label"]["names"])
@@ -58,53 +70,45 @@ class ParquetSource:
             return None
 
 
-def _item(key: str, values: dict[str, Any], image: str, caption: str | None) -> Item:
-    content = values[image]
-    content = content.get("bytes") if isinstance(content, dict) else content
-    text = values[caption] if caption else None
-    text = text[0] if isinstance(text, list) and text else text
-    item = Item(key, content, text if isinstance(text, (str, bytes)) else None)
-    if not isinstance(content, bytes):
+def _make_item(key: str, image: Any, caption: Any, row: dict[str, Any]) -> Item:
+    """Return the item of a row, whose image and caption columns may have any type."""
+    if isinstance(image, dict):
+        image = image.get("bytes")
+    if isinstance(caption, list) and caption:
+        caption = caption[0]
+    item = Item(key, image, caption if isinstance(caption, (str, bytes)) else None)
+    if not isinstance(image, bytes):
         item.image, item.problem = None, "missing_image"
-    if values.get("embedding") is not None:
-        item.embedding = np.array(values["embedding"], np.float32)
-    if isinstance(values.get("label"), int):
-        item.label = values["label"]
-    rest = {name: value for name, value in values.items() if isinstance(value, (int, float, str))}
-    item.columns = rest
+    if row.get("embedding") is not None:
+        item.embedding = np.array(row["embedding"], np.float32)
+    if isinstance(row.get("label"), int):
+        item.label = row["label"]
+    item.columns = select_columns(row)
     return item
 
 
-def first_of(names: Iterable[str], known: tuple[str, ...]) -> str | None:
-    """The first of the known names that is there."""
-    return next((name for name in known if name in names), None)
+@contextlib.contextmanager
+def open_parquet(path: str) -> Iterator[Any]:
+    """Open a local or gs:// path as a pyarrow ParquetFile. Raises UserError if it is none."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError("parquet needs pyarrow; pip install -e '.[prepare]'") from None
+    try:
+        source = pyarrow.PythonFile(_SeekableFile(path), "r") if "://" in path else path
+        file = pyarrow.parquet.ParquetFile(source)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is not a parquet file ({reason}); get the file again") from error
+    try:
+        yield file
+    finally:
+        file.close()
 
 
-class open_parquet:
-    """A ParquetFile of a local or gs:// path, closed at the end."""
-
-    def __init__(self, path: str):
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise UserError("parquet needs pyarrow; pip install -e '.[prepare]'") from None
-        try:
-            source = pyarrow.PythonFile(_Seekable(path), "r") if "://" in path else path
-            self.table = pyarrow.parquet.ParquetFile(source)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is not a parquet file ({reason}); fetch it again") from error
-
-    def __enter__(self):
-        return self.table
-
-    def __exit__(self, *_):
-        self.table.close()
-
-
-class _Seekable:
-    """What pyarrow asks of a file, of tf.io.gfile's."""
+class _SeekableFile:
+    """A file of tf.io.gfile with the interface that pyarrow needs."""
 
     closed = False
 

@@ -1,16 +1,16 @@
-"""What every source is: units of work, and the items of a unit.
+"""The interface of a source: units of work, and the items of a unit.
 
-A unit is a small JSON object that says where a part of the input lies: a tar file, a range of rows,
-some hundred paths. The units are listed once, in an order that depends on the input alone; each is
-then read from its start to its end by whichever worker is free. Nothing else is remembered: a
-preparation that was killed reads a unit again or not at all.
+A unit is a small JSON object that says which part of the input to read: a tar file, a range of
+rows, some hundred paths. The units are listed once, in an order that depends only on the input. Any
+worker can read any unit, always from start to end, so an interrupted preparation only has to know
+which units are finished.
 """
 
 import dataclasses
 import glob
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,20 +20,23 @@ from t2i_tpu.errors import UserError
 
 Unit = dict[str, Any]
 
-UNIT_SIZE = 512  # items of a unit, where the source can choose
+UNIT_SIZE = 512  # items per unit, for sources that can choose
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
 
 
 @dataclasses.dataclass
 class Item:
-    """One example as it was found.
+    """One example as the source has it.
 
     Attributes:
       key: unique within the source.
       image: a file's bytes, or uint8 [H, W] or [H, W, C].
       caption: text, bytes that should be UTF-8, or None.
-      columns: what else is known, by column name.
-      problem: why this is no example; it is counted under this name.
+      label: class index, or None.
+      embedding: float32 [dim] that came with the item, or None.
+      split: "train" or "heldout" if the source decides, or None.
+      columns: other values, by column name.
+      problem: why the item must be rejected, in snake_case, or None.
     """
 
     key: str
@@ -41,32 +44,54 @@ class Item:
     caption: str | bytes | None = None
     label: int | None = None
     embedding: np.ndarray | None = None
-    split: str | None = None  # train | heldout where the source says so
+    split: str | None = None
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problem: str | None = None
 
 
 class Source(Protocol):
-    def units(self) -> Iterator[Unit]:
-        """Raises UserError where there is nothing to read."""
+    """Anything that captioned images can be read from."""
+
+    def list_units(self) -> Iterator[Unit]:
+        """Yield the units. Raises UserError if there is nothing to read."""
 
     def read(self, unit: Unit) -> Iterator[Item]:
-        """The items of a unit. What is wrong with one is its `problem`, not an error."""
+        """Yield the items of a unit. A faulty item has a `problem`; it does not raise."""
 
-    def label_names(self) -> tuple[str, ...] | None: ...
+    def read_label_names(self) -> tuple[str, ...] | None:
+        """Return the names of the classes, or None if the items have no labels."""
 
 
-def ranges(count: int, size: int = UNIT_SIZE) -> Iterator[Unit]:
-    """Units of rows [start, stop)."""
+def split_rows(count: int, size: int = UNIT_SIZE) -> Iterator[Unit]:
+    """Yield units of rows [start, stop) that cover `count` rows."""
     for start in range(0, count, size):
         yield {"start": start, "stop": min(start + size, count)}
 
 
-def files_of(pattern: str, kind: str) -> list[str]:
-    """The files of a path, a glob or a brace pattern (shard-{0000..0099}.tar), local or gs://.
+def select_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a row that filters can use: numbers and strings."""
+    return {name: value for name, value in row.items() if isinstance(value, (int, float, str))}
+
+
+def find_column(names: Iterable[str], candidates: tuple[str, ...]) -> str | None:
+    """Return the first candidate that is among the names, or None."""
+    return next((candidate for candidate in candidates if candidate in names), None)
+
+
+def is_unsafe_name(name: str) -> bool:
+    """Return whether a relative path would lead out of its folder."""
+    return posixpath.isabs(name) or ".." in name.split("/")
+
+
+def expand_pattern(pattern: str, kind: str) -> list[str]:
+    """Return the files of a path, a glob or a brace pattern (shard-{0000..0099}.tar).
+
+    Args:
+      pattern: local or gs://.
+      kind: of the source, for error messages.
 
     Raises:
-      UserError: there is none.
+      UserError: a file does not exist, or no file matches.
     """
     pattern = os.path.expanduser(pattern)
     try:
@@ -74,19 +99,22 @@ def files_of(pattern: str, kind: str) -> list[str]:
 
         patterns = list(braceexpand(pattern)) if "{" in pattern else [pattern]
     except ImportError:
-        raise UserError("{a..b} in a pattern needs t2i-tpu[prepare]; use * instead") from None
-    found = []
-    for one in patterns:
-        if any(mark in one for mark in "*?["):
-            found += sorted(tf.io.gfile.glob(one) if "://" in one else glob.glob(one))
-        elif tf.io.gfile.exists(one):
-            found.append(one)
+        raise UserError(
+            "{a..b} in a pattern needs braceexpand; pip install -e '.[prepare]', or use * instead"
+        ) from None
+    files = []
+    for path in patterns:
+        if any(character in path for character in "*?["):
+            files += sorted(tf.io.gfile.glob(path) if "://" in path else glob.glob(path))
+        elif tf.io.gfile.exists(path):
+            files.append(path)
         else:
-            raise UserError(f"--source={kind}:{pattern}: {one!r} does not exist")
-    if not found:
-        raise UserError(f"--source={kind}:{pattern}: no file has such a name")
-    return found
+            raise UserError(f"--source={kind}:{pattern}: {path!r} does not exist; check the path")
+    if not files:
+        raise UserError(f"--source={kind}:{pattern}: no file matches; check the pattern")
+    return files
 
 
-def stem_of(path: str) -> str:
+def get_stem(path: str) -> str:
+    """Return the name of a file without its folder and its last ending."""
     return posixpath.splitext(posixpath.basename(path))[0]

@@ -1,110 +1,126 @@
-"""A parquet list of URLs and captions, as LAION's are: img2dataset downloads them (extra `urls`).
-
-img2dataset waits for a body as long as bytes of it come. So it gets an `urlopen` that ends: after
-a number of bytes, and after a number of seconds for all of a response.
-"""
+"""Parquet lists of URLs and captions, as LAION's are, downloaded by img2dataset (extra `urls`)."""
 
 import contextlib
-import http.client
 import os
 import re
-import socket
 import tempfile
-import threading
 import types
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from t2i_tpu.data.sources.parquet import first_of, open_parquet
-from t2i_tpu.data.sources.source import Item, Unit, files_of, stem_of
+from t2i_tpu.data.sources.bounded_urlopen import urlopen
+from t2i_tpu.data.sources.parquet import open_parquet
+from t2i_tpu.data.sources.source import (
+    Item,
+    Unit,
+    expand_pattern,
+    find_column,
+    get_stem,
+    select_columns,
+)
 from t2i_tpu.errors import UserError
 
-_URLS = ("url", "URL", "image_url")
-_CAPTIONS = ("caption", "TEXT", "text")
-_ROWS = 256  # of a unit
-_THREADS, _RETRIES = 16, 2
-_TIMEOUT = 10  # seconds without a byte
-_SECONDS = float(os.environ.get("T2I_TPU_URL_SECONDS", "60"))  # for one response
-_BYTES = 1 << 25
+_URL_COLUMNS = ("url", "URL", "image_url")
+_CAPTION_COLUMNS = ("caption", "TEXT", "text")
+_UNIT_ROWS = 256
+_THREADS = 16
+_RETRIES = 2
+TIMEOUT_SECONDS = 10  # without a byte
+
+# Parts of img2dataset's error messages, and the causes that they are counted under.
+_CAUSES = {
+    "timed out": "download_timeout",
+    "too large": "download_too_large",
+    "cut short": "download_cut_short",
+    "X-Robots-Tag": "disallowed_by_site",
+    "empty": "empty_image",
+}
 
 
 class UrlsSource:
-    """A unit is some rows; once it is done, what failed in it is counted and not tried again.
+    """Lists of URLs. A unit is a range of rows.
+
+    A download that failed is counted, and not tried again once its unit is finished.
 
     Args:
-      unwanted: (caption, columns) -> why a row need not be downloaded, or None.
+      pattern: of the parquet files.
+      find_cause: (caption, columns) -> why a row need not be downloaded, or None.
     """
 
     def __init__(
-        self, pattern: str, unwanted: Callable[[str | None, Mapping[str, Any]], str | None]
+        self, pattern: str, find_cause: Callable[[str | None, Mapping[str, Any]], str | None]
     ):
-        self.pattern, self.unwanted = pattern, unwanted
+        self.pattern, self.find_cause = pattern, find_cause
 
-    def units(self) -> Iterator[Unit]:
-        _img2dataset()
-        for file in files_of(self.pattern, "urls"):
-            with open_parquet(file) as table:
-                names, count = table.schema_arrow.names, table.metadata.num_rows
-            if not first_of(names, _URLS):
+    def list_units(self) -> Iterator[Unit]:
+        _import_downloader()  # fails early if it is not installed
+        for path in expand_pattern(self.pattern, "urls"):
+            with open_parquet(path) as file:
+                names, num_rows = file.schema_arrow.names, file.metadata.num_rows
+            if not find_column(names, _URL_COLUMNS):
                 raise UserError(
-                    f"{file} has no column {' or '.join(_URLS)}, only {', '.join(names)}"
+                    f"{path} has no column {' or '.join(_URL_COLUMNS)}, only {', '.join(names)}; "
+                    "rename one"
                 )
-            for start in range(0, count, _ROWS):
-                yield {"file": file, "start": start}
+            for start in range(0, num_rows, _UNIT_ROWS):
+                yield {"file": path, "start": start}
 
     def read(self, unit: Unit) -> Iterator[Item]:
-        rows = _rows(unit["file"], unit["start"])
-        url = first_of(rows[0], _URLS)
-        caption = first_of(rows[0], _CAPTIONS)
+        rows = _read_rows(unit["file"], unit["start"])
+        url_column = find_column(rows[0], _URL_COLUMNS)
+        caption_column = find_column(rows[0], _CAPTION_COLUMNS)
+
+        # Make the items, with the problems that are known before the download.
         items = []
-        for number, row in enumerate(rows, unit["start"]):
-            text = row[caption] if caption else None
-            columns = {n: v for n, v in row.items() if isinstance(v, (int, float, str))}
-            key = f"{stem_of(unit['file'])}-{number:08d}"
-            problem = self.unwanted(text, columns)
-            items.append(Item(key, None, text, columns=columns, problem=problem))
-        wanted = [(item, row) for item, row in zip(items, rows, strict=True) if not item.problem]
-        downloaded = _download([str(row[url] or "") for _, row in wanted])
-        for (item, _), (image, error) in zip(wanted, downloaded, strict=True):
-            item.image, item.problem = image, None if image else _cause(error)
+        for index, row in enumerate(rows, unit["start"]):
+            key = f"{get_stem(unit['file'])}-{index:08d}"
+            caption = row[caption_column] if caption_column else None
+            columns = select_columns(row)
+            problem = self.find_cause(caption, columns)
+            items.append(Item(key, None, caption, columns=columns, problem=problem))
+
+        # Download the images of the others.
+        pending = [(item, row) for item, row in zip(items, rows, strict=True) if not item.problem]
+        downloads = _download([str(row[url_column] or "") for _, row in pending])
+        for (item, _), (image, error) in zip(pending, downloads, strict=True):
+            item.image = image
+            item.problem = None if image else _classify_error(error)
         yield from items
 
-    def label_names(self) -> None:
+    def read_label_names(self) -> None:
         return None
 
 
-def _rows(file: str, start: int) -> list[dict[str, Any]]:
-    """Rows [start, start + _ROWS), of which only their row groups are read."""
-    found, begin = [], 0
-    with open_parquet(file) as table:
-        for group in range(table.num_row_groups):
-            count = table.metadata.row_group(group).num_rows
-            lower, upper = max(start - begin, 0), min(start + _ROWS - begin, count)
+def _read_rows(path: str, start: int) -> list[dict[str, Any]]:
+    """Return the rows [start, start + _UNIT_ROWS) and read only the row groups that have them."""
+    rows, group_start = [], 0
+    with open_parquet(path) as file:
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            lower = max(start - group_start, 0)
+            upper = min(start + _UNIT_ROWS - group_start, count)
             if lower < upper:
-                found += table.read_row_group(group).slice(lower, upper - lower).to_pylist()
-            begin += count
-    return found
+                rows += file.read_row_group(group).slice(lower, upper - lower).to_pylist()
+            group_start += count
+    return rows
 
 
 def _download(urls: list[str]) -> list[tuple[bytes | None, str | None]]:
-    """(content, error) of each URL, by img2dataset's own Downloader."""
+    """Return (content, error) of each URL; one of the two is None."""
     import pyarrow
 
-    module = _img2dataset()
-    module.urllib = types.SimpleNamespace(
-        request=types.SimpleNamespace(Request=urllib.request.Request, urlopen=_urlopen)
-    )
-    found = {}
+    results = {}
 
-    class Collect:
-        """In place of img2dataset's writers: keeps what it is given."""
+    class ResultWriter:
+        """Takes the place of img2dataset's writers and stores the results in the dict above."""
 
         def __init__(self, *_):
             pass
 
-        def write(self, image, key, _, meta):
-            found[int(key)] = (image or None, meta["error_message"] or "empty")
+        def write(self, image, key, caption, meta):
+            error = meta["error_message"] or "empty"
+            results[int(key)] = (image, None) if image else (None, error)
 
         def close(self):
             pass
@@ -114,125 +130,56 @@ def _download(urls: list[str]) -> list[tuple[bytes | None, str | None]]:
         path = os.path.join(folder, "urls.feather")
         with pyarrow.OSFile(path, "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as file:
             file.write_table(table)
-        download = module.Downloader(
-            sample_writer_class=Collect,
-            resizer=lambda stream, _=None: (stream.getvalue(), 0, 0, 0, 0, None),
-            thread_count=_THREADS,
-            save_caption=False,
-            extract_exif=False,
-            output_folder=folder,
-            column_list=["url"],
-            timeout=_TIMEOUT,
-            number_sample_per_shard=_ROWS,
-            oom_shard_count=5,
-            compute_hash=None,
-            verify_hash_type=None,
-            encode_format="jpg",
-            retries=_RETRIES,
-            user_agent_token=None,
-            disallowed_header_directives=["noai", "noimageai", "noindex", "noimageindex"],
-        )
+        downloader = _make_downloader(ResultWriter, folder)
         with contextlib.redirect_stdout(None):
-            download.download_shard((0, path))
-    return [found.get(index, (None, "lost by img2dataset")) for index in range(len(urls))]
+            downloader.download_shard((0, path))
+    no_result = (None, "img2dataset returned no result")
+    return [results.get(index, no_result) for index in range(len(urls))]
 
 
-def _cause(error: str) -> str:
-    status = re.search(r"HTTP Error (\d{3})", error)
-    if status:
+def _make_downloader(writer_class: type, folder: str):
+    """Return an img2dataset Downloader that keeps images as they are and opens URLs with bounds."""
+    module = _import_downloader()
+    # img2dataset has no option for this: it waits for a body as long as any byte of it arrives.
+    module.urllib = types.SimpleNamespace(
+        request=types.SimpleNamespace(Request=urllib.request.Request, urlopen=urlopen)
+    )
+    return module.Downloader(
+        sample_writer_class=writer_class,
+        resizer=_keep_size,
+        thread_count=_THREADS,
+        save_caption=False,
+        extract_exif=False,
+        output_folder=folder,
+        column_list=["url"],
+        timeout=TIMEOUT_SECONDS,
+        number_sample_per_shard=_UNIT_ROWS,
+        oom_shard_count=5,
+        compute_hash=None,
+        verify_hash_type=None,
+        encode_format="jpg",
+        retries=_RETRIES,
+        user_agent_token=None,
+        disallowed_header_directives=["noai", "noimageai", "noindex", "noimageindex"],
+    )
+
+
+def _keep_size(stream, blurring_bbox=None):
+    """Take the place of img2dataset's resizer: return the content, four sizes and no error."""
+    return stream.getvalue(), 0, 0, 0, 0, None
+
+
+def _classify_error(error: str) -> str:
+    """Return the cause under which a failed download is counted."""
+    if status := re.search(r"HTTP Error (\d{3})", error):
         return f"http_{status[1]}"
-    for mark, cause in (
-        ("timed out", "download_timeout"),
-        ("too large", "download_too_large"),
-        ("cut short", "download_cut_short"),
-        ("X-Robots-Tag", "disallowed_by_site"),
-        ("empty", "empty_image"),
-    ):
-        if mark in error:
+    for part, cause in _CAUSES.items():
+        if part in error:
             return cause
     return "download_failed"
 
 
-class _Response:
-    """What img2dataset asks of a response, with its body read already."""
-
-    def __init__(self, headers, content):
-        self.headers, self.read = headers, lambda: content
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-
-def _urlopen(request: urllib.request.Request, timeout: float) -> _Response:
-    connections, over = [], threading.Event()
-
-    def end():
-        over.set()
-        for connection in connections:
-            with contextlib.suppress(OSError, AttributeError):
-                connection.held.shutdown(socket.SHUT_RDWR)
-
-    watch = threading.Timer(_SECONDS, end)
-    watch.start()
-    try:
-        handlers = [_Http(connections), _Https(connections)]
-        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as response:
-            content = response.read(_BYTES + 1)
-    except Exception:
-        if over.is_set():
-            raise TimeoutError("timed out") from None
-        raise
-    finally:
-        watch.cancel()
-    if over.is_set():
-        raise TimeoutError("timed out")
-    if len(content) > _BYTES:
-        raise ValueError(f"too large: more than {_BYTES} bytes")
-    if len(content) < int(response.headers.get("Content-Length") or 0):
-        raise ValueError("cut short")
-    return _Response(response.headers, content)
-
-
-class _Http(urllib.request.HTTPHandler):
-    """Opens connections that are told of in a list."""
-
-    connection = http.client.HTTPConnection
-
-    def __init__(self, opened: list):
-        super().__init__()
-        self.opened = opened
-
-    def http_open(self, request):
-        return self.do_open(self._connect, request)
-
-    def _connect(self, *arguments, **options):
-        self.opened.append(_holding_socket(self.connection(*arguments, **options)))
-        return self.opened[-1]
-
-
-class _Https(_Http, urllib.request.HTTPSHandler):
-    connection = http.client.HTTPSConnection
-
-    def https_open(self, request):
-        return self.do_open(self._connect, request)
-
-
-def _holding_socket(connection):
-    """urllib takes the socket away from a connection once its headers are there; `held` stays."""
-    connect = connection.connect
-
-    def connect_and_hold():
-        connect()
-        connection.held = connection.sock
-
-    connection.connect = connect_and_hold
-    return connection
-
-
-def _img2dataset():
+def _import_downloader():
     try:
         import img2dataset.downloader
     except ImportError:

@@ -1,7 +1,7 @@
-"""Tar shards by webdataset's convention, img2dataset's output among them.
+"""Tar shards in webdataset's format, which img2dataset writes.
 
-Neighbouring members whose names agree up to the first dot of the last part are one example: an
-image, a .txt caption (or "caption" in .json), a .npy embedding. A unit is a tar.
+Consecutive members whose paths agree up to the first dot of the file name are one item: an image, a
+.txt caption (or "caption" in .json), a .npy embedding. A unit is a tar file.
 """
 
 import io
@@ -13,41 +13,51 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data.sources.source import IMAGE_ENDINGS, Item, Unit, files_of, stem_of
+from t2i_tpu.data.sources.source import (
+    IMAGE_ENDINGS,
+    Item,
+    Unit,
+    expand_pattern,
+    get_stem,
+    is_unsafe_name,
+)
 
-_MEMBER_BYTES = 1 << 28  # a larger member is not read
+_MAX_MEMBER_BYTES = 1 << 28
 
 
 class WebdatasetSource:
+    """Tar shards in webdataset's format. A unit is a tar file."""
+
     def __init__(self, pattern: str):
         self.pattern = pattern
 
-    def units(self) -> Iterator[Unit]:
-        return ({"file": file} for file in files_of(self.pattern, "webdataset"))
+    def list_units(self) -> Iterator[Unit]:
+        return ({"file": file} for file in expand_pattern(self.pattern, "webdataset"))
 
     def read(self, unit: Unit) -> Iterator[Item]:
-        group, parts = None, {}
-        for name, content, problem in _members(unit["file"]):
+        prefix = get_stem(unit["file"])
+        group, parts = None, {}  # the current item: its path without ending, and its members
+        for name, content, problem in _read_members(unit["file"]):
             if problem:
-                yield Item(f"{stem_of(unit['file'])}/{name}", problem=problem)
+                yield Item(f"{prefix}/{name}", problem=problem)
                 continue
             folder, file = posixpath.split(name)
             stem, _, ending = file.partition(".")
             stem = posixpath.join(folder, stem)
             if stem != group or ending in parts:
                 if parts:
-                    yield _item(unit["file"], group, parts)
+                    yield _make_item(f"{prefix}/{group}", parts)
                 group, parts = stem, {}
             parts[ending.lower()] = content
         if parts:
-            yield _item(unit["file"], group, parts)
+            yield _make_item(f"{prefix}/{group}", parts)
 
-    def label_names(self) -> None:
+    def read_label_names(self) -> None:
         return None
 
 
-def _members(path: str) -> Iterator[tuple[str, bytes | None, str | None]]:
-    """(name, content, problem) of every member; nothing is ever written to disk."""
+def _read_members(path: str) -> Iterator[tuple[str, bytes | None, str | None]]:
+    """Yield (name, content, problem) of every member. Nothing is written to disk."""
     count = 0
     try:
         with tf.io.gfile.GFile(path, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
@@ -56,11 +66,11 @@ def _members(path: str) -> Iterator[tuple[str, bytes | None, str | None]]:
                 if member.isdir():
                     continue
                 name = member.name.removeprefix("./")
-                if posixpath.isabs(name) or ".." in name.split("/"):
+                if is_unsafe_name(name):
                     yield name, None, "unsafe_name"
                 elif not member.isfile():
                     yield name, None, "not_a_file"
-                elif member.size > _MEMBER_BYTES:
+                elif member.size > _MAX_MEMBER_BYTES:
                     yield name, None, "too_large"
                 else:
                     yield name, tar.extractfile(member).read(), None
@@ -71,8 +81,9 @@ def _members(path: str) -> Iterator[tuple[str, bytes | None, str | None]]:
             yield f"after member {count}", None, "rest_of_a_cut_tar"
 
 
-def _item(file: str, key: str, parts: dict[str, bytes]) -> Item:
-    item = Item(f"{stem_of(file)}/{key}")
+def _make_item(key: str, parts: dict[str, bytes]) -> Item:
+    """Return the item of a group of members, given as {ending: content}."""
+    item = Item(key)
     item.image = next((parts[ending] for ending in parts if ending in IMAGE_ENDINGS), None)
     try:
         columns = json.loads(parts["json"]) if "json" in parts else {}

@@ -1,4 +1,4 @@
-"""What Beam's options may be; launching with them is in tests/launch/test_prepare_data.py."""
+"""The options of Beam. Preparation with Beam is tested in tests/launch/test_prepare_data.py."""
 
 import pytest
 
@@ -9,13 +9,13 @@ pytestmark = pytest.mark.beam
 
 @pytest.fixture
 def make_pipeline():
-    from t2i_tpu.data.prepare import beam  # whose import needs apache-beam
+    from t2i_tpu.data.prepare import beam  # needs apache-beam
 
     return beam.make_pipeline
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--projct=x"], "Beam has no option --projct; did you mean 'project'"),
         (["--direct_num_workers=x"], "argument --direct_num_workers: invalid int value: 'x'"),
@@ -23,23 +23,24 @@ def make_pipeline():
         (["--runner=DataflowRunner"], "Missing required option: project. .*region"),
     ],
 )
-def test_a_wrong_option_is_one_line(make_pipeline, options, told, capsys):
-    with pytest.raises(UserError, match=told) as error:
+def test_wrong_option_is_a_one_line_error(make_pipeline, options, message, capsys):
+    with pytest.raises(UserError, match=message) as error:
         make_pipeline(options, "folder:gs://bucket/photos", "gs://bucket/data")
-    assert "\n" not in str(error.value) and not capsys.readouterr().err
+    assert "\n" not in str(error.value)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("runner", ["DataflowRunner", "dataflow", "TestDataflowRunner"])
 @pytest.mark.parametrize(
-    ("source", "output", "told"),
+    ("source", "output", "message"),
     [
         ("folder:photos", "gs://bucket/data", "--source=folder:photos is on this machine"),
         ("tfds:mnist", "gs://bucket/data", "--source=tfds:mnist is on this machine"),
         ("folder:gs://bucket/photos", "data", "--output=data is on this machine"),
     ],
 )
-def test_what_dataflow_does_not_see(make_pipeline, runner, source, output, told):
-    with pytest.raises(UserError, match=told):
+def test_dataflow_rejects_local_paths(make_pipeline, runner, source, output, message):
+    with pytest.raises(UserError, match=message):
         make_pipeline([f"--runner={runner}", "--project=p"], source, output)
 
 

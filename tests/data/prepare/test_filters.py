@@ -1,4 +1,4 @@
-"""Each filter by itself: what passes, what does not, and under which name it is counted."""
+"""Each filter alone: which examples pass, and the cause by which others are rejected."""
 
 import dataclasses
 
@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from t2i_tpu.data.prepare import filters
-from t2i_tpu.data.prepare.duplicates import Seen
+from t2i_tpu.data.prepare.duplicates import DuplicateIndex
 from t2i_tpu.data.prepare.filters import Filters, clean_caption, script_share
-from t2i_tpu.data.prepare.rejected import Lost
-from t2i_tpu.data.prepare.unit import perceptual_hash
+from t2i_tpu.data.prepare.rejected import Rejected
+from t2i_tpu.data.prepare.unit import compute_perceptual_hash
 
 CAPTION = "a small red dog"
 
@@ -29,7 +29,7 @@ CAPTION = "a small red dog"
         ("max_words", 4, (64, 64), CAPTION, {}, None),
         ("script", "latin", (64, 64), "собака", {}, "other_script"),
         ("script", "latin", (64, 64), "ein Käfer, 12%!", {}, None),
-        ("script", "cjk", (64, 64), "小さい赤い犬", {}, "other_script"),  # half of it is hiragana
+        ("script", "cjk", (64, 64), "小さい赤い犬", {}, "other_script"),  # half is hiragana
         ("min_similarity", 0.3, (64, 64), CAPTION, {"similarity": 0.29}, "low_similarity"),
         ("min_similarity", 0.3, (64, 64), CAPTION, {"SIMILARITY": 0.3}, None),
         ("min_similarity", 0.3, (64, 64), CAPTION, {}, "no_similarity"),
@@ -38,25 +38,25 @@ CAPTION = "a small red dog"
         ("min_aesthetic", 6, (64, 64), CAPTION, {"aesthetic": 6.5}, None),
     ],
 )  # fmt: skip
-def test_before_decoding(name, value, size, caption, columns, cause):
-    filters.check_before_decoding(Filters(), size, caption, columns)  # off
+def test_check_before_decoding(name, value, size, caption, columns, cause):
+    filters.check_before_decoding(Filters(), size, caption, columns)  # passes: all are off
     chosen = dataclasses.replace(Filters(), **{name: value})
     if cause is None:
         filters.check_before_decoding(chosen, size, caption, columns)
     else:
-        with pytest.raises(Lost, match=f"^{cause}$"):
+        with pytest.raises(Rejected, match=f"^{cause}$"):
             filters.check_before_decoding(chosen, size, caption, columns)
 
 
-def test_white():
+def test_mostly_white_images_are_rejected():
     pixels = np.full((8, 8, 3), 255, np.uint8)
     pixels[:2] = 10
     filters.check_pixels(Filters(max_white=0.75), pixels)
-    with pytest.raises(Lost, match="too_white"):
+    with pytest.raises(Rejected, match="too_white"):
         filters.check_pixels(Filters(max_white=0.74), pixels)
 
 
-def test_captions_become_one_line():
+def test_captions_become_one_line_or_are_rejected():
     assert clean_caption(b"\xef\xbb\xbf a  red\n dog\x00 ") == "a red dog"
     assert clean_caption("ü" * 8192) == "ü" * 8192
     for caption, cause in {
@@ -67,51 +67,53 @@ def test_captions_become_one_line():
         "x\udce9": "caption_not_utf8",
         "a " * 4097: "caption_too_long",
     }.items():
-        with pytest.raises(Lost, match=f"^{cause}$"):
+        with pytest.raises(Rejected, match=f"^{cause}$"):
             clean_caption(caption)
 
 
-def test_share_of_a_script():
+def test_script_share():
     assert script_share("abc где", "latin") == 0.5
     assert script_share("12 + 3", "latin") == 1
 
 
-def bits(value):
+def to_bytes(value):
     return value.to_bytes(8, "big")
 
 
-def test_duplicates_in_their_order_of_causes():
-    seen = Seen(distance=2)
-    assert seen.cause("a", b"1", bits(0)) is None
-    assert seen.cause("a", b"2", bits(2**40)) == "duplicate_key"
-    assert seen.cause("b", b"1", bits(2**40)) == "duplicate_image"
-    assert seen.cause("c", b"3", bits(0b11 << 62)) == "near_duplicate"
-    assert seen.cause("d", None, None) is None
-    seen.close()
+def test_duplicates_are_rejected_by_key_then_content_then_hash():
+    index = DuplicateIndex(distance=2)
+    assert index.add("a", b"1", to_bytes(0)) is None
+    assert index.add("a", b"2", to_bytes(2**40)) == "duplicate_key"
+    assert index.add("b", b"1", to_bytes(2**40)) == "duplicate_image"
+    assert index.add("c", b"3", to_bytes(0b11 << 62)) == "near_duplicate"
+    assert index.add("d", None, None) is None
+    index.close()
 
 
 @pytest.mark.parametrize("distance", [0, 1, 3, 7])
-def test_near_is_what_a_search_through_all_says(distance):
+def test_near_duplicates_match_an_exhaustive_search(distance):
+    """Values are 12 centers with up to 11 bits flipped, so many are near and many are not."""
     rng = np.random.default_rng(distance)
     centers = [int(value) for value in rng.integers(0, 2**63, 12, dtype=np.uint64) * 2 + 1]
-    kept, seen = [], Seen(distance)
-    for index in range(400):
-        value = centers[index % 12]
+    kept, index = [], DuplicateIndex(distance)
+    for number in range(400):
+        value = centers[number % 12]
         for place in rng.choice(64, rng.integers(0, 12), replace=False):
             value ^= 1 << int(place)
-        near = any((value ^ other).bit_count() <= distance for other in kept)
-        assert (seen.cause(f"k{index}", None, bits(value)) == "near_duplicate") == near
-        if not near:
+        is_near = any((value ^ other).bit_count() <= distance for other in kept)
+        cause = index.add(f"key {number}", None, to_bytes(value))
+        assert cause == ("near_duplicate" if is_near else None)
+        if not is_near:
             kept.append(value)
     assert 12 <= len(kept) < 400
-    seen.close()
+    index.close()
 
 
-def test_the_perceptual_hash_knows_an_image_again(emoji):
-    """Blurred and recompressed images are nearer to their originals than other emoji are."""
-    hashes = [int.from_bytes(perceptual_hash(image), "big") for _, image, _ in emoji[:40]]
+def test_perceptual_hash_barely_changes_when_an_image_is_blurred(emoji):
+    """No two emoji have the same hash."""
+    hashes = [int.from_bytes(compute_perceptual_hash(image), "big") for _, image, _ in emoji[:40]]
     for (_, image, _), own in zip(emoji, hashes, strict=False):
         blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.6)))
-        again = int.from_bytes(perceptual_hash(blurred), "big")
-        assert (again ^ own).bit_count() <= 6
+        blurred_hash = int.from_bytes(compute_perceptual_hash(blurred), "big")
+        assert (blurred_hash ^ own).bit_count() <= 6
     assert len(set(hashes)) == len(hashes)

@@ -1,6 +1,8 @@
-"""From each source the same examples: every image with its own caption, by content hash."""
+"""Every kind of source gives the same examples: each image, by its hash, with its own caption."""
 
 import gzip
+import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -10,51 +12,67 @@ from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.data.sources.folder import FolderSource
 from t2i_tpu.errors import UserError
 from t2i_tpu.text import make_encoder
-from tests.data.prepare.conftest import add, digest, png, write_folder, write_npy
+from tests.data.prepare.source_files import (
+    WRITERS,
+    add_member,
+    compute_digest,
+    encode_png,
+    write_folder,
+    write_npy,
+    write_webdataset,
+)
 
-KINDS = ["folder", "webdataset", "parquet", "npy"]
+
+def list_pairs(examples):
+    """Return the sorted pairs (digest of the image, caption)."""
+    return sorted(
+        (compute_digest(example["image"]), example["caption"].decode()) for example in examples
+    )
 
 
-def pairs(examples):
-    return sorted((digest(one["image"]), one["caption"].decode()) for one in examples)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_image_with_its_caption(emoji, prepared, write_source, tmp_path, kind):
-    source = write_source[kind](tmp_path / "input", emoji)
-    manifest, splits = prepared(source)
-    assert pairs(splits["train"]) == sorted((digest(image), text) for _, image, text in emoji)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_image_has_its_caption(emoji, prepare_from, tmp_path, kind):
+    source = WRITERS[kind](tmp_path / "input", emoji)
+    manifest, splits = prepare_from(source)
+    expected = sorted((compute_digest(image), caption) for _, image, caption in emoji)
+    assert list_pairs(splits["train"]) == expected
     assert manifest.preparation["outcomes"] == {"train": len(emoji)}
 
 
 @pytest.mark.parametrize("table", ["metadata.jsonl", "captions.csv"])
-def test_tables_of_captions(emoji, prepared, tmp_path, table):
-    some = [(key, image, f'{text}, "quoted"\nü') for key, image, text in emoji[:40]]
-    _, splits = prepared(write_folder(tmp_path / "input", some, table))
-    wanted = sorted((digest(image), " ".join(text.split())) for _, image, text in some)
-    assert pairs(splits["train"]) == wanted
+def test_tables_of_captions(emoji, prepare_from, tmp_path, table):
+    images = [(key, image, f'{caption}, "quoted"\nü') for key, image, caption in emoji[:40]]
+    _, splits = prepare_from(write_folder(tmp_path / "input", images, table))
+    expected = sorted(
+        (compute_digest(image), " ".join(caption.split())) for _, image, caption in images
+    )
+    assert list_pairs(splits["train"]) == expected
 
 
-def test_idx(emoji, prepared, tmp_path):
-    """Grey emoji, by the format's definition."""
-    grey = np.stack([image[:, :, 1] for _, image, _ in emoji])
-    labels = (np.arange(len(grey)) % 7).astype(np.uint8)
+def test_idx(emoji, prepare_from, tmp_path):
+    """The files are written by hand from the format's definition."""
+    gray = np.stack([image[:, :, 1] for _, image, _ in emoji])
+    labels = (np.arange(len(gray)) % 7).astype(np.uint8)
     for prefix, part in (("train", slice(0, 1800)), ("t10k", slice(1800, 2000))):
-        for stem, array in (("images-idx3", grey[part]), ("labels-idx1", labels[part])):
+        for stem, array in (("images-idx3", gray[part]), ("labels-idx1", labels[part])):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
             path = tmp_path / f"{prefix}-{stem}-ubyte.gz"
             path.write_bytes(gzip.compress(header + array.tobytes(), 1))
     (tmp_path / "labels.txt").write_text("\n".join("abcdefg"))
-    manifest, splits = prepared(f"idx:{tmp_path}", channels=1)
+    manifest, splits = prepare_from(f"idx:{tmp_path}", channels=1)
     assert manifest.label_names == tuple("abcdefg")
     for split, part in (("train", slice(0, 1800)), ("heldout", slice(1800, 2000))):
-        found = sorted((digest(one["image"]), int(one["label"])) for one in splits[split])
-        wanted = zip(map(digest, grey[part]), labels[part].tolist(), strict=True)
-        assert found == sorted(wanted)
+        assert list_labels(splits[split]) == sorted(
+            zip(map(compute_digest, gray[part]), labels[part].tolist(), strict=True)
+        )
 
 
-def test_tfds(emoji, prepared, tmp_path):
-    import tensorflow as tf
+def list_labels(examples):
+    """Return the sorted pairs (digest of the image, label)."""
+    return sorted((compute_digest(example["image"]), int(example["label"])) for example in examples)
+
+
+def test_tfds(emoji, prepare_from, tmp_path):
     import tensorflow_datasets as tfds
 
     images = np.stack([image for _, image, _ in emoji])
@@ -75,123 +93,127 @@ def test_tfds(emoji, prepared, tmp_path):
         features=tfds.features.FeaturesDict(features),
         disable_shuffling=False,
     )
-    _, splits = prepared(f"tfds:squares@{tmp_path / 'tfds'}")
+    _, splits = prepare_from(f"tfds:squares@{tmp_path / 'tfds'}")
     for split, part in (("train", parts["train"]), ("heldout", parts["test"])):
-        found = sorted((digest(one["image"]), int(one["label"])) for one in splits[split])
-        assert found == sorted(zip(map(digest, images[part]), labels[part].tolist(), strict=True))
-        assert all(one["caption"].decode() == "abcdefg"[one["label"]] for one in splits[split])
+        examples = splits[split]
+        assert list_labels(examples) == sorted(
+            zip(map(compute_digest, images[part]), labels[part].tolist(), strict=True)
+        )
+        assert all(each["caption"].decode() == "abcdefg"[each["label"]] for each in examples)
 
 
-def test_given_embeddings_are_kept(emoji, prepared, tmp_path):
+def test_given_embeddings_are_kept(emoji, prepare_from, tmp_path):
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(50, 16)).astype(np.float32)
     embeddings[7, 3] = np.nan
     source = write_npy(tmp_path / "input", emoji[:50], embeddings)
-    manifest, splits = prepared(source, encoder="none:ViT-L-14/openai")
+    manifest, splits = prepare_from(source, encoder="none:ViT-L-14/openai")
     contract = manifest.embedding
     assert (contract.encoder, contract.dim) == ("ViT-L-14/openai", 16)
     assert (contract.normalized, contract.weights_sha256) == (False, "")
-    by_image = {digest(image): row for (_, image, _), row in zip(emoji, embeddings, strict=False)}
-    for one in splits["train"]:
-        np.testing.assert_array_equal(one["embedding"], by_image[digest(one["image"])])
+    by_image = {
+        compute_digest(image): row for (_, image, _), row in zip(emoji, embeddings, strict=False)
+    }
+    for example in splits["train"]:
+        embedding = by_image[compute_digest(example["image"])]
+        np.testing.assert_array_equal(example["embedding"], embedding)
     assert manifest.preparation["outcomes"] == {"bad_embedding": 1, "train": 49}
 
 
-def test_captions_are_encoded(emoji, prepared, tmp_path):
-    """Each embedding is that of its own caption; training reads them."""
-    some = [*emoji[:60], ("zz-long", np.zeros((64, 64, 3), np.uint8), "dog " * 60)]
-    source = write_folder(tmp_path / "input", some)
-    manifest, splits = prepared(source, encoder="embedded", heldout_share=0.3)
+def test_captions_are_encoded(emoji, prepare_from, tmp_path):
+    """Each embedding is that of its own caption, and training can read them."""
+    images = [*emoji[:60], ("zz-long", np.zeros((64, 64, 3), np.uint8), "dog " * 60)]
+    source = write_folder(tmp_path / "input", images)
+    manifest, splits = prepare_from(source, encoder="embedded", heldout_share=0.3)
     encoder = make_encoder("embedded")
     assert manifest.embedding.weights_sha256 == encoder.weights_sha256
     assert manifest.preparation["captions_cut"] == 1
     examples = splits["train"] + splits["heldout"]
     assert len(examples) == 61 and 5 < len(splits["heldout"]) < 35
-    for one in examples:
-        caption = one["caption"].decode()
-        (wanted,) = encoder.encode([caption], truncate=True)
-        np.testing.assert_allclose(one["embedding"], wanted, atol=1e-5)
+    for example in examples:
+        caption = example["caption"].decode()
+        (embedding,) = encoder.encode([caption], truncate=True)
+        np.testing.assert_allclose(example["embedding"], embedding, atol=1e-5)
         (tokens,) = encoder.tokenize([caption], truncate=True)
-        assert (
-            one["tokens"][: len(tokens)].tolist() == tokens
-            and not one["tokens"][len(tokens) :].any()
-        )
+        assert example["tokens"][: len(tokens)].tolist() == tokens
+        assert not example["tokens"][len(tokens) :].any()
     dataset = open_dataset(str(tmp_path / "out" / "data"), "embedding", 64)
     (batch,) = dataset.batches(0, 8, 8).take(1).as_numpy_iterator()
-    assert batch["condition"].shape == (8, 128)
+    assert batch["condition"]["embedding"].shape == (8, 128)
 
 
-def test_brace_patterns_and_paths_that_are_not_there(emoji, prepared, write_source, tmp_path):
-    write_source["webdataset"](tmp_path / "input", emoji[:90], per_shard=30)
-    pattern = f"webdataset:{tmp_path}/input/{{0000..0001}}.tar"
-    manifest, _ = prepared(pattern)
+def test_brace_pattern_selects_shards(emoji, prepare_from, tmp_path):
+    write_webdataset(tmp_path / "input", emoji[:90], per_shard=30)
+    manifest, _ = prepare_from(f"webdataset:{tmp_path}/input/{{0000..0001}}.tar")
     assert manifest.num_examples("train") == 60
-    for source, told in {
+
+
+def test_unusable_sources_are_one_line_errors(emoji, prepare_from, tmp_path):
+    write_webdataset(tmp_path / "input", emoji[:90], per_shard=30)
+    for source, message in {
         f"webdataset:{tmp_path}/input/{{0000..0007}}.tar": "0003.tar' does not exist",
-        f"webdataset:{tmp_path}/*.tgz": "no file has such a name",
+        f"webdataset:{tmp_path}/*.tgz": "no file matches",
         f"folder:{tmp_path}/nowhere": "no such folder",
         f"parquet:{tmp_path}/input/0000.tar": "not a parquet file",
         f"npy:{tmp_path}/input": "imgs.npy cannot be read",
         f"floder:{tmp_path}": "did you mean 'folder'",
         "folder:": "is none of folder:PATH",
     }.items():
-        with pytest.raises(UserError, match=told) as error:
-            prepared(source, tmp_path / "out" / told[:4])
+        with pytest.raises(UserError, match=message) as error:
+            prepare_from(source, tmp_path / "out" / message[:4])
         assert "\n" not in str(error.value)
 
 
-def test_the_file_system_does_not_say_in_which_order_a_folder_is_read(tmp_path):
+def test_folder_is_read_in_sorted_order(tmp_path):
     folders = [f"{name}/{sub}" for name in "hgfedcba" for sub in "zyx"]
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "1.png").touch()
-    assert listed(str(tmp_path)) == sorted(f"{folder}/1.png" for folder in folders)
+    assert list_names(str(tmp_path)) == sorted(f"{folder}/1.png" for folder in folders)
 
 
-def listed(folder):
-    (unit,) = FolderSource(folder).units()
+def list_names(folder):
+    (unit,) = FolderSource(folder).list_units()
     return [name for name, *_ in unit["rows"]]
 
 
-def test_a_folder_on_gs_is_read_in_the_same_order(gcs, bucket, tmp_path):
+def test_folder_on_gs_is_read_in_the_same_order(gcs, bucket, tmp_path):
     for name in ("a", "a-b", "a/c", "a/c+"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").touch()
-    there = gcs.call(listed, gcs.put_folder(tmp_path, f"{bucket}/input"))
-    assert there == listed(str(tmp_path)) and len(there) == 4
+    names = gcs.call(list_names, gcs.put_folder(tmp_path, f"{bucket}/input"))
+    assert names == list_names(str(tmp_path))
+    assert len(names) == 4
 
 
-def problems(folder, names):
+def list_problems(folder, names):
     unit = {"rows": [(name, "caption", {}) for name in names], "table": True}
     return [item.problem for item in FolderSource(folder).read(unit)]
 
 
-def test_an_image_that_gs_refuses_is_not_counted_as_missing(gcs, bucket):
+def test_denied_access_on_gs_is_not_counted_as_missing_images(gcs, bucket):
     gcs.put(f"{bucket}/input/a.png", b"")
     folder, names = f"{bucket}/input", ["a.png", "b.png", "a.png/"]
-    assert gcs.call(problems, folder, names) == [None, "missing_image", "missing_image"]
+    assert gcs.call(list_problems, folder, names) == [None, "missing_image", "missing_image"]
     denied = gcs.denied(bucket.removeprefix("gs://"), "storage.objects.get")
     with denied, pytest.raises(tf.errors.PermissionDeniedError):
-        gcs.call(problems, folder, names)
+        gcs.call(list_problems, folder, names)
 
 
-def test_npy_files_of_different_length(emoji, prepared, tmp_path):
+def test_npy_files_with_different_numbers_of_rows(emoji, prepare_from, tmp_path):
     source = write_npy(tmp_path / "input", emoji[:50], np.zeros((49, 4), np.float32))
     with pytest.raises(UserError, match=r"imgs.npy 50, captions.csv 50, embeddings.npy 49"):
-        prepared(source)
+        prepare_from(source)
 
 
-def test_img2datasets_json_and_multi_dot_names(emoji, prepared, tmp_path):
-    import json
-    import tarfile
-
+def test_webdataset_with_json_captions_and_names_with_several_dots(emoji, prepare_from, tmp_path):
     (_, first, _), (_, second, _) = emoji[:2]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add(tar, "./000.jpg", png(first))  # endings lie; content counts
-        add(tar, "./000.json", json.dumps({"caption": "one", "similarity": 0.4}).encode())
-        add(tar, "b.c/001.seg.png", b"not the image")
-        add(tar, "b.c/001.png", png(second))
-        add(tar, "b.c/001.txt", b"two\n")
-    settings = dict(num_streams=1)
-    _, splits = prepared(f"webdataset:{tmp_path}/a.tar", **settings)
-    assert pairs(splits["train"]) == sorted([(digest(first), "one"), (digest(second), "two")])
+        add_member(tar, "./000.jpg", encode_png(first))  # a PNG; the ending is ignored
+        add_member(tar, "./000.json", json.dumps({"caption": "one", "similarity": 0.4}).encode())
+        add_member(tar, "b.c/001.seg.png", b"not the image")
+        add_member(tar, "b.c/001.png", encode_png(second))
+        add_member(tar, "b.c/001.txt", b"two\n")
+    _, splits = prepare_from(f"webdataset:{tmp_path}/a.tar", num_streams=1)
+    expected = sorted([(compute_digest(first), "one"), (compute_digest(second), "two")])
+    assert list_pairs(splits["train"]) == expected

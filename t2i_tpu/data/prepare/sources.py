@@ -1,0 +1,40 @@
+"""The kinds of source that --source can name."""
+
+import functools
+
+from t2i_tpu.data.prepare.filters import find_cause_without_image
+from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.sources.folder import FolderSource
+from t2i_tpu.data.sources.idx import IdxSource
+from t2i_tpu.data.sources.npy import NpySource
+from t2i_tpu.data.sources.parquet import ParquetSource
+from t2i_tpu.data.sources.source import Source
+from t2i_tpu.data.sources.tfds import TfdsSource
+from t2i_tpu.data.sources.urls import UrlsSource
+from t2i_tpu.data.sources.webdataset import WebdatasetSource
+from t2i_tpu.errors import UserError
+from t2i_tpu.options import suggest
+
+SOURCES = {
+    "folder": FolderSource,
+    "webdataset": WebdatasetSource,
+    "parquet": ParquetSource,
+    "npy": NpySource,
+    "idx": IdxSource,
+    "tfds": TfdsSource,
+    "urls": UrlsSource,
+}
+
+
+def make_source(settings: Settings) -> Source:
+    """Return the source that the settings name. Raises UserError if there is no such kind."""
+    kind, _, path = settings.source.partition(":")
+    if kind not in SOURCES or not path:
+        expected = ", ".join(f"{name}:PATH" for name in SOURCES)
+        raise UserError(
+            f"--source={settings.source} is none of {expected}{suggest(kind, list(SOURCES))}"
+        )
+    if kind == "urls":
+        # Images that the filters reject anyway are not downloaded.
+        return UrlsSource(path, functools.partial(find_cause_without_image, settings.filters))
+    return SOURCES[kind](path)
