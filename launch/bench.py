@@ -2,7 +2,7 @@
 
   python launch/bench.py --config=configs/emoji32.py
 
-Prints the time to compile, images per second, the FLOPs of a step, the utilisation of the machine's
+Prints the time to compile, images per second, the FLOPs of a step, the utilization of the machine's
 own peak (that of large matrix products in the same dtype, timed in turns with the steps), the share
 of the step outside convolutions and matrix products, and the cost of a checkpoint.
 """

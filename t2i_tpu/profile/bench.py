@@ -33,7 +33,7 @@ class CheckpointCost:
     Attributes:
       num_bytes: size of the checkpoint.
       copy_seconds: how long a save blocks training, in each round.
-      processor_seconds: processor time of the whole save, in each round.
+      processor_seconds: processor time of the entire save, in each round.
       added_seconds: how much longer training takes while the checkpoint is written, in each round.
     """
 
@@ -85,7 +85,7 @@ class Measurement:
         return self.product_flops / statistics.median(self.step_seconds)
 
     @property
-    def utilisation(self) -> float:
+    def utilization(self) -> float:
         """The rate of the median step as a share of the median peak."""
         return self.flops_per_s / statistics.median(self.peak_flops_per_s)
 

@@ -38,7 +38,7 @@ def _make_rows(m: Measurement) -> dict[str, str]:
             f"{median(peaks):.0f} GFLOP/s (min {min(peaks):.0f}, max {max(peaks):.0f}; "
             f"{PEAK_SIZE}x{PEAK_SIZE} matrix product in {m.peak_dtype})"
         ),
-        "utilisation": f"{m.utilisation:.0%}",
+        "utilization": f"{m.utilization:.0%}",
         "outside products": _format_product_share(m.product_share),
         "checkpoint": _format_checkpoint(m.checkpoint),
     }

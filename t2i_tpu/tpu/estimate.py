@@ -1,9 +1,9 @@
 """A roofline estimate of how long a step and a run take on a device, and what they cost.
 
   bound = max(FLOPs / peak rate, bytes / HBM bandwidth)
-  step  = bound / UTILISATION + bytes summed over the chips / link bandwidth
+  step  = bound / UTILIZATION + bytes summed over the chips / link bandwidth
 
-Nothing here was measured. That a step reaches UTILISATION of the bound is an assumption, and input,
+Nothing here was measured. That a step reaches UTILIZATION of the bound is an assumption, and input,
 previews and checkpoints are assumed to take no time.
 """
 
@@ -12,7 +12,7 @@ import dataclasses
 from t2i_tpu.tpu.hardware import Device, Tpu
 
 # The share of the bound that a step reaches. docs/tpu.md gives the reasons for this value.
-UTILISATION = 0.4
+UTILIZATION = 0.4
 
 # How many links of a chip a sum over the smallest slice, 2 by 2 chips, can use.
 NUM_LINKS = 2
@@ -76,7 +76,7 @@ def estimate_run(
     """
     compute, memory = work.flops / device.flops_per_s, work.hbm_bytes / device.bytes_per_s
     all_reduce = all_reduce_seconds(device, work.gradient_bytes)
-    seconds = max(compute, memory) / UTILISATION + all_reduce
+    seconds = max(compute, memory) / UTILIZATION + all_reduce
     hours = total_steps * seconds / 3600
     return Estimate(
         device=device.name,

@@ -269,7 +269,7 @@ def _estimate_devices(
     else:
         step_bytes = step.product_bytes + step.optimizer_bytes
         on_tpu = Work(step.product_flops, step_bytes, step.gradient_bytes)
-    # A single GPU processes the whole batch, but updates the weights only once.
+    # A single GPU processes the entire batch, but updates the weights only once.
     scale = images / report.per_replica_batch_size
     on_gpu = Work(
         scale * step.product_flops, scale * step.product_bytes + step.optimizer_bytes, 0.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from t2i_tpu.tpu import hardware
 from t2i_tpu.tpu.compile import CompiledProgram
-from t2i_tpu.tpu.estimate import UTILISATION
+from t2i_tpu.tpu.estimate import UTILIZATION
 from t2i_tpu.tpu.hardware import format_gib
 from t2i_tpu.tpu.preflight import Report, hbm_needed
 
@@ -81,7 +81,7 @@ def _make_program_rows(name: str, compiled: CompiledProgram) -> dict[str, str]:
 def _format_estimates(report: Report) -> Iterator[str]:
     """Yield the lines of the table of estimates."""
     yield (
-        f"Estimates: a step takes max(FLOPs / peak, bytes / bandwidth) / {UTILISATION}, plus the sum of "
+        f"Estimates: a step takes max(FLOPs / peak, bytes / bandwidth) / {UTILIZATION}, plus the sum of "
         f"the gradients. Nothing was measured. Prices as of {hardware.get_table_date()}."
     )
     yield f"{'':12}{'step':>10}{'images/s':>10}{'bound by':>10}{'run':>10}{'on demand':>12}{'spot':>10}"

@@ -16,7 +16,7 @@ def test_report_is_printed(squares, config_file, run):
         "FLOPs of a step",
         "achieved",
         "peak",
-        "utilisation",
+        "utilization",
         "outside products",
         "checkpoint",
     ]

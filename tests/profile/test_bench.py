@@ -40,7 +40,7 @@ def test_report():
         "FLOPs of a step    100.0 G (convolutions and matrix products, forward and backward)",
         "achieved           200 GFLOP/s",
         "peak               400 GFLOP/s (min 300, max 500; 2048x2048 matrix product in bfloat16)",
-        "utilisation        50%",
+        "utilization        50%",
         "outside products   25% of the time in ops",
         "checkpoint         20 MB: 0.20 s to copy, 2.00 s of processor time in all; makes the steps "
         "during a save 0.60 s longer (min 0.00, max 1.20), 1.0% at one save a minute",
@@ -66,7 +66,7 @@ def test_measurement_of_a_step(squares):
     assert len(measurement.step_seconds) == 2
     assert len(measurement.peak_flops_per_s) == 4
     assert measurement.first_step_seconds > min(measurement.step_seconds) > 0
-    assert 0 < measurement.utilisation < 1
+    assert 0 < measurement.utilization < 1
     assert 0 < measurement.product_share < 1
     checkpoint = measurement.checkpoint
     # Weights, two moments and the averages, with 4 bytes per value.

@@ -3,7 +3,7 @@
 import pytest
 
 from t2i_tpu.tpu import hardware
-from t2i_tpu.tpu.estimate import UTILISATION, Work, all_reduce_seconds, estimate_run
+from t2i_tpu.tpu.estimate import UTILIZATION, Work, all_reduce_seconds, estimate_run
 
 V3 = hardware.parse_tpu("v3-8")
 
@@ -12,19 +12,19 @@ def test_compute_bound_step():
     """61.5 TFLOP take a v3 core, with its 61.5 TFLOP/s, one second at full use."""
     estimate = estimate_run(V3, Work(61.5e12, 1e9, 0), global_batch_size=1000, total_steps=3600)
     assert estimate.bound == "compute"
-    assert estimate.step_seconds == pytest.approx(1 / UTILISATION)
-    assert estimate.images_per_second == pytest.approx(1000 * UTILISATION)
-    assert estimate.hours == pytest.approx(1 / UTILISATION)
+    assert estimate.step_seconds == pytest.approx(1 / UTILIZATION)
+    assert estimate.images_per_second == pytest.approx(1000 * UTILIZATION)
+    assert estimate.hours == pytest.approx(1 / UTILIZATION)
     # 4 chips at 2 dollars an hour.
-    assert estimate.on_demand == pytest.approx(8.0 / UTILISATION)
-    assert estimate.spot == pytest.approx(2.04 / UTILISATION)
+    assert estimate.on_demand == pytest.approx(8.0 / UTILIZATION)
+    assert estimate.spot == pytest.approx(2.04 / UTILIZATION)
 
 
 def test_memory_bound_step():
     """A v3 core has half of its chip's 900 GB/s."""
     estimate = estimate_run(V3, Work(1e9, 900e9, 0), global_batch_size=8, total_steps=1)
     assert estimate.bound == "memory"
-    assert estimate.step_seconds == pytest.approx(2 / UTILISATION)
+    assert estimate.step_seconds == pytest.approx(2 / UTILIZATION)
 
 
 def test_sum_over_chips():
@@ -33,17 +33,17 @@ def test_sum_over_chips():
     assert all_reduce_seconds(hardware.parse_tpu("v5e-1"), 164e9) == 0
     assert all_reduce_seconds(hardware.list_gpus()[0], 164e9) == 0
     estimate = estimate_run(V3, Work(61.5e12, 1e9, 164e9), global_batch_size=8, total_steps=1)
-    assert estimate.step_seconds == pytest.approx(1 / UTILISATION + 1.5)
+    assert estimate.step_seconds == pytest.approx(1 / UTILIZATION + 1.5)
 
 
 def test_given_price_replaces_the_on_demand_price():
     estimate = estimate_run(V3, Work(61.5e12, 1e9, 0), 8, 3600, price_per_hour=1.0)
-    assert estimate.on_demand == pytest.approx(1 / UTILISATION)
-    assert estimate.spot == pytest.approx(2.04 / UTILISATION)
+    assert estimate.on_demand == pytest.approx(1 / UTILIZATION)
+    assert estimate.spot == pytest.approx(2.04 / UTILIZATION)
 
 
 def test_gpu():
     v100 = hardware.list_gpus()[0]
     estimate = estimate_run(v100, Work(125e12, 1e9, 1e9), global_batch_size=64, total_steps=3600)
-    assert estimate.images_per_second == pytest.approx(64 * UTILISATION)
-    assert estimate.on_demand == pytest.approx(2.48 / UTILISATION)
+    assert estimate.images_per_second == pytest.approx(64 * UTILIZATION)
+    assert estimate.on_demand == pytest.approx(2.48 / UTILIZATION)
