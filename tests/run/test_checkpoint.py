@@ -1,4 +1,4 @@
-"""A checkpoint fits exactly or is refused in one line; none is restored in part."""
+"""Saving and restoring checkpoints: a checkpoint matches exactly, or it is rejected."""
 
 import shutil
 
@@ -15,14 +15,15 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def run(squares):
+    """A run of three steps."""
     run = tiny.Run(tiny.config(squares))
     run.steps(3)
     return run
 
 
 @pytest.fixture
-def saved(run, tmp_path):
-    """A workdir with one checkpoint of step 3."""
+def workdir(run, tmp_path):
+    """A workdir with one checkpoint, of step 3."""
     save(tmp_path, run.state)
     return tmp_path
 
@@ -33,137 +34,143 @@ def other(squares):
     return tiny.Run(tiny.config(squares, seed=1)).state
 
 
-def save(folder, state):
-    checkpointer = Checkpointer(str(folder), state.trackables(), Retention(3))
+def make_checkpointer(workdir, state):
+    return Checkpointer(str(workdir), state.trackables(), Retention(3))
+
+
+def save(workdir, state):
+    checkpointer = make_checkpointer(workdir, state)
     checkpointer.save()
     checkpointer.finish()
 
 
-def values(state):
-    found = {}
+def read_values(state):
+    """Return the values of a state's variables by name."""
+    values = {}
     for group, value in state.trackables().items():
         items = value.items() if isinstance(value, dict) else [("", value)]
-        found |= {f"{group}/{name}".rstrip("/"): item.numpy() for name, item in items}
-    return found
+        values |= {f"{group}/{name}".rstrip("/"): item.numpy() for name, item in items}
+    return values
 
 
-def one_line(error):
+def assert_equal_values(values, expected):
+    assert values.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(values[name], value, err_msg=name)
+
+
+def assert_one_line(error):
     text = str(error.value)
     assert "\n" not in text and len(text) < 600
-    return text
 
 
-def test_every_variable_comes_back(run, saved, other):
-    before, expected = values(other), run.values()
+def test_every_variable_is_restored(run, workdir, other):
+    before, expected = read_values(other), run.values()
     assert any(np.any(before[name] != expected[name]) for name in expected)
-    assert Checkpointer(str(saved), other.trackables(), Retention(3)).restore() == 3
-    found = values(other)
-    assert found.keys() == expected.keys() == tiny.checkpoint_values(saved).keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert make_checkpointer(workdir, other).restore() == 3
+    assert_equal_values(read_values(other), expected)
+    assert tiny.checkpoint_values(workdir).keys() == expected.keys()
 
 
-def test_nothing_to_restore(tmp_path, other):
+def test_empty_workdir(tmp_path, other):
+    """Training starts at step 0; sampling fails."""
     other.step.assign(0)
-    assert Checkpointer(str(tmp_path), other.trackables(), Retention(3)).restore() == 0
+    assert make_checkpointer(tmp_path, other).restore() == 0
     with pytest.raises(UserError, match="holds no checkpoint"):
         restore_weights(str(tmp_path), other.denoiser, "weights")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_weights_alone_and_the_average_alone(run, saved, other):
+def test_weights_and_averages_are_restored_separately(run, workdir, other):
     for name, model in (("weights", run.state.denoiser), ("average0", run.state.averages[0])):
         for variable in other.denoiser.variables:
             variable.assign(np.full(variable.shape, 7.0))
-        assert restore_weights(str(saved), other.denoiser, name) == 3
-        for found, expected in zip(other.denoiser.variables, model.variables, strict=True):
-            np.testing.assert_array_equal(found.numpy(), expected.numpy())
+        assert restore_weights(str(workdir), other.denoiser, name) == 3
+        for variable, expected in zip(other.denoiser.variables, model.variables, strict=True):
+            np.testing.assert_array_equal(variable.numpy(), expected.numpy())
     with pytest.raises(UserError):
-        restore_weights(str(saved), other.denoiser, "average1")
+        restore_weights(str(workdir), other.denoiser, "average1")
 
 
-def test_of_another_width(saved, squares):
+def test_checkpoint_of_another_width_is_rejected(workdir, squares):
     wider = tiny.Run(tiny.config(squares, model__widths=(24,))).state
-    for call in (
-        Checkpointer(str(saved), wider.trackables(), Retention(3)).restore,
-        lambda: restore_weights(str(saved), wider.denoiser, "weights"),
-    ):
-        with pytest.raises(UserError, match="step-3 does not fit") as error:
-            call()
-        one_line(error)
+    with pytest.raises(UserError, match="step-3 does not match") as error:
+        make_checkpointer(workdir, wider).restore()
+    assert_one_line(error)
+    with pytest.raises(UserError, match="step-3 does not match") as error:
+        restore_weights(str(workdir), wider.denoiser, "weights")
+    assert_one_line(error)
 
 
 @pytest.mark.parametrize("name", ["step", "loss_scale", "first_moments", "average0"])
-def test_with_a_variable_missing_or_too_many(tmp_path, run, other, name):
-    """As another version of this package may have written it."""
-    missing, more = run.state.trackables(), run.state.trackables()
+def test_checkpoint_with_missing_or_extra_variables_is_rejected(tmp_path, run, other, name):
+    """Another version of this package may have written it."""
+    missing, extra = run.state.trackables(), run.state.trackables()
     if isinstance(missing[name], dict):
         missing[name] = dict(list(missing[name].items())[:-1])
-        more[name] = more[name] | {"later": tf.Variable(1.0)}
+        extra[name] = extra[name] | {"new": tf.Variable(1.0)}
     else:
         del missing[name]
-        more["later"] = tf.Variable(1.0)
-    for folder, content in (("missing", missing), ("more", more)):
+        extra["new"] = tf.Variable(1.0)
+    for folder, variables in (("missing", missing), ("extra", extra)):
         workdir = str(tmp_path / folder)
-        tf.train.Checkpoint(**content).write(checkpoint_store.get_prefix(workdir, 3))
+        tf.train.Checkpoint(**variables).write(checkpoint_store.get_prefix(workdir, 3))
         checkpoint_store.commit(workdir, 3, {})
-        with pytest.raises(UserError, match="step-3 does not fit") as error:
-            Checkpointer(str(tmp_path / folder), other.trackables(), Retention(3)).restore()
-        one_line(error)
+        with pytest.raises(UserError, match="step-3 does not match") as error:
+            make_checkpointer(workdir, other).restore()
+        assert_one_line(error)
 
 
-def test_what_is_written_is_the_state_of_the_save(run, tmp_path, squares):
-    """The device goes on while a thread writes."""
-    going_on = tiny.Run(tiny.config(squares, train__total_steps=100))
-    going_on.steps(2)
-    expected = going_on.values()
-    checkpointer = Checkpointer(str(tmp_path), going_on.state.trackables(), Retention(3))
+def test_save_writes_the_state_at_the_time_of_the_call(tmp_path, squares):
+    """The device continues while a thread writes."""
+    run = tiny.Run(tiny.config(squares, train__total_steps=100))
+    run.steps(2)
+    expected = run.values()
+    checkpointer = make_checkpointer(tmp_path, run.state)
     checkpointer.save()
-    going_on.steps(3)
+    run.steps(3)
     checkpointer.save()
-    going_on.steps(1)
+    run.steps(1)
     checkpointer.finish()
     assert checkpoint_store.list_steps(str(tmp_path)) == [5, 2]
     checkpoint_store.remove(str(tmp_path), 5)
-    found = tiny.checkpoint_values(tmp_path)
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert_equal_values(tiny.checkpoint_values(tmp_path), expected)
 
 
-def test_weights_that_are_not_finite_are_never_written(run, tmp_path, other):
+def test_non_finite_weights_are_never_written(tmp_path, other):
     other.step.assign(7)
     save(tmp_path, other)
     bias = other.weights[1]
-    kept = bias.numpy()
+    good = bias.numpy()
+    other.step.assign(8)
     for value in (np.inf, np.nan):
-        other.step.assign(8)
-        bias.assign(np.concatenate([kept.ravel()[:-1], [value]]).reshape(kept.shape))
+        bias.assign(np.concatenate([good.ravel()[:-1], [value]]).reshape(good.shape))
         with pytest.raises(UserError, match="step-8 could not be written: weights/.* not finite"):
             save(tmp_path, other)
-    bias.assign(kept)
+    bias.assign(good)
     assert checkpoint_store.list_steps(str(tmp_path)) == [7]
-    save(tmp_path, other)  # what failed once may do better
+    save(tmp_path, other)
     assert checkpoint_store.list_steps(str(tmp_path)) == [8, 7]
 
 
-def test_a_damaged_one_is_passed_over_with_a_line_and_written_anew(run, saved, other, caplog):
+def test_damaged_checkpoint_is_skipped_and_can_be_written_again(run, workdir, other, caplog):
     run.state.step.assign(4)
-    save(saved, run.state)
-    path = saved / "checkpoints" / "step-4.data-00000-of-00001"
+    save(workdir, run.state)
+    path = workdir / "checkpoints" / "step-4.data-00000-of-00001"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    assert Checkpointer(str(saved), other.trackables(), Retention(3)).restore() == 3
-    assert restore_weights(str(saved), other.denoiser, "average0") == 3
-    assert "checkpoint of step 4 passed over: step-4.data-00000-of-00001" in caplog.text
-    save(saved, run.state)
+    assert make_checkpointer(workdir, other).restore() == 3
+    assert restore_weights(str(workdir), other.denoiser, "average0") == 3
+    assert "skipping the checkpoint of step 4: step-4.data-00000-of-00001" in caplog.text
+    save(workdir, run.state)
     run.state.step.assign(3)
     assert path.read_bytes() == content
-    assert Checkpointer(str(saved), other.trackables(), Retention(3)).restore() == 4
+    assert make_checkpointer(workdir, other).restore() == 4
 
 
-def test_two_hundred_flipped_bytes_are_all_seen(saved, other):
-    """Any byte of any file of a checkpoint: it is never taken for whole."""
-    files = sorted((saved / "checkpoints").iterdir())
+def test_every_flipped_bit_is_detected(workdir, other):
+    """200 random bits of all files of a checkpoint."""
+    files = sorted((workdir / "checkpoints").iterdir())
     contents = [path.read_bytes() for path in files]
     rng = np.random.default_rng(0)
     for turn in range(200):
@@ -172,13 +179,13 @@ def test_two_hundred_flipped_bytes_are_all_seen(saved, other):
         flipped = content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
         path.write_bytes(flipped)
         with pytest.raises(UserError):
-            Checkpointer(str(saved), other.trackables(), Retention(3)).restore()
+            make_checkpointer(workdir, other).restore()
         path.write_bytes(content)
-    assert Checkpointer(str(saved), other.trackables(), Retention(3)).restore() == 3
+    assert make_checkpointer(workdir, other).restore() == 3
 
 
-def test_a_copied_workdir_is_its_own(saved, other, tmp_path):
+def test_workdir_can_be_moved(workdir, other, tmp_path):
     moved = tmp_path / "moved"
-    shutil.copytree(saved / "checkpoints", moved / "checkpoints")
-    shutil.rmtree(saved / "checkpoints")
-    assert Checkpointer(str(moved), other.trackables(), Retention(3)).restore() == 3
+    shutil.copytree(workdir / "checkpoints", moved / "checkpoints")
+    shutil.rmtree(workdir / "checkpoints")
+    assert make_checkpointer(moved, other).restore() == 3

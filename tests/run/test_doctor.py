@@ -1,40 +1,33 @@
-"""What a run would meet here: each fault planted, and the figures against the real thing."""
-
-import re
+"""The doctor finds each planted fault, and none on a machine where training works."""
 
 import pytest
 import tensorflow as tf
 
 from t2i_tpu.config import Config
-from t2i_tpu.data.conditions import get_conditioning
-from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING
-from t2i_tpu.models.denoiser import build_denoiser
 from t2i_tpu.run import doctor
-from t2i_tpu.run.checkpoint import Checkpointer
-from t2i_tpu.run.checkpoint_store import Retention
-from t2i_tpu.train.state import TrainState
 from tests import tiny
 from tests.assertions import assert_mentions
 
 
-def examined(config, workdir):
-    """subject -> finding; the statuses of the others are left to the machine."""
+def examine(config, workdir=None):
+    """Return the findings by subject."""
     return {finding.subject: finding for finding in doctor.examine(config, workdir)}
 
 
-def test_a_run_that_can_work(tmp_path, squares):
-    found = examined(tiny.config(squares), str(tmp_path / "run"))
-    assert set(found) >= {"tensorflow", "CPU", "precision", "workdir", "data", "disk", "memory"}
+def test_run_that_works_has_no_problem(tmp_path, squares):
+    findings = examine(tiny.config(squares), str(tmp_path / "run"))
+    assert "precision" in findings  # its status depends on the machine
     for subject in ("tensorflow", "CPU", "workdir", "data", "disk", "memory"):
-        assert found[subject].status == OK, found[subject]
-    assert "32 examples" in found["data"].text and tf.__version__ in found["tensorflow"].text
+        assert findings[subject].status == OK, findings[subject]
+    assert "32 examples" in findings["data"].text
+    assert tf.__version__ in findings["tensorflow"].text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_config_or_a_workdir():
-    assert set(examined(None, None)) == {"tensorflow", "CPU", "precision"}
+def test_only_the_machine_is_checked_without_a_config():
+    assert examine(None).keys() == {"tensorflow", "CPU", "precision"}
 
 
 @pytest.mark.parametrize(
@@ -50,62 +43,38 @@ def test_without_a_config_or_a_workdir():
         (dict(train__dtype_policy="mixed_float16"), "precision", WARNING, ["mixed_float16"]),
     ],
 )
-def test_each_fault(tmp_path, squares, changes, subject, status, words):
-    found = examined(tiny.config(squares, **changes), str(tmp_path / "run"))
-    assert found[subject].status == status and (found[subject].remedy or subject == "data")
-    assert_mentions(str(found[subject]), words)
+def test_fault_is_found(tmp_path, squares, changes, subject, status, words):
+    finding = examine(tiny.config(squares, **changes), str(tmp_path / "run"))[subject]
+    assert finding.status == status and (finding.remedy or subject == "data")
+    assert_mentions(str(finding), words)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_config_that_cannot_be(tmp_path):
+def test_impossible_config_is_found():
     config = Config()
     config.train.total_steps = 0
-    found = examined(config, None)
-    assert found["config"].status == PROBLEM and "total_steps is 0" in found["config"].text
+    finding = examine(config)["config"]
+    assert finding.status == PROBLEM and "total_steps is 0" in finding.text
 
 
-def test_a_shard_that_cannot_be_read(tmp_path, squares):
-    tiny.write(tmp_path / "data")
-    shard = tmp_path / "data" / "train-0000-00000.tfrecord"
+def test_unreadable_shard_is_found(tmp_path):
+    tiny.write(tmp_path)
+    shard = tmp_path / "train-0000-00000.tfrecord"
     content = shard.read_bytes()
-    shard.write_bytes(bytes([content[0] ^ 255]) + content[1:])  # of the right size
-    found = examined(tiny.config(tmp_path / "data"), None)
-    assert found["data"].status == PROBLEM and "damaged" in found["data"].text
+    shard.write_bytes(bytes([content[0] ^ 255]) + content[1:])  # the size stays the same
+    finding = examine(tiny.config(tmp_path))["data"]
+    assert finding.status == PROBLEM and "damaged" in finding.text
 
 
-def test_data_that_would_be_prepared_are_not(tmp_path, fashion_mnist_idx, monkeypatch):
+def test_data_is_not_prepared(tmp_path, fashion_mnist_idx, monkeypatch):
     monkeypatch.setenv("T2I_TPU_CACHE", str(tmp_path))
     config = tiny.config("x", data__source=f"idx:{fashion_mnist_idx}", model__conditioning="label")
-    found = examined(config, None)
-    assert found["data"].status == OK and "will be converted" in found["data"].text
+    finding = examine(config)["data"]
+    assert finding.status == OK and "will be converted" in finding.text
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_size_of_a_checkpoint_is_that_on_disk(tmp_path, squares):
-    config = tiny.config(squares, model__widths=(64,))
-    said = examined(config, str(tmp_path / "run"))["disk"].text
-    state = TrainState(config, read_manifest(str(squares)), "float32", tf.distribute.get_strategy())
-    checkpointer = Checkpointer(str(tmp_path), state.trackables(), Retention(1))
-    checkpointer.save()
-    checkpointer.finish()
-    on_disk = sum(
-        path.stat().st_size for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()
-    )
-    assert abs(int(re.match(r"(\d+) MB a checkpoint", said)[1]) - on_disk / 1e6) < 1
-
-
-def test_memory_counts_every_result_of_every_image(squares):
-    config, manifest = tiny.config(squares), read_manifest(str(squares))
-    spec = get_conditioning(config.model.conditioning).make_spec(manifest)
-    denoiser = build_denoiser(config, manifest.channels, spec, "float32")
-    one, three = (doctor.count_forward_bytes(denoiser, batch) for batch in (16, 48))
-    fixed = (3 * one - three) / 2  # the weights' casts and the like
-    assert 0 <= fixed < one
-    # At the least the stem's and the last block's 16 channels of float32 at 16x16.
-    assert one - fixed > 16 * 2 * 16 * 16 * 16 * 4
-
-
-def test_in_brief(tmp_path, squares, caplog):
+def test_check_run_reports_only_problems(tmp_path, squares, caplog):
     config = tiny.config(squares)
     doctor.check_run(config, str(tmp_path / "run"), checkpoint_bytes=10**6)
     assert not caplog.records and list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A disk that fills up, a workdir that cannot be written, a clock that is wrong: what a run keeps."""
+"""What a run keeps on a full disk, in a read-only workdir, and with a wrong clock."""
 
 import os
 import shlex
@@ -13,61 +13,65 @@ from t2i_tpu.run.checkpoint_store import Retention
 from tests import tiny
 from tests.launch.launcher import ROOT
 
-# A run whose files may grow no larger than a limit, as on a disk without room. Unlike a file system
-# that is full it needs no root to make; SIGXFSZ is ignored, so that a write fails as it would there.
-LIMITED = """
+# Runs a script whose files cannot grow beyond a limit, as on a full disk. Unlike a file system that
+# is full, this needs no root. SIGXFSZ is ignored, so a write fails as it would there.
+LIMITED_PROGRAM = """
 import resource, signal, runpy, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
+LIMIT_BYTES = 1_000_000  # a checkpoint has 2.2 MB
 
 CHANGES = dict(train__total_steps=15, train__checkpoint_every=5)
 
 
-@pytest.fixture
-def saved(squares, tmp_path):
-    """A workdir with a checkpoint of step 5, and the flags of a run of 15 steps there."""
-    run = tiny.Run(tiny.config(squares, **CHANGES))
-    run.steps(5)
-    checkpointer = Checkpointer(str(tmp_path / "run"), run.state.trackables(), Retention(3))
+def save(workdir, run):
+    checkpointer = Checkpointer(str(workdir), run.state.trackables(), Retention(3))
     checkpointer.save()
     checkpointer.finish()
+
+
+@pytest.fixture
+def saved(squares, tmp_path):
+    """A workdir with a checkpoint of step 5, the flags of a run of 15 steps there, and the run."""
+    run, workdir = tiny.Run(tiny.config(squares, **CHANGES)), tmp_path / "run"
+    run.steps(5)
+    save(workdir, run)
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
-    flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
-    return tmp_path / "run", [*flags, *tiny.flags(squares, **CHANGES)], run
+    flags = [f"--config={config}", f"--workdir={workdir}", *tiny.flags(squares, **CHANGES)]
+    return workdir, flags, run
 
 
-def names(workdir):
+def list_checkpoints(workdir):
     return {path.name.split(".")[0] for path in (workdir / "checkpoints").iterdir()}
 
 
-def test_a_disk_that_fills_up(saved, launch):
-    """No checkpoint of 2.2 MB fits. What was there stays, the end says what is wrong, and with room
-    again the run goes on as if nothing had been."""
+def test_full_disk(saved, launch):
+    """The old checkpoint stays, the run ends with an error, and it can be resumed with more room."""
     workdir, flags, run = saved
-    command = [sys.executable, "-c", LIMITED, "1000000", str(ROOT / "launch" / "train.py"), *flags]
+    script = str(ROOT / "launch" / "train.py")
+    command = [sys.executable, "-c", LIMITED_PROGRAM, str(LIMIT_BYTES), script, *flags]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    full = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert full.returncode == 1 and "Traceback" not in full.stderr, full.stderr
-    failed = [line for line in full.stderr.splitlines() if "could not be written" in line]
-    assert len(failed) == 3, full.stderr  # of step 10, of step 15, and the error in the end
-    assert failed[-1].startswith("train.py: error: checkpoint ") and "step-15" in failed[-1]
-    assert names(workdir) == {"step-5"}  # nor does what was not written take up room
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    failures = [line for line in result.stderr.splitlines() if "could not be written" in line]
+    assert len(failures) == 3, result.stderr  # warnings for steps 10 and 15, and the error
+    assert failures[-1].startswith("train.py: error: checkpoint ") and "step-15" in failures[-1]
+    assert list_checkpoints(workdir) == {"step-5"}  # unfinished files are removed
 
-    again = launch("train.py", flags).wait()
-    assert again.code == 0 and "resuming at step 5 of 15" in again.stderr, again.stderr
+    resumed = launch("train.py", flags).wait()
+    assert resumed.code == 0 and "resuming at step 5 of 15" in resumed.stderr, resumed.stderr
     run.steps(10)
-    found = tiny.checkpoint_values(workdir)
+    values = tiny.checkpoint_values(workdir)
     for name, value in run.values().items():
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(values[name], value, rtol=0, atol=1e-5, err_msg=name)
 
 
-def trained_read_only(workdir, flags):
-    """The completed process of the run, where its workdir's file system is read-only."""
+def train_read_only(workdir, flags):
+    """Run train.py while the workdir's file system is read-only."""
     unshare = ["unshare", "--map-root-user", "--mount"]
     if subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here: a file system cannot be made read-only")
@@ -79,38 +83,34 @@ def trained_read_only(workdir, flags):
     )
 
 
-def test_a_workdir_that_cannot_be_written(saved):
-    """Told before the first step."""
+def test_read_only_workdir_is_reported_before_the_first_step(saved):
     workdir, flags, _ = saved
-    result = trained_read_only(workdir, flags)
+    result = train_read_only(workdir, flags)
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
     assert error.startswith(f"train.py: error: {workdir} cannot be written: ")
     assert "Read-only file system" in error and "Traceback" not in result.stderr
-    assert names(workdir) == {"step-5"} and [path.name for path in workdir.iterdir()] == [
-        "checkpoints"
-    ]
+    assert list_checkpoints(workdir) == {"step-5"}
+    assert [path.name for path in workdir.iterdir()] == ["checkpoints"]
 
 
-def test_a_finished_run_need_not_be_written(saved, launch):
+def test_finished_run_may_be_read_only(saved, launch):
     workdir, flags, _ = saved
-    done = launch("train.py", flags).wait()
-    assert done.code == 0, done.stderr
-    again = trained_read_only(workdir, flags)
+    finished = launch("train.py", flags).wait()
+    assert finished.code == 0, finished.stderr
+    again = train_read_only(workdir, flags)
     assert again.returncode == 0, again.stderr
     assert f"finished: {workdir} holds all 15 steps" in again.stderr.splitlines()[-1]
 
 
-def test_a_clock_that_was_set_back(saved, launch):
-    """What is older than the epoch or of the far future counts by its step alone."""
+def test_wrong_clock(saved, launch):
+    """The newest checkpoint seems to date from 1970, and an older one from 2096."""
     workdir, flags, run = saved
     run.steps(3)
-    checkpointer = Checkpointer(str(workdir), run.state.trackables(), Retention(3))
-    checkpointer.save()
-    checkpointer.finish()
-    for step, when in ((5, 4_000_000_000), (8, 1)):
+    save(workdir, run)
+    for step, seconds in ((5, 4_000_000_000), (8, 1)):
         for path in (workdir / "checkpoints").glob(f"step-{step}.*"):
-            os.utime(path, (when, when))
+            os.utime(path, (seconds, seconds))
     result = launch("train.py", flags).wait()
     assert result.code == 0 and "resuming at step 8 of 15" in result.stderr, result.stderr
-    assert names(workdir) == {"step-8", "step-10", "step-15"}
+    assert list_checkpoints(workdir) == {"step-8", "step-10", "step-15"}

@@ -1,5 +1,7 @@
-"""Runs killed with -9 at random moments, many in a checkpoint's write, and started again until done,
-on disk and on gs://: their last checkpoint equals the undisturbed run's bit for bit."""
+"""Runs killed with SIGKILL at random times, many while a checkpoint is written, and resumed.
+
+On disk and on gs://, the last checkpoint equals that of an uninterrupted run bit for bit.
+"""
 
 import dataclasses
 import pathlib
@@ -14,7 +16,7 @@ from tests import tiny
 from tests.gcs.harness import Faults
 from tests.launch.launcher import ROOT, RunningScript
 
-EMOJI = ROOT / "t2i_tpu" / "data" / "embedded" / "emoji"
+EMOJI = ROOT / "t2i_tpu" / "embedded" / "emoji"
 
 # emoji32 on a model so small that a run is over in seconds; a checkpoint after every step.
 FLAGS = {
@@ -41,156 +43,187 @@ FLAGS = {
 
 @dataclasses.dataclass
 class Place:
-    """Where runs are written, each under its name."""
+    """Where runs are written, each under its name.
 
-    start: Callable[[str], RunningScript]  # a run from its beginning or its newest checkpoint
-    names: Callable[[str], list[str]]  # of the files in its checkpoints/
-    fetched: Callable[[str], pathlib.Path]  # its workdir, on disk
-    write_seconds: float  # about what a checkpoint takes
+    Attributes:
+      start: starts or resumes a run.
+      list_files: returns the names of the files in a run's checkpoints/.
+      fetch: returns a run's workdir on disk.
+      write_seconds: about how long the write of a checkpoint takes.
+    """
 
-    def finished(self, name) -> set[int]:
-        """The steps of checkpoints with a manifest."""
-        found = (re.fullmatch(r"step-(\d+)\.json", file) for file in self.names(name))
-        return {int(match[1]) for match in found if match}
+    start: Callable[[str], RunningScript]
+    list_files: Callable[[str], list[str]]
+    fetch: Callable[[str], pathlib.Path]
+    write_seconds: float
 
-    def newest(self, name) -> int:
-        return max(self.finished(name), default=0)
+    def finished_steps(self, name) -> set[int]:
+        """Return the steps of the checkpoints with an info file."""
+        matches = (re.fullmatch(r"step-(\d+)\.json", file) for file in self.list_files(name))
+        return {int(match[1]) for match in matches if match}
 
-    def unfinished(self, name) -> set[int]:
-        """The steps of checkpoints without one."""
-        found = (re.match(r"step-(\d+)", file) for file in self.names(name))
-        return {int(match[1]) for match in found if match} - self.finished(name)
+    def newest_step(self, name) -> int:
+        return max(self.finished_steps(name), default=0)
+
+    def unfinished_steps(self, name) -> set[int]:
+        """Return the steps of the checkpoints without an info file."""
+        matches = (re.match(r"step-(\d+)", file) for file in self.list_files(name))
+        return {int(match[1]) for match in matches if match} - self.finished_steps(name)
 
 
 @dataclasses.dataclass
 class Kills:
-    """What the kills of some runs met."""
+    """How often runs were killed.
 
-    starting: int = 0  # before the first step
+    Attributes:
+      starting: before the first step.
+      running: after it.
+      writing: of those, while a checkpoint was written.
+    """
+
+    starting: int = 0
     running: int = 0
-    writing: int = 0  # of these: a checkpoint was cut short
+    writing: int = 0
 
 
 @pytest.fixture
 def train(launch):
-    """`train(workdir, steps)`: launch/train.py under way."""
+    """`train(workdir, steps)` starts or resumes a run."""
 
-    def train(workdir, steps, source="embedded:emoji", inside=None):
+    def start_training(workdir, steps, source="embedded:emoji", inside=None):
         flags = [f"--config={ROOT / 'configs' / 'emoji32.py'}", f"--workdir={workdir}"]
         values = FLAGS | {"train.total_steps": steps, "data.source": source}
         flags += [f"--config.{name}={value}" for name, value in values.items()]
         return launch("train.py", flags, inside=inside)
 
-    return train
+    return start_training
 
 
 @pytest.fixture
-def undisturbed(train, tmp_path):
-    """`undisturbed(steps)`: the last checkpoint of a run on disk, by name."""
+def train_uninterrupted(train, tmp_path):
+    """`train_uninterrupted(steps)` returns the values of a run's last checkpoint by name."""
 
-    def undisturbed(steps):
-        result = train(tmp_path / "undisturbed", steps).wait()
+    def train_to_the_end(steps):
+        workdir = tmp_path / "uninterrupted"
+        result = train(workdir, steps).wait()
         assert result.code == 0, result.stderr
-        values = tiny.checkpoint_values(tmp_path / "undisturbed")
+        values = tiny.checkpoint_values(workdir)
         assert values["step"] == steps
         return values
 
-    return undisturbed
+    return train_to_the_end
 
 
 @pytest.fixture
 def disk(train, tmp_path):
-    """Runs of 40 steps."""
+    """A place for runs of 40 steps."""
 
-    def names(name):
+    def start(name):
+        return train(tmp_path / name, 40)
+
+    def list_files(name):
         return [path.name for path in (tmp_path / name / "checkpoints").glob("*")]
 
-    return Place(lambda name: train(tmp_path / name, 40), names, lambda name: tmp_path / name, 0.01)
+    def fetch(name):
+        return tmp_path / name
+
+    return Place(start, list_files, fetch, write_seconds=0.01)
 
 
 @pytest.fixture
 def cloud(train, tmp_path, gcs, bucket):
-    """Runs of 6 steps on gs://, and their data, with a tenth of the requests failing."""
+    """A place on gs:// for runs of 6 steps and their data. A tenth of the requests fail."""
     data = gcs.put_folder(EMOJI, f"{bucket}/data")
 
     def start(name):
         return train(f"{bucket}/{name}", 6, f"shards:{data}", gcs.inside)
 
-    def fetched(name):
+    def list_files(name):
+        return gcs.names(f"{bucket}/{name}/checkpoints")
+
+    def fetch(name):
         return gcs.get_folder(f"{bucket}/{name}", tmp_path / name)
 
     with gcs.faults(Faults(0.1)):
-        yield Place(start, lambda name: gcs.names(f"{bucket}/{name}/checkpoints"), fetched, 1.0)
+        yield Place(start, list_files, fetch, write_seconds=1.0)
 
 
-def kill(place, name, rng, kills):
-    """Starts a run and kills it: now and then while it starts, mostly while it trains and saves, and
-    half of those soon after files of a checkpoint are seen that has no manifest yet."""
-    before, running = place.newest(name), place.start(name)
+def start_and_kill(place, name, rng, kills):
+    """Start a run and kill it at a random time, and count this in `kills`.
+
+    Some runs are killed while they start, most while they train and save, and half of the latter
+    soon after files of an unfinished checkpoint appear.
+    """
+    before, running = place.newest_step(name), place.start(name)
 
     def wait_for(condition):
         while running.process.is_alive() and not condition():
             time.sleep(0.001)
 
+    # Wait for a random time.
     kind = rng.random()
     if kind < 0.15:
         time.sleep(rng.uniform(0, 4))
     else:
-        wait_for(lambda: place.newest(name) != before)
+        wait_for(lambda: place.newest_step(name) != before)
         time.sleep(rng.uniform(0, 1.5))
     if kind > 0.6:
-        wait_for(lambda: place.unfinished(name))
+        wait_for(lambda: place.unfinished_steps(name))
         time.sleep(rng.uniform(0, place.write_seconds))
-    finished = not running.process.is_alive()
+    # Kill the run.
+    has_ended = not running.process.is_alive()
     running.process.kill()
     running.process.join()
-    if finished:
+    # Count the kill.
+    if has_ended:
         return
-    if place.newest(name) == before:
+    if place.newest_step(name) == before:
         kills.starting += 1
-    else:
-        kills.running += 1
-        kills.writing += bool(place.unfinished(name))
+        return
+    kills.running += 1
+    if place.unfinished_steps(name):
+        kills.writing += 1
 
 
-def run_killed(place, name, rng, kills, expected):
-    """A run that is killed once or twice and then left alone, and what it must end with."""
+def check_killed_run(place, name, rng, kills, expected):
+    """Kill a run once or twice, resume it to the end, and compare its last checkpoint."""
     for _ in range(rng.integers(1, 3)):
-        kill(place, name, rng, kills)
+        start_and_kill(place, name, rng, kills)
     last = place.start(name).wait(900)
     assert last.code == 0, last.stderr
-    assert not place.unfinished(name)
-    found = tiny.checkpoint_values(place.fetched(name))
-    assert found.keys() == expected.keys()
+    assert not place.unfinished_steps(name)
+    values = tiny.checkpoint_values(place.fetch(name))
+    assert values.keys() == expected.keys()
     for key, value in expected.items():
-        np.testing.assert_array_equal(found[key], value, err_msg=f"{name}: {key}")
+        np.testing.assert_array_equal(values[key], value, err_msg=f"{name}: {key}")
 
 
-def runs_killed(place, count, expected) -> Kills:
+def check_killed_runs(place, count, expected) -> Kills:
     rng, kills = np.random.default_rng(0), Kills()
     for number in range(count):
-        run_killed(place, f"run{number}", rng, kills, expected)
+        check_killed_run(place, f"run{number}", rng, kills, expected)
         print(f"{number + 1} runs, {kills}", flush=True)
     return kills
 
 
-def test_a_run_killed_again_and_again(disk, undisturbed):
+def test_killed_run_is_resumed_bit_exactly(disk, train_uninterrupted):
     kills = Kills()
-    run_killed(disk, "killed", np.random.default_rng(4), kills, undisturbed(40))
+    expected = train_uninterrupted(40)
+    check_killed_run(disk, "killed", np.random.default_rng(4), kills, expected)
     assert kills.starting + kills.running > 0
 
 
 @pytest.mark.slow
-def test_a_hundred_runs_killed_again_and_again(disk, undisturbed):
-    kills = runs_killed(disk, 100, undisturbed(40))
+def test_hundred_killed_runs(disk, train_uninterrupted):
+    kills = check_killed_runs(disk, 100, train_uninterrupted(40))
     assert kills.writing >= 10 and kills.starting >= 10 and kills.running >= 50
 
 
 @pytest.mark.slow
-def test_thirty_runs_killed_on_gs(cloud, undisturbed, gcs):
-    kills = runs_killed(cloud, 30, undisturbed(6))
+def test_thirty_killed_runs_on_gs(cloud, train_uninterrupted, gcs):
+    kills = check_killed_runs(cloud, 30, train_uninterrupted(6))
     assert kills.writing >= 5 and kills.starting >= 3 and kills.running >= 15
     report = gcs.report()
-    failed, asked = sum(report["faults"].values()), len(report["requests"])
-    print(f"{failed} of {asked} requests failed: {report['faults']}")
-    assert 0.08 < failed / asked < 0.12
+    failed, total = sum(report["faults"].values()), len(report["requests"])
+    print(f"{failed} of {total} requests failed: {report['faults']}")
+    assert 0.08 < failed / total < 0.12

@@ -1,4 +1,4 @@
-"""One process at a time writes a workdir; the one that is gone is no hindrance."""
+"""Only one process at a time holds a workdir, and a dead process does not block it."""
 
 import json
 import os
@@ -11,87 +11,106 @@ import pytest
 from t2i_tpu.errors import UserError
 from t2i_tpu.run.lock import Lock
 
-BEAT = 0.2
+BEAT_SECONDS = 0.2
 
 
-def test_a_held_workdir_is_refused_by_name_and_free_afterwards(tmp_path):
-    path = tmp_path / "run" / "lock.json"
-    with Lock(str(tmp_path / "run"), BEAT) as lock:
+def test_second_lock_names_the_owner_until_it_is_released(tmp_path):
+    workdir, path = str(tmp_path / "run"), tmp_path / "run" / "lock.json"
+    with Lock(workdir, BEAT_SECONDS) as lock:
         content = json.loads(path.read_text())
         assert content["pid"] == os.getpid() and content["host"] in str(lock.owner)
-        with pytest.raises(UserError, match=f"is being written by process {os.getpid()} on ") as e:
-            Lock(str(tmp_path / "run"), BEAT).__enter__()
-        assert content["since"] in str(e.value) and "\n" not in str(e.value)
+        expected = f"is being written by process {os.getpid()} on "
+        with pytest.raises(UserError, match=expected) as error:
+            Lock(workdir, BEAT_SECONDS).__enter__()
+        assert content["since"] in str(error.value) and "\n" not in str(error.value)
     assert not path.exists()
-    with Lock(str(tmp_path / "run"), BEAT):
+    with Lock(workdir, BEAT_SECONDS):
         pass
 
 
-def held_by_another(folder, action):
-    """The workdir after a process of its own took it and did `action`."""
+def start_owner(folder, action):
+    """Start a process that takes the lock of a workdir and then runs the Python code `action`."""
     program = (
-        f"import os\nfrom t2i_tpu.run.lock import Lock\nLock({str(folder)!r}, {BEAT}).__enter__()\n"
+        "import os, time\n"
+        "from t2i_tpu.run.lock import Lock\n"
+        f"Lock({str(folder)!r}, {BEAT_SECONDS}).__enter__()\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen([sys.executable, "-c", program + action], env=environment)
 
 
-def test_a_killed_process_holds_nothing(tmp_path):
-    process = held_by_another(tmp_path, "os.kill(os.getpid(), 9)\n")
+def test_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
+    process = start_owner(tmp_path, "os.kill(os.getpid(), 9)")
     assert process.wait() == -9 and (tmp_path / "lock.json").exists()
     start = time.monotonic()
-    with Lock(str(tmp_path)):  # and there is nothing to wait for
+    with Lock(str(tmp_path)):
         assert time.monotonic() - start < 5
 
 
-def test_a_living_process_holds_it(tmp_path):
-    process = held_by_another(tmp_path, "import time\ntime.sleep(200)\n")
+def test_lock_of_a_living_process_is_respected(tmp_path):
+    process = start_owner(tmp_path, "time.sleep(200)")
     try:
         while not (tmp_path / "lock.json").exists():
             time.sleep(0.05)
         with pytest.raises(UserError, match=f"is being written by process {process.pid} on "):
-            Lock(str(tmp_path), BEAT).__enter__()
+            Lock(str(tmp_path), BEAT_SECONDS).__enter__()
     finally:
         process.kill()
         process.wait()
 
 
-def test_another_machine_is_watched_for_its_beats(tmp_path):
-    """Clocks do not count: this one's beats stop, and long before that its clock was ahead."""
-    with Lock(str(tmp_path), BEAT):
+# Updates the heartbeat of a lock, as a process on another machine would.
+HEARTBEAT = """
+import json, os, sys, time
+path, content = sys.argv[1], json.loads(sys.argv[2])
+for beat in range(1000):
+    content["beat"] = beat
+    with open(path + "x", "w") as file:
+        file.write(json.dumps(content))
+    os.rename(path + "x", path)
+    time.sleep(0.2)
+"""
+
+
+def make_foreign_owner(tmp_path):
+    """Return the content of a lock that a process on another machine holds."""
+    with Lock(str(tmp_path), BEAT_SECONDS):
         content = json.loads((tmp_path / "lock.json").read_text())
-    content |= {"machine": "another", "host": "far", "token": "x", "since": "2099-01-01 00:00:00"}
+    return content | {"machine": "another", "host": "far", "token": "x"}
+
+
+def test_owner_on_another_machine_is_dead_without_heartbeats(tmp_path):
+    """Its clock does not matter, even if it is ahead."""
     path = tmp_path / "lock.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(make_foreign_owner(tmp_path) | {"since": "2099-01-01 00:00:00"}))
     os.utime(path, (4e9, 4e9))
-    with Lock(str(tmp_path), BEAT) as lock:
+    with Lock(str(tmp_path), BEAT_SECONDS) as lock:
         lock.check()
 
-    beating = "import json, sys, time\npath, content = sys.argv[1], json.loads(sys.argv[2])\n"
-    beating += "for beat in range(1000):\n    content['beat'] = beat\n"
-    beating += "    open(path + 'x', 'w').write(json.dumps(content))\n"
-    beating += "    __import__('os').rename(path + 'x', path)\n    time.sleep(0.2)\n"
-    process = subprocess.Popen([sys.executable, "-c", beating, str(path), json.dumps(content)])
+
+def test_owner_on_another_machine_is_alive_while_its_heart_beats(tmp_path):
+    content = make_foreign_owner(tmp_path) | {"since": "2099-01-01 00:00:00"}
+    path = tmp_path / "lock.json"
+    process = subprocess.Popen([sys.executable, "-c", HEARTBEAT, str(path), json.dumps(content)])
     try:
         while not path.exists():
             time.sleep(0.01)
         with pytest.raises(UserError, match="on far, since 2099"):
-            Lock(str(tmp_path), BEAT).__enter__()
+            Lock(str(tmp_path), BEAT_SECONDS).__enter__()
     finally:
         process.kill()
         process.wait()
 
 
-def test_who_lost_it_knows_and_leaves_it_alone(tmp_path):
-    """As after a sleep, in which another machine took over."""
-    path = tmp_path / "lock.json"
-    with Lock(str(tmp_path), BEAT) as lock:
-        content = json.loads(path.read_text()) | {"machine": "another", "host": "far", "token": "x"}
+def test_owner_notices_that_it_has_lost_the_lock(tmp_path):
+    """As after a machine was asleep and another one took over. The other's lock stays."""
+    content, path = make_foreign_owner(tmp_path), tmp_path / "lock.json"
+    with Lock(str(tmp_path), BEAT_SECONDS) as lock:
         assert lock.lost is None
         end = time.monotonic() + 20
         while not lock.lost and time.monotonic() < end:
-            path.write_text(json.dumps(content))  # again: a beat may come between
-            time.sleep(BEAT)
+            path.write_text(json.dumps(content))  # repeated, because a heartbeat may overwrite it
+            time.sleep(BEAT_SECONDS)
         assert "on far" in str(lock.lost)
         with pytest.raises(UserError, match="on far"):
             lock.check()
@@ -99,14 +118,14 @@ def test_who_lost_it_knows_and_leaves_it_alone(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"host": 1}', "[" * 100_000])
-def test_a_lock_that_nobody_can_read_is_nobodys(tmp_path, text):
+def test_unreadable_lock_is_ignored(tmp_path, text):
     (tmp_path / "lock.json").write_text(text)
-    with Lock(str(tmp_path), BEAT) as lock:
+    with Lock(str(tmp_path), BEAT_SECONDS) as lock:
         lock.check()
 
 
-def test_a_pid_that_was_used_again_is_another_process(tmp_path):
-    with Lock(str(tmp_path), BEAT):
+def test_reused_pid_is_another_process(tmp_path):
+    with Lock(str(tmp_path), BEAT_SECONDS):
         content = json.loads((tmp_path / "lock.json").read_text())
     content |= {"started": "1", "token": "x"}
     (tmp_path / "lock.json").write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Signals while the device is busy, and what Google's metadata server announces."""
+"""Signals while the device is busy, and announcements of Google's metadata server."""
 
 import http.server
 import os
@@ -17,24 +17,30 @@ from t2i_tpu.run import stop as stop_lib
 from t2i_tpu.run.stop import Stop
 from tests import tiny
 
+PREFIX = "/computeMetadata/v1/instance/"
+NO_NOTICES = {"maintenance-event": "NONE", "preempted": "FALSE"}
+
 
 class MetadataServer:
-    """Answers on loopback as a Google machine's does: only to who says Metadata-Flavor: Google."""
+    """A metadata server on the loopback interface, which answers as that of Google's machines.
+
+    Attributes:
+      notices: the values it serves. They may be changed.
+      requests: the names that were asked for.
+    """
 
     def __init__(self, notices):
-        self.notices, self.asked = dict(notices), []
+        self.notices, self.requests = dict(notices), []
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                prefix = "/computeMetadata/v1/instance/"
-                name = self.path.removeprefix(prefix)
-                flavour = self.headers.get("Metadata-Flavor") == "Google"
-                found = flavour and self.path.startswith(prefix) and name in server.notices
-                self.send_response(200 if found else 404 if flavour else 403)
+                name = self.path.removeprefix(PREFIX)
+                status = server.choose_status(self.path, self.headers)
+                self.send_response(status)
                 self.end_headers()
-                if found:
-                    server.asked.append(name)
+                if status == 200:
+                    server.requests.append(name)
                     self.wfile.write(server.notices[name].encode())
 
             def log_message(self, *_):
@@ -43,33 +49,37 @@ class MetadataServer:
         self.http = http.server.ThreadingHTTPServer(("localhost", 0), Handler)
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
+    def choose_status(self, path, headers):
+        if headers.get("Metadata-Flavor") != "Google":
+            return 403
+        is_known = path.startswith(PREFIX) and path.removeprefix(PREFIX) in self.notices
+        return 200 if is_known else 404
+
     @property
     def host(self):
         return f"localhost:{self.http.server_port}"
 
-    def wait_until_asked(self, times):
-        end = time.monotonic() + 20
-        while self.asked.count("preempted") < times and time.monotonic() < end:
+    def wait_for_polls(self, count, name="preempted"):
+        """Wait until a value has been asked for `count` more times."""
+        total, end = self.requests.count(name) + count, time.monotonic() + 20
+        while self.requests.count(name) < total and time.monotonic() < end:
             time.sleep(0.01)
-        assert self.asked.count("preempted") >= times
-
-
-NONE = {"maintenance-event": "NONE", "preempted": "FALSE"}
+        assert self.requests.count(name) >= total
 
 
 @pytest.fixture
-def metadata(monkeypatch):
-    """`metadata(notices)`: the server that this process asks."""
+def start_server(monkeypatch):
+    """`start_server(notices)` starts a metadata server that this process polls."""
     servers = []
 
-    def metadata(notices):
+    def start(notices):
         servers.append(MetadataServer(notices))
         monkeypatch.setenv("GCE_METADATA_HOST", servers[-1].host)
         monkeypatch.delenv("NO_GCE_CHECK", raising=False)
         return servers[-1]
 
     monkeypatch.setattr(stop_lib, "POLL_SECONDS", 0.02)
-    yield metadata
+    yield start
     for server in servers:
         server.http.shutdown()
 
@@ -83,43 +93,46 @@ def strategy():
     ("name", "value", "reason"),
     [
         ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE", "a maintenance event"),
-        ("maintenance-event", "MIGRATE_ON_HOST_MAINTENANCE", None),  # it only pauses
+        ("maintenance-event", "MIGRATE_ON_HOST_MAINTENANCE", None),  # the machine only pauses
         ("preempted", "TRUE", "a preemption"),
     ],
 )
-def test_a_notice(metadata, strategy, name, value, reason):
-    server = metadata(NONE)
+def test_notice_requests_a_stop(start_server, strategy, name, value, reason):
+    server = start_server(NO_NOTICES)
     with Stop(strategy) as stop:
-        server.wait_until_asked(3)
+        server.wait_for_polls(3)
         assert stop.reason() is None
         server.notices[name] = value
-        server.wait_until_asked(server.asked.count("preempted") + 3)
+        server.wait_for_polls(3)
         assert stop.reason() == reason
 
 
-def test_a_notice_that_was_there_before_is_another_runs(metadata, strategy):
-    """Else the run that is started again would stop again, and again, until the event."""
-    server = metadata(NONE | {"maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"})
+def test_notice_from_before_the_start_does_not_count(start_server, strategy):
+    """Otherwise, a run that is started again would stop again and again until the event."""
+    server = start_server(NO_NOTICES | {"maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"})
     with Stop(strategy) as stop:
-        server.wait_until_asked(4)
+        server.wait_for_polls(4)
         assert stop.reason() is None
         server.notices["maintenance-event"] = "NONE"
-        server.wait_until_asked(server.asked.count("preempted") + 3)
+        server.wait_for_polls(3)
         server.notices["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
-        server.wait_until_asked(server.asked.count("preempted") + 3)
+        server.wait_for_polls(3)
         assert stop.reason() == "a maintenance event"
 
 
-def test_a_machine_without_preemption_or_without_a_server(metadata, strategy, monkeypatch):
-    server = metadata({"maintenance-event": "NONE"})
+def test_machine_that_cannot_be_preempted(start_server, strategy):
+    server = start_server({"maintenance-event": "NONE"})
     with Stop(strategy) as stop:
-        while server.asked.count("maintenance-event") < 3:
-            time.sleep(0.01)
+        server.wait_for_polls(3, "maintenance-event")
         server.notices["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
         end = time.monotonic() + 20
         while not stop.reason() and time.monotonic() < end:
             time.sleep(0.01)
         assert stop.reason() == "a maintenance event"
+
+
+def test_machine_without_a_metadata_server(strategy, monkeypatch):
+    monkeypatch.delenv("NO_GCE_CHECK", raising=False)
     with socket.create_server(("localhost", 0)) as closed:
         monkeypatch.setenv("GCE_METADATA_HOST", f"localhost:{closed.getsockname()[1]}")
     with Stop(strategy) as stop:
@@ -127,7 +140,7 @@ def test_a_machine_without_preemption_or_without_a_server(metadata, strategy, mo
         assert stop.reason() is None
 
 
-def test_a_signal_is_the_runs_only_while_it_listens(strategy):
+def test_signals_are_handled_only_inside_the_block(strategy):
     old = signal.getsignal(signal.SIGTERM)
     with Stop(strategy) as stop:
         assert stop.reason() is None
@@ -136,26 +149,16 @@ def test_a_signal_is_the_runs_only_while_it_listens(strategy):
     assert signal.getsignal(signal.SIGTERM) is old
 
 
-@pytest.fixture
-def training(squares, tmp_path, launch, metadata):
-    """`training(changes)`: a long run on a machine of Google's, in its workdir tmp_path/run."""
-
-    def training(**changes):
-        server = metadata(NONE)
-        config = tmp_path / "plain.py"
-        config.write_text(tiny.CONFIG_FILE)
-        flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
-        flags += tiny.flags(squares, train__total_steps=10**6, **changes)
-        environment = {"GCE_METADATA_HOST": server.host, "NO_GCE_CHECK": ""}
-        return server, launch("train.py", flags, environment)
-
-    return training
-
-
-def test_a_run_that_is_told_of_maintenance_saves_and_stops(training, tmp_path):
-    server, running = training(train__checkpoint_every=10**6)
+def test_run_saves_and_stops_at_a_maintenance_event(start_server, squares, tmp_path, launch):
+    server = start_server(NO_NOTICES)
+    config = tmp_path / "plain.py"
+    config.write_text(tiny.CONFIG_FILE)
+    changes = dict(train__total_steps=10**6, train__checkpoint_every=10**6)
+    flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", *tiny.flags(squares, **changes)]
+    environment = {"GCE_METADATA_HOST": server.host, "NO_GCE_CHECK": ""}
+    running = launch("train.py", flags, environment)
     running.wait_for_line("step 5/")
-    running.wait_for(lambda: server.asked)
+    running.wait_for(lambda: server.requests)
     server.notices["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
     result = running.wait()
     assert result.code == 75, result.stderr
@@ -164,7 +167,8 @@ def test_a_run_that_is_told_of_maintenance_saves_and_stops(training, tmp_path):
     assert not (tmp_path / "run" / "lock.json").exists()
 
 
-BUSY = """
+# A device loop that never ends. Python runs no signal handler until it does.
+BUSY_PROGRAM = """
 import tensorflow as tf
 from t2i_tpu.run.stop import Stop
 
@@ -180,17 +184,20 @@ with Stop(strategy):
 """
 
 
-def test_the_second_ctrl_c_does_not_wait_for_the_device():
-    """A device loop that never ends: Python runs no handler until it does."""
+def test_second_ctrl_c_does_not_wait_for_the_device():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "NO_GCE_CHECK": "true"}
-    command = [sys.executable, "-c", BUSY]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process = subprocess.Popen(command, env=environment, **pipes)
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY_PROGRAM],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout.readline() == "busy\n"
         time.sleep(0.5)
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM):
-            process.send_signal(number)
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)

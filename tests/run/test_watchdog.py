@@ -1,4 +1,4 @@
-"""What the watchdog says, of real threads and times."""
+"""The watchdog's reports, with real threads and times."""
 
 import threading
 import time
@@ -11,34 +11,35 @@ from t2i_tpu.train.step import make_device_loop
 from tests import tiny
 
 
-def lines(caplog, count, seconds=20):
+def wait_for_lines(caplog, count, seconds=20):
+    """Wait until `count` lines have been logged and return all lines."""
     end = time.monotonic() + seconds
     while len(caplog.messages) < count and time.monotonic() < end:
         time.sleep(0.02)
     return caplog.messages
 
 
-@pytest.mark.parametrize(("waits", "what"), [(True, "input"), (False, "the device")])
-def test_input_or_device(caplog, waits, what):
-    with Watchdog(0.2 / 60, lambda: waits) as watchdog:
+@pytest.mark.parametrize(("is_waiting", "activity"), [(True, "input"), (False, "the device")])
+def test_report_names_input_or_device(caplog, is_waiting, activity):
+    with Watchdog(0.2 / 60, lambda: is_waiting) as watchdog:
         watchdog.step()
-        assert lines(caplog, 1)[0].endswith(f"waiting for {what}")
+        assert wait_for_lines(caplog, 1)[0].endswith(f"waiting for {activity}")
 
 
-def test_what_the_host_does_and_ever_more_seldom(caplog):
-    """Lines at 0.2, 0.4, 0.8 and 1.6 s; a step starts it anew."""
+def test_reports_name_the_host_activity_and_become_rarer(caplog):
+    """They come after 0.2, 0.4, 0.8 and 1.6 s. A step starts the time anew."""
     with Watchdog(0.2 / 60, lambda: True) as watchdog:
         watchdog.step()
-        with watchdog.doing("the checkpoint write before"):
+        with watchdog.doing("the checkpoint write"):
             time.sleep(2.0)
-        found = list(caplog.messages)
-        assert len(found) == 4
-        assert all(line.endswith("waiting for the checkpoint write before") for line in found)
+        lines = list(caplog.messages)
+        assert len(lines) == 4
+        assert all(line.endswith("waiting for the checkpoint write") for line in lines)
         watchdog.step()
-        assert len(lines(caplog, 5)) >= 5 and caplog.messages[4].endswith("waiting for input")
+        assert wait_for_lines(caplog, 5)[4].endswith("waiting for input")
 
 
-def test_silent_while_steps_are_done_and_when_it_is_off(caplog):
+def test_no_report_while_steps_are_done_or_if_it_is_off(caplog):
     for minutes in (1 / 60, 0):
         with Watchdog(minutes, lambda: True) as watchdog:
             for _ in range(8):
@@ -48,27 +49,30 @@ def test_silent_while_steps_are_done_and_when_it_is_off(caplog):
     assert caplog.messages == []
 
 
-def test_the_device_loop_tells_when_it_waits_for_input(squares):
-    """An input that gives two batches and then nothing until it is let go."""
+def test_device_loop_shows_that_it_waits_for_input(squares):
+    """The input gives two batches, and the others only after the gate has been opened."""
     run, waiting, gate = tiny.Run(tiny.config(squares)), tf.Variable(False), threading.Event()
 
-    def held(index, batch):
-        def hold(index):
-            return index if index < 2 else gate.wait(200) and index
+    def wait_for_gate(index):
+        if index >= 2:
+            gate.wait(200)
+        return index
 
-        index = tf.py_function(hold, [index], tf.int64)
+    def delay(index, batch):
+        index = tf.py_function(wait_for_gate, [index], tf.int64)
         with tf.control_dependencies([index]):
-            return {name: tf.identity(value) for name, value in batch.items()}
+            return tf.nest.map_structure(tf.identity, batch)
 
-    def batches(_):
-        return run.dataset.batches(0, 8, 8).enumerate().map(held)
+    def make_batches(_):
+        return run.dataset.batches(0, 8, 8).enumerate().map(delay)
 
-    iterator = iter(run.strategy.distribute_datasets_from_function(batches))
+    iterator = iter(run.strategy.distribute_datasets_from_function(make_batches))
     loop = make_device_loop(run.strategy, run.trainer.replica_step, waiting)
     training = threading.Thread(target=lambda: loop(iterator, tf.constant(4)), daemon=True)
     training.start()
+    # Wait until it has been waiting for two seconds.
     end, since = time.monotonic() + 200, time.monotonic()
-    while time.monotonic() < min(end, since + 2):  # until it has waited for two seconds
+    while time.monotonic() < min(end, since + 2):
         time.sleep(0.05)
         if not waiting.numpy():
             since = time.monotonic()

@@ -1,4 +1,4 @@
-"""What makes a workdir the same run, and what it says when it is not one."""
+"""What makes a workdir the same run, and the errors if it is another or damaged."""
 
 import dataclasses
 import json
@@ -12,22 +12,22 @@ from tests import tiny
 
 
 @pytest.fixture
-def written(tmp_path, squares):
-    """(folder, config, manifest) of a run."""
+def run(tmp_path, squares):
+    """The workdir, the config and the data set's manifest of a run."""
     config, manifest = tiny.config(squares), read_manifest(str(squares))
     folder = tmp_path / "deep" / "run"
     workdir.write(str(folder), config, manifest, str(folder))
     return folder, config, manifest
 
 
-def test_read_is_what_was_written(written):
-    folder, config, manifest = written
+def test_read_returns_what_was_written(run):
+    folder, config, manifest = run
     assert workdir.read(str(folder)) == (config, manifest)
     assert {path.name for path in folder.iterdir()} == {"config.json", "manifest.json"}
 
 
-def test_how_often_a_run_is_looked_at_may_change(written, squares):
-    folder, _, manifest = written
+def test_intervals_may_change(run, squares):
+    folder, _, manifest = run
     names = "steps_per_loop", "log_every", "preview_every", "checkpoint_every", "keep_checkpoints"
     changes = {f"train__{name}": 17 for name in names}
     workdir.check(str(folder), tiny.config(squares, **changes), manifest)
@@ -44,8 +44,8 @@ def test_how_often_a_run_is_looked_at_may_change(written, squares):
         dict(train__ema_stds=()),
     ],
 )
-def test_what_a_run_computes_may_not(written, squares, changes):
-    folder, _, manifest = written
+def test_another_config_is_rejected(run, squares, changes):
+    folder, _, manifest = run
     ((name, value),) = changes.items()
     with pytest.raises(UserError) as error:
         workdir.check(str(folder), tiny.config(squares, **changes), manifest)
@@ -53,8 +53,8 @@ def test_what_a_run_computes_may_not(written, squares, changes):
     assert f"config.{field}: " in str(error.value) and f"!= {value!r}" in str(error.value)
 
 
-def test_other_data_is_refused(written):
-    folder, config, manifest = written
+def test_other_data_is_rejected(run):
+    folder, config, manifest = run
     (first, *rest), *streams = manifest.splits["train"]
     changed = dataclasses.replace(first, sha256="0" * 64)  # same size, other content
     splits = manifest.splits | {"train": ((changed, *rest), *streams)}
@@ -62,7 +62,7 @@ def test_other_data_is_refused(written):
         workdir.check(str(folder), config, dataclasses.replace(manifest, splits=splits))
 
 
-def test_an_empty_or_absent_workdir_is_free(tmp_path, squares):
+def test_empty_or_missing_workdir_can_be_used(tmp_path, squares):
     config, manifest = tiny.config(squares), read_manifest(str(squares))
     for folder in (tmp_path, tmp_path / "absent"):
         workdir.check(str(folder), config, manifest)
@@ -71,8 +71,8 @@ def test_an_empty_or_absent_workdir_is_free(tmp_path, squares):
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "list", "missing", "unknown"])
-def test_damaged_files(written, name, damage):
-    folder, _, _ = written
+def test_damaged_file_is_named(run, name, damage):
+    folder, _, _ = run
     path = folder / name
     text = path.read_text()
     if damage == "missing":
