@@ -1,4 +1,4 @@
-"""launch/doctor.py as it is typed."""
+"""What launch/doctor.py prints, and its exit codes."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from tests import tiny
 from tests.launch.launcher import ROOT
 
 
-def doctor(*flags, path=ROOT):
+def run_doctor(*flags, path=ROOT):
     return subprocess.run(
         [sys.executable, "launch/doctor.py", *flags],
         cwd=ROOT,
@@ -18,25 +18,26 @@ def doctor(*flags, path=ROOT):
     )
 
 
-def test_a_table_and_exit_codes(tmp_path, squares, config_file):
+def test_table_and_exit_code(tmp_path, squares, config_file):
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'run'}"]
-    good = doctor(*flags, *tiny.flags(squares))
+    good = run_doctor(*flags, *tiny.flags(squares))
     assert good.returncode == 0 and good.stderr == "", good
-    lines = good.stdout.splitlines()
-    assert {line.split()[0] for line in lines if "->" not in line} <= {"ok", "warning"}
-    subjects = [line[9:].split()[0] for line in lines if "->" not in line]
+    lines = [line for line in good.stdout.splitlines() if "->" not in line]
+    assert {line.split()[0] for line in lines} <= {"ok", "warning"}
+    subjects = [line[9:].split()[0] for line in lines]
     assert subjects[0] == "python" and {"keras", "CPU", "workdir", "data", "disk"} <= set(subjects)
-    bad = doctor(*flags, *tiny.flags(tmp_path / "absent"))
+
+    bad = run_doctor(*flags, *tiny.flags(tmp_path / "absent"))
     assert bad.returncode == 1 and bad.stderr == ""
-    (line,) = (line for line in bad.stdout.splitlines() if line.startswith("PROBLEM"))
-    assert "absent" in line and "manifest.json is missing" in line
+    (problem,) = (line for line in bad.stdout.splitlines() if line.startswith("PROBLEM"))
+    assert "absent" in problem and "manifest.json is missing" in problem
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tensorflow_that_aborts(tmp_path):
+def test_crash_of_tensorflow_is_reported(tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("import os\nos.abort()\n")
-    result = doctor(path=f"{tmp_path}{os.pathsep}{ROOT}")
+    result = run_doctor(path=f"{tmp_path}{os.pathsep}{ROOT}")
     assert result.returncode == 1 and result.stderr == ""
-    (line,) = (line for line in result.stdout.splitlines() if line.startswith("PROBLEM"))
-    assert "tensorflow" in line and "SIGABRT when it is imported" in line
+    (problem,) = (line for line in result.stdout.splitlines() if line.startswith("PROBLEM"))
+    assert "tensorflow" in problem and "SIGABRT when it is imported" in problem

@@ -1,4 +1,4 @@
-"""launch/runs.py as it is typed: what it lists, compares and removes."""
+"""What launch/runs.py lists, compares and removes."""
 
 import re
 import shutil
@@ -12,7 +12,10 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, squares, config_file, run):
-    """A workdir with checkpoints of steps 2, 4, ..., 10 and previews of steps 5 and 10."""
+    """The workdir and the losses by step of a finished run.
+
+    There are checkpoints of steps 2, 4, ..., 10, and previews of steps 5 and 10.
+    """
     workdir = tmp_path_factory.mktemp("runs") / "run"
     flags = tiny.flags(
         squares,
@@ -30,52 +33,63 @@ def finished(tmp_path_factory, squares, config_file, run):
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-    """A copy of it."""
+    """A copy of the finished run's workdir."""
     shutil.copytree(finished[0], tmp_path / "run")
     return tmp_path / "run"
 
 
-def rows(result):
+def damage(workdir, *steps):
+    for step in steps:
+        (workdir / "checkpoints" / f"step-{step}.index").write_bytes(b"")
+
+
+def parse_table(result):
     assert result.code == 0, result.stderr
     return [re.split(r"\s{2,}", line) for line in result.stdout.splitlines()]
 
 
-def test_the_list(finished, workdir, run, listing):
-    (workdir / "checkpoints" / "step-6.index").write_bytes(b"")
+def test_table_lists_every_checkpoint(finished, workdir, run, listing):
+    damage(workdir, 6)
     before = listing(workdir)
-    title, *found = rows(run("runs.py", [workdir]))
-    assert title == ["step", "loss", "MB", "whole", "preview"]
-    for (step, loss, size, whole, preview), expected in zip(
-        found[:5], (2, 4, 6, 8, 10), strict=True
-    ):
-        assert int(step) == expected and float(loss) == finished[1][expected]
-        content = sum(
-            path.stat().st_size for path in workdir.glob(f"checkpoints/step-{step}.[id]*")
-        )
-        assert step == "6" or abs(float(size) - content / 1e6) < 0.06
-        assert whole == ("no: step-6.index is not what was written" if step == "6" else "yes")
+    title, *rows = parse_table(run("runs.py", [workdir]))
+    assert title == ["step", "loss", "MB", "intact", "preview"]
+    for row, expected_step in zip(rows[:5], (2, 4, 6, 8, 10), strict=True):
+        step, loss, megabytes, intact, preview = row
+        assert int(step) == expected_step and float(loss) == finished[1][expected_step]
+        if step == "6":
+            assert intact == "no: step-6.index is not as it was written"
+        else:
+            files = workdir.glob(f"checkpoints/step-{step}.[id]*")
+            size = sum(path.stat().st_size for path in files)
+            assert intact == "yes" and abs(float(megabytes) - size / 1e6) < 0.06
         assert preview == (f"{workdir}/previews/step_00000010.png" if step == "10" else "-")
-    assert found[5:] == [["previews alone: 5"]]
+    assert rows[5:] == [["previews without a checkpoint: 5"]]
     assert listing(workdir) == before
 
 
-def test_two_previews_side_by_side(workdir, run, tmp_path):
+def test_compare_puts_two_previews_side_by_side(workdir, run, tmp_path):
     output = tmp_path / "both.png"
     result = run("runs.py", [workdir, "--compare=5,10", f"--output={output}"])
     assert result.code == 0 and result.stdout.strip() == str(output)
-    both = np.asarray(Image.open(output))
+    picture = np.asarray(Image.open(output))
     for step in (5, 10):
-        one = np.asarray(Image.open(workdir / "previews" / f"step_{step:08d}.png").convert("RGB"))
-        height, width, _ = one.shape
-        corner = (22, 8) if step == 5 else (22, both.shape[1] - 8 - width)
-        part = both[corner[0] : corner[0] + height, corner[1] : corner[1] + width]
-        np.testing.assert_array_equal(part, one)
-    for value, words in (("5", "takes two steps"), ("5,7", "no preview of step '7'.*5, 10")):
-        error = run("runs.py", [workdir, f"--compare={value}", f"--output={output}"]).error
-        assert re.search(words, error)
+        path = workdir / "previews" / f"step_{step:08d}.png"
+        preview = np.asarray(Image.open(path).convert("RGB"))
+        height, width, _ = preview.shape
+        top, left = 22, 8 if step == 5 else picture.shape[1] - 8 - width
+        np.testing.assert_array_equal(picture[top : top + height, left : left + width], preview)
 
 
-def test_pruning(workdir, finished, run):
+@pytest.mark.parametrize(
+    ("value", "words"), [("5", "takes two steps"), ("5,7", "no preview of step '7'.*5, 10")]
+)
+def test_compare_rejects_other_steps(workdir, run, tmp_path, value, words):
+    output = tmp_path / "both.png"
+    error = run("runs.py", [workdir, f"--compare={value}", f"--output={output}"]).error
+    assert re.search(words, error) and not output.exists()
+
+
+def test_prune_keeps_the_last_the_periodic_and_the_best(workdir, finished, run):
     best = min((loss, step) for step, loss in finished[1].items())[1]
     flags = ["--prune", "--keep_last=1", "--keep_every=4", "--keep_best=1"]
     result = run("runs.py", [workdir, *flags])
@@ -86,14 +100,16 @@ def test_pruning(workdir, finished, run):
     assert not (workdir / "lock.json").exists()
 
 
-def test_pruning_leaves_the_newest_that_is_whole(workdir, run):
-    for step in (8, 10):
-        (workdir / "checkpoints" / f"step-{step}.index").write_bytes(b"")
+def test_prune_keeps_the_newest_intact_checkpoint(workdir, run):
+    damage(workdir, 8, 10)
     assert run("runs.py", [workdir, "--prune", "--keep_last=2"]).code == 0
-    steps = [row[0] for row in rows(run("runs.py", [workdir]))[1:4]]
+    steps = [row[0] for row in parse_table(run("runs.py", [workdir]))[1:4]]
     assert steps == ["6", "8", "10"]
 
 
-def test_no_run_there(tmp_path, run):
+def test_missing_run_is_reported(tmp_path, run):
     assert "holds no run" in run("runs.py", [tmp_path]).error
-    assert "WORKDIR is missing" in run("runs.py", []).error
+
+
+def test_missing_workdir_is_reported(run):
+    assert "workdir" in run("runs.py", []).error.lower()
