@@ -1,4 +1,4 @@
-"""The folder where this package keeps what it prepares once and uses again."""
+"""The folder where this package keeps files that it prepares once and uses again."""
 
 import os
 

@@ -120,7 +120,7 @@ KNOWN_BAD = (
 
 
 def find_known_bad(facts: dict[str, str]) -> list[Finding]:
-    """Return what is wrong with these facts: packages that are missing, installed twice or known to
+    """Return the problems with these facts: packages that are missing, installed twice or known to
     fail together."""
     findings = _check_packages(facts)
     for bad in KNOWN_BAD:
@@ -132,7 +132,7 @@ def find_known_bad(facts: dict[str, str]) -> list[Finding]:
 
 
 def survey() -> list[Finding]:
-    """Return the installed versions, the hardware, and what is wrong with them."""
+    """Return the installed versions, the hardware, and the problems with them."""
     facts, gpus = collect_facts(), list_gpus()
     findings = [Finding(OK, name, version) for name, version in facts.items()]
     findings += [Finding(OK, "GPU", f"{gpu.name}, driver {gpu.driver}") for gpu in gpus]

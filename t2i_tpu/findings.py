@@ -1,4 +1,4 @@
-"""Findings of checks: what they are, how they are printed, and how to survive a check that crashes."""
+"""Findings of checks: printing and reporting them, and running a check that may crash."""
 
 import dataclasses
 import multiprocessing

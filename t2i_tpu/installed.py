@@ -1,4 +1,4 @@
-"""What is installed on this machine, its accelerators, and what TensorFlow must know about a TPU.
+"""The packages and accelerators of this machine, and the environment that TensorFlow needs for a TPU.
 
 This module does not import TensorFlow: with the wrong libtpu, the import itself aborts the process.
 """
@@ -71,7 +71,7 @@ class Gpu:
 
 
 def collect_facts() -> dict[str, str]:
-    """Return the versions of what is installed, and the hardware that can be seen without delay.
+    """Return the installed versions, and the hardware that can be detected without delay.
 
     Returns:
       Versions by the names of distributions and "python"; and DRIVER, and TPU, the number of

@@ -1,4 +1,4 @@
-"""Known-bad combinations of versions and hardware, and what becomes of them at start-up."""
+"""Known-bad combinations of versions and hardware, and how a script reports them."""
 
 import os
 import subprocess

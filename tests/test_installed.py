@@ -1,4 +1,4 @@
-"""What is installed, from real dist-info folders and stand-ins for the kernel's hardware files."""
+"""Detection of packages and hardware, from real dist-info folders and fake files of the kernel."""
 
 import os
 import subprocess

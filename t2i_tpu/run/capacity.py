@@ -36,7 +36,7 @@ def check_capacity(config: Config, workdir: str | None, manifest: Manifest) -> I
 
 
 def check_disk(config: Config, workdir: str, checkpoint_bytes: int) -> Finding:
-    """Compare what the checkpoints of a run need with what the disk has free."""
+    """Compare the size of a run's checkpoints with the free space on the disk."""
     train = config.train
     periodic = train.total_steps // train.keep_every if train.keep_every else 0
     keep = train.keep_checkpoints + train.keep_best + periodic
@@ -55,7 +55,7 @@ def check_disk(config: Config, workdir: str, checkpoint_bytes: int) -> Finding:
 
 
 def _check_memory(config: Config, denoiser: Denoiser, state_bytes: int) -> Finding:
-    """Compare what training needs with the memory of each GPU or, without one, of the machine.
+    """Compare the memory that training needs with that of each GPU or, without one, the machine.
 
     Args:
       config: resolved.
@@ -82,9 +82,9 @@ def _check_memory(config: Config, denoiser: Denoiser, state_bytes: int) -> Findi
 def count_forward_bytes(denoiser: Denoiser, batch_size: int) -> int:
     """Return the size of all intermediate results of a forward pass, from their static shapes.
 
-    What the backward pass needs is among them. The estimate for emoji32 was 0.9 GB at its batch size
-    and 5.1 GB at a batch size of 256, while the process grew by 1.0 GB and 2.5 GB when it trained on
-    a CPU.
+    They include everything that the backward pass keeps. The doctor's estimate for emoji32 was 0.9 GB
+    at its batch size and 5.1 GB at a batch size of 256, while a process that trained it on a CPU grew
+    by 1.0 GB and 2.5 GB.
     """
     condition = {
         name: tf.TensorSpec((batch_size, *shape), dtype)

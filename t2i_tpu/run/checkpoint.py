@@ -117,7 +117,7 @@ class Checkpointer:
             tf.train.Checkpoint(**self._copies).write(path)
             self.check_owner()
             checkpoint_store.commit(self.workdir, step, metrics)
-            # Remove what is no longer needed. While steps are being skipped, nothing is removed,
+            # Remove files that are no longer needed. While steps are being skipped, nothing is removed,
             # because a rollback may need an old checkpoint.
             checkpoint_store.remove_unfinished(self.workdir)
             if self._copies["skipped_in_a_row"].numpy() == 0:
@@ -160,8 +160,8 @@ def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
     return info.step
 
 
-# What TensorFlow raises if an intact checkpoint does not match the model. Errors of the storage,
-# such as denied access to gs://, are handled elsewhere.
+# Errors that TensorFlow raises if an intact checkpoint does not match the model. Storage errors, such
+# as denied access to gs://, are handled elsewhere.
 _MISMATCHES = (
     AssertionError, IndexError, RuntimeError, ValueError,
     tf.errors.NotFoundError, tf.errors.InvalidArgumentError, tf.errors.DataLossError,

@@ -27,7 +27,7 @@ _FILE_NAME = re.compile(r"step-(\d+)[._].*")
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint differs from what was written; the message says how."""
+    """A checkpoint differs from the one that was written; the message says how."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class CheckpointInfo:
         """Parse the content of an info file.
 
         Raises:
-          DamagedCheckpoint: it is not byte for byte what `to_json` returned.
+          DamagedCheckpoint: it differs from the result of `to_json`.
           UserError: a version of this package with another format wrote it.
         """
 
@@ -193,7 +193,7 @@ def commit(workdir: str, step: int, metrics: dict[str, float]) -> None:
 def remove(workdir: str, step: int) -> None:
     """Remove a checkpoint, if it exists.
 
-    The info file goes first: if the removal is interrupted, what is left does not count.
+    The info file goes first: if the removal is interrupted, the rest does not count.
     """
     names = [name for owner, name in _iter_files(workdir) if owner == step]
     for name in sorted(names, key=lambda name: not name.endswith(".json")):
@@ -205,7 +205,7 @@ def remove(workdir: str, step: int) -> None:
 
 
 def remove_unfinished(workdir: str) -> None:
-    """Remove what interrupted writes have left behind."""
+    """Remove the files that interrupted writes have left behind."""
     for step in _list_unfinished(workdir):
         remove(workdir, step)
 

@@ -1,4 +1,4 @@
-"""Checks what a run needs on this machine: devices, precision, workdir, data, disk and memory.
+"""Checks whether a run can work on this machine: devices, precision, workdir, data, disk and memory.
 
 `examine` checks everything, for launch/doctor.py. `check_run` makes the checks that take no time,
 before training. Checks that need no TensorFlow are in `t2i_tpu.installed`.

@@ -1,4 +1,4 @@
-"""What the hosts of a run agree on between two device loops, and what happens if one disappears."""
+"""Agreement between the hosts of a run, and the error if one of them disappears."""
 
 import contextlib
 import re

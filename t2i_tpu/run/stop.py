@@ -18,7 +18,7 @@ from t2i_tpu.run import hosts
 
 REASONS = ("SIGTERM", "SIGINT", "a maintenance event", "a preemption")
 POLL_SECONDS = 5.0
-# Reason -> the value of Google's metadata server that announces it, and what it is then.
+# Reason -> the entry of Google's metadata server that announces it, and its value then.
 _NOTICES = {
     "a maintenance event": ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE"),
     "a preemption": ("preempted", "TRUE"),

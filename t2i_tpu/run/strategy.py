@@ -1,4 +1,4 @@
-"""Where a run computes: its tf.distribute strategy, and the settings that suit its hardware."""
+"""The tf.distribute strategy of a run, and the settings that suit its hardware."""
 
 import os
 

@@ -25,7 +25,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def doing(self, activity: str) -> Iterator[None]:
-        """Name what the host does inside the block, for reports."""
+        """Name the host's activity inside the block, for reports."""
         previous, self._activity = self._activity, activity
         yield
         self._activity = previous

@@ -4,7 +4,7 @@ config.json     the resolved config
 manifest.json   the manifest of the data set that the model is trained on
 text_tower/     a copy of the data set's text tower, if it has one; it encodes prompts
 lock.json       the process that is writing here (run/lock.py)
-rollbacks.json  what --on_nonfinite=rollback did (run/rollbacks.py)
+rollbacks.json  the rollbacks of --on_nonfinite=rollback (run/rollbacks.py)
 checkpoints/    the checkpoints (run/checkpoint_store.py)
 previews/       pictures
 logs/           for TensorBoard
@@ -22,7 +22,7 @@ from t2i_tpu.storage import files, gcs, json_files
 
 CONFIG_NAME = "config.json"
 # A run may be resumed with other values of these. They do not change what a step computes, except
-# that data.on_damage decides what happens at a damaged record.
+# that data.on_damage decides how a damaged record is treated.
 _CHANGEABLE = (
     "data.on_damage",
     "train.steps_per_loop",

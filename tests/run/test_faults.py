@@ -1,4 +1,4 @@
-"""What a run keeps on a full disk, in a read-only workdir, and with a wrong clock."""
+"""A run on a full disk, in a read-only workdir, and with a wrong clock."""
 
 import os
 import shlex

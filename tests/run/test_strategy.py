@@ -1,4 +1,4 @@
-"""Which strategy, dtype and compiler are chosen for which hardware, and what is rejected."""
+"""The choice of strategy, dtype and compiler for the hardware, and errors if it is missing."""
 
 import pytest
 import tensorflow as tf

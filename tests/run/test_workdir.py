@@ -1,4 +1,4 @@
-"""What makes a workdir the same run, and the errors if it is another or damaged."""
+"""Which changes of a run its workdir accepts, and errors if its files are damaged."""
 
 import dataclasses
 import json
