@@ -107,7 +107,7 @@ def _prune(workdir: str) -> None:
 
     with Lock(workdir):
         retention = checkpoint_store.Retention(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value)
-        expired = retention.expired_steps(workdir)
+        expired = retention.list_expired(workdir)
         newest_intact = next(checkpoint_store.iter_intact(workdir), None)
         if newest_intact:
             expired = [step for step in expired if step != newest_intact.step]

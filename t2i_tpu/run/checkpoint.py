@@ -121,7 +121,7 @@ class Checkpointer:
             # because a rollback may need an old checkpoint.
             checkpoint_store.remove_unfinished(self.workdir)
             if self._copies["skipped_in_a_row"].numpy() == 0:
-                for expired in self.retention.expired_steps(self.workdir):
+                for expired in self.retention.list_expired(self.workdir):
                     checkpoint_store.remove(self.workdir, expired)
         except UserError as error:
             self._record_failure(path, str(error))

@@ -224,7 +224,7 @@ class Retention:
     every: int = 0
     best: int = 0
 
-    def expired_steps(self, workdir: str) -> list[int]:
+    def list_expired(self, workdir: str) -> list[int]:
         """Return the steps of the checkpoints that need not be kept."""
         steps = list_steps(workdir)
         losses = {step: _read_loss(workdir, step) for step in steps} if self.best else {}

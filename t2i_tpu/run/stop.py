@@ -35,7 +35,7 @@ class Stop:
         self.strategy, self.requested = strategy, set()
         self._handlers, self._ended = {}, threading.Event()
 
-    def reason(self) -> str | None:
+    def agree_on_reason(self) -> str | None:
         """Return why to stop now, or None.
 
         With several hosts, every host must call it, and every host gets the same result.

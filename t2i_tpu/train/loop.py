@@ -177,7 +177,7 @@ class _Run:
                     progress.update(step)
                     continue
                 # Log, preview and checkpoint what is due.
-                reason = stop.reason()
+                reason = stop.agree_on_reason()
                 is_last = step == total
                 if step % train.log_every == 0 or is_last:
                     scale = self.rollbacks.learning_rate_scale

@@ -33,7 +33,7 @@ def list_intact(workdir, **arguments):
 
 def list_kept(workdir, retention):
     steps = checkpoint_store.list_steps(str(workdir))
-    return sorted(set(steps) - set(retention.expired_steps(str(workdir))))
+    return sorted(set(steps) - set(retention.list_expired(str(workdir))))
 
 
 def test_newest_checkpoint_has_the_highest_step(tmp_path, write):

@@ -101,10 +101,10 @@ def test_notice_requests_a_stop(start_server, strategy, name, value, reason):
     server = start_server(NO_NOTICES)
     with Stop(strategy) as stop:
         server.wait_for_polls(3)
-        assert stop.reason() is None
+        assert stop.agree_on_reason() is None
         server.notices[name] = value
         server.wait_for_polls(3)
-        assert stop.reason() == reason
+        assert stop.agree_on_reason() == reason
 
 
 def test_notice_from_before_the_start_does_not_count(start_server, strategy):
@@ -112,12 +112,12 @@ def test_notice_from_before_the_start_does_not_count(start_server, strategy):
     server = start_server(NO_NOTICES | {"maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"})
     with Stop(strategy) as stop:
         server.wait_for_polls(4)
-        assert stop.reason() is None
+        assert stop.agree_on_reason() is None
         server.notices["maintenance-event"] = "NONE"
         server.wait_for_polls(3)
         server.notices["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
         server.wait_for_polls(3)
-        assert stop.reason() == "a maintenance event"
+        assert stop.agree_on_reason() == "a maintenance event"
 
 
 def test_machine_that_cannot_be_preempted(start_server, strategy):
@@ -126,9 +126,9 @@ def test_machine_that_cannot_be_preempted(start_server, strategy):
         server.wait_for_polls(3, "maintenance-event")
         server.notices["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
         end = time.monotonic() + 20
-        while not stop.reason() and time.monotonic() < end:
+        while not stop.agree_on_reason() and time.monotonic() < end:
             time.sleep(0.01)
-        assert stop.reason() == "a maintenance event"
+        assert stop.agree_on_reason() == "a maintenance event"
 
 
 def test_machine_without_a_metadata_server(strategy, monkeypatch):
@@ -137,15 +137,15 @@ def test_machine_without_a_metadata_server(strategy, monkeypatch):
         monkeypatch.setenv("GCE_METADATA_HOST", f"localhost:{closed.getsockname()[1]}")
     with Stop(strategy) as stop:
         time.sleep(0.1)
-        assert stop.reason() is None
+        assert stop.agree_on_reason() is None
 
 
 def test_signals_are_handled_only_inside_the_block(strategy):
     old = signal.getsignal(signal.SIGTERM)
     with Stop(strategy) as stop:
-        assert stop.reason() is None
+        assert stop.agree_on_reason() is None
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.reason() == "SIGTERM"
+        assert stop.agree_on_reason() == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) is old
 
 
