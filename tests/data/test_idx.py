@@ -1,4 +1,4 @@
-"""The idx reader, on small files of the true format, on damaged ones, and on Fashion MNIST."""
+"""The idx reader with small files, with damaged files and with Fashion MNIST."""
 
 import gzip
 import itertools
@@ -7,13 +7,14 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from t2i_tpu.data.sources.idx import compute_fingerprint, read_idx, read_label_names
 from t2i_tpu.errors import UserError
 
 
 @pytest.mark.parametrize("gzipped", [True, False])
-def test_records_are_the_files(tmp_path, write_idx, gzipped):
+def test_records_match_the_files(tmp_path, write_idx, gzipped):
     arrays = write_idx(tmp_path, train=20, test=17, gzipped=gzipped)
     for split, prefix in (("train", "train"), ("heldout", "t10k")):
         images, labels = arrays[prefix]
@@ -37,7 +38,7 @@ def test_labels_file_names_the_labels(tmp_path, write_idx):
         read_idx(tmp_path, "train")
 
 
-def test_fingerprint_is_of_the_content(tmp_path, write_idx):
+def test_fingerprint_depends_on_the_content_only(tmp_path, write_idx):
     write_idx(tmp_path / "a")
     write_idx(tmp_path / "b", gzipped=False)
     write_idx(tmp_path / "c", test=18)
@@ -46,40 +47,39 @@ def test_fingerprint_is_of_the_content(tmp_path, write_idx):
     assert compute_fingerprint(tmp_path / "c") != fingerprint
 
 
-def damage(path, change):
-    path.write_bytes(change(path.read_bytes()))
-
-
-def regzip(change):
+def inside_gzip(change):
+    """Return a function that applies a change to the content of a gzip file."""
     return lambda content: gzip.compress(change(gzip.decompress(content)))
 
 
 DAMAGES = {
     "empty": (lambda content: b"", "is empty"),
-    "empty inside": (regzip(lambda content: b""), "is empty"),
+    "empty inside": (inside_gzip(lambda content: b""), "is empty"),
     "cut gzip": (lambda content: content[: len(content) // 2], "cannot read"),
     "not gzip": (lambda content: b"<html>404</html>", "cannot read"),
     "corrupt gzip": (lambda content: content[:200] + b"\0" * 50 + content[250:], "cannot read"),
-    "cut data": (regzip(lambda content: content[:-1]), r"has \d+ bytes of data"),
-    "long data": (regzip(lambda content: content + b"x"), r"has \d+ bytes of data"),
-    "cut header": (regzip(lambda content: content[:6]), "cut header"),
-    "no items": (regzip(lambda content: content[:4] + bytes(12)), "no items"),
-    "magic": (regzip(lambda content: b"\x89PNG" + content[4:]), "not an idx file .*89504e47"),
-    "floats": (regzip(lambda content: b"\0\0\x0d\x03" + content[4:]), "not an idx file"),
+    "cut data": (inside_gzip(lambda content: content[:-1]), r"has \d+ bytes of data"),
+    "long data": (inside_gzip(lambda content: content + b"x"), r"has \d+ bytes of data"),
+    "cut header": (inside_gzip(lambda content: content[:6]), "cut header"),
+    "no items": (inside_gzip(lambda content: content[:4] + bytes(12)), "no items"),
+    "magic": (inside_gzip(lambda content: b"\x89PNG" + content[4:]), "not an idx file .*89504e47"),
+    "floats": (inside_gzip(lambda content: b"\0\0\x0d\x03" + content[4:]), "not an idx file"),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_is_told_in_one_line(tmp_path, write_idx, kind):
+def test_damaged_file_is_a_one_line_error(tmp_path, write_idx, kind):
     change, message = DAMAGES[kind]
     write_idx(tmp_path)
-    damage(tmp_path / "t10k-images-idx3-ubyte.gz", change)
-    with pytest.raises(UserError, match=message) as raised:
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=message) as error:
         read_idx(tmp_path, "heldout")
-    assert "t10k-images-idx3-ubyte.gz" in str(raised.value) and "\n" not in str(raised.value)
+    assert path.name in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_swapped_files(tmp_path, write_idx):
+def test_swapped_files_are_detected(tmp_path, write_idx):
     write_idx(tmp_path)
     images, labels = (tmp_path / f"train-{n}-ubyte.gz" for n in ("images-idx3", "labels-idx1"))
     labels.write_bytes(images.read_bytes())
@@ -87,7 +87,7 @@ def test_swapped_files(tmp_path, write_idx):
         read_idx(tmp_path, "train")
 
 
-def test_images_without_their_labels(tmp_path, write_idx):
+def test_different_numbers_of_images_and_labels(tmp_path, write_idx):
     write_idx(tmp_path / "long", train=30)
     write_idx(tmp_path / "short", train=20)
     name = "train-labels-idx1-ubyte.gz"
@@ -97,7 +97,7 @@ def test_images_without_their_labels(tmp_path, write_idx):
 
 
 @pytest.mark.parametrize("stem", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-def test_missing_file(tmp_path, write_idx, stem):
+def test_missing_file_is_named(tmp_path, write_idx, stem):
     write_idx(tmp_path)
     (tmp_path / f"{stem}.gz").unlink()
     with pytest.raises(UserError, match=f"has no {stem}.gz"):
@@ -106,34 +106,33 @@ def test_missing_file(tmp_path, write_idx, stem):
         read_idx(tmp_path / "nowhere", "train")
 
 
-FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
-
-
 def decode_with_tensorflow(path, header):
+    """Return the bytes after the header of a gzipped file."""
     content = tf.io.decode_compressed(tf.io.read_file(path), "GZIP")
     return tf.io.decode_raw(content, tf.uint8).numpy()[header:]
 
 
 @pytest.mark.parametrize(
-    ("split", "prefix", "each"), [("train", "train", 6000), ("heldout", "t10k", 1000)]
+    ("split", "prefix", "count"), [("train", "train", 6000), ("heldout", "t10k", 1000)]
 )
-def test_the_real_fashion_mnist(fashion_mnist_idx, split, prefix, each):
+def test_fashion_mnist_matches_tensorflow_decoding(fashion_mnist_idx, split, prefix, count):
     folder = str(fashion_mnist_idx)
-    assert list(read_label_names(folder)) == FASHION
+    names = tfds.builder("fashion_mnist").info.features["label"].names
+    assert list(read_label_names(folder)) == names
     records = list(read_idx(folder, split))
-    assert np.bincount([record.label for record in records]).tolist() == [each] * 10
-    assert all(record.caption == FASHION[record.label] for record in records)
+    assert np.bincount([record.label for record in records]).tolist() == [count] * 10
+    assert all(record.caption == names[record.label] for record in records)
 
     paths = [os.path.join(folder, f"{prefix}-{n}-ubyte.gz") for n in ("images-idx3", "labels-idx1")]
     pixels = decode_with_tensorflow(paths[0], header=16).reshape(-1, 28, 28)
     labels = decode_with_tensorflow(paths[1], header=8)
-    for index in itertools.chain(range(10), range(999, each * 10, 997)):
+    for index in itertools.chain(range(10), range(999, count * 10, 997)):
         np.testing.assert_array_equal(records[index].image[:, :, 0], pixels[index])
         assert records[index].label == labels[index]
 
 
-def test_the_real_fashion_mnist_has_its_published_statistics(fashion_mnist_idx):
-    """The mean and deviation that the field normalises Fashion MNIST by: 0.2860 and 0.3530."""
+def test_fashion_mnist_has_its_published_statistics(fashion_mnist_idx):
+    """The mean and deviation by which it is commonly normalized are 0.2860 and 0.3530."""
     images = np.stack([record.image for record in read_idx(str(fashion_mnist_idx), "train")])
     assert images.shape == (60000, 28, 28, 1)
     assert images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)

@@ -1,7 +1,7 @@
-"""TFDS's own builders, fed over loopback with small files in the data sets' original formats.
+"""TFDS's own builders download small files in the data sets' original formats from this machine.
 
-Only the addresses, their checksums and the sizes that the MNIST builder fixes are replaced: the
-download, the checksum test, the unpacking, the builder and the reading are TFDS's.
+Only the addresses, the checksums and the sizes that the MNIST builder fixes are replaced. The
+download, the check of the checksums, the unpacking, the builder and the reading are TFDS's.
 """
 
 import functools
@@ -31,15 +31,18 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 
 CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CIFAR100_NAMES = [f"fine_{index}" for index in range(100)]
-FASHION_NAMES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(
-    ","
-)
-TRAIN, TEST = 35, 20
+# fmt: off
+FASHION_NAMES = [
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+]
+# fmt: on
+NUM_TRAIN, NUM_TEST = 35, 20
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A web server of `tmp_path`/served on loopback; `requests` lists what it was asked for."""
+    """A web server of the folder tmp_path/served; `requests` lists the requested paths."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_request(self, *args):
@@ -59,6 +62,7 @@ def server(tmp_path, monkeypatch):
 
 
 def publish(server, monkeypatch, builder_class):
+    """Make a builder download the server's files."""
     infos = {
         server.url + path.name: checksums.compute_url_info(path)
         for path in server.folder.iterdir()
@@ -67,20 +71,28 @@ def publish(server, monkeypatch, builder_class):
     monkeypatch.setattr(builder_class, "url_infos", infos)
 
 
-def add(archive, name, content):
+def add_member(archive, name, content):
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
 
 
 def serve_cifar(server, monkeypatch, builder_class, folder, parts, label_files, num_classes):
-    """The binary version: per image its label bytes, then 3072 bytes, red plane first."""
+    """Write the binary version: per image its label bytes, then 3072 bytes, red plane first.
+
+    Args:
+      parts: name of a file -> (split, number of images).
+      label_files: name of a file -> its lines.
+
+    Returns:
+      {split: [(label, image)]}.
+    """
     rng = np.random.default_rng(0)
     truth = {"train": [], "heldout": []}
     archive = f"{builder_class.name}-binary.tar.gz"
     with tarfile.open(server.folder / archive, "w:gz") as tar:
         for name, lines in label_files.items():
-            add(tar, f"{folder}/{name}", "".join(f"{line}\n" for line in lines).encode())
+            add_member(tar, f"{folder}/{name}", "".join(f"{line}\n" for line in lines).encode())
         for name, (split, count) in parts.items():
             content = b""
             for _ in range(count):
@@ -89,7 +101,7 @@ def serve_cifar(server, monkeypatch, builder_class, folder, parts, label_files, 
                 label_bytes = [label // 5, label] if num_classes == 100 else [label]
                 content += bytes(label_bytes) + planes.tobytes()
                 truth[split].append((label, planes.transpose(1, 2, 0)))
-            add(tar, f"{folder}/{name}", content)
+            add_member(tar, f"{folder}/{name}", content)
     info = builder_class._cifar_info.fget
     replaced = property(lambda self: info(self)._replace(url=server.url + archive))
     monkeypatch.setattr(builder_class, "_cifar_info", replaced)
@@ -98,24 +110,24 @@ def serve_cifar(server, monkeypatch, builder_class, folder, parts, label_files, 
 
 
 def serve_cifar10(server, monkeypatch, write_idx):
-    parts = {f"data_batch_{n}.bin": ("train", TRAIN // 5) for n in range(1, 6)}
-    parts["test_batch.bin"] = ("heldout", TEST)
+    parts = {f"data_batch_{n}.bin": ("train", NUM_TRAIN // 5) for n in range(1, 6)}
+    parts["test_batch.bin"] = ("heldout", NUM_TEST)
     names = {"batches.meta.txt": [*CIFAR10_NAMES, ""]}
     return serve_cifar(server, monkeypatch, cifar.Cifar10, "cifar-10-batches-bin", parts, names, 10)
 
 
 def serve_cifar100(server, monkeypatch, write_idx):
-    parts = {"train.bin": ("train", TRAIN), "test.bin": ("heldout", TEST)}
+    parts = {"train.bin": ("train", NUM_TRAIN), "test.bin": ("heldout", NUM_TEST)}
     coarse_names = [f"coarse_{index}" for index in range(20)]
     names = {"fine_label_names.txt": CIFAR100_NAMES, "coarse_label_names.txt": coarse_names}
     return serve_cifar(server, monkeypatch, cifar.Cifar100, "cifar-100-binary", parts, names, 100)
 
 
 def serve_mnist(server, monkeypatch, write_idx, builder_class=mnist.MNIST):
-    arrays = write_idx(server.folder, train=TRAIN, test=TEST)
+    arrays = write_idx(server.folder, train=NUM_TRAIN, test=NUM_TEST)
     monkeypatch.setattr(builder_class, "URL", server.url)
-    monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", TRAIN)
-    monkeypatch.setattr(mnist, "_TEST_EXAMPLES", TEST)
+    monkeypatch.setattr(mnist, "_TRAIN_EXAMPLES", NUM_TRAIN)
+    monkeypatch.setattr(mnist, "_TEST_EXAMPLES", NUM_TEST)
     publish(server, monkeypatch, builder_class)
     return {
         split: [(label, image[:, :, None]) for image, label in zip(*arrays[prefix], strict=True)]
@@ -140,7 +152,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_tfds_downloads_prepares_and_becomes_shards(
+def test_tfds_is_downloaded_prepared_and_trained_on(
     name, server, tmp_path, monkeypatch, write_idx, read_shards
 ):
     serve, size, channels, names = DATA_SETS[name]
@@ -153,28 +165,29 @@ def test_tfds_downloads_prepares_and_becomes_shards(
     assert manifest.num_streams() == manifest.num_streams("heldout") == 16
     for split in ("train", "heldout"):
         examples = read_shards(folder, split)
-        assert all(e["caption"].decode() == names[e["label"]] for e in examples)
-        found = sorted((int(e["label"]), e["image"].tobytes()) for e in examples)
-        assert found == sorted((int(label), image.tobytes()) for label, image in truth[split])
+        assert all(each["caption"].decode() == names[each["label"]] for each in examples)
+        pairs = sorted((int(each["label"]), each["image"].tobytes()) for each in examples)
+        assert pairs == sorted((int(label), image.tobytes()) for label, image in truth[split])
 
-    asked = len(server.requests)
+    # The second time neither TFDS's files nor the network are needed.
+    num_requests = len(server.requests)
     shutil.rmtree(tmp_path / "tfds")
-    assert locate(spec) == folder and len(server.requests) == asked  # neither TFDS nor network
+    assert locate(spec) == folder
+    assert len(server.requests) == num_requests
 
+    # Train with the config of the data set, made small.
     monkeypatch.syspath_prepend(str(CONFIGS))
     config = importlib.import_module(name).get_config()
     assert config.data.source == f"tfds:{name}"
     config.data.source = spec
-    config.model.widths, config.model.attention_levels = (8,), (False,)  # all else as it is
+    config.model.widths, config.model.attention_levels = (8,), (False,)
     config.model.block_depth, config.sample.steps = 1, 2
     config.train.global_batch_size, config.train.total_steps = 16, 2
     assert train(config, str(tmp_path / "run"), "cpu") == 0
     assert (tmp_path / "run/previews/step_00000002.png").exists()
 
 
-def test_prepared_elsewhere_needs_no_network_and_gives_the_same_records(
-    server, tmp_path, monkeypatch, write_idx
-):
+def test_data_prepared_elsewhere_needs_no_network(server, tmp_path, monkeypatch, write_idx):
     serve_mnist(server, monkeypatch, write_idx)
     made = str(tmp_path / "made")
     records = list(source.read_tfds("mnist", made, "train"))
@@ -182,20 +195,16 @@ def test_prepared_elsewhere_needs_no_network_and_gives_the_same_records(
     server.server_close()
     copied = str(tmp_path / "copied")
     shutil.copytree(f"{made}/mnist", f"{copied}/mnist")
-    for again in (
-        source.read_tfds("mnist", made, "train"),
-        source.read_tfds("mnist", copied, "train"),
-    ):
-        for first, second in zip(records, again, strict=True):
-            assert (first.key, first.label, first.caption) == (
-                second.key,
-                second.label,
-                second.caption,
-            )
+    for data_dir in (made, copied):
+        offline = source.read_tfds("mnist", data_dir, "train")
+        for first, second in zip(records, offline, strict=True):
+            assert first.key == second.key
+            assert first.label == second.label
+            assert first.caption == second.caption
             np.testing.assert_array_equal(first.image, second.image)
 
 
-def test_another_process_prepares_first(server, tmp_path, monkeypatch, write_idx):
+def test_data_that_another_process_prepared_first_is_used(server, tmp_path, monkeypatch, write_idx):
     serve_mnist(server, monkeypatch, write_idx)
     prepare = mnist.MNIST.download_and_prepare
 
@@ -204,39 +213,40 @@ def test_another_process_prepares_first(server, tmp_path, monkeypatch, write_idx
         raise OSError("Directory not empty")
 
     monkeypatch.setattr(mnist.MNIST, "download_and_prepare", lose_the_race)
-    assert len(list(source.read_tfds("mnist", str(tmp_path / "tfds"), "heldout"))) == TEST
+    assert len(list(source.read_tfds("mnist", str(tmp_path / "tfds"), "heldout"))) == NUM_TEST
 
 
-def closed_port():
+def find_closed_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
-def test_no_network_is_told_soon_and_leaves_nothing(cache, tmp_path, monkeypatch):
-    url = f"http://127.0.0.1:{closed_port()}/"
+def test_missing_network_is_reported_at_once_and_leaves_no_files(cache, tmp_path, monkeypatch):
+    url = f"http://127.0.0.1:{find_closed_port()}/"
     monkeypatch.setattr(mnist.MNIST, "URL", url)
     monkeypatch.setattr(mnist.MNIST, "url_infos", {f"{url}train-images-idx3-ubyte.gz": None})
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     started = time.monotonic()
-    with pytest.raises(
-        UserError, match="could not download mnist/.*machine with a network"
-    ) as raised:
+    message = "could not download mnist/.*machine with network access.*tfds:mnist@DATA_DIR"
+    with pytest.raises(UserError, match=message) as error:
         locate(f"tfds:mnist@{tmp_path / 'tfds'}")
     assert time.monotonic() - started < 10
-    assert "\n" not in str(raised.value) and "tfds:mnist@DATA_DIR" in str(raised.value)
-    assert list(cache.iterdir()) == [] and not (tmp_path / "tfds").exists()
+    assert "\n" not in str(error.value)
+    assert list(cache.iterdir()) == []
+    assert not (tmp_path / "tfds").exists()
 
 
-def test_a_download_that_is_not_the_data_set(server, cache, tmp_path, monkeypatch, write_idx):
+def test_download_with_a_wrong_checksum(server, cache, tmp_path, monkeypatch, write_idx):
     serve_mnist(server, monkeypatch, write_idx)
     (server.folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>moved</html>")
-    with pytest.raises(UserError, match="could not download mnist/.*checksum") as raised:
+    with pytest.raises(UserError, match="could not download mnist/.*checksum") as error:
         locate(f"tfds:mnist@{tmp_path / 'tfds'}")
-    assert "\n" not in str(raised.value) and list(cache.iterdir()) == []
+    assert "\n" not in str(error.value)
+    assert list(cache.iterdir()) == []
 
 
-def test_missing_package(monkeypatch):
+def test_missing_package_is_reported_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match=r"pip install -e '.\[data\]'"):
         locate("tfds:mnist")
@@ -254,7 +264,7 @@ def test_missing_package(monkeypatch):
         ("cats_vs_dogs", "'cats_vs_dogs' has images of many sizes"),
     ],
 )
-def test_names_that_will_not_do(tmp_path, name, message):
-    with pytest.raises(UserError, match=message) as raised:
+def test_unusable_names_are_one_line_errors(tmp_path, name, message):
+    with pytest.raises(UserError, match=message) as error:
         locate(f"tfds:{name}@{tmp_path}")
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
