@@ -61,7 +61,8 @@ RUNNER = flags.DEFINE_enum(
     "runner",
     "local",
     ["local", "beam"],
-    "What processes the images: local, or Apache Beam, whose own options follow after --.",
+    "How to process the images: local (in processes of this machine), or beam (with Apache Beam, "
+    "whose own options follow after --).",
 )
 WORKERS = flags.DEFINE_integer(
     "workers",

@@ -55,7 +55,7 @@ class UnitEncoder:
         spec = settings.encoder
         self.sequence = settings.sequence
         self.encoder: TextEncoder | None = None
-        self.given_encoder = ""  # what made the embeddings that come with the data
+        self.given_encoder = ""  # name of the encoder whose embeddings come with the data
         if spec.startswith("none"):
             self.given_encoder = spec.partition(":")[2]
         else:

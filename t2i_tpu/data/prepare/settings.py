@@ -37,7 +37,7 @@ class Settings:
     """The settings of a preparation. Raises UserError if a value is not allowed."""
 
     source: str = dataclasses.field(
-        metadata={"help": "What to read, as KIND:PATH (see above). PATH may be on gs://."}
+        metadata={"help": "Images to prepare, as KIND:PATH (see above). PATH may be on gs://."}
     )
     encoder: str = option(
         "embedded",

@@ -1,7 +1,7 @@
 """The interface of a source: units of work, and the items of a unit.
 
 A unit is a small JSON object that says which part of the input to read: a tar file, a range of
-rows, some hundred paths. The units are listed once, in an order that depends only on the input. Any
+rows, a few hundred paths. The units are listed once, in an order that depends only on the input. Any
 worker can read any unit, always from start to end, so an interrupted preparation only has to know
 which units are finished.
 """

@@ -1,4 +1,4 @@
-"""Bad input: every example ends in exactly one outcome, and rejected.csv has each that is rejected."""
+"""Bad input: every example ends in exactly one outcome, and rejected.csv lists those rejected."""
 
 import csv
 import gzip
@@ -240,7 +240,7 @@ def test_output_below_a_file(emoji, prepare_from, tmp_path):
 
 def test_first_frame_of_an_animation_is_stored(emoji, prepare_from, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:NUM_GOOD])
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
     path = tmp_path / "input" / "zz.gif"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     path.with_suffix(".txt").write_text("red")

@@ -1,4 +1,4 @@
-"""Preparations in which something goes wrong half-way."""
+"""Preparations that are interrupted or in which something fails."""
 
 import contextlib
 import pathlib
