@@ -205,11 +205,7 @@ def from_json(text: str) -> Config:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Return the config with the values of a nested dict.
-
-    Raises:
-      UserError: a key is unknown (the message names the nearest one), or a value has the wrong type.
-    """
+    """Return the config with the values of a nested dict. Raises UserError as `parse_group` does."""
     return parse_group(Config, values, "config")
 
 

@@ -14,76 +14,95 @@ from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.random import Purpose, make_keys, normal, threefry2x32, uniform
 from t2i_tpu.sample.generate import generate
 
+STATES = np.where(
+    np.arange(3)[:, None] < [[[2]], [[1]]],
+    np.random.default_rng(1).standard_normal((2, 3, 2)),
+    0,
+)
+# Kind -> its spec and two conditions.
+CONDITIONS = {
+    "tokens": (
+        ConditionSpec("tokens", {"tokens": ((4,), "int32")}, num_ids=9),
+        {"tokens": np.array([[3, 1, 0, 0], [8, 2, 5, 0]], "int32")},
+    ),
+    "sequence": (
+        ConditionSpec(
+            "sequence", {"embedding": ((5,), "float32"), "sequence": ((3, 2), "float32")}
+        ),
+        {
+            "embedding": np.random.default_rng(2).standard_normal((2, 5)).astype("float32"),
+            "sequence": STATES.astype("float32"),
+        },
+    ),
+    "label": (
+        ConditionSpec("label", {"label": ((), "int32")}, num_ids=3),
+        {"label": np.array([1, 3], "int32")},
+    ),
+}
+
 
 def compute_results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
     """Return the results, and the weights used, on the backend that Keras has.
 
     The weights are drawn if they are None.
     """
-    words = [
-        keras.ops.convert_to_tensor(np.array(part, "uint32"))
-        for part in ([0x13198A2E, 1], [0x03707344, 2], [0x243F6A88, 3], [0x85A308D3, 4])
-    ]
-    found = {"bits": np.stack(threefry2x32(tuple(words[:2]), tuple(words[2:])))}
-    keys = make_keys(7, Purpose.NOISE, 3, np.arange(9, dtype="int32"))
-    found["keys"] = np.stack([np.asarray(part) for part in keys])
-    found["uniform"] = np.asarray(uniform(keys))
-    found["normal"] = np.asarray(normal(keys, (3, 3)))
-
-    kept, rng = {}, np.random.default_rng(0)
+    results, used = draw_random_numbers(), {}
+    rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 8, 8, 3)).astype("float32")
     level = np.array([0.1, 0.7], "float32")
-    states = np.where(np.arange(3)[:, None] < [[[2]], [[1]]], rng.standard_normal((2, 3, 2)), 0)
-    conditions = {
-        "tokens": (
-            ConditionSpec("tokens", {"tokens": ((4,), "int32")}, num_ids=9),
-            {"tokens": np.array([[3, 1, 0, 0], [8, 2, 5, 0]], "int32")},
-        ),
-        "sequence": (
-            ConditionSpec(
-                "sequence", {"embedding": ((5,), "float32"), "sequence": ((3, 2), "float32")}
-            ),
-            {
-                "embedding": rng.standard_normal((2, 5)).astype("float32"),
-                "sequence": states.astype("float32"),
-            },
-        ),
-        "label": (
-            ConditionSpec("label", {"label": ((), "int32")}, num_ids=3),
-            {"label": np.array([1, 3], "int32")},
-        ),
-    }
     for recipe, kind in (("modern", "tokens"), ("modern", "sequence"), ("baseline", "label")):
-        config = Config(recipe=recipe)
-        config.data.image_size, config.model.embedding_dim, config.model.block_depth = 8, 8, 1
-        config.model.conditioning = kind
-        config.model.widths, config.model.attention_levels = (8, 16), (False, True)
-        spec, condition = conditions[kind]
-        denoiser = Denoiser(resolve(config), 3, spec)
-        # Symbols suffice to create the variables; JAX would compile every operation of a real call.
-        arrays = x, level, condition
-        denoiser(*keras.tree.map_structure(make_symbol, arrays))
+        name, condition = f"{recipe}/{kind}", CONDITIONS[kind][1]
+        denoiser = make_denoiser(recipe, kind)
         for variable in denoiser.variables:
-            name = f"{recipe}/{kind}/{variable.path}"
-            if weights is None:
-                values = rng.standard_normal(variable.shape) * 0.5
-                values /= np.sqrt(np.prod(variable.shape[:-1]))
-                values = 0.7 + np.abs(values) if "variance" in name else values
-                kept[name] = values.astype("float32")
-            else:
-                kept[name] = weights[name]
-            variable.assign(kept[name])
+            path = f"{name}/{variable.path}"
+            used[path] = draw_weight(path, variable, rng) if weights is None else weights[path]
+            variable.assign(used[path])
 
         def images(x, level, condition, denoiser=denoiser):
             sample = SampleConfig("dpmpp_2m", "shifted", 4, 2.0, 99.5)
             denoised = denoiser.denoise(x, level, condition)
             return denoised, generate(denoiser, condition, x, np.arange(2), sample)
 
-        tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, arrays)
+        tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, level, condition))
         denoised, drawn = compile_function(images)(*tensors)
-        found[f"{recipe}/{kind}"] = np.asarray(denoised)
-        found[f"{recipe}/{kind}/images"] = np.asarray(drawn)
-    return found, kept
+        results |= {name: np.asarray(denoised), f"{name}/images": np.asarray(drawn)}
+    return results, used
+
+
+def draw_random_numbers() -> dict[str, np.ndarray]:
+    """Return numbers from every function of random.py."""
+    words = [
+        keras.ops.convert_to_tensor(np.array(part, "uint32"))
+        for part in ([0x13198A2E, 1], [0x03707344, 2], [0x243F6A88, 3], [0x85A308D3, 4])
+    ]
+    keys = make_keys(7, Purpose.NOISE, 3, np.arange(9, dtype="int32"))
+    return {
+        "bits": np.stack(threefry2x32(tuple(words[:2]), tuple(words[2:]))),
+        "keys": np.stack([np.asarray(part) for part in keys]),
+        "uniform": np.asarray(uniform(keys)),
+        "normal": np.asarray(normal(keys, (3, 3))),
+    }
+
+
+def make_denoiser(recipe: str, kind: str) -> Denoiser:
+    """Return a small model with its variables created."""
+    config = Config(recipe=recipe)
+    config.data.image_size, config.model.embedding_dim, config.model.block_depth = 8, 8, 1
+    config.model.conditioning = kind
+    config.model.widths, config.model.attention_levels = (8, 16), (False, True)
+    spec, condition = CONDITIONS[kind]
+    denoiser = Denoiser(resolve(config), 3, spec)
+    # Symbols suffice to create the variables; JAX would compile every operation of a real call.
+    inputs = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "float32"), condition
+    denoiser(*keras.tree.map_structure(make_symbol, inputs))
+    return denoiser
+
+
+def draw_weight(path: str, variable, rng: np.random.Generator) -> np.ndarray:
+    values = rng.standard_normal(variable.shape) * 0.5
+    values /= np.sqrt(np.prod(variable.shape[:-1]))
+    values = 0.7 + np.abs(values) if "variance" in path else values
+    return values.astype("float32")
 
 
 def make_symbol(array):

@@ -30,7 +30,9 @@ class Denoiser(Container):
         self.prediction_type = config.diffusion.prediction_type
         self.image_shape = (config.data.image_size, config.data.image_size, channels)
         self.condition_spec = spec
-        self.conditioner = _make_conditioner(config, spec)
+        self.conditioner = find_conditioner(config).from_spec(
+            spec, config.model.embedding_dim, name="conditioner"
+        )
         self.network = _make_network(config, channels, self.conditioner)
 
     def call(self, x, noise_level, condition, training=False):
@@ -88,14 +90,16 @@ def build_denoiser(
     return denoiser
 
 
-def _make_conditioner(config: Config, spec: ConditionSpec) -> Conditioner:
-    table = BASELINE_CONDITIONERS if config.model.blocks == "baseline" else CONDITIONERS
-    if spec.kind not in table:
+def find_conditioner(config: Config) -> type[Conditioner]:
+    """Return the conditioner's class, or raise UserError if the config's blocks have none."""
+    kind, blocks = config.model.conditioning, config.model.blocks
+    table = BASELINE_CONDITIONERS if blocks == "baseline" else CONDITIONERS
+    if kind not in table:
         raise UserError(
-            f"config.model.conditioning is {spec.kind!r}; blocks={config.model.blocks} takes "
-            f"{', '.join(table)}"
+            f"config.model.conditioning is {kind!r}; with config.model.blocks={blocks} it must be "
+            f"one of {', '.join(table)}"
         )
-    return table[spec.kind].from_spec(spec, config.model.embedding_dim, name="conditioner")
+    return table[kind]
 
 
 def _make_network(config: Config, channels: int, conditioner: Conditioner) -> layers.Layer:

@@ -17,6 +17,7 @@ from t2i_tpu.data.order import check_batch_divides
 from t2i_tpu.data.read_errors import translate_data_errors
 from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.errors import UserError
+from t2i_tpu.models.denoiser import find_conditioner
 from t2i_tpu.run import checkpoint_store, doctor, hosts
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.run import workdir as workdir_lib
@@ -63,6 +64,7 @@ def train(
     """
     # Check everything that can be checked before a model is built.
     config = config_lib.resolve(config)
+    find_conditioner(config)
     strategy = strategy_lib.make_strategy(strategy_name)
     strategy_lib.get_replica_batch_size(strategy, config.train.global_batch_size)
     dataset = _open_dataset(config, strategy)

@@ -21,48 +21,59 @@ CLIP = ConditionSpec("embedding", {"embedding": ((512,), "float32")})
 LABEL = ConditionSpec("label", {"label": ((), "int32")}, num_ids=10)
 
 
-def literal():
-    """Return a keras.Model of [image, noise level, prompt], and its layers by name."""
-    made = {}
+class LiteralLayers:
+    """The layers of the literal network by name, and its parts."""
 
-    def add(name, layer, x):
-        made[name] = layer
+    def __init__(self):
+        self.by_name = {}
+
+    def apply(self, name, layer, x):
+        self.by_name[name] = layer
         return layer(x)
 
-    def batch_norm(name, x, **kwargs):
-        return add(name, layers.BatchNormalization(**kwargs), x)
+    def norm(self, name, x, **kwargs):
+        return self.apply(name, layers.BatchNormalization(**kwargs), x)
 
-    def conv(name, x, width, kernel_size=1, activation=None):
+    def conv(self, name, x, width, kernel_size=1, activation=None):
         layer = layers.Conv2D(width, kernel_size, padding="same", activation=activation)
-        return add(name, layer, x)
+        return self.apply(name, layer, x)
 
-    def attention(name, query, key, value, width):
+    def attention(self, name, query, key, value, width):
         """The rows of the softmax are keys, and nothing is scaled."""
         _, height, wide, _ = key.shape
-        flat = [
+        query, key, value = (
             ops.reshape(part, (-1, height * wide, part.shape[-1])) for part in (query, key, value)
-        ]
-        weights = ops.softmax(ops.matmul(flat[1], ops.transpose(flat[0], (0, 2, 1))), axis=-1)
-        x = ops.reshape(ops.matmul(weights, flat[2]), (-1, height, wide, width))
-        return batch_norm(f"{name}/out_norm", conv(f"{name}/out", x, width))
+        )
+        weights = ops.softmax(ops.matmul(key, ops.transpose(query, (0, 2, 1))), axis=-1)
+        x = ops.reshape(ops.matmul(weights, value), (-1, height, wide, width))
+        return self.norm(f"{name}/out_norm", self.conv(f"{name}/out", x, width))
 
-    def block(name, x, prompt, level):
+    def block(self, name, x, prompt, level):
         width = WIDTHS[level]
-        shortcut = x if x.shape[-1] == width else conv(f"{name}/shortcut", x, width)
-        h = batch_norm(f"{name}/norm", x, center=False, scale=False)
-        h = conv(f"{name}/conv1", h, width, 3, "swish")
-        x = conv(f"{name}/conv2", h, width, 3) + shortcut
+        shortcut = x if x.shape[-1] == width else self.conv(f"{name}/shortcut", x, width)
+        h = self.norm(f"{name}/norm", x, center=False, scale=False)
+        h = self.conv(f"{name}/conv1", h, width, 3, "swish")
+        x = self.conv(f"{name}/conv2", h, width, 3) + shortcut
         if not ATTENDS[level]:
             return x
+        # Self-attention.
         own, cross = f"{name}/self_attention", f"{name}/cross_attention"
-        n = batch_norm(f"{own}/norm", x)
-        query, key = (conv(f"{own}/{part}", n, width // 8) for part in ("query", "key"))
-        x = x + attention(own, query, key, conv(f"{own}/value", n, width), width)
-        n, text = batch_norm(f"{cross}/image_norm", x), batch_norm(f"{cross}/norm", prompt)
-        query, key = conv(f"{cross}/query", text, width // 8), conv(f"{cross}/key", n, width // 8)
-        return x + attention(cross, query, key, conv(f"{cross}/value", text, width), width)
+        n = self.norm(f"{own}/norm", x)
+        query, key = (self.conv(f"{own}/{part}", n, width // 8) for part in ("query", "key"))
+        x = x + self.attention(own, query, key, self.conv(f"{own}/value", n, width), width)
+        # Cross-attention.
+        n, text = self.norm(f"{cross}/image_norm", x), self.norm(f"{cross}/norm", prompt)
+        query = self.conv(f"{cross}/query", text, width // 8)
+        key = self.conv(f"{cross}/key", n, width // 8)
+        value = self.conv(f"{cross}/value", text, width)
+        return x + self.attention(cross, query, key, value, width)
 
+
+def literal():
+    """Return a keras.Model of [image, noise level, prompt], and its layers by name."""
+    made = LiteralLayers()
     image, level, label = (keras.Input(shape) for shape in ((SIZE, SIZE, CHANNELS), (1,), (DIM,)))
+    # The prompt as an image of equal pixels.
     frequencies = np.exp(np.linspace(np.log(1.0), np.log(1000.0), 16))
     angles = level * ops.convert_to_tensor(2 * np.pi * frequencies, "float32")
     waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
@@ -70,23 +81,25 @@ def literal():
         layers.UpSampling2D(SIZE)(layers.Reshape((1, 1, part.shape[-1]))(part))
         for part in (waves, label)
     )
-    prompt = batch_norm("prompt_norm", ops.concatenate([label_image, waves], axis=-1))
-    x = ops.concatenate([conv("stem", image, WIDTHS[0]), waves, label_image], axis=-1)
+    prompt = made.norm("prompt_norm", ops.concatenate([label_image, waves], axis=-1))
+    # Down, middle and up.
+    x = ops.concatenate([made.conv("stem", image, WIDTHS[0]), waves, label_image], axis=-1)
     skips, last = [], len(WIDTHS) - 1
     for level_index in range(last):
         for index in range(DEPTH):
-            x = block(f"down{level_index}_{index}", x, prompt, level_index)
+            x = made.block(f"down{level_index}_{index}", x, prompt, level_index)
             skips.append(x)
         x, prompt = layers.AveragePooling2D(2)(x), layers.AveragePooling2D(2)(prompt)
     for index in range(DEPTH):
-        x = block(f"middle{index}", x, prompt, last)
+        x = made.block(f"middle{index}", x, prompt, last)
     for level_index in reversed(range(last)):
         x = layers.UpSampling2D(2, interpolation="bilinear")(x)
         prompt = layers.UpSampling2D(2, interpolation="bilinear")(prompt)
         for index in range(DEPTH):
             x = ops.concatenate([x, skips.pop()], axis=-1)
-            x = block(f"up{level_index}_{index}", x, prompt, level_index)
-    return keras.Model([image, level, label], conv("head", x, CHANNELS)), made
+            x = made.block(f"up{level_index}_{index}", x, prompt, level_index)
+    head = made.conv("head", x, CHANNELS)
+    return keras.Model([image, level, label], head), made.by_name
 
 
 def randomize(layer):

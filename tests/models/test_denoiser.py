@@ -34,8 +34,9 @@ CONDITIONS = {
 }
 
 
-def config(recipe="modern", **diffusion):
+def config(recipe="modern", kind="embedding", **diffusion):
     made = Config(recipe=recipe)
+    made.model.conditioning = kind
     made.data.image_size = 4
     made.model.widths, made.model.attention_levels = (8, 8), (False, True)
     made.model.block_depth, made.model.patch_size, made.model.embedding_dim = 1, 1, 8
@@ -44,12 +45,12 @@ def config(recipe="modern", **diffusion):
     return resolve(made)
 
 
-def build(config, kind="embedding", dtype_policy="float32"):
-    return build_denoiser(config, 3, SPECS[kind], dtype_policy)
+def build(config, dtype_policy="float32"):
+    return build_denoiser(config, 3, SPECS[config.model.conditioning], dtype_policy)
 
 
-def build_randomized(config, kind="embedding", dtype_policy="float32"):
-    denoiser = build(config, kind, dtype_policy)
+def build_randomized(config, dtype_policy="float32"):
+    denoiser = build(config, dtype_policy)
     rng = np.random.default_rng(2)
     for weight in denoiser.trainable_variables:
         weight.assign(rng.standard_normal(weight.shape) * 0.3)
@@ -88,7 +89,7 @@ MODELS = [
 
 @pytest.mark.parametrize(("recipe", "kind"), MODELS)
 def test_every_input_changes_the_output(recipe, kind):
-    denoiser = build_randomized(config(recipe), kind)
+    denoiser = build_randomized(config(recipe, kind))
     x, level = inputs()
     output, statistics = denoiser(x, level, CONDITIONS[kind])
     assert output.shape == x.shape and statistics == {}
@@ -102,11 +103,11 @@ def test_every_input_changes_the_output(recipe, kind):
 
 def test_the_baseline_rejects_a_sequence():
     with pytest.raises(UserError, match="config.model.conditioning is 'sequence'"):
-        build(config("baseline"), "sequence")
+        build(config("baseline", "sequence"))
 
 
 def test_padding_tokens_change_no_image():
-    denoiser = build_randomized(config(), "tokens")
+    denoiser = build_randomized(config(kind="tokens"))
     x, level = inputs()
     before = np.asarray(denoiser(x, level, CONDITIONS["tokens"])[0])
     table = denoiser.conditioner.table.embeddings
@@ -116,7 +117,7 @@ def test_padding_tokens_change_no_image():
 
 @pytest.mark.parametrize(("recipe", "kind"), MODELS)
 def test_paths_of_variables_are_unique_and_stable(recipe, kind):
-    first, second = (build(config(recipe), kind) for _ in range(2))
+    first, second = (build(config(recipe, kind)) for _ in range(2))
     paths = [variable.path for variable in first.variables]
     assert len(set(paths)) == len(paths) > 20
     assert [variable.path for variable in second.variables] == paths
@@ -125,7 +126,7 @@ def test_paths_of_variables_are_unique_and_stable(recipe, kind):
 
 def test_batch_statistics_of_the_baseline():
     """One for each moving statistic, by its path; the modern blocks have none."""
-    baseline = build(config("baseline"), "label")
+    baseline = build(config("baseline", "label"))
     x, level = inputs()
     _, statistics = baseline(x, level, CONDITIONS["label"], training=True)
     moving = {variable.path: variable.shape for variable in baseline.moving_statistics()}
@@ -133,7 +134,7 @@ def test_batch_statistics_of_the_baseline():
     # The prompt's norm, one per block (down, middle, up) and the first block's second; in the one
     # block that attends, two for self- and two for cross-attention. Each has a mean and a variance.
     assert len(moving) == 2 * (1 + 3 + 1 + 4) == len(baseline.non_trainable_variables)
-    modern = build(config(), "label")
+    modern = build(config(kind="label"))
     assert modern(x, level, CONDITIONS["label"], training=True)[1] == {}
     assert not modern.moving_statistics()
 
