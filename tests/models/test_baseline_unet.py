@@ -234,6 +234,7 @@ def test_the_parameter_count_is_the_baselines(size, channels, widths, attends, c
     config = Config(recipe="baseline")
     config.data.image_size = size
     config.model.widths, config.model.attention_levels = widths, attends
+    config.model.conditioning = condition.kind
     denoiser = build_denoiser(resolve(config), channels, condition, "float32")
     assert denoiser.count_params() == pytest.approx(millions * 1e6, rel=0.015)
 

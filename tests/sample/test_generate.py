@@ -125,6 +125,7 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch():
     config.data.image_size, config.sample.steps = 4, 3
     config.model.widths, config.model.attention_levels = (8, 8), (False, True)
     config.model.block_depth = config.model.patch_size = 1
+    config.model.conditioning = "label"
     config = resolve(config)
     spec = ConditionSpec("label", {"label": ((), "int32")}, num_ids=4)
     denoiser = build_denoiser(config, 3, spec, "float32")
