@@ -22,20 +22,18 @@ STATES = np.where(
 # Kind -> its spec and two conditions.
 CONDITIONS = {
     "tokens": (
-        ConditionSpec("tokens", {"tokens": ((4,), "int32")}, num_ids=9),
+        ConditionSpec({"tokens": ((4,), "int32")}, num_ids=9),
         {"tokens": np.array([[3, 1, 0, 0], [8, 2, 5, 0]], "int32")},
     ),
     "sequence": (
-        ConditionSpec(
-            "sequence", {"embedding": ((5,), "float32"), "sequence": ((3, 2), "float32")}
-        ),
+        ConditionSpec({"embedding": ((5,), "float32"), "sequence": ((3, 2), "float32")}),
         {
             "embedding": np.random.default_rng(2).standard_normal((2, 5)).astype("float32"),
             "sequence": STATES.astype("float32"),
         },
     ),
     "label": (
-        ConditionSpec("label", {"label": ((), "int32")}, num_ids=3),
+        ConditionSpec({"label": ((), "int32")}, num_ids=3),
         {"label": np.array([1, 3], "int32")},
     ),
 }

@@ -75,7 +75,7 @@ class Embedding(Conditioning):
         return bool(manifest.embedding)
 
     def make_spec(self, manifest):
-        return ConditionSpec("embedding", {"embedding": ((manifest.embedding.dim,), "float32")})
+        return ConditionSpec({"embedding": ((manifest.embedding.dim,), "float32")})
 
     def from_features(self, features):
         return {"embedding": features["embedding"]}
@@ -101,7 +101,7 @@ class TokenStates(Conditioning):
             "embedding": ((manifest.embedding.dim,), "float32"),
             "sequence": (shape, "float32"),
         }
-        return ConditionSpec("sequence", fields)
+        return ConditionSpec(fields)
 
     def from_features(self, features):
         return {
@@ -135,7 +135,7 @@ class Tokens(Conditioning):
     def make_spec(self, manifest):
         contract = manifest.tokens
         fields = {"tokens": ((contract.context_length,), "int32")}
-        return ConditionSpec("tokens", fields, num_ids=contract.vocab_size)
+        return ConditionSpec(fields, num_ids=contract.vocab_size)
 
     def from_features(self, features):
         return {"tokens": features["tokens"]}
@@ -165,7 +165,7 @@ class Label(Conditioning):
         return bool(manifest.label_names)
 
     def make_spec(self, manifest):
-        return ConditionSpec("label", {"label": ((), "int32")}, num_ids=len(manifest.label_names))
+        return ConditionSpec({"label": ((), "int32")}, num_ids=len(manifest.label_names))
 
     def from_features(self, features):
         return {"label": features["label"] + 1}

@@ -29,12 +29,10 @@ class ConditionSpec:
     """Describes the conditions of a data set.
 
     Attributes:
-      kind: a key of CONDITIONERS.
       fields: the shape without the batch axis and the dtype of each field.
       num_ids: number of classes or size of the vocabulary, for fields that hold ids.
     """
 
-    kind: str
     fields: dict[str, tuple[tuple[int, ...], str]]
     num_ids: int = 0
 

@@ -17,8 +17,8 @@ from t2i_tpu.models.denoiser import build_denoiser
 from t2i_tpu.train.optimizer import STATISTICS_MOMENTUM
 
 SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM = 8, 3, (16, 24, 32), 2, (False, True, True), 12
-CLIP = ConditionSpec("embedding", {"embedding": ((512,), "float32")})
-LABEL = ConditionSpec("label", {"label": ((), "int32")}, num_ids=10)
+CLIP = ConditionSpec({"embedding": ((512,), "float32")})
+LABEL = ConditionSpec({"label": ((), "int32")}, num_ids=10)
 
 
 class LiteralLayers:
@@ -234,7 +234,7 @@ def test_the_parameter_count_is_the_baselines(size, channels, widths, attends, c
     config = Config(recipe="baseline")
     config.data.image_size = size
     config.model.widths, config.model.attention_levels = widths, attends
-    config.model.conditioning = condition.kind
+    config.model.conditioning = next(iter(condition.fields))
     denoiser = build_denoiser(resolve(config), channels, condition, "float32")
     assert denoiser.count_params() == pytest.approx(millions * 1e6, rel=0.015)
 

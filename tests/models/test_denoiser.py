@@ -14,12 +14,10 @@ from t2i_tpu.models.denoiser import build_denoiser
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPECS = {
-    "embedding": ConditionSpec("embedding", {"embedding": ((6,), "float32")}),
-    "label": ConditionSpec("label", {"label": ((), "int32")}, num_ids=3),
-    "tokens": ConditionSpec("tokens", {"tokens": ((5,), "int32")}, num_ids=11),
-    "sequence": ConditionSpec(
-        "sequence", {"embedding": ((6,), "float32"), "sequence": ((5, 3), "float32")}
-    ),
+    "embedding": ConditionSpec({"embedding": ((6,), "float32")}),
+    "label": ConditionSpec({"label": ((), "int32")}, num_ids=3),
+    "tokens": ConditionSpec({"tokens": ((5,), "int32")}, num_ids=11),
+    "sequence": ConditionSpec({"embedding": ((6,), "float32"), "sequence": ((5, 3), "float32")}),
 }
 RNG = np.random.default_rng(5)
 EMBEDDING = RNG.standard_normal((2, 6)).astype("float32")
@@ -173,7 +171,7 @@ def test_clip64_has_40_million_parameters():
     spec = importlib.util.spec_from_file_location("clip64", ROOT / "configs/clip64.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    spec = ConditionSpec("embedding", {"embedding": ((768,), "float32")})
+    spec = ConditionSpec({"embedding": ((768,), "float32")})
     denoiser = build_denoiser(resolve(module.get_config()), 3, spec, "float32")
     assert denoiser.image_shape == (64, 64, 3)
     assert denoiser.count_params() == pytest.approx(40e6, rel=0.1)

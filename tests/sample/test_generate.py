@@ -127,7 +127,7 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch():
     config.model.block_depth = config.model.patch_size = 1
     config.model.conditioning = "label"
     config = resolve(config)
-    spec = ConditionSpec("label", {"label": ((), "int32")}, num_ids=4)
+    spec = ConditionSpec({"label": ((), "int32")}, num_ids=4)
     denoiser = build_denoiser(config, 3, spec, "float32")
     rng = np.random.default_rng(0)
     for weight in denoiser.trainable_variables:
