@@ -66,7 +66,7 @@ def launch(tmp_path):
 def gcs_server():
     """The storage server that all tests share. Tests use the fixture `gcs` instead."""
     try:
-        with harness.started() as server:
+        with harness.start_server() as server:
             yield server
     except harness.Unavailable as reason:
         pytest.skip(f"no gs:// harness: {reason}")
@@ -76,7 +76,7 @@ def gcs_server():
 def gcs(gcs_server) -> harness.Gcs:
     """A gs:// on this machine, for `gcs.call(function)` and `gcs.run(command)`; see tests/gcs."""
     yield gcs_server
-    gcs_server.stop_started()
+    gcs_server.stop_processes()
 
 
 @pytest.fixture

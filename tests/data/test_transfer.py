@@ -45,7 +45,7 @@ def contents(folder):
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 def test_copy_to_gs_and_back(gcs, bucket, squares, copy, tmp_path, rate):
     address = f"{bucket}/deep/data"
-    with gcs.faults(Faults(rate)):
+    with gcs.inject_faults(Faults(rate)):
         expected = contents(squares)
         copied = copy(squares, address)
         assert (copied.files, copied.present) == (len(expected), 0)
@@ -94,7 +94,7 @@ def test_errors_are_one_line(gcs, bucket, squares, copy, tmp_path):
     with pytest.raises(UserError, match="no data set at"):
         copy(tmp_path, address)
     for denied in ("storage.objects.create", "storage.objects.list"):
-        with gcs.denied(name, denied), pytest.raises(UserError) as error:
+        with gcs.deny(name, denied), pytest.raises(UserError) as error:
             copy(squares, address)
         assert f"{bucket} denies {denied} to" in str(error.value)
         assert "\n" not in str(error.value)

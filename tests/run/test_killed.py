@@ -144,7 +144,7 @@ def cloud(train, tmp_path, gcs, bucket):
     def fetch(name):
         return gcs.get_folder(f"{bucket}/{name}", tmp_path / name)
 
-    with gcs.faults(Faults(0.1)):
+    with gcs.inject_faults(Faults(0.1)):
         yield Place(start, list_files, fetch, write_seconds=1.0)
 
 

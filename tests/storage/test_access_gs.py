@@ -36,7 +36,7 @@ def test_writable_bucket(gcs, bucket):
 
 @pytest.mark.parametrize("permission", ["create", "get", "delete"])
 def test_missing_permission_is_named(gcs, bucket, permission):
-    with gcs.denied(bucket.removeprefix("gs://"), f"storage.objects.{permission}"):
+    with gcs.deny(bucket.removeprefix("gs://"), f"storage.objects.{permission}"):
         error = gcs.call(check_access, f"{bucket}/run")
     assert f"{bucket} denies storage.objects.{permission} to {ACCOUNT}; " in error
     assert ("is left there" in error) == (permission == "delete")

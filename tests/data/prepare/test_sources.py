@@ -195,7 +195,7 @@ def test_denied_access_on_gs_is_not_counted_as_missing_images(gcs, bucket):
     gcs.put(f"{bucket}/input/a.png", b"")
     folder, names = f"{bucket}/input", ["a.png", "b.png", "a.png/"]
     assert gcs.call(list_problems, folder, names) == [None, "missing_image", "missing_image"]
-    denied = gcs.denied(bucket.removeprefix("gs://"), "storage.objects.get")
+    denied = gcs.deny(bucket.removeprefix("gs://"), "storage.objects.get")
     with denied, pytest.raises(tf.errors.PermissionDeniedError):
         gcs.call(list_problems, folder, names)
 
