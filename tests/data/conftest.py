@@ -1,4 +1,4 @@
-"""What the tests of data/ share: small records, small idx folders, and a plain reader of shards."""
+"""Fixtures of the tests of data/: small records, small idx folders, and a simple reader."""
 
 import gzip
 import posixpath
@@ -13,7 +13,7 @@ from t2i_tpu.data.records import Record, parse_records
 
 @pytest.fixture
 def make_records():
-    """`make_records(count, ...)`: seeded noise with all optional fields left out."""
+    """`make_records(count, ...)` returns records of noise without optional fields."""
 
     def make(count, size=8, channels=3, prefix="r"):
         images = np.random.default_rng(count).integers(0, 256, (count, size, size, channels))
@@ -27,12 +27,14 @@ def make_records():
 
 @pytest.fixture
 def read_shards():
-    """`read_shards(folder, split)`: parsed examples as numpy, stream after stream."""
+    """`read_shards(folder, split)` returns parsed examples in numpy, stream after stream."""
 
     def read(folder, split):
         manifest = read_manifest(folder)
         files = [
-            posixpath.join(folder, s.file) for stream in manifest.streams(split) for s in stream
+            posixpath.join(folder, shard.file)
+            for stream in manifest.streams(split)
+            for shard in stream
         ]
         examples = tf.data.TFRecordDataset(files).batch(1)
         examples = examples.map(lambda batch: parse_records(batch, manifest)).unbatch()
@@ -43,7 +45,7 @@ def read_shards():
 
 @pytest.fixture
 def write_idx():
-    """`write_idx(folder, ...)`: the four files, by the format's definition; returns the arrays."""
+    """`write_idx(folder, ...)` writes the four files as the format defines, and returns the arrays."""
 
     def write(folder, train=20, test=17, gzipped=True, size=28):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,8 @@ def write_idx():
             for stem, array in (("images-idx3", images), ("labels-idx1", labels)):
                 header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
                 content = header + array.tobytes()
-                path = folder / f"{prefix}-{stem}-ubyte{'.gz' * gzipped}"
+                ending = ".gz" if gzipped else ""
+                path = folder / f"{prefix}-{stem}-ubyte{ending}"
                 path.write_bytes(gzip.compress(content) if gzipped else content)
             arrays[prefix] = images, labels
         return arrays

@@ -31,7 +31,7 @@ def source(tmp_path, write_idx):
     return f"idx:{tmp_path / 'digits'}"
 
 
-def folder_bytes(folder):
+def read_files(folder):
     return {name: open(os.path.join(folder, name), "rb").read() for name in os.listdir(folder)}
 
 
@@ -109,7 +109,7 @@ def test_changed_content_goes_to_another_folder(source, tmp_path, write_idx):
 def test_preparation_is_deterministic(source, tmp_path, monkeypatch):
     first = locate(source)
     monkeypatch.setenv("T2I_TPU_CACHE", str(tmp_path / "other"))
-    assert folder_bytes(first) == folder_bytes(locate(source))
+    assert read_files(first) == read_files(locate(source))
 
 
 def test_default_cache_is_under_home(source, tmp_path, monkeypatch):
@@ -206,6 +206,5 @@ def test_fashion_mnist(fashion_mnist_idx):
     assert manifest.label_names[9] == "Ankle boot"
     assert (manifest.num_examples("train"), manifest.num_examples("heldout")) == (60000, 10000)
     for split, size in (("train", 3750), ("heldout", 625)):
-        assert [sum(s.num_examples for s in stream) for stream in manifest.streams(split)] == [
-            size
-        ] * 16
+        sizes = [sum(shard.num_examples for shard in s) for s in manifest.streams(split)]
+        assert sizes == [size] * 16
