@@ -53,29 +53,25 @@ def write_dataset(
       shard_size: examples per shard.
       embedding, tokens, sequence: what made these features, if the records have them.
       label_names: names of the classes, if the records have labels.
-      streams_of: (split, record) -> the range of streams that the record may go to, or None for all
-        streams. Record i of those that share a range goes to its stream i mod its length. Every
-        stream gives equally many examples to a batch, so a range with many streams and few records
-        is seen more often: the ranges set the weights of a mixture.
+      streams_of: (split, record) -> the streams that the record may go to; None means all. Record i
+        of those that share a range goes to its stream i mod its length. Every stream gives equally
+        many examples to a batch, so the ranges set the weights of a mixture.
       image_format: raw, or png, which is smaller.
 
     Raises:
       UserError: `output` holds a data set already, a key is not unique, images differ in shape, a
         record lacks what the manifest promises, or a split has fewer records than streams.
     """
-    manifest_path = posixpath.join(output, MANIFEST_NAME)
-    if tf.io.gfile.exists(manifest_path):
-        raise UserError(
-            f"{output!r} already holds a data set; choose another folder or delete it first"
-        )
-    tf.io.gfile.makedirs(output)
+    _create_folder(output)
+    # Write the shards.
     checker = _RecordChecker(embedding, tokens, sequence, label_names)
     streams = {}
     for split, records in splits.items():
-        prefixes = [f"{split}-{index:04d}" for index in range(num_streams)]
-        writers = [StreamWriter(output, prefix, shard_size) for prefix in prefixes]
+        writers = _make_writers(output, split, num_streams, shard_size)
         checked = checker.iter_checked(records)
         streams[split] = _write_split(writers, split, checked, streams_of, image_format)
+
+    # Write the manifest.
     size, _, channels = checker.image_shape
     manifest = Manifest(
         name=name,
@@ -88,8 +84,24 @@ def write_dataset(
         label_names=tuple(label_names) if label_names else None,
         image_format=image_format,
     )
-    files.write(manifest_path, manifest.to_json())
+    files.write(posixpath.join(output, MANIFEST_NAME), manifest.to_json())
     return manifest
+
+
+def _create_folder(output: str) -> None:
+    """Create the folder of a data set. Raises UserError if it holds one already."""
+    if tf.io.gfile.exists(posixpath.join(output, MANIFEST_NAME)):
+        raise UserError(
+            f"{output!r} already holds a data set; choose another folder or delete it first"
+        )
+    tf.io.gfile.makedirs(output)
+
+
+def _make_writers(
+    output: str, split: str, num_streams: int, shard_size: int
+) -> list["StreamWriter"]:
+    prefixes = [f"{split}-{index:04d}" for index in range(num_streams)]
+    return [StreamWriter(output, prefix, shard_size) for prefix in prefixes]
 
 
 class _RecordChecker:

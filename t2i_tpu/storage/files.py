@@ -13,8 +13,8 @@ _BLOCK_BYTES = 1 << 22
 _LOCAL_REMEDIES = {
     "Permission denied": "give yourself the right to write there, or use another folder",
     "Read-only file system": "use another folder",
-    "No space left on device": "free some, or use another disk",
-    "Disk quota exceeded": "free some, or use another disk",
+    "No space left on device": "free some space, or use another disk",
+    "Disk quota exceeded": "free some space, or use another disk",
     "File too large": "raise the limit on file sizes (ulimit -f), or use another disk",
 }
 

@@ -37,8 +37,8 @@ def test_nothing_is_left_after_an_error(tmp_path):
 
 def test_first_process_wins(tmp_path):
     final = str(tmp_path / "folder")
-    with folders.create_atomically(final, has_content) as mine:
-        write_content(mine, "second")
+    with folders.create_atomically(final, has_content) as temporary:
+        write_content(temporary, "second")
         with folders.create_atomically(final, has_content) as other:
             write_content(other, "first")
     assert (tmp_path / "folder" / "content").read_text() == "first"
