@@ -36,7 +36,7 @@ class Stop:
         self._handlers, self._ended = {}, threading.Event()
 
     def agree_on_reason(self) -> str | None:
-        """Return why to stop now, or None.
+        """Return the reason to stop now, or None.
 
         With several hosts, every host must call it, and every host gets the same result.
         """
