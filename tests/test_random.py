@@ -112,8 +112,8 @@ def test_draws_of_another_seed_purpose_step_or_slot_are_independent(other):
 @pytest.mark.parametrize("shape", [(3, 3, 1), (5, 5, 3)])  # neither fills a vector register
 def test_a_slots_draw_does_not_depend_on_its_batch(shape):
     """Not even the last bit does, although a vector register's logarithm may differ from a scalar's."""
-    whole = make_keys(1, Purpose.NOISE, 7, slots(33))
-    noise, levels = np.asarray(normal(whole, shape)), np.asarray(uniform(whole))
+    keys = make_keys(1, Purpose.NOISE, 7, slots(33))
+    noise, levels = np.asarray(normal(keys, shape)), np.asarray(uniform(keys))
     for slot in range(33):
         alone = make_keys(1, Purpose.NOISE, 7, np.array([slot]))
         np.testing.assert_array_equal(noise[slot], normal(alone, shape)[0])

@@ -9,7 +9,7 @@ from t2i_tpu.random import Purpose, make_keys, normal
 
 
 def generate(denoiser: Denoiser, condition: dict, noise, seeds, sample: SampleConfig):
-    """Draw one image per condition. Meant to be compiled as a whole.
+    """Draw one image per condition. Meant to be compiled in one piece.
 
     Args:
       denoiser: the trained model.

@@ -1,4 +1,4 @@
-"""Records, shards and manifest: what is written is what is read, and damage is told."""
+"""Records, shards and manifest: round trips, and one-line errors for what is damaged or missing."""
 
 import dataclasses
 import json
