@@ -50,7 +50,9 @@ def check_disk(config: Config, workdir: str, checkpoint_bytes: int) -> Finding:
     text += f": {_format_bytes(max(0, needed))} more needed, {_format_bytes(free)} free"
     if needed <= free:
         return Finding(OK, "disk", text)
-    remedy = "free some, keep fewer (config.train.keep_*), or use another --workdir"
+    remedy = (
+        "free some space, keep fewer checkpoints (config.train.keep_*), or use another --workdir"
+    )
     return Finding(PROBLEM, "disk", text, remedy)
 
 

@@ -16,8 +16,8 @@ from onnxscript import ir
 from safetensors.torch import save_file
 
 from t2i_tpu.text import vocabulary
+from t2i_tpu.text.last_states import encode_sequences, last_norm
 from t2i_tpu.text.onnx_tower import GRAPH_NAME
-from t2i_tpu.text.open_clip_tower import encode_sequences, last_norm
 
 _WEIGHTS_NAME = "text_tower.safetensors"
 _DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}

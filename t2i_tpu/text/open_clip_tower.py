@@ -9,6 +9,7 @@ import numpy as np
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 from t2i_tpu.text.encoder import Encoder
+from t2i_tpu.text.last_states import encode_sequences, last_norm
 from t2i_tpu.text.onnx_tower import OnnxEncoder
 
 # Prompts on which an exported encoder is compared with the original.
@@ -113,31 +114,6 @@ class OpenClipEncoder(Encoder):
                 f"{problem}: the exported one's embeddings differ by {difference:.2g}; leave out "
                 "--export_text_tower"
             )
-
-
-def last_norm(model):
-    """Return the layer norm whose output is the last state of every token, or None."""
-    tower = getattr(model, "text", model)
-    # CoCa applies its last norm after pooling.
-    has_class_token = getattr(tower, "cls_emb", None) is not None
-    return None if has_class_token else getattr(tower, "ln_final", None)
-
-
-def encode_sequences(model, tokens):
-    """Return embeddings [N, dim] of length 1, and last states [N, T, width].
-
-    The model must have a last norm.
-    """
-    states = []
-
-    def keep_output(module, inputs, output):
-        states.append(output)
-
-    hook = last_norm(model).register_forward_hook(keep_output)
-    try:
-        return model.encode_text(tokens, normalize=True), states[0]
-    finally:
-        hook.remove()
 
 
 def import_open_clip():
