@@ -87,7 +87,7 @@ def _interpolate_seeds(model) -> tuple[dict[str, np.ndarray], np.ndarray]:
     labels = [LABEL.value] if LABEL.value else []
     condition = model.make_conditions(prompts, labels)
     conditions = {name: np.repeat(value, FRAMES.value, axis=0) for name, value in condition.items()}
-    noise = slerp(*model.generator.noise_of([FROM_SEED.value, TO_SEED.value]), FRAMES.value)
+    noise = slerp(*model.generator.initial_noise([FROM_SEED.value, TO_SEED.value]), FRAMES.value)
     return conditions, noise
 
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from t2i_tpu.errors import UserError
+from t2i_tpu.config_checks import check_combinations
 from t2i_tpu.options import check_bounds, option, parse_group
 from t2i_tpu.recipes import RECIPES
 
@@ -41,8 +41,7 @@ class DataConfig:
 class ModelConfig:
     conditioning: str = option(
         "embedding",
-        "What the model is conditioned on: a kind from data/conditions.py (embedding, sequence, "
-        "label or tokens).",
+        "What the model is conditioned on: a key of CONDITIONINGS in t2i_tpu/data/conditions.py.",
     )
     blocks: Literal["modern", "baseline"] | None = option(None, "Building blocks of the U-Net.")
     widths: tuple[int, ...] | None = option(None, "Channels at each resolution, finest first.")
@@ -54,7 +53,9 @@ class ModelConfig:
         None, "Side of the pixel blocks that the stem turns into channels.", at_least=1
     )
     embedding_dim: int = option(
-        512, "Width of the condition's vector inside the network.", at_least=1
+        512,
+        "Width of the condition's vector inside the network, unless its layer fixes it.",
+        at_least=1,
     )
 
 
@@ -134,11 +135,11 @@ class TrainConfig:
     )
     ema_stds: tuple[float, ...] | None = option(
         None,
-        "Relative width of each power-function average of the weights, between 0 and 0.28. "
-        "() keeps no average.",
+        "Relative standard deviation of each power-function average of the weights (Karras et al., "
+        "2023), between 0 and 0.28. () keeps no average.",
     )
     dtype_policy: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = option(
-        "auto", "Keras dtype policy. auto picks what the hardware multiplies fast."
+        "auto", "Keras dtype policy. auto picks the fastest precision that the hardware supports."
     )
     jit_compile: Literal["auto", "on", "off"] = option(
         "auto", "Whether XLA compiles the forward and backward pass. auto means on GPUs only."
@@ -157,7 +158,7 @@ class PreviewConfig:
 @dataclass
 class Config:
     recipe: Literal["modern", "baseline"] = option(
-        "modern", "Where the fields without a value get one: see docs/recipes.md."
+        "modern", "Supplies the values of the fields that are not set. See docs/recipes.md."
     )
     # A seed is one half of a Threefry key.
     seed: int = option(0, "Seed of every random draw of the run.", at_least=0, below=2**32)
@@ -181,9 +182,7 @@ def resolve(config: Config) -> Config:
             _set(config, name, value)
     for name, item in fields().items():
         check_bounds(f"config.{name}", get(config, name), item)
-    _check_resolutions(config)
-    _check_loss(config)
-    _check_averages(config)
+    check_combinations(config)
     return config
 
 
@@ -245,53 +244,3 @@ def _as_dict(config: Any) -> dict[str, Any]:
 def _set(config: Config, name: str, value: Any) -> None:
     group, _, last = name.rpartition(".")
     setattr(getattr(config, group) if group else config, last, value)
-
-
-def _check_resolutions(config: Config) -> None:
-    """Raise UserError if the U-Net's resolutions do not fit together or do not fit the image."""
-    model, size = config.model, config.data.image_size
-    if not model.widths or min(model.widths) < 1:
-        raise UserError(
-            f"config.model.widths is {model.widths}; it needs one positive width per resolution"
-        )
-    if len(model.attention_levels) != len(model.widths):
-        raise UserError(
-            f"config.model.attention_levels has {len(model.attention_levels)} entries and "
-            f"config.model.widths has {len(model.widths)}; they need one each per resolution"
-        )
-    if model.blocks == "baseline":
-        _check_baseline_resolutions(model)
-    factor = model.patch_size * 2 ** (len(model.widths) - 1)
-    if size % factor:
-        raise UserError(
-            f"config.data.image_size is {size}; patch_size {model.patch_size} and "
-            f"{len(model.widths)} widths need a multiple of {factor}"
-        )
-
-
-def _check_baseline_resolutions(model: ModelConfig) -> None:
-    if model.patch_size != 1:
-        raise UserError(
-            f"config.model.patch_size is {model.patch_size}; the baseline's blocks need 1"
-        )
-    if len(model.widths) < 2 or min(model.widths) < 8:
-        raise UserError(
-            f"config.model.widths is {model.widths}; the baseline's blocks need at least two "
-            "widths, none below 8"
-        )
-
-
-def _check_loss(config: Config) -> None:
-    diffusion = config.diffusion
-    if diffusion.loss_weight != "uniform" and diffusion.loss != "squared":
-        raise UserError(
-            f"config.diffusion.loss_weight is {diffusion.loss_weight!r}, which weights a squared "
-            f"error; config.diffusion.loss is {diffusion.loss!r}"
-        )
-
-
-def _check_averages(config: Config) -> None:
-    if any(not 0 < std < 0.28 for std in config.train.ema_stds):
-        raise UserError(
-            f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"
-        )

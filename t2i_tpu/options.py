@@ -1,4 +1,4 @@
-"""Options: dataclass fields that carry their meaning and bounds, and their values from JSON.
+"""Options: dataclass fields that carry their meaning and bounds, and the parsing of their values.
 
 An option's type annotation is bool, int, float, str, Literal[...] of strings or tuple[T, ...], or
 one of these with `| None`.

@@ -32,8 +32,10 @@ def make_keys(seed: int, purpose: Purpose, step, slots):
     Args:
       seed: the seed of the run, in [0, 2**32).
       purpose: what the draws are for.
-      step: integer scalar, the global step. It is 0 for sampling.
-      slots: integer [batch], positions in the global batch. In sampling, each image's own seed.
+      step: integer scalar, the global step. In sampling, the number of the draw; in shuffling,
+        the epoch.
+      slots: integer [batch], positions in the global batch. In sampling, each image's own seed;
+        in shuffling, the stream.
     """
     slots = ops.cast(slots, "uint32")
     step = ops.broadcast_to(ops.cast(step, "uint32"), ops.shape(slots))
@@ -54,7 +56,7 @@ def threefry2x32(key, counter):
 
 
 def uniform(key):
-    """Return one uniform in (0, 1) per key, float32 [batch] on a grid of 2**-24."""
+    """Return one uniform in (0, 1) per key, float32 [batch], an odd multiple of 2**-24."""
     return _to_unit(threefry2x32(key, (ops.zeros_like(key[0]), ops.zeros_like(key[1])))[0])
 
 
@@ -62,7 +64,8 @@ def normal(key, shape: tuple[int, ...]):
     """Return standard normals, float32 [batch, *shape], by the method of Box and Muller (1958)."""
     size = math.prod(shape)
     half = (size + 1) // 2
-    # Fill complete vector registers: the last bit of a remainder's logarithm depends on the batch.
+    # Fill complete vector registers. A partial one uses another implementation of the logarithm, so
+    # the last bit would depend on the batch size.
     count = -(-half // _VECTOR) * _VECTOR
     counter = ops.expand_dims(ops.cast(ops.arange(count, dtype="int32"), "uint32"), 0)
     column = tuple(ops.expand_dims(part, 1) for part in key)

@@ -1,4 +1,4 @@
-"""The recipes: the values that fill in the fields which a config leaves at None.
+"""The recipes: the values for the fields that a config leaves at None.
 
 baseline is the method of apapiu/guided-diffusion-keras, the repository that this package descends
 from. modern is our default. docs/recipes.md compares them and gives reasons.

@@ -18,15 +18,15 @@ from t2i_tpu.config import (
     to_json,
 )
 from t2i_tpu.data.conditions import CONDITIONINGS, get_conditioning
+from t2i_tpu.diffusion.losses import LOSS_WEIGHTS, LOSSES
 from t2i_tpu.diffusion.noise_levels import NOISE_LEVELS
 from t2i_tpu.diffusion.path import PATHS
-from t2i_tpu.diffusion.prediction import LOSS_WEIGHTS, PREDICTIONS
+from t2i_tpu.diffusion.prediction import PREDICTIONS
 from t2i_tpu.diffusion.samplers import LEVELS, SAMPLERS
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.conditioning import BASELINE_CONDITIONERS, CONDITIONERS
 from t2i_tpu.options import get_choices
 from t2i_tpu.recipes import RECIPES
-from t2i_tpu.train.step import LOSSES
 from tools.describe_config import describe_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -102,7 +102,8 @@ def test_every_field_is_explained_in_full_sentences():
 
 def test_docs_list_every_field():
     """docs/config.md is up to date; `make docs` writes it."""
-    assert (ROOT / "docs/config.md").read_text("utf-8") == describe_config()
+    is_current = (ROOT / "docs/config.md").read_text("utf-8") == describe_config()
+    assert is_current, "run make docs"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ class Conditioning:
     Attributes:
       features: the features of a record that it reads.
       remedy: what to do if a data set does not have them, for an error message.
-      can_interpolate: whether a point between two conditions is a condition too.
+      can_interpolate: whether conditions may be interpolated.
     """
 
     features: tuple[str, ...]
@@ -42,7 +42,7 @@ class Conditioning:
         """Return the conditions of a batch of examples, parsed by `parse_records`."""
         raise NotImplementedError
 
-    def from_user(
+    def from_prompts_or_labels(
         self, prompts: Sequence[str], labels: Sequence[str], manifest: Manifest, folder: str
     ) -> dict[str, np.ndarray]:
         """Return the conditions of prompts or of labels, whichever this kind takes.
@@ -54,8 +54,8 @@ class Conditioning:
           folder: where its text tower is, local or gs://: the data set's folder or a workdir.
 
         Raises:
-          UserError: the model takes the other of the two; a prompt is too long; a label is unknown;
-            the encoder is not the one that the data set was prepared with.
+          UserError: prompts were given but the model takes labels, or vice versa; a prompt is too
+            long; a label is unknown; the encoder is not the one that made the data set.
         """
         if labels:
             raise UserError("this model was trained on prompts; use --prompt")
@@ -114,8 +114,8 @@ class TokenStates(Conditioning):
         expected = (contract.weights_sha256, contract.width, contract.context_length)
         if (encoder.weights_sha256, encoder.sequence_width, encoder.context_length) != expected:
             raise UserError(
-                f"encoder {contract.encoder!r} gives other states here than those of the data set; "
-                "install the version of it that the data set was prepared with"
+                f"encoder {contract.encoder!r} produces other token states than those stored in the "
+                "data set; install the version that the data set was prepared with"
             )
         embeddings, sequences = encoder.encode_sequences(prompts)
         padded = np.zeros((len(prompts), contract.context_length, contract.width), np.float32)
@@ -141,16 +141,8 @@ class Tokens(Conditioning):
         return {"tokens": features["tokens"]}
 
     def _from_prompts(self, prompts, manifest, folder):
-        contract = manifest.tokens
-        encoder = text_tower.open_encoder(contract, manifest, folder)
-        expected = (contract.vocab_size, contract.context_length, contract.tokenizer_sha256)
-        sha256 = encoder.tokenizer_sha256 if contract.tokenizer_sha256 else ""
-        if (encoder.vocab_size, encoder.context_length, sha256) != expected:
-            raise UserError(
-                f"encoder {contract.encoder!r} gives other tokens here than those of the data set; "
-                "install the version of it that the data set was prepared with"
-            )
-        padded = np.zeros((len(prompts), contract.context_length), np.int32)
+        encoder = _open_token_encoder(manifest, folder)
+        padded = np.zeros((len(prompts), manifest.tokens.context_length), np.int32)
         for row, tokens in zip(padded, encoder.tokenize(prompts), strict=True):
             row[: len(tokens)] = tokens
         return {"tokens": padded}
@@ -170,7 +162,7 @@ class Label(Conditioning):
     def from_features(self, features):
         return {"label": features["label"] + 1}
 
-    def from_user(self, prompts, labels, manifest, folder):
+    def from_prompts_or_labels(self, prompts, labels, manifest, folder):
         names = list(manifest.label_names)
         if prompts:
             raise UserError(
@@ -194,6 +186,12 @@ CONDITIONINGS: dict[str, Conditioning] = {
 }
 
 
+def stack_conditions(examples: Sequence[dict]) -> dict[str, np.ndarray]:
+    """Return the conditions of examples, as `Dataset.examples` returns them, as one batch."""
+    conditions = [example["condition"] for example in examples]
+    return {name: np.stack([c[name] for c in conditions]) for name in conditions[0]}
+
+
 def get_conditioning(kind: str) -> Conditioning:
     """Return the conditioning that config.model.conditioning names, or raise UserError."""
     check_choice("config.model.conditioning", kind, tuple(CONDITIONINGS))
@@ -206,17 +204,31 @@ def _open_embedding_encoder(manifest: Manifest, folder: str) -> TextEncoder:
     encoder = text_tower.open_encoder(contract, manifest, folder)
     if contract.weights_sha256 and encoder.weights_sha256 != contract.weights_sha256:
         raise UserError(
-            f"encoder {contract.encoder!r} has other weights here than when it made the data set's "
+            f"encoder {contract.encoder!r} has other weights than when it made the data set's "
             "embeddings; install the version that the data set was prepared with"
         )
     if encoder.dim != contract.dim:
         raise UserError(
             f"encoder {contract.encoder!r} makes embeddings of {encoder.dim} numbers, but the data "
-            f"set's have {contract.dim}; it was prepared with another encoder than it says"
+            f"set's have {contract.dim}; its manifest names the wrong encoder"
         )
     if not contract.normalized:
         raise UserError(
             f"the data set stores unnormalized embeddings, but encoder {contract.encoder!r} "
             f"produces unit-length ones; prepare the data again with --encoder={contract.encoder}"
+        )
+    return encoder
+
+
+def _open_token_encoder(manifest: Manifest, folder: str) -> TextEncoder:
+    """Open the encoder that made a data set's tokens, or raise UserError if it is another."""
+    contract = manifest.tokens
+    encoder = text_tower.open_encoder(contract, manifest, folder)
+    expected = (contract.vocab_size, contract.context_length, contract.tokenizer_sha256)
+    sha256 = encoder.tokenizer_sha256 if contract.tokenizer_sha256 else ""
+    if (encoder.vocab_size, encoder.context_length, sha256) != expected:
+        raise UserError(
+            f"encoder {contract.encoder!r} produces other tokens than those stored in the data set; "
+            "install the version that the data set was prepared with"
         )
     return encoder

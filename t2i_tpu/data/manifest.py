@@ -42,7 +42,7 @@ class StoredFile:
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingContract:
-    """What made the embeddings. Sampling must use the same encoder.
+    """Identifies the encoder of the embeddings. Sampling must use the same one.
 
     Attributes:
       encoder: as `make_encoder` takes it, for example "embedded" or "ViT-L-14/openai".
@@ -64,7 +64,7 @@ class EmbeddingContract:
 
 @dataclasses.dataclass(frozen=True)
 class TokenContract:
-    """What made the token ids. Id 0 is padding.
+    """Identifies the tokenizer of the token ids. Id 0 is padding.
 
     Attributes:
       encoder: as `make_encoder` takes it.
@@ -81,7 +81,7 @@ class TokenContract:
 
 @dataclasses.dataclass(frozen=True)
 class SequenceContract:
-    """What made the sequences: `encode_sequences` of the encoder that made the embeddings.
+    """Identifies the encoder of the sequences, which is that of the embeddings.
 
     Attributes:
       encoder: as `make_encoder` takes it.
@@ -234,7 +234,7 @@ def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
       check_shards: whether to check that every file exists at its full size.
 
     Raises:
-      UserError: there is no data set, its manifest cannot be read, or a file is missing or cut.
+      UserError: there is no data set, its manifest cannot be read, or a file is missing or truncated.
     """
     path = posixpath.join(folder, MANIFEST_NAME)
     if not tf.io.gfile.exists(path):
@@ -263,6 +263,6 @@ def _check_size(path: str, num_bytes: int) -> None:
         raise UserError(f"{path} is missing; restore it or prepare the data set again") from None
     if size != num_bytes:
         raise UserError(
-            f"{path} has {size} bytes, but its manifest says {num_bytes}: the file was cut or "
+            f"{path} has {size} bytes, but its manifest says {num_bytes}: the file was truncated or "
             "replaced; restore it or prepare the data set again"
         )

@@ -30,7 +30,7 @@ def check_batch_divides(global_batch_size: int, num_streams: int, num_hosts: int
 class StreamOrder:
     """The shards of one stream in the order in which training visits them.
 
-    A visit is the reading of one shard. Visits are counted through all epochs: with 3 shards, visit
+    A visit is one pass over one shard. Visits are counted through all epochs: with 3 shards, visit
     7 is the second one of epoch 2. For example, a stream with shards of 4, 4 and 2 records reaches
     position 25 in epoch 2 (10 records per epoch) at offset 5, which is record 1 of that epoch's
     second shard if that epoch begins with a shard of 4. So `first_visit` is 7 and `skip` is 1.
@@ -41,11 +41,13 @@ class StreamOrder:
     """
 
     def __init__(self, seed: int, stream: int, counts: np.ndarray, position: int):
-        """Args:
-        seed: of the run.
-        stream: its index.
-        counts: int64 [shards], the records of each shard.
-        position: of the first record to read, counted from the start of training.
+        """Find the visit and the record at a position.
+
+        Args:
+          seed: of the run.
+          stream: its index.
+          counts: int64 [shards], the number of records of each shard.
+          position: of the first record to read, counted from the start of training.
         """
         self.seed, self.stream, self.counts = seed, stream, counts
         epoch, offset = divmod(position, int(counts.sum()))
@@ -73,7 +75,8 @@ class StreamOrder:
 def _shuffle_range(seed, stream, epoch, use, size):
     """Return a shuffle of range(size), int32 [size], keyed by (seed, stream, epoch, use).
 
-    `use` is 0 for the order of the shards, and 1 + its index for the records of a shard.
+    `use` tells shuffles of one epoch apart: it is 0 for the order of the shards, and 1 + its index
+    for the records of a shard.
     """
     scalars = (tf.cast(value, tf.int64) for value in (stream, epoch, use, size))
     return _shuffle_range_of_tensors(seed, *scalars)

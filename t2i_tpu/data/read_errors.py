@@ -22,13 +22,13 @@ def translate_data_errors(
 
     Args:
       dataset: that is read.
-      is_reading: whether the code inside the block was waiting for data when it failed. A training
-        step raises the same classes of errors.
+      is_reading: returns whether the code inside the block was waiting for data when it failed. A
+        training step raises the same classes of errors.
     """
     try:
         yield
     except UnicodeDecodeError as error:  # TensorFlow's message quotes the record
-        raise _unparsable(dataset, "it is not a tf.train.Example") from error
+        raise _parse_error(dataset, "it is not a tf.train.Example") from error
     except tf.errors.OpError as error:
         if dataset.errors:
             raise dataset.errors[0] from error
@@ -36,7 +36,7 @@ def translate_data_errors(
             _check_shards(dataset)
         if isinstance(error, tf.errors.InvalidArgumentError) and is_reading():
             lines = [line for line in error.message.splitlines() if line.strip()]
-            raise _unparsable(dataset, lines[0][:200] if lines else "?") from error
+            raise _parse_error(dataset, lines[0][:200] if lines else "?") from error
         raise
 
 
@@ -49,8 +49,8 @@ def _check_shards(dataset: Dataset) -> None:
                 shard_file.check_shard(path, shard.num_examples)
 
 
-def _unparsable(dataset: Dataset, reason: str) -> UserError:
+def _parse_error(dataset: Dataset, reason: str) -> UserError:
     return UserError(
-        f"a record in {dataset.folder} is not what its manifest promises ({reason}); prepare the "
+        f"a record in {dataset.folder} does not match its manifest ({reason}); prepare the "
         "data set again"
     )

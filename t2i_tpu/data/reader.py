@@ -20,9 +20,9 @@ from t2i_tpu.data.records import parse_records
 from t2i_tpu.errors import UserError
 
 # Examples that are interleaved in one operation, because each operation costs microseconds.
-_ROUND = 256
+_EXAMPLES_PER_INTERLEAVE = 256
 # Examples that are parsed in one operation. A complete shard would be one huge allocation.
-_PARSED = 64
+_PARSE_BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,14 @@ class Dataset:
       folder: local or gs://.
       manifest: of the data set.
       conditioning: a key of `data.conditions.CONDITIONINGS`.
-      image_size: to which images are reduced.
+      image_size: the size that images are downscaled to.
       on_damage: raise or skip; see `shard_file.read_shard`.
       errors: what was raised inside the input pipeline. TensorFlow turns an exception from Python
         code into a message, so `translate_data_errors` takes the exception from here.
 
     Raises:
-      UserError: the data set has no such conditioning, or its images cannot be reduced to the size.
+      UserError: the data set lacks the features of the conditioning, or its images cannot be
+        downscaled to the size.
     """
 
     folder: str
@@ -58,8 +59,8 @@ class Dataset:
             )
         if not self._conditioning.is_available(self.manifest):
             raise UserError(
-                f"config.model.conditioning is {self.conditioning!r}; {self.folder} holds no such "
-                f"feature: {self._conditioning.remedy}"
+                f"config.model.conditioning is {self.conditioning!r}; {self.folder} lacks "
+                f"{' or '.join(self._conditioning.features)}: {self._conditioning.remedy}"
             )
 
     @property
@@ -86,7 +87,7 @@ class Dataset:
           num_hosts: must divide the number of streams.
 
         Returns:
-          A data set of dicts: image, uint8 [b, H, W, C]; condition, as models/conditioning.py
+          A tf.data.Dataset of dicts: image, uint8 [b, H, W, C]; condition, as models/conditioning.py
           describes it; and slot, int32 [b], the position in the global batch.
 
         Raises:
@@ -96,16 +97,18 @@ class Dataset:
         check_batch_divides(global_batch_size, len(streams), num_hosts)
         per_stream = global_batch_size // len(streams)
         own_streams = range(host, len(streams), num_hosts)
-        # Read several steps at once, so that each operation handles about _ROUND examples.
-        steps = max(1, _ROUND // (per_stream * len(own_streams)))
+        # Read several steps at once, so that each operation handles about _EXAMPLES_PER_INTERLEAVE examples.
+        steps = max(1, _EXAMPLES_PER_INTERLEAVE // (per_stream * len(own_streams)))
         readers = [
             self._read_stream(
                 streams[index], seed, index, start_step * per_stream, steps * per_stream
             )
             for index in own_streams
         ]
-        places = np.arange(per_stream)[:, None] * len(streams) + np.array(own_streams)
-        slots = tf.data.Dataset.from_tensors(np.tile(places.astype(np.int32).ravel(), steps))
+        slots_per_step = np.arange(per_stream)[:, None] * len(streams) + np.array(own_streams)
+        slots = tf.data.Dataset.from_tensors(
+            np.tile(slots_per_step.astype(np.int32).ravel(), steps)
+        )
         batches = tf.data.Dataset.zip((tf.data.Dataset.zip(tuple(readers)), slots.repeat()))
         batches = batches.map(_interleave, num_parallel_calls=2, deterministic=True)
         batches = batches.rebatch(per_replica_batch_size, drop_remainder=True).prefetch(4)
@@ -181,7 +184,7 @@ class Dataset:
             return records.map(lambda records: (records, indices))
 
         def parse(records, indices):
-            parts = tf.data.Dataset.from_tensor_slices(indices).batch(_PARSED)
+            parts = tf.data.Dataset.from_tensor_slices(indices).batch(_PARSE_BATCH_SIZE)
             return parts.map(lambda indices: self._parse(tf.gather(records, indices)))
 
         visits = tf.data.Dataset.counter(order.first_visit, dtype=tf.int64).flat_map(read)

@@ -6,7 +6,10 @@ from keras import ops
 
 
 def guide(conditional, unconditional, guidance_scale: float):
-    """Return w * conditional + (1 - w) * unconditional (Ho and Salimans, 2022). w = 1 is off."""
+    """Return w * conditional + (1 - w) * unconditional, with w the guidance scale.
+
+    A scale of 1 turns guidance off. Source: Ho and Salimans, 2022.
+    """
     return guidance_scale * conditional + (1 - guidance_scale) * unconditional
 
 

@@ -7,7 +7,8 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     """Return points on the arc from `start` to `end`, both included (Shoemake, 1985).
 
     Directions turn at constant speed and lengths change linearly. Points between two draws of
-    normal noise are therefore as likely as the draws, and points between unit embeddings are units.
+    normal noise therefore have the typical norm of noise, and points between unit embeddings have
+    unit length.
 
     Args:
       start: a float array, taken as one vector. It must not be zero.

@@ -17,8 +17,10 @@ class Scales(NamedTuple):
 
     signal: object  # alpha
     noise: object  # sigma
-    signal_slope: object  # d alpha / d noise_level, up to the path's common factor
-    noise_slope: object  # d sigma / d noise_level, up to the same factor
+    # The derivatives by the noise level, divided by a factor common to both. Samplers should use
+    # differences of the scales instead.
+    signal_slope: object
+    noise_slope: object
 
 
 def linear(noise_level) -> Scales:

@@ -11,8 +11,6 @@ With alpha and sigma the path's scales, every prediction type is a line p x0 + q
 
 from keras import ops
 
-from t2i_tpu.diffusion.path import snr
-
 # Prediction type -> (p, q) as a function of the path's scales.
 PREDICTIONS = {
     "denoised": lambda scales: (1.0, 0.0),
@@ -29,7 +27,7 @@ def target(prediction_type: str, path, x0, z, noise_level):
 
 
 def to_denoised(prediction_type: str, path, output, x_noisy, noise_level):
-    """Return the estimate of x0 that the network's float32 output stands for.
+    """Return the estimate of x0 implied by the network's float32 output.
 
     It solves output = p x0 + q z and x_noisy = alpha x0 + sigma z for x0.
     """
@@ -40,48 +38,19 @@ def to_denoised(prediction_type: str, path, output, x_noisy, noise_level):
     return (q * x_noisy - scales.noise * output) / _determinant(prediction_type, scales)
 
 
-def _velocity_weight(path, noise_level):
-    """Weight 1 on the error of the velocity that the output implies (Li and He, 2025).
-
-    On both paths an error of x0 is an error of the velocity of 1 / sigma times its size. Sigma is
-    kept above 0.1.
-    """
-    return 1.0 / ops.square(ops.maximum(path(noise_level).noise, 0.1))
-
-
-def _min_snr_weight(path, noise_level):
-    """Weight min(SNR, 5) on the error of x0 (Hang et al., 2023)."""
-    return ops.minimum(snr(path, noise_level), 5.0)
-
-
-# Name -> weight of the squared error of x0. "uniform" weights the output's own error.
-LOSS_WEIGHTS = {"uniform": None, "min_snr": _min_snr_weight, "velocity": _velocity_weight}
-
-
-def loss_weight(name: str, prediction_type: str, path, noise_level):
-    """Return the weight of the squared error of the network's output at each noise level.
-
-    Args:
-      name: a key of LOSS_WEIGHTS.
-      prediction_type: a key of PREDICTIONS.
-      path: a function from PATHS.
-      noise_level: float32 [batch].
-    """
-    if name == "uniform":
-        return ops.ones_like(noise_level)
-    weight = LOSS_WEIGHTS[name](path, noise_level)
+def denoised_per_output(prediction_type: str, path, noise_level):
+    """Return |d x0 / d output|, which converts an error of the output into an error of x0."""
     if prediction_type == "denoised":
-        return weight
-    # (d x0 / d output)**2 converts an error of the output into an error of x0.
+        return ops.ones_like(noise_level)
     scales = path(noise_level)
-    return weight * ops.square(scales.noise / _determinant(prediction_type, scales))
+    return scales.noise / _determinant(prediction_type, scales)
 
 
 def _determinant(prediction_type, scales):
     """Return alpha q - sigma p, the determinant of the two equations in `to_denoised`.
 
-    It is 1 for velocity, 1 for v on the cosine path, and alpha, kept from zero, for noise. For
-    denoised it would be -sigma, which vanishes at level 0; callers handle that type without it.
+    It is 1 for velocity, 1 for v on the cosine path, and alpha, clamped away from zero, for noise.
+    For denoised it would be -sigma, which vanishes at level 0; callers handle that type without it.
     """
     p, q = PREDICTIONS[prediction_type](scales)
     return ops.maximum(scales.signal * q - scales.noise * p, 1e-3)

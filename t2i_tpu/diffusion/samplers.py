@@ -17,15 +17,18 @@ from t2i_tpu.diffusion.noise_levels import shifted
 class Sampler(NamedTuple):
     """A solver for one path and one schedule of noise levels.
 
+    Levels may start at 1, where alpha is 0, and end at 0, where sigma is 0.
+
     Attributes:
       num_steps: how often `step` is called.
       step: a function (index, x, denoised, denoise, draw) -> (x, denoised) of
         index: int32 scalar tensor, counted from 0;
         x: float32 [batch, ...], the current image;
-        denoised: shaped like x, the estimate from the step before, zeros at first;
-        denoise: (x, noise level) -> denoised, which the step may call as often as it likes;
+        denoised: shaped like x, what the step before returned, zeros at first;
+        denoise: (x, scalar noise level) -> denoised, which a step may call any number of times;
         draw: (integer) -> standard normal noise shaped like x, a function of the integer and of
           each image's seed, for samplers that add noise.
+        The image is the denoised estimate that the last step returns; its x is discarded.
     """
 
     num_steps: int
@@ -35,7 +38,7 @@ class Sampler(NamedTuple):
 def baseline_levels(steps: int) -> np.ndarray:
     """Return 1 - u**(1/3), u from 0.0001 to 0.99 in steps of 1/steps, with 0.01 as last level.
 
-    The baseline evaluates all levels but the last, and its result is the last estimate.
+    The last level is never evaluated: with 35 steps, the result is the estimate at level 34.
     """
     levels = 1 - np.arange(0.0001, 0.99, 1 / steps) ** (1 / 3)
     levels[-1] = 0.01
@@ -135,7 +138,7 @@ def sample(denoise: Callable, x, sampler: Sampler, draw: Callable):
       draw: a function of an integer; see `Sampler`.
 
     Returns:
-      The last denoised estimate. It is the final x if the levels end at 0.
+      The denoised estimate of the last step.
     """
 
     def step(index, state):

@@ -32,7 +32,7 @@ class Attention(layers.Layer):
         """Return [B, T, C].
 
         Args:
-          x: [B, T, C], the positions that ask.
+          x: [B, T, C], the query positions.
           context: [B, S, D], the positions to attend to. None means x itself.
           attend_to: bool [B, S], false for the positions of the context to ignore.
         """

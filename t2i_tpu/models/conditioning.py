@@ -9,9 +9,10 @@ A condition is a dict of named arrays, one row per example:
   sequence   embedding float32 [B, dim] and sequence float32 [B, T, width], the text tower's state
              of each token, padded with 0
 
-The null condition of classifier-free guidance has zeros in every field. To add a kind, write a
-layer here and register it in CONDITIONERS, and register how data sets and prompts provide it in
-data/conditions.py.
+The null condition of classifier-free guidance has zeros in every field, so no real condition may be
+all zeros. To add a kind, write a layer here and register it in CONDITIONERS, and in
+BASELINE_CONDITIONERS if it has no sequence; then register in data/conditions.py how data sets and
+prompts provide it.
 """
 
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Conditioner(Container):
 
     @classmethod
     def from_spec(cls, spec: ConditionSpec, dim: int, **kwargs) -> "Conditioner":
-        """Return the layer for a data set's conditions, encoding to width `dim`."""
+        """Return the layer for a data set's conditions, encoding to width `dim` if it has a choice."""
         raise NotImplementedError
 
 
@@ -106,8 +107,8 @@ class EmbeddingProjection(Conditioner):
 class EmbeddingConditioner(Conditioner):
     """Encodes the direction of a precomputed embedding and 512 Fourier features of it.
 
-    CLIP's embeddings fill few directions, and a network is slow to learn what changes fast with its
-    input (Tancik et al., 2020). The inner product of two prompts' random features (Rahimi and
+    CLIP's embeddings span few directions, and a network is slow to learn high-frequency functions
+    of its input (Tancik et al., 2020). The inner product of two prompts' random features (Rahimi and
     Recht, 2007) decays with their distance d as exp(-d**2 / (2 * 0.5**2)), which makes different
     meanings nearly orthogonal but keeps synonyms close. The frequencies are not trained.
     """

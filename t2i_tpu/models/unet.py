@@ -100,7 +100,7 @@ class UNet(Container):
 
 
 class Layout(Container):
-    """Draws the condition onto the coarsest grid, through a bottleneck of a few numbers.
+    """Projects the condition to a map on the coarsest grid, through a low-rank bottleneck.
 
     Convolutions know a position only from the zeros beyond the border, and modulation treats all
     positions alike. At pure noise the layout must come from the prompt, and this is how it gets in.

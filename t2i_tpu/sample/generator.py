@@ -11,7 +11,7 @@ from t2i_tpu.sample.generate import draw_noise, generate, to_uint8
 
 
 class Generator:
-    """Draws images in batches of one fixed size, so that an image does not depend on the others.
+    """Draws images in batches of one fixed size, so an image is the same whatever else is drawn.
 
     Attributes:
       denoiser: the model.
@@ -38,10 +38,10 @@ class Generator:
 
         # Compiling the strategy's call too avoids running Python for every batch and replica.
         @tf.function(autograph=False)
-        def images(condition, noise, seeds):
+        def all_images(condition, noise, seeds):
             return strategy.run(replica_images, (condition, noise, seeds))
 
-        self.replica_images, self._images = replica_images, images
+        self.replica_images, self._images = replica_images, all_images
 
     def draw(
         self, conditions: dict[str, np.ndarray], seeds: np.ndarray, noise: np.ndarray | None = None
@@ -57,7 +57,7 @@ class Generator:
           uint8 [N, H, W, C].
         """
         seeds = np.asarray(seeds, np.int64)
-        noise = self.noise_of(seeds) if noise is None else noise
+        noise = self.initial_noise(seeds) if noise is None else noise
         drawn = []
         for start in range(0, len(seeds), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -69,7 +69,7 @@ class Generator:
             drawn.append(self.strategy.gather(result, axis=0).numpy().astype(np.uint8))
         return np.concatenate(drawn)[: len(seeds)]
 
-    def noise_of(self, seeds: np.ndarray) -> np.ndarray:
+    def initial_noise(self, seeds: np.ndarray) -> np.ndarray:
         """Return the initial noise of integer seeds [N], float32 [N, H, W, C]."""
         return np.asarray(draw_noise(np.asarray(seeds), self.denoiser.image_shape))
 

@@ -1,10 +1,10 @@
 """Previews: the same captions and seeds each time, next to the real images."""
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from t2i_tpu.config import PreviewConfig
+from t2i_tpu.data.conditions import stack_conditions
 from t2i_tpu.data.reader import Dataset
 from t2i_tpu.sample.generator import Generator
 from t2i_tpu.sample.pictures import draw_grid
@@ -26,10 +26,7 @@ class Preview:
     def draw(self, generator: Generator) -> Image.Image:
         """Draw every caption and return the grid of drawn and real images."""
         examples = [example for section in self.sections.values() for example in section]
-        conditions = tf.nest.map_structure(
-            lambda *rows: np.stack(rows), *(example["condition"] for example in examples)
-        )
-        drawn = generator.draw(conditions, np.arange(len(examples)))
+        drawn = generator.draw(stack_conditions(examples), np.arange(len(examples)))
         sections, start = [], 0
         for title, section in self.sections.items():
             images = drawn[start : start + len(section)]

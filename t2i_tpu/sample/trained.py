@@ -17,7 +17,7 @@ from t2i_tpu.sample.generator import Generator, build_generator
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """The newest checkpoint of a run.
+    """A model restored from the newest checkpoint of a run.
 
     Attributes:
       workdir: of the run, local or gs://.
@@ -45,19 +45,19 @@ class TrainedModel:
         return self.conditioning.from_user(prompts, labels, self.manifest, self.workdir)
 
 
-def load_trained(workdir: str, strategy_name: str = "auto", **sample) -> TrainedModel:
+def load_trained(workdir: str, strategy_name: str = "auto", **sample_overrides) -> TrainedModel:
     """Load the newest checkpoint of a workdir, local or gs://.
 
     Args:
       workdir: of the run.
       strategy_name: one of `config.STRATEGIES`.
-      **sample: new values for fields of config.sample. None keeps the trained value.
+      **sample_overrides: new values for fields of config.sample. None keeps the trained value.
 
     Raises:
       UserError: there is no run or no checkpoint, or a value is not allowed.
     """
     config, manifest = workdir_lib.read(workdir)
-    for name, value in sample.items():
+    for name, value in sample_overrides.items():
         if value is not None:
             setattr(config.sample, name, value)
     config = config_lib.resolve(config)

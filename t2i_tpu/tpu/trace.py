@@ -70,7 +70,7 @@ def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPU
 
     def make_host_dataset(_):
         # A data set must be created on the host that reads it.
-        return make_zero_dataset(config, manifest, trainer.batch_size).repeat()
+        return make_zero_dataset(config, manifest, trainer.replica_batch_size).repeat()
 
     iterator = iter(strategy.distribute_datasets_from_function(make_host_dataset))
     loop = trainer.device_loop.get_concrete_function(iterator, tf.constant(1)).graph
@@ -86,7 +86,7 @@ def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPU
     facts = {
         "replicas": replicas,
         "hosts": strategy_lib.count_input_hosts(strategy),
-        "per_replica_batch_size": trainer.batch_size,
+        "per_replica_batch_size": trainer.replica_batch_size,
         "dtype_policy": trainer.dtype_policy,
         "parameters": trainer.count_parameters(),
         "ops_of_a_step": _count_replicated_ops(loop),

@@ -52,8 +52,8 @@ def train(
       strategy_name: one of `config.STRATEGIES`.
       on_nonfinite: stop, or rollback to an earlier checkpoint, after config.train.max_skipped
         consecutive steps with non-finite gradients.
-      watchdog_minutes: time without a step after which a line says what the run waits for. 0 means
-        never.
+      watchdog_minutes: minutes without a step before the log says what the run is waiting for. 0
+        means never.
 
     Returns:
       The exit code: 0 if all steps are done, EXIT_STOPPED if the run was stopped.
@@ -91,7 +91,7 @@ def train(
         # Train.
         stop = stack.enter_context(Stop(strategy))
         watchdog = stack.enter_context(Watchdog(watchdog_minutes, trainer.is_waiting_for_input))
-        return run.train(stop, watchdog, rolls_back=on_nonfinite == "rollback")
+        return run.execute(stop, watchdog, rolls_back=on_nonfinite == "rollback")
 
 
 def _open_dataset(config: Config, strategy: tf.distribute.Strategy) -> Dataset:
@@ -149,7 +149,7 @@ class _Run:
         else:
             self.writer = tf.summary.create_noop_writer()
 
-    def train(self, stop: Stop, watchdog: Watchdog, rolls_back: bool) -> int:
+    def execute(self, stop: Stop, watchdog: Watchdog, rolls_back: bool) -> int:
         """Train until all steps are done or the run is stopped; return the exit code."""
         train, total = self.trainer.config.train, self.trainer.config.train.total_steps
         step, reason, log = self.start, None, MetricsLog(train)
@@ -246,10 +246,12 @@ class _Run:
         batches = self.trainer.read_host_batches(self.dataset, step - 1, host, num_hosts)
         batches = batches.take(strategy.num_replicas_in_sync // num_hosts)
         cause = find_first_nonfinite(self.trainer.config, self.state, batches, step - 1)
-        problem = f"no finite gradients in {skipped} steps up to {step}: {cause}"
+        problem = (
+            f"the gradients were not finite in {skipped} consecutive steps up to {step}: {cause}"
+        )
         if not rolls_back:
             raise UserError(
-                f"{problem}; nothing that is not finite was saved; use --on_nonfinite=rollback, or a "
+                f"{problem}; no checkpoint contains such values; use --on_nonfinite=rollback, or a "
                 "lower config.train.learning_rate in another --workdir"
             )
         # Agree on a checkpoint with the other hosts.

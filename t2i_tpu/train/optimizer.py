@@ -16,7 +16,7 @@ from t2i_tpu.train.state import TrainState
 
 BETA_1, EPSILON = 0.9, 1e-8
 LOSS_SCALE_GROWTH_INTERVAL = 2000
-# The share that the batch norms' moving statistics keep in a step: Keras' default.
+# Momentum of the batch norms' moving statistics, as in Keras.
 STATISTICS_MOMENTUM = 0.99
 
 
@@ -68,7 +68,7 @@ def apply_gradients(
     )
     factor = tf.where(finite, factor, 0.0)
     gradients = [tf.math.multiply_no_nan(gradient, factor) for gradient in gradients]
-    good = tf.cast(finite, tf.float32)
+    good = tf.cast(finite, tf.float32)  # 1.0 or 0.0
 
     # Bias correction and averages count the steps that were not skipped. A skipped step leaves the
     # moments (decay 1, gradient 0), the weights (rate 0) and the averages (share 0) as they are.
@@ -84,13 +84,15 @@ def apply_gradients(
         "beta2": decay_2,
         "epsilon": EPSILON,
     }
-    shares = [good * (1.0 - (1.0 - 1.0 / count) ** (ema_gamma(std) + 1)) for std in train.ema_stds]
+    ema_rates = [
+        good * (1.0 - (1.0 - 1.0 / count) ** (ema_gamma(std) + 1)) for std in train.ema_stds
+    ]
 
     # Update every variable.
     scalars = {
         "adam": adam,
         "weight_decay": rate * train.weight_decay,
-        "shares": shares,
+        "ema_rates": ema_rates,
         "statistics_share": good * (1.0 - STATISTICS_MOMENTUM),
         "good": good,
     }
@@ -112,13 +114,13 @@ def _update(strategy, state, train, gradients, statistics, scalars):
         update(weight, _adam, m, v, gradient, scalars["adam"])
     moving = variables_by_path(state.denoiser)
     for path, batch in statistics.items():
-        update(moving[path], _move, batch, scalars["statistics_share"])
-    for average, share in zip(state.averages, scalars["shares"], strict=True):
+        update(moving[path], _move_average, batch, scalars["statistics_share"])
+    for average, share in zip(state.averages, scalars["ema_rates"], strict=True):
         for copy, weight in zip(average.trainable_variables, state.weights, strict=True):
-            update(copy.value, _move, weight, share)
+            update(copy.value, _move_average, weight, share)
         copies = variables_by_path(average)
         for path in statistics:
-            update(copies[path], _move, moving[path], scalars["good"])
+            update(copies[path], _move_average, moving[path], scalars["good"])
     update(state.step, _add, 1)
     update(state.updates, _add, scalars["good"])
     update(state.skipped_in_a_row, _count_skipped, scalars["good"])
@@ -135,7 +137,7 @@ def _decay(weight, share):
     weight.assign(weight * (1.0 - share))
 
 
-def _move(average, value, share):
+def _move_average(average, value, share):
     # With a plain product, a share of 0 and a non-finite value would damage the average.
     average.assign_add(tf.math.multiply_no_nan(value - average, share))
 

@@ -21,7 +21,7 @@ class TrainState:
       averages: a model for each entry of config.train.ema_stds.
       step: int64, the number of steps done.
       updates: int64, how many of them had finite gradients.
-      skipped_in_a_row: int64, the number of latest steps that had not.
+      skipped_in_a_row: int64, how many consecutive steps, up to the latest, had non-finite ones.
       scales_loss: whether the loss is scaled, as float16 needs.
       loss_scale: float32.
       updates_since_scaling: int64, the number of updates since the loss scale changed.

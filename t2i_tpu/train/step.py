@@ -1,7 +1,10 @@
 """One replica's share of a training step, and the device loop that repeats it.
 
 To add a training scalar, name it in METRICS and compute it in `replica_step`. Metrics are summed
-over the replicas and the steps of a log line, and train/metrics.py divides the sums by the steps.
+over the replicas and over the steps of a log line, and train/metrics.py divides the sums by the
+number of steps. So a replica returns its share: for a mean over the batch, the sum over its own
+examples divided by the global batch size. A value that is the same on every replica goes into
+`shared`, of which only the first replica's counts.
 """
 
 from collections.abc import Callable
@@ -10,6 +13,7 @@ import tensorflow as tf
 
 from t2i_tpu.config import Config
 from t2i_tpu.diffusion import prediction
+from t2i_tpu.diffusion.losses import LOSS_WEIGHTS, LOSSES
 from t2i_tpu.diffusion.noise_levels import NOISE_LEVELS
 from t2i_tpu.diffusion.path import corrupt
 from t2i_tpu.models.conditioning import drop_conditions
@@ -34,9 +38,6 @@ METRICS = (
     "skipped_steps",
     "steps",
 )
-
-# To add a loss, register it here; its name must also be a choice of `DiffusionConfig.loss`.
-LOSSES = {"absolute": tf.abs, "squared": tf.square}
 
 
 def corrupt_batch(config: Config, path, batch: Batch, step: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -86,9 +87,8 @@ def compute_losses(
     )
     target = prediction.target(prediction_type, path, examples["image"], examples["noise"], level)
     error = LOSSES[config.diffusion.loss](output - target)
-    weight = prediction.loss_weight(
-        config.diffusion.loss_weight, prediction_type, path, examples["noise_level"]
-    )
+    weigh = LOSS_WEIGHTS[config.diffusion.loss_weight]
+    weight = weigh(prediction_type, path, examples["noise_level"])
     return weight * tf.reduce_mean(error, axis=[1, 2, 3]), statistics
 
 
@@ -100,13 +100,13 @@ def make_replica_step(
     The metrics are to be summed over the replicas.
     """
     # Dividing by the global batch size makes the loss independent of the number of replicas.
-    batch_size = config.train.global_batch_size
+    global_batch_size = config.train.global_batch_size
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def forward_backward(examples, loss_scale):
         with tf.GradientTape() as tape:
             losses, statistics = compute_losses(config, state.denoiser, examples)
-            loss = tf.reduce_sum(losses) * (loss_scale / batch_size)
+            loss = tf.reduce_sum(losses) * (loss_scale / global_batch_size)
         gradients = map(_densify, tape.gradient(loss, state.weights), state.weights)
         return list(gradients), losses, statistics
 
@@ -121,16 +121,16 @@ def make_replica_step(
             statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistics)
         # Update the weights.
         norm, skipped = apply_gradients(state, config.train, gradients, statistics)
-        # These are the same on every replica, so only the first one counts them.
+        # Measure.
         is_first = tf.cast(tf.equal(context.replica_id_in_sync_group, 0), tf.float32)
-        scalars = {
+        shared = {
             "gradient_norm": tf.math.multiply_no_nan(norm, 1.0 - skipped),
             "skipped_steps": skipped,
             "steps": tf.ones([]),
         }
         return {
             **_sum_by_noise_level(losses, examples["noise_level"]),
-            **{name: is_first * value for name, value in scalars.items()},
+            **{name: is_first * value for name, value in shared.items()},
         }
 
     return replica_step
@@ -149,7 +149,7 @@ def _sum_by_noise_level(losses: tf.Tensor, noise_level: tf.Tensor) -> Metrics:
 
 
 def _densify(gradient, weight):
-    """Return a table's gradient, which comes as rows, as a dense tensor.
+    """Convert an embedding table's sparse gradient (tf.IndexedSlices) to a dense tensor.
 
     TensorFlow's own conversion has no static shape, which a TPU needs.
     """
@@ -175,17 +175,18 @@ def make_device_loop(
 
     # Only the loop itself needs autograph.
     @tf.autograph.experimental.do_not_convert
-    def packed_step(batch):
+    def stacked_step(batch):
         metrics = replica_step(batch)
         if metrics.keys() != set(METRICS):
-            raise ValueError(f"the step returns {sorted(metrics)}, but METRICS is {METRICS}")
+            difference = metrics.keys() ^ set(METRICS)
+            raise ValueError(f"METRICS and the step's metrics differ in {sorted(difference)}")
         return tf.stack([metrics[name] for name in METRICS])
 
     @tf.autograph.experimental.do_not_convert
     def run_step(batch):
-        # One packed tensor, because each reduction costs a round trip between workers.
-        packed = strategy.run(packed_step, (batch,))
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, packed, axis=None)
+        # One stacked tensor, because each reduction costs a round trip between workers.
+        stacked = strategy.run(stacked_step, (batch,))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, stacked, axis=None)
 
     @tf.function
     def device_loop(iterator, num_steps):

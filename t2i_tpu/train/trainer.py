@@ -24,7 +24,7 @@ class Trainer:
       strategy: where it trains.
       dtype_policy: the Keras policy of the model.
       jit_compile: whether XLA compiles the forward and backward pass, and the sampler.
-      batch_size: examples of one replica in a step.
+      replica_batch_size: examples of one replica in a step.
       state: the variables.
       replica_step: see `make_replica_step`.
       device_loop: see `make_device_loop`.
@@ -36,7 +36,7 @@ class Trainer:
     strategy: tf.distribute.Strategy
     dtype_policy: str
     jit_compile: bool
-    batch_size: int
+    replica_batch_size: int
     state: TrainState
     replica_step: Callable
     device_loop: Callable
@@ -59,7 +59,7 @@ class Trainer:
         return dataset.batches(
             self.config.seed,
             self.config.train.global_batch_size,
-            self.batch_size,
+            self.replica_batch_size,
             start_step,
             host,
             num_hosts,
@@ -93,7 +93,9 @@ def build_trainer(
     Raises:
       UserError: the strategy's replicas do not divide the batch, or the model cannot be built.
     """
-    batch_size = strategy_lib.get_replica_batch_size(strategy, config.train.global_batch_size)
+    replica_batch_size = strategy_lib.get_replica_batch_size(
+        strategy, config.train.global_batch_size
+    )
     if dtype_policy is None:
         dtype_policy = strategy_lib.choose_dtype_policy(config.train, strategy)
     if jit_compile is None:
@@ -106,7 +108,7 @@ def build_trainer(
         strategy=strategy,
         dtype_policy=dtype_policy,
         jit_compile=jit_compile,
-        batch_size=batch_size,
+        replica_batch_size=replica_batch_size,
         state=state,
         replica_step=replica_step,
         device_loop=make_device_loop(strategy, replica_step, waiting),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from t2i_tpu.diffusion.losses import LOSS_WEIGHTS
 from t2i_tpu.diffusion.path import PATHS, cosine, linear
-from t2i_tpu.diffusion.prediction import loss_weight, target, to_denoised
+from t2i_tpu.diffusion.prediction import target, to_denoised
 
 TYPES = ("denoised", "noise", "v", "velocity")
 
@@ -58,7 +59,7 @@ def test_denoised_is_finite_on_the_full_path(path, kind):
     levels = tf.linspace(0.0, 1.0, 101)
     ones = tf.ones_like(levels)
     assert np.isfinite(to_denoised(kind, path, ones, -ones, levels)).all()
-    assert np.isfinite(loss_weight("min_snr", kind, path, levels)).all()
+    assert np.isfinite(LOSS_WEIGHTS["min_snr"](kind, path, levels)).all()
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -73,7 +74,7 @@ def test_min_snr_weights_the_error_of_the_image(name, kind):
     other = np.asarray(
         to_denoised(kind, PATHS[name], output + error, x_noisy, as_tensor), "float64"
     )
-    weight = np.asarray(loss_weight("min_snr", kind, PATHS[name], as_tensor))
+    weight = np.asarray(LOSS_WEIGHTS["min_snr"](kind, PATHS[name], as_tensor))
     expected = np.minimum((signal / noise) ** 2, 5) * (other - one) ** 2
     np.testing.assert_allclose(weight * error**2, expected, rtol=1e-3)
 
@@ -81,14 +82,14 @@ def test_min_snr_weights_the_error_of_the_image(name, kind):
 def test_min_snr_by_hand():
     levels = tf.constant([0.25, 0.5, 0.8])  # SNR 9, 1, 1/16 on the linear path
     np.testing.assert_allclose(
-        loss_weight("min_snr", "denoised", linear, levels), [5, 1, 1 / 16], rtol=1e-5
+        LOSS_WEIGHTS["min_snr"]("denoised", linear, levels), [5, 1, 1 / 16], rtol=1e-5
     )
     # noise: min(SNR, 5) / SNR; velocity: times noise_level**2
     np.testing.assert_allclose(
-        loss_weight("min_snr", "noise", linear, levels), [5 / 9, 1, 1], rtol=1e-5
+        LOSS_WEIGHTS["min_snr"]("noise", linear, levels), [5 / 9, 1, 1], rtol=1e-5
     )
     np.testing.assert_allclose(
-        loss_weight("min_snr", "velocity", linear, levels), [5 / 16, 0.25, 0.04], rtol=1e-5
+        LOSS_WEIGHTS["min_snr"]("velocity", linear, levels), [5 / 16, 0.25, 0.04], rtol=1e-5
     )
 
 
@@ -99,12 +100,12 @@ def test_the_velocity_weight_measures_the_error_of_the_velocity(name):
     # v = alpha' x0 + sigma' z with z = (x - alpha x0) / sigma; slopes by hand for the two paths.
     slopes = (-1, 1) if name == "linear" else (-noise, signal)
     by_image = slopes[0] - slopes[1] * signal / noise
-    weight = loss_weight("velocity", "denoised", PATHS[name], tf.constant(levels, tf.float32))
+    weight = LOSS_WEIGHTS["velocity"]("denoised", PATHS[name], tf.constant(levels, tf.float32))
     np.testing.assert_allclose(weight, np.minimum(by_image**2, 100), rtol=1e-4)
-    weight = loss_weight("velocity", "velocity", PATHS[name], tf.constant(levels, tf.float32))
+    weight = LOSS_WEIGHTS["velocity"]("velocity", PATHS[name], tf.constant(levels, tf.float32))
     np.testing.assert_allclose(weight, np.where(noise > 0.1, 1, weight), rtol=1e-4)
 
 
 def test_uniform_weight_is_one():
     levels = tf.constant([0.0, 0.3, 1.0])
-    assert np.asarray(loss_weight("uniform", "v", cosine, levels)).tolist() == [1, 1, 1]
+    assert np.asarray(LOSS_WEIGHTS["uniform"]("v", cosine, levels)).tolist() == [1, 1, 1]

@@ -1,0 +1,66 @@
+"""Checks of config fields that must fit together."""
+
+from typing import TYPE_CHECKING
+
+from t2i_tpu.errors import UserError
+
+if TYPE_CHECKING:  # config.py imports this file
+    from t2i_tpu.config import Config, ModelConfig
+
+
+def check_combinations(config: "Config") -> None:
+    """Raise UserError if fields of a config, each valid on its own, do not fit together."""
+    _check_resolutions(config)
+    _check_loss(config)
+    _check_averages(config)
+
+
+def _check_resolutions(config: "Config") -> None:
+    """Raise UserError if the U-Net's resolutions do not fit together or do not fit the image."""
+    model, size = config.model, config.data.image_size
+    if not model.widths or min(model.widths) < 1:
+        raise UserError(
+            f"config.model.widths is {model.widths}; it needs one positive width per resolution"
+        )
+    if len(model.attention_levels) != len(model.widths):
+        raise UserError(
+            f"config.model.attention_levels has {len(model.attention_levels)} entries and "
+            f"config.model.widths has {len(model.widths)}; they need one each per resolution"
+        )
+    if model.blocks == "baseline":
+        _check_baseline_resolutions(model)
+    factor = model.patch_size * 2 ** (len(model.widths) - 1)
+    if size % factor:
+        raise UserError(
+            f"config.data.image_size is {size}; patch_size {model.patch_size} and "
+            f"{len(model.widths)} widths need a multiple of {factor}"
+        )
+
+
+def _check_baseline_resolutions(model: "ModelConfig") -> None:
+    if model.patch_size != 1:
+        raise UserError(
+            f"config.model.patch_size is {model.patch_size}; the baseline's blocks need 1"
+        )
+    if len(model.widths) < 2 or min(model.widths) < 8:
+        raise UserError(
+            f"config.model.widths is {model.widths}; the baseline's blocks need at least two "
+            "widths, none below 8"
+        )
+
+
+def _check_loss(config: "Config") -> None:
+    diffusion = config.diffusion
+    if diffusion.loss_weight != "uniform" and diffusion.loss != "squared":
+        raise UserError(
+            f"config.diffusion.loss_weight is {diffusion.loss_weight!r}, which weights a squared "
+            f"error, but config.diffusion.loss is {diffusion.loss!r}; set "
+            "config.diffusion.loss_weight=uniform or config.diffusion.loss=squared"
+        )
+
+
+def _check_averages(config: "Config") -> None:
+    if any(not 0 < std < 0.28 for std in config.train.ema_stds):
+        raise UserError(
+            f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"
+        )
