@@ -41,8 +41,10 @@ class TrainedModel:
     def make_conditions(
         self, prompts: Sequence[str], labels: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Return the conditions of prompts or of labels; see `Conditioning.from_user`."""
-        return self.conditioning.from_user(prompts, labels, self.manifest, self.workdir)
+        """Return the conditions of prompts or of labels; see `Conditioning.from_prompts_or_labels`."""
+        return self.conditioning.from_prompts_or_labels(
+            prompts, labels, self.manifest, self.workdir
+        )
 
 
 def load_trained(workdir: str, strategy_name: str = "auto", **sample_overrides) -> TrainedModel:

@@ -136,7 +136,7 @@ def test_a_learning_rate_that_is_too_high(squares, tmp_path, launch):
     assert stopped.code == 1 and "Traceback" not in stopped.stderr, stopped.stderr
     error = stopped.stderr.splitlines()[-1]
     assert re.match(
-        r"train.py: error: the gradients were not finite in [56] steps up to \d+: (the output|the gradient|weight"
+        r"train.py: error: the gradients were not finite in [56] consecutive steps up to \d+: (the output|the gradient|weight"
         r"|the loss).* is the first, at noise levels 0\.\d\d to [01]\.\d\d; no checkpoint contains such values",
         error,
     ), error
