@@ -29,7 +29,8 @@ def find_first_nonfinite(
             if is_bad.any():
                 if len(is_bad) == len(levels):
                     levels = levels[is_bad.reshape(len(is_bad), -1).any(axis=1)]
-                return f"{name} is the first, at noise levels {_format_bands(levels)}"
+                bands = _format_bands(levels)
+                return f"{name} is the first non-finite value, at noise levels {bands}"
     return "recomputing the step gives finite values, so suspect the hardware or the compiler"
 
 
