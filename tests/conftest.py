@@ -49,9 +49,9 @@ def fashion_mnist_idx() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory):
-    """The folder of a data set of coloured squares; see `tiny.write`."""
+    """The folder of a data set of colored squares; see `tiny.write_squares`."""
     folder = tmp_path_factory.mktemp("squares")
-    tiny.write(folder)
+    tiny.write_squares(folder)
     return folder
 
 

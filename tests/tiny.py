@@ -15,7 +15,7 @@ from t2i_tpu.run import checkpoint_store
 from t2i_tpu.text import make_encoder
 from t2i_tpu.train.trainer import build_trainer
 
-COLOURS = {
+COLORS = {
     "red": (220, 30, 30),
     "green": (30, 200, 40),
     "blue": (40, 60, 220),
@@ -26,12 +26,12 @@ COLOURS = {
 CONFIG_FILE = "from t2i_tpu.config import Config\n\n\ndef get_config():\n    return Config()\n"
 
 
-def write(
+def write_squares(
     folder, count=32, size=16, num_streams=4, shard_size=3, heldout=8
 ) -> manifest_lib.Manifest:
-    """Write a data set of squares in four colours and return its manifest.
+    """Write a data set of squares in four colors and return its manifest.
 
-    Every example has a caption; the caption's embedding, tokens and token states; and its colour as
+    Every example has a caption; the caption's embedding, tokens and token states; and its color as
     the label.
 
     Args:
@@ -62,20 +62,20 @@ def write(
         sequence=manifest_lib.SequenceContract(
             "embedded", encoder.weights_sha256, encoder.sequence_width, encoder.context_length
         ),
-        label_names=list(COLOURS),
+        label_names=list(COLORS),
     )
 
 
 def _make_records(split, count, size, encoder, rng) -> Iterator[Record]:
-    names = list(COLOURS)
+    names = list(COLORS)
     captions = [f"{names[index % 4]} square {split} {index}" for index in range(count)]
     tokens = encoder.tokenize(captions)
     embeddings, sequences = encoder.encode_sequences(captions)
     for index in range(count):
-        # Draw a coloured square at a random place on white.
+        # Draw a colored square at a random place on white.
         image = np.full((size, size, 3), 255, np.uint8)
         x, y = rng.integers(0, size // 2, 2)
-        image[y : y + size // 2, x : x + size // 2] = COLOURS[names[index % 4]]
+        image[y : y + size // 2, x : x + size // 2] = COLORS[names[index % 4]]
         yield Record(
             f"{split}{index}",
             image,
@@ -87,7 +87,7 @@ def _make_records(split, count, size, encoder, rng) -> Iterator[Record]:
         )
 
 
-def settings(folder, **changes) -> dict[str, object]:
+def make_settings(folder, **changes) -> dict[str, object]:
     """Return the values of the tiny config by dotted name.
 
     Args:
@@ -116,18 +116,18 @@ def settings(folder, **changes) -> dict[str, object]:
     return values | {name.replace("__", "."): value for name, value in changes.items()}
 
 
-def config(folder, **changes) -> Config:
-    """Return the tiny config, resolved; the arguments are those of `settings`."""
+def make_config(folder, **changes) -> Config:
+    """Return the tiny config, resolved; the arguments are those of `make_settings`."""
     config = Config()
-    for name, value in settings(folder, **changes).items():
+    for name, value in make_settings(folder, **changes).items():
         *group, field = name.split(".")
         setattr(getattr(config, group[0]) if group else config, field, value)
     return config_lib.resolve(config)
 
 
-def flags(folder, **changes) -> list[str]:
-    """Return flags that turn `CONFIG_FILE` into the tiny config; see `settings` for the arguments."""
-    return [f"--config.{name}={value}" for name, value in settings(folder, **changes).items()]
+def make_flags(folder, **changes) -> list[str]:
+    """Return flags that turn `CONFIG_FILE` into the tiny config; see `make_settings` for the arguments."""
+    return [f"--config.{name}={value}" for name, value in make_settings(folder, **changes).items()]
 
 
 class Run:
@@ -176,7 +176,7 @@ class Run:
         return values
 
 
-def checkpoint_values(workdir) -> dict[str, np.ndarray]:
+def read_checkpoint(workdir) -> dict[str, np.ndarray]:
     """Return the values of a workdir's newest checkpoint, by the names that `Run.values` uses.
 
     They are read with TensorFlow's own functions.

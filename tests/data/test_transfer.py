@@ -16,7 +16,7 @@ from tests.gcs.harness import Faults
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squares")
-    tiny.write(folder)
+    tiny.write_squares(folder)
     (folder / "text_tower").mkdir()  # a data set may have files other than shards
     (folder / "text_tower" / "tower.onnx").write_bytes(b"onnx" * 1000)
     (folder / ".state").mkdir()
@@ -101,7 +101,7 @@ def test_errors_are_one_line(gcs, bucket, squares, copy, tmp_path):
     nothing = {"GOOGLE_APPLICATION_CREDENTIALS": "", "CLOUDSDK_CONFIG": str(tmp_path)}
     with pytest.raises(UserError, match=f"{bucket} requires credentials"):
         gcs.call(transfer.copy, str(squares), address, environment=nothing)
-    tiny.write(tmp_path / "other", count=16)
+    tiny.write_squares(tmp_path / "other", count=16)
     copy(tmp_path / "other", address)
     with pytest.raises(UserError, match="holds another data set"):
         copy(squares, address)

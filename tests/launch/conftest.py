@@ -29,7 +29,7 @@ def run(start):
 
 @pytest.fixture(scope="session")
 def config_file(tmp_path_factory):
-    """A --config file with the default config, for use with `tiny.flags`."""
+    """A --config file with the default config, for use with `tiny.make_flags`."""
     path = tmp_path_factory.mktemp("configs") / "plain.py"
     path.write_text(tiny.CONFIG_FILE)
     return path
@@ -43,7 +43,7 @@ def trained(tmp_path_factory, squares, config_file, run):
     def train_once(conditioning):
         if conditioning not in workdirs:
             workdir = tmp_path_factory.mktemp("runs") / conditioning
-            flags = tiny.flags(
+            flags = tiny.make_flags(
                 squares,
                 model__conditioning=conditioning,
                 train__total_steps=12,

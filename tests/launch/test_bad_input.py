@@ -57,7 +57,7 @@ def get_error(tmp_path, config_file, run, listing):
     ],
 )
 def test_wrong_training_flag(get_error, squares, flag, words):
-    error = get_error(*tiny.flags(squares), flag)
+    error = get_error(*tiny.make_flags(squares), flag)
     assert error.startswith("train.py: error: ")
     assert_mentions(error, words)
 
@@ -114,7 +114,7 @@ def test_damaged_data(get_error, squares, tmp_path, damage):
         shard.write_text(shard.read_text()[:-40])
     else:
         shard.write_bytes(shard.read_bytes()[: 100 if damage == "truncated" else 0])
-    error = get_error(*tiny.flags(data))
+    error = get_error(*tiny.make_flags(data))
     assert str(shard) in error and "again" in error
 
 
@@ -127,7 +127,7 @@ def test_damaged_record_ends_the_run_until_skipped_or_restored(tmp_path, squares
     middle = len(content) // 2
     shard.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'workdir'}"]
-    flags += tiny.flags(data, train__total_steps=4)
+    flags += tiny.make_flags(data, train__total_steps=4)
     result = run("train.py", flags)
     assert result.code == 1 and "Traceback" not in result.stderr
     error = result.stderr.splitlines()[-1]
@@ -144,17 +144,17 @@ def test_workdir_of_another_config_or_data_set(get_error, squares, trained, tmp_
     # This model was trained for 12 steps on these shards.
     workdir = trained("embedding")
     flags = dict(train__total_steps=12, train__learning_rate=1e-2, train__decay="constant")
-    error = get_error(*tiny.flags(squares, **flags | dict(seed=7)), workdir=workdir)
+    error = get_error(*tiny.make_flags(squares, **flags | dict(seed=7)), workdir=workdir)
     assert "config.seed: 0 != 7" in error and "--workdir" in error
 
     # Put another data set at the same path, with one record fewer.
     other = tmp_path / "squares"
-    tiny.write(other, count=31)
+    tiny.write_squares(other, count=31)
     backup = tmp_path / "backup"
     squares.rename(backup)
     try:
         shutil.copytree(other, squares)
-        error = get_error(*tiny.flags(squares, **flags), workdir=workdir)
+        error = get_error(*tiny.make_flags(squares, **flags), workdir=workdir)
     finally:
         shutil.rmtree(squares)
         backup.rename(squares)

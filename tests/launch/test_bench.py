@@ -4,7 +4,7 @@ from tests import tiny
 
 
 def test_report_is_printed(squares, config_file, run):
-    flags = [f"--config={config_file}", "--rounds=1", "--steps=1", *tiny.flags(squares)]
+    flags = [f"--config={config_file}", "--rounds=1", "--steps=1", *tiny.make_flags(squares)]
     result = run("bench.py", flags)
     assert result.code == 0, result.stderr
     lines = result.stdout.splitlines()

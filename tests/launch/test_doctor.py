@@ -20,14 +20,14 @@ def run_doctor(*flags, path=ROOT):
 
 def test_table_and_exit_code(tmp_path, squares, config_file):
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'run'}"]
-    good = run_doctor(*flags, *tiny.flags(squares))
+    good = run_doctor(*flags, *tiny.make_flags(squares))
     assert good.returncode == 0 and good.stderr == "", good
     lines = [line for line in good.stdout.splitlines() if "->" not in line]
     assert {line.split()[0] for line in lines} <= {"ok", "warning"}
     subjects = [line[9:].split()[0] for line in lines]
     assert subjects[0] == "python" and {"keras", "CPU", "workdir", "data", "disk"} <= set(subjects)
 
-    bad = run_doctor(*flags, *tiny.flags(tmp_path / "absent"))
+    bad = run_doctor(*flags, *tiny.make_flags(tmp_path / "absent"))
     assert bad.returncode == 1 and bad.stderr == ""
     (problem,) = (line for line in bad.stdout.splitlines() if line.startswith("PROBLEM"))
     assert "absent" in problem and "manifest.json is missing" in problem

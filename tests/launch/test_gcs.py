@@ -40,7 +40,7 @@ ACCOUNT = "tester@harness.iam.gserviceaccount.com"
 
 def assert_equal_runs(first: pathlib.Path, second: pathlib.Path):
     """Fail unless the variables of the newest checkpoints and the previews are equal in all bits."""
-    expected, values = tiny.checkpoint_values(first), tiny.checkpoint_values(second)
+    expected, values = tiny.read_checkpoint(first), tiny.read_checkpoint(second)
     assert expected.keys() == values.keys() and expected["step"] == 6
     for name, value in expected.items():
         np.testing.assert_array_equal(values[name], value, err_msg=name)
@@ -65,7 +65,7 @@ def test_resumed_run_equals_one_on_disk(
         values = [f"--config.{name}={value}" for name, value in TINY.items()]
     else:
         folder, config = squares, config_file
-        values = tiny.flags(
+        values = tiny.make_flags(
             "", train__total_steps=6, train__checkpoint_every=3, train__preview_every=6
         )
 
@@ -113,8 +113,8 @@ def get_errors(gcs, bucket, squares, config_file, run):
     def run_scripts(address, environment=()):
         config = f"--config={config_file}"
         commands = (
-            ("train.py", [config, f"--workdir={bucket}/run", *tiny.flags(f"{address}/data")]),
-            ("train.py", [config, f"--workdir={address}/run", *tiny.flags(data)]),
+            ("train.py", [config, f"--workdir={bucket}/run", *tiny.make_flags(f"{address}/data")]),
+            ("train.py", [config, f"--workdir={address}/run", *tiny.make_flags(data)]),
             ("sample.py", [f"--workdir={address}/run", "--prompt=x"]),
         )
         return [

@@ -20,7 +20,7 @@ def preflight(tmp_path, squares, config_file, start):
     def run_preflight(*flags):
         output = tmp_path / "report.json"
         common = [f"--config={config_file}", f"--output={output}", "--compile=false"]
-        launched = start("preflight.py", [*common, *tiny.flags(squares), *flags])
+        launched = start("preflight.py", [*common, *tiny.make_flags(squares), *flags])
         result = launched.wait()
         return result, json.loads(output.read_text()) if output.exists() else None
 

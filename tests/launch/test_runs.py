@@ -17,7 +17,7 @@ def finished(tmp_path_factory, squares, config_file, run):
     There are checkpoints of steps 2, 4, ..., 10, and previews of steps 5 and 10.
     """
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    flags = tiny.flags(
+    flags = tiny.make_flags(
         squares,
         train__total_steps=10,
         train__log_every=2,

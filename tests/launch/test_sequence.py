@@ -27,7 +27,7 @@ def training_flags(squares, config_file):
         train__decay="constant",
         train__ema_stds="()",
     )
-    return [f"--config={config_file}", *tiny.flags(squares, **changes)]
+    return [f"--config={config_file}", *tiny.make_flags(squares, **changes)]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_stop_and_resume_is_bit_exact(training_flags, workdir, start, tmp_path):
     assert first.wait().code == 75
     second = start("train.py", flags).wait()
     assert second.code == 0 and "resuming at step 6 of 12" in second.stderr, second.stderr
-    expected = tiny.checkpoint_values(workdir)
-    actual = tiny.checkpoint_values(tmp_path / "run")
+    expected = tiny.read_checkpoint(workdir)
+    actual = tiny.read_checkpoint(tmp_path / "run")
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
@@ -106,7 +106,7 @@ def test_changed_encoder_is_rejected(workdir, run, tmp_path, field, value):
 
 
 def test_baseline_blocks_reject_sequences(run, config_file, squares, tmp_path):
-    flags = tiny.flags(squares, recipe="baseline", model__conditioning="sequence")
+    flags = tiny.make_flags(squares, recipe="baseline", model__conditioning="sequence")
     flags += ["--config.model.widths=(16,16)", "--config.model.attention_levels=(False,True)"]
     result = run("train.py", [f"--config={config_file}", f"--workdir={tmp_path / 'x'}", *flags])
     # TensorFlow may print a line of its own first, because the model is built on the device.

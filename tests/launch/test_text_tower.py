@@ -23,7 +23,7 @@ UNKNOWN = "ViT-of-nobody/tag"
 def data(tmp_path_factory):
     """A data set of squares whose encoder does not exist, with its text tower."""
     folder = tmp_path_factory.mktemp("data")
-    manifest = tiny.write(folder)
+    manifest = tiny.write_squares(folder)
     manifest = dataclasses.replace(
         manifest,
         embedding=dataclasses.replace(manifest.embedding, encoder=UNKNOWN),
@@ -41,7 +41,7 @@ def workdir(data, config_file, run, tmp_path_factory):
     shutil.copytree(data, folder / "data")
     small = dict(train__total_steps=2, train__ema_stds="()")
     flags = [f"--config={config_file}", f"--workdir={folder / 'run'}"]
-    result = run("train.py", flags + tiny.flags(folder / "data", **small))
+    result = run("train.py", flags + tiny.make_flags(folder / "data", **small))
     assert result.code == 0, result.stderr
     shutil.rmtree(folder / "data")
     return folder / "run"
@@ -130,7 +130,7 @@ def test_training_rejects_a_tower_with_other_weights(data, config_file, run, tmp
     path = copy / TEXT_TOWER / "open_clip_model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'run'}", *tiny.flags(copy)]
+    flags = [f"--config={config_file}", f"--workdir={tmp_path / 'run'}", *tiny.make_flags(copy)]
     error = run("train.py", flags)
     assert error.code == 1 and str(path) in error.stderr.splitlines()[-1]
     assert not (tmp_path / "run" / "config.json").exists()

@@ -28,7 +28,7 @@ def read_scalars(folder):
 def test_run_writes_its_files_and_is_finished(tmp_path, squares, config_file, run, listing):
     workdir = tmp_path / "new" / "run"
     flags = [f"--config={config_file}", f"--workdir={workdir}"]
-    flags += tiny.flags(
+    flags += tiny.make_flags(
         squares,
         train__total_steps=7,
         train__log_every=2,

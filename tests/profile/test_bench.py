@@ -54,11 +54,11 @@ def test_report_without_a_share_of_products():
 
 def test_measurement_of_a_step(squares):
     config = Config()
-    for name, value in tiny.settings(squares).items():
+    for name, value in tiny.make_settings(squares).items():
         group, field = name.split(".")
         setattr(getattr(config, group), field, value)
     measurement = measure(config, "cpu", rounds=2, steps=3)
-    assert measurement.parameters == tiny.Run(tiny.config(squares)).trainer.count_parameters()
+    assert measurement.parameters == tiny.Run(tiny.make_config(squares)).trainer.count_parameters()
     assert measurement.global_batch_size == 8
     assert measurement.dtype_policy == measurement.peak_dtype == "float32"
     assert not measurement.jit_compile

@@ -15,7 +15,7 @@ from tests import tiny
 
 
 def test_estimated_size_of_a_checkpoint_is_its_size_on_disk(tmp_path, squares):
-    config, manifest = tiny.config(squares, model__widths=(64,)), read_manifest(str(squares))
+    config, manifest = tiny.make_config(squares, model__widths=(64,)), read_manifest(str(squares))
     findings = capacity.check_capacity(config, str(tmp_path / "run"), manifest)
     disk = next(finding for finding in findings if finding.subject == "disk")
     megabytes = int(re.match(r"(\d+) MB per checkpoint", disk.text)[1])
@@ -28,7 +28,7 @@ def test_estimated_size_of_a_checkpoint_is_its_size_on_disk(tmp_path, squares):
 
 
 def test_memory_of_a_forward_pass_grows_with_every_image(squares):
-    config, manifest = tiny.config(squares), read_manifest(str(squares))
+    config, manifest = tiny.make_config(squares), read_manifest(str(squares))
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     denoiser = build_denoiser(config, manifest.channels, spec, "float32")
     small, large = (capacity.count_forward_bytes(denoiser, batch) for batch in (16, 48))

@@ -16,7 +16,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def run(squares):
     """A run of three steps."""
-    run = tiny.Run(tiny.config(squares))
+    run = tiny.Run(tiny.make_config(squares))
     run.steps(3)
     return run
 
@@ -31,7 +31,7 @@ def workdir(run, tmp_path):
 @pytest.fixture(scope="module")
 def other(squares):
     """A state of the same shape with other values in it."""
-    return tiny.Run(tiny.config(squares, seed=1)).state
+    return tiny.Run(tiny.make_config(squares, seed=1)).state
 
 
 def make_checkpointer(workdir, state):
@@ -69,7 +69,7 @@ def test_every_variable_is_restored(run, workdir, other):
     assert any(np.any(before[name] != expected[name]) for name in expected)
     assert make_checkpointer(workdir, other).restore() == 3
     assert_equal_values(read_values(other), expected)
-    assert tiny.checkpoint_values(workdir).keys() == expected.keys()
+    assert tiny.read_checkpoint(workdir).keys() == expected.keys()
 
 
 def test_empty_workdir(tmp_path, other):
@@ -93,7 +93,7 @@ def test_weights_and_averages_are_restored_separately(run, workdir, other):
 
 
 def test_checkpoint_of_another_width_is_rejected(workdir, squares):
-    wider = tiny.Run(tiny.config(squares, model__widths=(24,))).state
+    wider = tiny.Run(tiny.make_config(squares, model__widths=(24,))).state
     with pytest.raises(UserError, match="step-3 does not match") as error:
         make_checkpointer(workdir, wider).restore()
     assert_one_line(error)
@@ -123,7 +123,7 @@ def test_checkpoint_with_missing_or_extra_variables_is_rejected(tmp_path, run, o
 
 def test_save_writes_the_state_at_the_time_of_the_call(tmp_path, squares):
     """The device continues while a thread writes."""
-    run = tiny.Run(tiny.config(squares, train__total_steps=100))
+    run = tiny.Run(tiny.make_config(squares, train__total_steps=100))
     run.steps(2)
     expected = run.values()
     checkpointer = make_checkpointer(tmp_path, run.state)
@@ -134,7 +134,7 @@ def test_save_writes_the_state_at_the_time_of_the_call(tmp_path, squares):
     checkpointer.finish()
     assert checkpoint_store.list_steps(str(tmp_path)) == [5, 2]
     checkpoint_store.remove(str(tmp_path), 5)
-    assert_equal_values(tiny.checkpoint_values(tmp_path), expected)
+    assert_equal_values(tiny.read_checkpoint(tmp_path), expected)
 
 
 def test_non_finite_weights_are_never_written(tmp_path, other):

@@ -17,7 +17,7 @@ def examine(config, workdir=None):
 
 
 def test_run_that_works_has_no_problem(tmp_path, squares):
-    findings = examine(tiny.config(squares), str(tmp_path / "run"))
+    findings = examine(tiny.make_config(squares), str(tmp_path / "run"))
     assert "precision" in findings  # its status depends on the machine
     for subject in ("tensorflow", "CPU", "workdir", "data", "disk", "memory"):
         assert findings[subject].status == OK, findings[subject]
@@ -44,7 +44,7 @@ def test_only_the_machine_is_checked_without_a_config():
     ],
 )
 def test_fault_is_found(tmp_path, squares, changes, subject, status, words):
-    finding = examine(tiny.config(squares, **changes), str(tmp_path / "run"))[subject]
+    finding = examine(tiny.make_config(squares, **changes), str(tmp_path / "run"))[subject]
     assert finding.status == status and (finding.remedy or subject == "data")
     assert_mentions(str(finding), words)
     assert list(tmp_path.iterdir()) == []
@@ -58,24 +58,26 @@ def test_impossible_config_is_found():
 
 
 def test_unreadable_shard_is_found(tmp_path):
-    tiny.write(tmp_path)
+    tiny.write_squares(tmp_path)
     shard = tmp_path / "train-0000-00000.tfrecord"
     content = shard.read_bytes()
     shard.write_bytes(bytes([content[0] ^ 255]) + content[1:])  # the size stays the same
-    finding = examine(tiny.config(tmp_path))["data"]
+    finding = examine(tiny.make_config(tmp_path))["data"]
     assert finding.status == PROBLEM and "damaged" in finding.text
 
 
 def test_data_is_not_prepared(tmp_path, fashion_mnist_idx, monkeypatch):
     monkeypatch.setenv("T2I_TPU_CACHE", str(tmp_path))
-    config = tiny.config("x", data__source=f"idx:{fashion_mnist_idx}", model__conditioning="label")
+    config = tiny.make_config(
+        "x", data__source=f"idx:{fashion_mnist_idx}", model__conditioning="label"
+    )
     finding = examine(config)["data"]
     assert finding.status == OK and "will be converted" in finding.text
     assert list(tmp_path.iterdir()) == []
 
 
 def test_check_run_reports_only_problems(tmp_path, squares, caplog):
-    config = tiny.config(squares)
+    config = tiny.make_config(squares)
     doctor.check_run(config, str(tmp_path / "run"), checkpoint_bytes=10**6)
     assert not caplog.records and list(tmp_path.iterdir()) == []
     config.train.keep_checkpoints = 10**9

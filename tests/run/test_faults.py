@@ -36,12 +36,12 @@ def save(workdir, run):
 @pytest.fixture
 def saved(squares, tmp_path):
     """A workdir with a checkpoint of step 5, the flags of a run of 15 steps there, and the run."""
-    run, workdir = tiny.Run(tiny.config(squares, **CHANGES)), tmp_path / "run"
+    run, workdir = tiny.Run(tiny.make_config(squares, **CHANGES)), tmp_path / "run"
     run.steps(5)
     save(workdir, run)
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
-    flags = [f"--config={config}", f"--workdir={workdir}", *tiny.flags(squares, **CHANGES)]
+    flags = [f"--config={config}", f"--workdir={workdir}", *tiny.make_flags(squares, **CHANGES)]
     return workdir, flags, run
 
 
@@ -65,7 +65,7 @@ def test_full_disk(saved, launch):
     resumed = launch("train.py", flags).wait()
     assert resumed.code == 0 and "resuming at step 5 of 15" in resumed.stderr, resumed.stderr
     run.steps(10)
-    values = tiny.checkpoint_values(workdir)
+    values = tiny.read_checkpoint(workdir)
     for name, value in run.values().items():
         np.testing.assert_allclose(values[name], value, rtol=0, atol=1e-5, err_msg=name)
 

@@ -114,7 +114,7 @@ def test_manifest_of_a_data_set(folder, originals, data):
 @given(data=st.data())
 def test_config_and_manifest_of_a_workdir(squares, tmp_path, data):
     """Accepted files are valid, and belong to the same run only if they describe the same run."""
-    config, manifest = tiny.config(squares), read_manifest(str(squares))
+    config, manifest = tiny.make_config(squares), read_manifest(str(squares))
     workdir.write(str(tmp_path), config, manifest, str(tmp_path))
     path = tmp_path / data.draw(st.sampled_from([workdir.CONFIG_NAME, MANIFEST_NAME]))
     path.write_bytes(data.draw(mangle(path.read_text())))

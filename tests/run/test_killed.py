@@ -107,7 +107,7 @@ def train_uninterrupted(train, tmp_path):
         workdir = tmp_path / "uninterrupted"
         result = train(workdir, steps).wait()
         assert result.code == 0, result.stderr
-        values = tiny.checkpoint_values(workdir)
+        values = tiny.read_checkpoint(workdir)
         assert values["step"] == steps
         return values
 
@@ -192,7 +192,7 @@ def check_killed_run(place, name, rng, kills, expected):
     last = place.start(name).wait(900)
     assert last.code == 0, last.stderr
     assert not place.unfinished_steps(name)
-    values = tiny.checkpoint_values(place.fetch(name))
+    values = tiny.read_checkpoint(place.fetch(name))
     assert values.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_array_equal(values[key], value, err_msg=f"{name}: {key}")

@@ -154,7 +154,11 @@ def test_run_saves_and_stops_at_a_maintenance_event(start_server, squares, tmp_p
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     changes = dict(train__total_steps=10**6, train__checkpoint_every=10**6)
-    flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", *tiny.flags(squares, **changes)]
+    flags = [
+        f"--config={config}",
+        f"--workdir={tmp_path / 'run'}",
+        *tiny.make_flags(squares, **changes),
+    ]
     environment = {"GCE_METADATA_HOST": server.host, "NO_GCE_CHECK": ""}
     running = launch("train.py", flags, environment)
     running.wait_for_line("step 5/")

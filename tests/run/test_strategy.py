@@ -39,7 +39,7 @@ def test_batch_that_replicas_do_not_divide_is_rejected(tmp_path, squares):
     strategy = strategy_lib.make_strategy("cpu")
     assert strategy_lib.get_replica_batch_size(strategy, 8) == 2
     workdir = tmp_path / "workdir"
-    config = tiny.config(squares, train__global_batch_size=6)
+    config = tiny.make_config(squares, train__global_batch_size=6)
     with pytest.raises(UserError, match="global_batch_size is 6, .* number of replicas, 4"):
         train(config, str(workdir), "cpu")
     assert not workdir.exists()

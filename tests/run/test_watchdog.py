@@ -51,7 +51,7 @@ def test_no_report_while_steps_are_done_or_if_it_is_off(caplog):
 
 def test_device_loop_shows_that_it_waits_for_input(squares):
     """The input gives two batches, and the others only after the gate has been opened."""
-    run, waiting, gate = tiny.Run(tiny.config(squares)), tf.Variable(False), threading.Event()
+    run, waiting, gate = tiny.Run(tiny.make_config(squares)), tf.Variable(False), threading.Event()
 
     def wait_for_gate(index):
         if index >= 2:

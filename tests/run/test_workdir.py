@@ -14,7 +14,7 @@ from tests import tiny
 @pytest.fixture
 def run(tmp_path, squares):
     """The workdir, the config and the data set's manifest of a run."""
-    config, manifest = tiny.config(squares), read_manifest(str(squares))
+    config, manifest = tiny.make_config(squares), read_manifest(str(squares))
     folder = tmp_path / "deep" / "run"
     workdir.write(str(folder), config, manifest, str(folder))
     return folder, config, manifest
@@ -30,7 +30,7 @@ def test_intervals_may_change(run, squares):
     folder, _, manifest = run
     names = "steps_per_loop", "log_every", "preview_every", "checkpoint_every", "keep_checkpoints"
     changes = {f"train__{name}": 17 for name in names}
-    workdir.check(str(folder), tiny.config(squares, **changes), manifest)
+    workdir.check(str(folder), tiny.make_config(squares, **changes), manifest)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_another_config_is_rejected(run, squares, changes):
     folder, _, manifest = run
     ((name, value),) = changes.items()
     with pytest.raises(UserError) as error:
-        workdir.check(str(folder), tiny.config(squares, **changes), manifest)
+        workdir.check(str(folder), tiny.make_config(squares, **changes), manifest)
     field = name.replace("__", ".")
     assert f"config.{field}: " in str(error.value) and f"!= {value!r}" in str(error.value)
 
@@ -63,7 +63,7 @@ def test_other_data_is_rejected(run):
 
 
 def test_empty_or_missing_workdir_can_be_used(tmp_path, squares):
-    config, manifest = tiny.config(squares), read_manifest(str(squares))
+    config, manifest = tiny.make_config(squares), read_manifest(str(squares))
     for folder in (tmp_path, tmp_path / "absent"):
         workdir.check(str(folder), config, manifest)
     assert list(tmp_path.iterdir()) == []

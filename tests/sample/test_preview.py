@@ -101,7 +101,7 @@ def test_saving_creates_folders_and_no_other_files(tmp_path):
 @pytest.fixture(scope="module")
 def drawing(squares):
     """An untrained model whose last layer is not zero, its data set and its generator."""
-    config = tiny.config(squares)
+    config = tiny.make_config(squares)
     dataset = open_dataset(str(squares), "embedding", 16)
     reduction = tf.distribute.ReductionToOneDevice()
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], reduction)

@@ -52,7 +52,7 @@ def test_scripts_without_credentials(gcs, bucket, squares, tmp_path, script):
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     command = [sys.executable, ROOT / "launch" / script, f"--config={config}"]
-    command += [f"--workdir={bucket}/run", *tiny.flags(squares)]
+    command += [f"--workdir={bucket}/run", *tiny.make_flags(squares)]
     environment = {"GOOGLE_APPLICATION_CREDENTIALS": None, "PYTHONPATH": str(ROOT)}
     result = gcs.run(command, environment)
     assert result.returncode == 1

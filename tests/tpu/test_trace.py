@@ -24,7 +24,7 @@ def strategy():
 
 
 def make_config(squares, **changes):
-    return config_lib.resolve(tiny.config(squares, train__dtype_policy="auto", **changes))
+    return config_lib.resolve(tiny.make_config(squares, train__dtype_policy="auto", **changes))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.tpu import trace
 from tests import tiny
 
-config = config_lib.resolve(tiny.config(folder, train__global_batch_size=2 * num_replicas))
+config = config_lib.resolve(tiny.make_config(folder, train__global_batch_size=2 * num_replicas))
 result = trace.trace_config(config, read_manifest(folder), strategy)
 assert result.problems == [], result.problems
 assert result.facts["replicas"] == num_replicas and result.facts["hosts"] == num_hosts

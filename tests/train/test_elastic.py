@@ -29,7 +29,7 @@ def start_workers(squares, tmp_path, launch):
         config = tmp_path / "plain.py"
         config.write_text(tiny.CONFIG_FILE)
         flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
-        flags += tiny.flags(squares, train__total_steps=total_steps, **CHANGES | changes)
+        flags += tiny.make_flags(squares, train__total_steps=total_steps, **CHANGES | changes)
         if count == 1:
             return [launch("train.py", flags)]
         addresses = find_free_addresses(count)
@@ -57,9 +57,9 @@ def test_signal_to_one_worker_stops_all_at_the_same_step(start_workers, tmp_path
     }
     assert checkpoint_store.list_steps(str(tmp_path / "run")) == [step] and 10 <= step < total
     # A run in this process computes the same.
-    reference = tiny.Run(tiny.config(squares, train__total_steps=total, **CHANGES))
+    reference = tiny.Run(tiny.make_config(squares, train__total_steps=total, **CHANGES))
     reference.steps(step)
-    values = tiny.checkpoint_values(tmp_path / "run")
+    values = tiny.read_checkpoint(tmp_path / "run")
     for name, value in reference.values().items():
         np.testing.assert_allclose(values[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 

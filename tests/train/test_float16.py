@@ -17,7 +17,7 @@ CHANGED_BY_A_SKIP = {"step", "skipped_in_a_row", "loss_scale", "updates_since_sc
 
 @pytest.fixture(scope="module")
 def run(squares):
-    config = tiny.config(
+    config = tiny.make_config(
         squares,
         train__dtype_policy="mixed_float16",
         train__jit_compile="on",

@@ -20,7 +20,7 @@ class Updates:
     """A state, and a compiled function that updates it with given gradients."""
 
     def __init__(self, folder, **changes):
-        self.config = tiny.config(
+        self.config = tiny.make_config(
             folder,
             train__total_steps=TOTAL,
             train__warmup_steps=WARMUP,

@@ -11,7 +11,7 @@ def test_resume_is_bit_exact(squares, tmp_path, launch):
     config.write_text(tiny.CONFIG_FILE)
 
     def start(name, steps_per_loop):
-        flags = tiny.flags(
+        flags = tiny.make_flags(
             squares,
             train__total_steps=30,
             train__steps_per_loop=steps_per_loop,
@@ -31,12 +31,12 @@ def test_resume_is_bit_exact(squares, tmp_path, launch):
     first = first.wait()
     assert first.code == 75, first.stderr  # EX_TEMPFAIL: start it again
     assert "stopped at step 15 by SIGTERM; run the same command to resume" in first.stderr
-    assert tiny.checkpoint_values(tmp_path / "stopped")["step"] == 15
+    assert tiny.read_checkpoint(tmp_path / "stopped")["step"] == 15
     second = start("stopped", 4).wait()
     assert second.code == 0 and "resuming at step 15 of 30" in second.stderr, second.stderr
 
-    expected = tiny.checkpoint_values(tmp_path / "uninterrupted")
-    values = tiny.checkpoint_values(tmp_path / "stopped")
+    expected = tiny.read_checkpoint(tmp_path / "uninterrupted")
+    values = tiny.read_checkpoint(tmp_path / "stopped")
     assert expected["step"] == values["step"] == 30
     assert expected.keys() == values.keys()
     for name, value in expected.items():

@@ -32,7 +32,7 @@ def corrupt(config, slots, step, size=6):
 
 def test_draws_belong_to_slots_not_to_replicas(squares):
     """No split and no order of the batch changes an example, but another step or seed does."""
-    config = tiny.config(squares, data__horizontal_flip=True)
+    config = tiny.make_config(squares, data__horizontal_flip=True)
     slots = np.arange(12)
     together = corrupt(config, slots, 5)
     order = np.array([7, 2, 11, 0, 5, 9, 1, 3, 10, 4, 8, 6])
@@ -43,7 +43,7 @@ def test_draws_belong_to_slots_not_to_replicas(squares):
         np.testing.assert_allclose(joined, together[name][order], rtol=0, atol=tolerance)
     assert len({noise.tobytes() for noise in together["noise"]}) == 12
     other_step = corrupt(config, slots, 6)
-    other_seed = corrupt(tiny.config(squares, data__horizontal_flip=True, seed=1), slots, 5)
+    other_seed = corrupt(tiny.make_config(squares, data__horizontal_flip=True, seed=1), slots, 5)
     for other in (other_step, other_seed):
         assert np.abs(other["noise"] - together["noise"]).min(axis=(1, 2, 3)).max() < 1
         assert np.all(np.abs(other["noise"] - together["noise"]).mean(axis=(1, 2, 3)) > 0.5)
@@ -56,7 +56,7 @@ def test_the_distribution_of_what_the_network_sees(squares):
     Half of the images are flipped, a tenth of the conditions are dropped, and no draw correlates
     with another.
     """
-    config = tiny.config(squares, data__horizontal_flip=True)
+    config = tiny.make_config(squares, data__horizontal_flip=True)
     found = corrupt(config, np.arange(4096), 0)
     straight = found["raw"] / 127.5 - 1.0
     flipped = np.any(np.abs(found["image"] - straight) > 1e-6, axis=(1, 2, 3))
@@ -78,7 +78,7 @@ def test_the_distribution_of_what_the_network_sees(squares):
     draws = np.stack([flipped, dropped, found["noise_level"], found["noise"][:, 0, 0, 0]])
     correlation = np.corrcoef(draws) - np.eye(4)
     assert np.abs(correlation).max() < 5 / math.sqrt(4096)
-    none = corrupt(tiny.config(squares, diffusion__cond_dropout_rate=0.0), np.arange(512), 0)
+    none = corrupt(tiny.make_config(squares, diffusion__cond_dropout_rate=0.0), np.arange(512), 0)
     np.testing.assert_array_equal(none["condition"], none["given"])
     np.testing.assert_allclose(none["image"], none["raw"] / 127.5 - 1.0, atol=1e-6)
 
@@ -87,7 +87,7 @@ def test_the_distribution_of_what_the_network_sees(squares):
 def counted(squares):
     """A run on two devices that counts how often Python runs its replica step."""
     target = dict(diffusion__prediction_type="velocity", diffusion__loss_weight="uniform")
-    run, calls = tiny.Run(tiny.config(squares, **target), ["CPU:0", "CPU:1"]), []
+    run, calls = tiny.Run(tiny.make_config(squares, **target), ["CPU:0", "CPU:1"]), []
 
     def replica_step(batch):
         calls.append(sorted(batch))
@@ -135,7 +135,7 @@ def test_averages_of_a_log_line_by_hand():
 
 def test_the_logged_learning_rate_is_that_of_the_latest_step(squares, caplog):
     """At the end of a cosine, the next step's rate would be 0."""
-    run = tiny.Run(tiny.config(squares, train__total_steps=10, train__warmup_steps=1))
+    run = tiny.Run(tiny.make_config(squares, train__total_steps=10, train__warmup_steps=1))
     log = MetricsLog(run.config.train)
     log.add(run.steps(10), 0.0, 1.0)
     log.write(10, 0.5, tf.summary.create_noop_writer(), tqdm(disable=True), is_chief=True)

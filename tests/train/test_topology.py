@@ -27,7 +27,7 @@ CHANGES = dict(model__widths=(16, 32), model__attention_levels=(False, True))
 @pytest.fixture(scope="module")
 def alone(squares):
     """The values of a run on one device before its first step and after 20 steps."""
-    run = tiny.Run(tiny.config(squares, **CHANGES))
+    run = tiny.Run(tiny.make_config(squares, **CHANGES))
     start = run.values()
     run.steps(20)
     return start, run.values()
@@ -56,7 +56,7 @@ def assert_same(found, alone):
 
 
 def test_two_devices(squares, alone):
-    run = tiny.Run(tiny.config(squares, **CHANGES), ["CPU:0", "CPU:1"])
+    run = tiny.Run(tiny.make_config(squares, **CHANGES), ["CPU:0", "CPU:1"])
     run.steps(20)
     assert_same(run.values(), alone)
 
@@ -67,14 +67,14 @@ def test_two_machines_on_loopback(squares, alone, tmp_path, launch):
     config.write_text(tiny.CONFIG_FILE)
     workdir = tmp_path / "workdir"
     flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
-    flags += tiny.flags(squares, **CHANGES)
+    flags += tiny.make_flags(squares, **CHANGES)
     running = []
     for task in loopback_tasks():
         running.append(launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}))
     for each in running:
         result = each.wait()
         assert result.code == 0, result.stderr
-    found = tiny.checkpoint_values(workdir)
+    found = tiny.read_checkpoint(workdir)
     assert_same(found, alone)
     assert "2 replica(s)" in result.stderr
     # Only the first wrote: one file of events, one picture, one checkpoint.
@@ -84,7 +84,7 @@ def test_two_machines_on_loopback(squares, alone, tmp_path, launch):
 
 def test_a_checkpoint_of_two_devices_resumes_on_one(squares, tmp_path):
     """The run does ten steps on two devices and ten more on one."""
-    config = tiny.config(squares)
+    config = tiny.make_config(squares)
     two = tiny.Run(config, ["CPU:0", "CPU:1"])
     two.steps(10)
     checkpointer = Checkpointer(str(tmp_path), two.state.trackables(), Retention(1))
@@ -170,7 +170,7 @@ def seen_by_two_workers(config, start, count, folder):
 
 
 def test_two_machines_see_the_same_examples_as_one(squares, tmp_path):
-    config = tiny.config(squares)
+    config = tiny.make_config(squares)
     assert seen_by_two_workers(config, 7, 5, tmp_path) == hash_steps(
         config, tf.distribute.get_strategy(), 7, 5
     )
@@ -184,7 +184,7 @@ def test_a_run_that_changes_its_devices(squares, tmp_path, launch):
     relative 1e-4.
     """
     changes = CHANGES | dict(train__total_steps=100, train__steps_per_loop=1, train__log_every=1)
-    config, workdir = tiny.config(squares, **changes), tmp_path / "workdir"
+    config, workdir = tiny.make_config(squares, **changes), tmp_path / "workdir"
     undisturbed = tiny.Run(config)
     undisturbed.steps(100)
     expected = hash_steps(config, undisturbed.strategy, 0, 100)
@@ -210,7 +210,7 @@ def test_a_run_that_changes_its_devices(squares, tmp_path, launch):
         checkpointer.finish()
         turns.append((run.strategy.num_replicas_in_sync, step))
     assert {turn[0] for turn in turns} == {1, 2, 4, "workers"}
-    found = tiny.checkpoint_values(workdir)
+    found = tiny.read_checkpoint(workdir)
     worst = 0.0
     for name, value in undisturbed.values().items():
         if name.startswith("weights/"):
@@ -225,7 +225,7 @@ def two_workers(workdir, tmp_path, squares, changes, launch):
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
-    flags += tiny.flags(squares, **changes)
+    flags += tiny.make_flags(squares, **changes)
     running = [
         launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}) for task in loopback_tasks()
     ]
