@@ -1,4 +1,4 @@
-"""Audits a data set: compares every file with the manifest, and counts flaws of the examples."""
+"""Audits a data set: compares every file with the manifest, and counts flaws in the examples."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ from t2i_tpu.storage import files
 QUARANTINE = "quarantine"
 _NUM_SHOWN = 64  # examples on a split's contact sheet
 _MAX_WORDS = 100  # longer captions are counted as this long
-# What `DuplicateIndex.add` may return, and what it is called in a report.
+# The causes that `DuplicateIndex.add` returns, and their names in a report.
 _DUPLICATES = {
     "duplicate_key": "repeated keys",
     "duplicate_image": "repeated images",
@@ -35,14 +35,14 @@ _NOT_UNIT_LENGTH = "embeddings whose length is not 1"
 
 @dataclasses.dataclass
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
-      manifest: of the data set.
-      problems: one line for each problem; empty for a good data set.
-      bad_shards: files that do not match the manifest.
-      facts: {split: {name: value}} of all examples that could be read.
-      sheet: the first (image uint8 [H, W, C], caption) of each split.
+      manifest: the manifest of the data set.
+      problems: one line for each problem; empty if the data set is intact.
+      bad_shards: the shards that do not match the manifest, as paths relative to it.
+      facts: {split: {name: value}}, statistics of all examples that could be read.
+      sheet: {split: its first examples}, as pairs (image uint8 [H, W, C], caption).
     """
 
     manifest: manifest_lib.Manifest
@@ -53,10 +53,10 @@ class Audit:
 
 
 def audit(folder: str, near_duplicates: int) -> Audit:
-    """Read a complete data set and report what is wrong with it.
+    """Read a complete data set and return its problems and statistics.
 
     Args:
-      folder: of the data set, local or gs://.
+      folder: the folder of the data set, local or gs://.
       near_duplicates: two images are near-duplicates if their perceptual hashes differ in at most
         this many of 64 bits.
 
@@ -69,19 +69,23 @@ def audit(folder: str, near_duplicates: int) -> Audit:
     splits = _read_splits(folder, near_duplicates, result)
     _check_text_tower(folder, result)
     for name, split in splits.items():
-        result.facts[name], result.sheet[name] = split.facts(), split.sheet
-        result.problems += [f"{name}: {problem}" for problem in split.problems()]
+        result.facts[name], result.sheet[name] = split.collect_facts(), split.sheet
+        result.problems += [f"{name}: {problem}" for problem in split.list_problems()]
     return result
 
 
 def repair(folder: str, result: Audit) -> list[str]:
-    """Move bad shards into a subfolder and remove them from the manifest.
+    """Move bad shards into the subfolder QUARANTINE and remove them from the manifest.
+
+    Args:
+      folder: the folder of the data set, local or gs://.
+      result: the audit of the data set.
 
     Returns:
-      One line for each bad shard that says what was done.
+      One line for each bad shard that says what was done with it.
 
     Raises:
-      UserError: a stream would be empty.
+      UserError: a stream would have no shard left.
     """
     bad = set(result.bad_shards)
     splits = {
@@ -104,7 +108,7 @@ def repair(folder: str, result: Audit) -> list[str]:
 
 
 def _quarantine(folder: str, file: str) -> str:
-    """Move a shard, if it exists, and return a line that says so."""
+    """Move a shard, if it exists, and return a line that says what was done."""
     source = posixpath.join(folder, file)
     if not tf.io.gfile.exists(source):
         return f"removed {file} from the manifest"
@@ -114,7 +118,7 @@ def _quarantine(folder: str, file: str) -> str:
 
 
 def _find_unknown_files(folder: str, result: Audit) -> None:
-    """Report shards and unfinished files that are not in the manifest."""
+    """Add a problem for each shard or unfinished file that is not in the manifest."""
     splits = result.manifest.splits.values()
     known = {shard.file for streams in splits for stream in streams for shard in stream}
     names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
@@ -124,11 +128,11 @@ def _find_unknown_files(folder: str, result: Audit) -> None:
 
 
 def _read_splits(folder: str, near_duplicates: int, result: Audit) -> dict[str, "_Split"]:
-    """Read all shards, report the bad ones, and return the statistics of the others."""
+    """Read all shards, add the bad ones to the result, and return each split's statistics."""
     manifest = result.manifest
     shards = [
         (name, shard)
-        # In reverse order, because the held-out images are compared with those of train.
+        # Reverse order puts train first, because the held-out images are compared with it.
         for name, streams in sorted(manifest.splits.items(), reverse=True)
         for stream in streams
         for shard in stream
@@ -167,12 +171,14 @@ def _find_shard_problem(path: str, shard: manifest_lib.Shard) -> str | None:
 
 
 def _read_batches(path: str, manifest: manifest_lib.Manifest) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the examples of a shard in batches, as `parse_records` returns them, in numpy."""
     for batch in disable_autotuning(tf.data.TFRecordDataset(path).batch(256)):
         parsed = records.parse_records(batch, manifest)
         yield {name: value.numpy() for name, value in parsed.items()}
 
 
 def _check_text_tower(folder: str, result: Audit) -> None:
+    """Add a problem for each file of the text tower that is missing or differs."""
     for stored in result.manifest.text_tower or ():
         path = posixpath.join(folder, stored.file)
         if not tf.io.gfile.exists(path):
@@ -182,12 +188,12 @@ def _check_text_tower(folder: str, result: Audit) -> None:
 
 
 class _Split:
-    """Statistics of the examples of a split.
+    """Collects statistics of the examples of a split.
 
     Args:
-      manifest: of the data set.
-      distance: as `near_duplicates` of `audit`.
-      train: the train split, to find its images in this one, or None.
+      manifest: the manifest of the data set.
+      distance: the argument `near_duplicates` of `audit`.
+      train: the statistics of the train split, whose images are looked for in this split, or None.
     """
 
     def __init__(self, manifest: manifest_lib.Manifest, distance: int, train: "_Split | None"):
@@ -239,7 +245,7 @@ class _Split:
         self.sum = self.sum + values.sum(axis=0)
         self.squares = self.squares + (values**2).sum(axis=0)
 
-    def facts(self) -> dict[str, Any]:
+    def collect_facts(self) -> dict[str, Any]:
         """Return the statistics by name, for a report."""
         facts = dict(self.counts)
         if self.counts["examples"]:
@@ -249,7 +255,7 @@ class _Split:
             facts["dead dimensions of embeddings"] = self._count_dead_dimensions()
         return facts
 
-    def problems(self) -> list[str]:
+    def list_problems(self) -> list[str]:
         """Return one line for each count that must be 0 and is not."""
         problems = [f"{self.counts[name]} {name}" for name in _PROBLEMS if self.counts[name]]
         embedding = self.manifest.embedding
@@ -277,6 +283,6 @@ class _Split:
 
 
 def _count_repeats(seen: DuplicateIndex, contents: list[bytes]) -> int:
-    """Return how many of the contents have been seen before, and remember them."""
+    """Return how many of the contents have been seen before, and add them to `seen`."""
     digests = (hashlib.sha256(content).hexdigest() for content in contents)
     return sum(1 for digest in digests if seen.add(digest, None, None) is not None)

@@ -19,7 +19,7 @@ img { width: 96px; image-rendering: pixelated; border: 1px solid #ddd; }"""
 def to_text(folder: str, result: Audit) -> str:
     """Return an audit as lines of text."""
     lines = [f"{folder}: {_describe(result)}"]
-    for title, facts in _tables(result).items():
+    for title, facts in _make_tables(result).items():
         lines += ["", title]
         lines += [f"  {value!s:>12}  {name}" for name, value in facts.items()]
     lines.append("")
@@ -28,14 +28,14 @@ def to_text(folder: str, result: Audit) -> str:
 
 
 def to_html(folder: str, result: Audit) -> str:
-    """Return an audit as a HTML document that needs no other files."""
+    """Return an audit as an HTML document that needs no other files."""
     parts = [f"<h1>{html.escape(folder)}</h1><p>{html.escape(_describe(result))}</p>"]
     if result.problems:
         items = "".join(f"<li>{html.escape(problem)}</li>" for problem in result.problems)
         parts.append(f'<h2 class="problem">Problems</h2><ul class="problem">{items}</ul>')
     else:
         parts.append("<p>No problems found.</p>")
-    for title, facts in _tables(result).items():
+    for title, facts in _make_tables(result).items():
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
             for name, value in facts.items()
@@ -52,7 +52,7 @@ def to_html(folder: str, result: Audit) -> str:
 
 
 def _describe(result: Audit) -> str:
-    """Return one line on the format of a data set."""
+    """Return one line that describes the format of a data set."""
     manifest = result.manifest
     parts = [f"{manifest.image_size}x{manifest.image_size}x{manifest.channels}"]
     if manifest.embedding:
@@ -65,7 +65,7 @@ def _describe(result: Audit) -> str:
     return ", ".join(parts)
 
 
-def _tables(result: Audit) -> dict[str, dict]:
+def _make_tables(result: Audit) -> dict[str, dict]:
     """Return the tables of a report by title; a split's title is its name."""
     outcomes = (result.manifest.preparation or {}).get("outcomes")
     tables = {"outcomes of the preparation": outcomes} if outcomes else {}
@@ -73,6 +73,7 @@ def _tables(result: Audit) -> dict[str, dict]:
 
 
 def _to_figure(image: np.ndarray, caption: str) -> str:
+    """Return an HTML figure of an image, uint8 [H, W, 1 or 3], with its caption."""
     content = io.BytesIO()
     Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
     data = base64.b64encode(content.getvalue()).decode()

@@ -1,7 +1,7 @@
-"""Conditionings: how a data set, or a user's prompts or labels, provide a model's conditions.
+"""Makes a model's conditions from the examples of a data set, or from a user's prompts or labels.
 
 There is one `Conditioning` for each kind of condition. models/conditioning.py describes the fields
-of a condition and has the layer for each kind.
+of a condition and contains the layer for each kind.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from t2i_tpu.text import TextEncoder
 
 
 class Conditioning:
-    """One kind of condition.
+    """The interface of a kind of condition.
 
     Attributes:
-      features: the features of a record that it reads.
-      remedy: what to do if a data set does not have them, for an error message.
-      can_interpolate: whether conditions may be interpolated.
+      features: names of the features of a record from which the condition is made.
+      remedy: advice for the error message if a data set lacks these features.
+      can_interpolate: whether conditions of this kind can be interpolated.
     """
 
     features: tuple[str, ...]
@@ -31,7 +31,7 @@ class Conditioning:
     can_interpolate = False
 
     def is_available(self, manifest: Manifest) -> bool:
-        """Return whether a data set has the features."""
+        """Return whether a data set has the features of this kind."""
         raise NotImplementedError
 
     def make_spec(self, manifest: Manifest) -> ConditionSpec:
@@ -39,7 +39,7 @@ class Conditioning:
         raise NotImplementedError
 
     def from_features(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Return the conditions of a batch of examples, parsed by `parse_records`."""
+        """Return the conditions of a batch of examples that `parse_records` returned."""
         raise NotImplementedError
 
     def from_prompts_or_labels(
@@ -48,25 +48,27 @@ class Conditioning:
         """Return the conditions of prompts or of labels, whichever this kind takes.
 
         Args:
-          prompts: any text.
-          labels: names or numbers of classes.
-          manifest: of the data set that the model was trained on.
-          folder: where its text tower is, local or gs://: the data set's folder or a workdir.
+          prompts: texts; empty if the model takes labels.
+          labels: names or numbers of classes; empty if the model takes prompts.
+          manifest: the manifest of the data set that the model was trained on.
+          folder: the folder that contains the text tower, local or gs://: the data set's folder or
+            a workdir.
 
         Raises:
           UserError: prompts were given but the model takes labels, or vice versa; a prompt is too
-            long; a label is unknown; the encoder is not the one that made the data set.
+            long; a label is unknown; or the encoder differs from the one that encoded the data set.
         """
         if labels:
             raise UserError("this model was trained on prompts; use --prompt")
         return self._from_prompts(prompts, manifest, folder)
 
     def _from_prompts(self, prompts, manifest, folder) -> dict[str, np.ndarray]:
+        """Return the conditions of prompts; see `from_prompts_or_labels`."""
         raise NotImplementedError
 
 
 class Embedding(Conditioning):
-    """The pooled embedding of a prompt, computed in advance."""
+    """The pooled embedding of a prompt, from a text encoder that is not trained further."""
 
     features = ("embedding",)
     can_interpolate = True
@@ -86,7 +88,7 @@ class Embedding(Conditioning):
 
 
 class TokenStates(Conditioning):
-    """The pooled embedding of a prompt and the text tower's state of each of its tokens."""
+    """The pooled embedding of a prompt, and the text tower's last hidden state of each token."""
 
     features = ("embedding", "sequence")
     remedy = "choose another conditioning, or prepare the data set with --sequence"
@@ -114,8 +116,8 @@ class TokenStates(Conditioning):
         expected = (contract.weights_sha256, contract.width, contract.context_length)
         if (encoder.weights_sha256, encoder.sequence_width, encoder.context_length) != expected:
             raise UserError(
-                f"encoder {contract.encoder!r} produces other token states than those stored in the "
-                "data set; install the version that the data set was prepared with"
+                f"encoder {contract.encoder!r} produces different token states from those stored in "
+                "the data set; install the version that the data set was prepared with"
             )
         embeddings, sequences = encoder.encode_sequences(prompts)
         padded = np.zeros((len(prompts), contract.context_length, contract.width), np.float32)
@@ -125,7 +127,7 @@ class TokenStates(Conditioning):
 
 
 class Tokens(Conditioning):
-    """The token ids of a prompt, for a transformer that is trained with the denoiser."""
+    """The token ids of a prompt, for a transformer that is trained together with the denoiser."""
 
     features = ("tokens",)
 
@@ -149,7 +151,7 @@ class Tokens(Conditioning):
 
 
 class Label(Conditioning):
-    """The class of an image. Labels are stored from 0 and conditions count from 1."""
+    """The class of an image. Stored labels start at 0, and conditions start at 1."""
 
     features = ("label",)
 
@@ -171,6 +173,7 @@ class Label(Conditioning):
         return {"label": np.array([self._parse(label, names) for label in labels], np.int32)}
 
     def _parse(self, label: str, names: list[str]) -> int:
+        """Return the condition of a class that is given by name or number, or raise UserError."""
         if label in names:
             return names.index(label) + 1
         if label.isdecimal() and int(label) < len(names):
@@ -187,7 +190,7 @@ CONDITIONINGS: dict[str, Conditioning] = {
 
 
 def stack_conditions(examples: Sequence[dict]) -> dict[str, np.ndarray]:
-    """Return the conditions of examples, as `Dataset.examples` returns them, as one batch."""
+    """Return the conditions of the examples that `Dataset.examples` returned as one batch."""
     conditions = [example["condition"] for example in examples]
     return {name: np.stack([c[name] for c in conditions]) for name in conditions[0]}
 
@@ -199,18 +202,19 @@ def get_conditioning(kind: str) -> Conditioning:
 
 
 def _open_embedding_encoder(manifest: Manifest, folder: str) -> TextEncoder:
-    """Open the encoder that made a data set's embeddings, or raise UserError if it is another."""
+    """Open the encoder that made a data set's embeddings. Raises UserError if it has changed."""
     contract: EmbeddingContract = manifest.embedding
     encoder = text_tower.open_encoder(contract, manifest, folder)
     if contract.weights_sha256 and encoder.weights_sha256 != contract.weights_sha256:
         raise UserError(
-            f"encoder {contract.encoder!r} has other weights than when it made the data set's "
-            "embeddings; install the version that the data set was prepared with"
+            f"encoder {contract.encoder!r} has different weights now than when it made the data "
+            "set's embeddings; install the version that the data set was prepared with"
         )
     if encoder.dim != contract.dim:
         raise UserError(
-            f"encoder {contract.encoder!r} makes embeddings of {encoder.dim} numbers, but the data "
-            f"set's have {contract.dim}; its manifest names the wrong encoder"
+            f"encoder {contract.encoder!r} produces embeddings of {encoder.dim} numbers, but those of "
+            f"the data set have {contract.dim}, so its manifest names the wrong encoder; prepare the "
+            "data again"
         )
     if not contract.normalized:
         raise UserError(
@@ -221,14 +225,14 @@ def _open_embedding_encoder(manifest: Manifest, folder: str) -> TextEncoder:
 
 
 def _open_token_encoder(manifest: Manifest, folder: str) -> TextEncoder:
-    """Open the encoder that made a data set's tokens, or raise UserError if it is another."""
+    """Open the encoder that made a data set's tokens. Raises UserError if it has changed."""
     contract = manifest.tokens
     encoder = text_tower.open_encoder(contract, manifest, folder)
     expected = (contract.vocab_size, contract.context_length, contract.tokenizer_sha256)
     sha256 = encoder.tokenizer_sha256 if contract.tokenizer_sha256 else ""
     if (encoder.vocab_size, encoder.context_length, sha256) != expected:
         raise UserError(
-            f"encoder {contract.encoder!r} produces other tokens than those stored in the data set; "
-            "install the version that the data set was prepared with"
+            f"encoder {contract.encoder!r} produces different tokens from those stored in the data "
+            "set; install the version that the data set was prepared with"
         )
     return encoder

@@ -1,4 +1,4 @@
-"""Finds the folder of shards that `config.data.source` names, and prepares it if necessary."""
+"""Finds the folder of shards that `config.data.source` refers to; prepares it if necessary."""
 
 import hashlib
 import os
@@ -23,21 +23,24 @@ _SPLITS = ("train", "heldout")
 
 
 def locate(source: str, prepare: bool = True) -> str | None:
-    """Return the folder of shards that a source names.
+    """Return the folder of shards that a source refers to.
 
     A source is one of
       embedded:NAME       a data set that ships with the package
       shards:PATH         a folder of shards, local or gs://
       idx:FOLDER          the four idx files of MNIST or a similar data set (see `sources.idx`)
-      tfds:NAME[@DIR]     a data set of tensorflow-datasets, which is kept in DIR
+      tfds:NAME[@DIR]     a data set of tensorflow-datasets, which stores its files in DIR
 
-    The last two are converted to shards once, in the cache ($T2I_TPU_CACHE, or ~/.cache/t2i_tpu),
-    in a folder named after their content or version. Several processes may do so at the same time.
+    A data set of the last two kinds is converted to shards once, in a folder of the cache
+    ($T2I_TPU_CACHE or ~/.cache/t2i_tpu) whose name depends on the content or version of the data
+    set. Several processes may convert the same data set at the same time.
 
     Args:
-      source: the name, as above.
-      prepare: whether to convert the data set if it is not in the cache. If this is false and the
-        data set would have to be converted, the result is None.
+      source: one of the above.
+      prepare: whether to convert the data set if it is not in the cache.
+
+    Returns:
+      A path, local or gs://, or None if `prepare` is false and the data set is not in the cache.
 
     Raises:
       UserError: the source does not exist or cannot be read, or the cache cannot be written.
@@ -93,8 +96,8 @@ def _locate_tfds(spec: str, prepare: bool) -> str | None:
             splits[split] = _show_progress(records, split, tfds.count_examples(builder, split))
         write_dataset(output, splits, name=builder.name, label_names=tfds.get_label_names(builder))
 
-    # The full name has the version, which identifies the content. Copies in different folders may
-    # still differ, so the path is a part of the identity too.
+    # The full name includes the version, which should determine the content. Copies in different
+    # folders may still differ, so the identity includes the path too.
     identity = f"{builder.info.full_name} {builder.data_path}"
     return _prepare_once("tfds", builder.info.full_name, identity, write, prepare)
 
@@ -113,20 +116,27 @@ def _show_progress(records: Iterable[Record], split: str, total: int) -> Iterabl
 
 
 def _has_manifest(folder: str) -> bool:
-    """Return whether a folder holds a complete data set: the manifest is written last."""
+    """Return whether a folder holds a complete data set, whose manifest is written last."""
     return os.path.exists(os.path.join(folder, MANIFEST_NAME))
 
 
 def _prepare_once(
     kind: str, name: str, identity: str, write: Callable[[str], None], prepare: bool
 ) -> str | None:
-    """Return the folder of the cache that holds a data set.
+    """Return the folder of the cache that holds a data set, and write it there if necessary.
 
     Args:
-      kind, name: name the source, and the folder.
-      identity: changes whenever the content of the data set may have changed.
-      write: writes the data set into the folder that it is given.
-      prepare: whether to call `write` if the data set is not there. If not, the result is None.
+      kind: the kind of source, for the name of the folder and for messages.
+      name: the name of the data set, likewise.
+      identity: a text that changes whenever the content of the data set may have changed.
+      write: a function that writes the data set into a given folder.
+      prepare: whether to call `write` if the data set is not in the cache.
+
+    Returns:
+      The folder, or None if `prepare` is false and the data set is not in the cache.
+
+    Raises:
+      UserError: the data set cannot be written.
     """
     root = get_cache_folder()
     digest = hashlib.sha256(f"{FORMAT_VERSION} {identity}".encode()).hexdigest()[:16]
@@ -136,7 +146,7 @@ def _prepare_once(
         return folder
     if not prepare:
         return None
-    logging.info("preparing %s:%s in %s, once", kind, name, folder)
+    logging.info("preparing %s:%s in %s; this is done only once", kind, name, folder)
     try:
         with folders.create_atomically(folder, is_complete=_has_manifest) as temporary:
             write(temporary)

@@ -1,8 +1,8 @@
-"""The manifest of a data set: its shards, and what made its embeddings, tokens and sequences.
+"""The manifest of a data set: its shards, and the origin of its embeddings, tokens and sequences.
 
 A data set is a folder (local or gs://) of TFRecord shards and one `manifest.json`, written last.
-The manifest fixes S streams per split. Slot j of a global batch reads stream j mod S, so the order
-of the examples is a property of the data set and the seed, not of the machines that read it.
+It divides each split into S streams. Slot j of a global batch reads stream j mod S, so the order of
+the examples depends only on the data set and the seed, not on the machines that read it.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class StoredFile:
-    """Any other file of the data set. `file` is its path relative to the manifest."""
+    """A file that is not a shard. `file` is its path relative to the manifest."""
 
     file: str
     num_bytes: int
@@ -45,13 +45,13 @@ class EmbeddingContract:
     """Identifies the encoder of the embeddings. Sampling must use the same one.
 
     Attributes:
-      encoder: as `make_encoder` takes it, for example "embedded" or "ViT-L-14/openai".
-      weights_sha256: hash of its weights, or "" if unknown, as for embeddings that came with the
-        images.
-      dim: length of an embedding.
-      normalized: whether embeddings have length 1.
+      encoder: the argument of `make_encoder`, for example "embedded" or "ViT-L-14/openai".
+      weights_sha256: hash of the encoder's weights, or "" if it is unknown because the embeddings
+        came with the images.
+      dim: number of values in an embedding.
+      normalized: whether each embedding has norm 1.
       dtype: always float32.
-      pooled: always true: one vector per caption.
+      pooled: always true, which means that there is one vector per caption.
     """
 
     encoder: str
@@ -67,9 +67,9 @@ class TokenContract:
     """Identifies the tokenizer of the token ids. Id 0 is padding.
 
     Attributes:
-      encoder: as `make_encoder` takes it.
-      vocab_size: all ids are below it.
-      context_length: most tokens of a caption.
+      encoder: the argument of `make_encoder`.
+      vocab_size: number of token ids; all ids are smaller.
+      context_length: maximum number of tokens in a caption.
       tokenizer_sha256: the `TextEncoder` attribute of that name, or "" if it was not recorded.
     """
 
@@ -81,13 +81,13 @@ class TokenContract:
 
 @dataclasses.dataclass(frozen=True)
 class SequenceContract:
-    """Identifies the encoder of the sequences, which is that of the embeddings.
+    """Identifies the encoder of the sequences, which is also the encoder of the embeddings.
 
     Attributes:
-      encoder: as `make_encoder` takes it.
-      weights_sha256: hash of its weights.
-      width: length of a token's state.
-      context_length: most tokens of a caption.
+      encoder: the argument of `make_encoder`.
+      weights_sha256: hash of the encoder's weights.
+      width: number of values in the state of a token.
+      context_length: maximum number of tokens in a caption.
       dtype: always float16.
     """
 
@@ -103,16 +103,18 @@ class Manifest:
     """Describes a data set.
 
     Attributes:
-      name: of the data set.
+      name: name of the data set.
       image_size: height and width of the stored images in pixels.
       channels: 1 or 3.
-      splits: the streams of each split, and the shards of each stream.
-      embedding, tokens, sequence: what made these features, or None if there are none.
+      splits: {split: its streams}; a stream is a tuple of shards.
+      embedding, tokens, sequence: the contracts that identify the encoder of these features, or
+        None if the records do not have them.
       label_names: names of the classes, or None if there are no labels.
-      image_format: png, or raw, which is a third larger and far faster to read.
+      image_format: "png", or "raw", which takes a third more space but is read much faster.
       text_tower: the files that `text.OnnxEncoder` reads, or None if there are none.
-      preparation: how data/prepare made the data set and which examples it rejected, or None.
-      format_version: of the manifest and the shards.
+      preparation: settings and outcomes of the preparation that made the data set, or None if it
+        was not made by data/prepare.
+      format_version: version of the format of the manifest and the shards.
     """
 
     name: str
@@ -150,12 +152,12 @@ class Manifest:
         return [*(shard for stream in streams for shard in stream), *(self.text_tower or ())]
 
     def to_json(self) -> str:
-        """Return the content of the manifest's file."""
+        """Return the manifest as JSON, which is the content of its file."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
-        """Parse the content of a manifest's file. Raises DamagedJson if it is not a manifest."""
+        """Return a manifest from the content of its file. Raises DamagedJson if it is not valid."""
         return json_files.parse(text, cls._from_fields)
 
     @classmethod
@@ -214,7 +216,7 @@ _CONTRACTS = {
 
 
 def _parse_dataclass(kind, values):
-    """Return a dataclass of plain fields from values that JSON gave."""
+    """Return a dataclass of plain fields from parsed JSON. Raises if a field has a wrong type."""
     parsed = kind(**values)
     for field in dataclasses.fields(kind):
         _check_value(field.name, getattr(parsed, field.name), field.type)
@@ -222,6 +224,7 @@ def _parse_dataclass(kind, values):
 
 
 def _check_value(name, value, kind):
+    """Raise ValueError if a value has the wrong type, or is an integer that is not positive."""
     if type(value) is not kind or (kind is int and not 0 < value < 2**53):
         raise ValueError(f"{name} is {value!r}"[:200])
 
@@ -230,8 +233,8 @@ def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
     """Read the manifest of the data set in a folder, local or gs://.
 
     Args:
-      folder: of the data set.
-      check_shards: whether to check that every file exists at its full size.
+      folder: the folder of the data set.
+      check_shards: whether to check that every file exists and has its full size.
 
     Raises:
       UserError: there is no data set, its manifest cannot be read, or a file is missing or truncated.

@@ -1,9 +1,9 @@
-"""The order of the training examples: a function of (seed, step), on any number of hosts.
+"""The order of the training examples, which depends on seed and step but not on the hosts.
 
 With S streams and global batch size B, slot j of step t reads stream s = j mod S at position
-(t * B + j) // S. A stream goes through its own shards epoch after epoch, in an order and with a
-shuffle of each shard's records that are keyed by (seed, stream, epoch). A host reads only the
-streams of its own slots.
+(t * B + j) // S. In each epoch, a stream visits its shards in a shuffled order and reads the records
+of each shard in a shuffled order; both orders are keyed by (seed, stream, epoch). A host reads only
+the streams of its own slots.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from t2i_tpu.errors import UserError
 
 
 def check_batch_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> None:
-    """Raise UserError if the streams do not divide the batch, or the hosts the streams."""
+    """Raise UserError if streams do not divide the batch evenly, or hosts the streams."""
     if global_batch_size % num_streams:
         raise UserError(
             f"config.train.global_batch_size is {global_batch_size}; the data set has {num_streams} "
@@ -37,17 +37,17 @@ class StreamOrder:
 
     Attributes:
       first_visit: the visit with the first record to read.
-      skip: how many of its records come before that one.
+      skip: number of records of that visit that come before it.
     """
 
     def __init__(self, seed: int, stream: int, counts: np.ndarray, position: int):
         """Find the visit and the record at a position.
 
         Args:
-          seed: of the run.
-          stream: its index.
-          counts: int64 [shards], the number of records of each shard.
-          position: of the first record to read, counted from the start of training.
+          seed: the seed of the run.
+          stream: the index of the stream.
+          counts: the number of records of each shard, int64 [shards].
+          position: the position of the first record to read, counted from the start of training.
         """
         self.seed, self.stream, self.counts = seed, stream, counts
         epoch, offset = divmod(position, int(counts.sum()))
@@ -75,8 +75,8 @@ class StreamOrder:
 def _shuffle_range(seed, stream, epoch, use, size):
     """Return a shuffle of range(size), int32 [size], keyed by (seed, stream, epoch, use).
 
-    `use` tells shuffles of one epoch apart: it is 0 for the order of the shards, and 1 + its index
-    for the records of a shard.
+    `use` distinguishes the shuffles of one epoch: it is 0 for the order of the shards, and 1 + i for
+    the records of shard i.
     """
     scalars = (tf.cast(value, tf.int64) for value in (stream, epoch, use, size))
     return _shuffle_range_of_tensors(seed, *scalars)

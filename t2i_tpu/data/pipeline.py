@@ -6,8 +6,8 @@ import tensorflow as tf
 def disable_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Return a data set whose iterators start no autotuning thread.
 
-    Destroying an iterator waits for that thread, on a busy machine for seconds or minutes. The
-    package's pipelines state their parallelism and buffers themselves.
+    Destroying an iterator waits for that thread, which takes seconds or minutes on a busy machine.
+    The package's pipelines set their parallelism and buffer sizes themselves.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,4 +1,4 @@
-"""Errors of the input pipeline, as errors that name the shard and say what to do."""
+"""Translates errors of the input pipeline into errors that name the shard and say what to do."""
 
 import contextlib
 import posixpath
@@ -17,18 +17,21 @@ def translate_data_errors(
 ) -> Iterator[None]:
     """Raise UserError if reading a data set fails inside the block.
 
-    A record with a wrong checksum is reported by shard and index. Opening the data set did not show
-    it, because the shard has the right size. A record that does not parse is reported too.
+    A record with a wrong checksum is reported with its shard and index. `open_dataset` cannot find
+    it, because it checks only the size of each shard. A record that cannot be parsed is reported too.
 
     Args:
-      dataset: that is read.
-      is_reading: returns whether the code inside the block was waiting for data when it failed. A
-        training step raises the same classes of errors.
+      dataset: the data set that is read.
+      is_reading: a function that returns whether the code inside the block was waiting for data when
+        it failed. This is needed because a training step raises the same classes of errors.
+
+    Raises:
+      UserError: a record is damaged or does not match the manifest.
     """
     try:
         yield
-    except UnicodeDecodeError as error:  # TensorFlow's message quotes the record
-        raise _parse_error(dataset, "it is not a tf.train.Example") from error
+    except UnicodeDecodeError as error:  # from TensorFlow's message, which quotes the record
+        raise _make_parse_error(dataset, "it is not a tf.train.Example") from error
     except tf.errors.OpError as error:
         if dataset.errors:
             raise dataset.errors[0] from error
@@ -36,7 +39,7 @@ def translate_data_errors(
             _check_shards(dataset)
         if isinstance(error, tf.errors.InvalidArgumentError) and is_reading():
             lines = [line for line in error.message.splitlines() if line.strip()]
-            raise _parse_error(dataset, lines[0][:200] if lines else "?") from error
+            raise _make_parse_error(dataset, lines[0][:200] if lines else "?") from error
         raise
 
 
@@ -49,7 +52,7 @@ def _check_shards(dataset: Dataset) -> None:
                 shard_file.check_shard(path, shard.num_examples)
 
 
-def _parse_error(dataset: Dataset, reason: str) -> UserError:
+def _make_parse_error(dataset: Dataset, reason: str) -> UserError:
     return UserError(
         f"a record in {dataset.folder} does not match its manifest ({reason}); prepare the "
         "data set again"

@@ -1,7 +1,7 @@
 """Reads shards: batches for training in the order of data/order.py, and examples for previews.
 
-A run resumes by arithmetic: the manifest says how many records each shard has, so the reader skips
-complete shards without opening them.
+The manifest says how many records each shard has, so a resumed run computes where to continue and
+skips shards without opening them.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.records import parse_records
 from t2i_tpu.errors import UserError
 
-# Examples that are interleaved in one operation, because each operation costs microseconds.
+# Number of examples to interleave in one operation, because each operation costs microseconds.
 _EXAMPLES_PER_INTERLEAVE = 256
-# Examples that are parsed in one operation. A complete shard would be one huge allocation.
+# Number of examples to parse in one operation. A complete shard would be one huge allocation.
 _PARSE_BATCH_SIZE = 64
 
 
@@ -30,17 +30,17 @@ class Dataset:
     """A folder of shards, opened for one conditioning at one image size.
 
     Attributes:
-      folder: local or gs://.
-      manifest: of the data set.
+      folder: the folder, local or gs://.
+      manifest: the manifest of the data set.
       conditioning: a key of `data.conditions.CONDITIONINGS`.
-      image_size: the size that images are downscaled to.
-      on_damage: raise or skip; see `shard_file.read_shard`.
-      errors: what was raised inside the input pipeline. TensorFlow turns an exception from Python
-        code into a message, so `translate_data_errors` takes the exception from here.
+      image_size: the height and width to which images are downscaled.
+      on_damage: "raise" or "skip"; see `shard_file.read_shard`.
+      errors: exceptions that Python code inside the input pipeline raised. TensorFlow passes on only
+        their messages, so `translate_data_errors` takes the exceptions from here.
 
     Raises:
-      UserError: the data set lacks the features of the conditioning, or its images cannot be
-        downscaled to the size.
+      UserError: the data set lacks the features of the conditioning, or `image_size` does not divide
+        the size of its images.
     """
 
     folder: str
@@ -79,19 +79,19 @@ class Dataset:
         """Return the endless training examples of one host, one replica's batch at a time.
 
         Args:
-          seed: of the run.
-          global_batch_size: a multiple of the number of streams.
-          per_replica_batch_size: the size b of an element.
+          seed: the seed of the run.
+          global_batch_size: the number of examples of a step, a multiple of the number of streams.
+          per_replica_batch_size: the number b of examples in each element.
           start_step: the first step to read.
-          host: index of this host, which reads slots host, host + num_hosts, ...
-          num_hosts: must divide the number of streams.
+          host: the index of this host, which reads slots host, host + num_hosts, ...
+          num_hosts: the number of hosts, which must divide the number of streams.
 
         Returns:
-          A tf.data.Dataset of dicts: image, uint8 [b, H, W, C]; condition, as models/conditioning.py
-          describes it; and slot, int32 [b], the position in the global batch.
+          A tf.data.Dataset of dicts: image, uint8 [b, H, W, C]; condition, whose fields
+          models/conditioning.py describes; and slot, int32 [b], the position in the global batch.
 
         Raises:
-          UserError: the streams do not divide the batch, or the hosts the streams.
+          UserError: the streams do not divide the batch evenly, or the hosts the streams.
         """
         streams = self.manifest.streams("train")
         check_batch_divides(global_batch_size, len(streams), num_hosts)
@@ -117,24 +117,24 @@ class Dataset:
     def examples(
         self, split: str, count: int, captions: tuple[str, ...] = ()
     ) -> list[dict[str, object]]:
-        """Return the first examples of a split in the order in which they were written.
+        """Return the first examples of a split, in the order in which they were written.
 
         Args:
-          split: its name.
-          count: how many to return, at most.
-          captions: examples with these captions come first.
+          split: the name of the split.
+          count: the maximum number of examples to return.
+          captions: captions whose examples come first.
 
         Returns:
-          A dict for each: caption and key, str; image, uint8 [H, W, C]; and condition.
+          A dict for each example: caption and key, str; image, uint8 [H, W, C]; and condition.
 
         Raises:
-          UserError: a caption is not in the split.
+          UserError: there is no such split, or a caption is not in it.
         """
         wanted, others = {}, []
         for serialized in self._read_in_written_order(split):
             if len(others) >= count and len(wanted) == len(captions):
                 break
-            # Decoding an image takes longest, and most are not needed.
+            # Parse only the caption at first: decoding images takes longest, and most are not needed.
             head = parse_records(serialized[None], self.manifest, ("caption",))
             caption = head["caption"][0].numpy().decode()
             if caption in captions:
@@ -161,7 +161,7 @@ class Dataset:
         }
 
     def _reduce(self, images: tf.Tensor) -> tf.Tensor:
-        """Reduce images to `image_size` by the rounded mean of each block of pixels."""
+        """Downscale images to `image_size` by the rounded mean of each block of pixels."""
         factor = self.manifest.image_size // self.image_size
         if factor == 1:
             return images
@@ -173,7 +173,7 @@ class Dataset:
     def _read_stream(
         self, shards: tuple[Shard, ...], seed: int, stream: int, position: int, block: int
     ) -> tf.data.Dataset:
-        """Return the endless examples of a stream from `position` on, `block` at a time."""
+        """Return the endless examples of a stream, `block` at a time, starting at `position`."""
         counts = np.array([shard.num_examples for shard in shards], np.int64)
         files = tf.constant([posixpath.join(self.folder, shard.file) for shard in shards])
         order = StreamOrder(seed, stream, counts, position)
@@ -188,11 +188,11 @@ class Dataset:
             return parts.map(lambda indices: self._parse(tf.gather(records, indices)))
 
         visits = tf.data.Dataset.counter(order.first_visit, dtype=tf.int64).flat_map(read)
-        # The next shard is read while this one is used.
+        # Read the next shard while this one is used.
         return visits.prefetch(1).flat_map(parse).rebatch(block, drop_remainder=True)
 
     def _read_shard(self, file: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """Return a data set of one element, the shard's serialized examples, string [count]."""
+        """Return a tf.data.Dataset of one element: a shard's serialized examples, string [count]."""
         records = tf.data.TFRecordDataset(file, buffer_size=1 << 20)
         if self.on_damage == "raise":  # `translate_data_errors` finds out which record is damaged
             return records.batch(count)
@@ -207,12 +207,13 @@ class Dataset:
         def skip_damage(file, count):
             return tf.ensure_shape(tf.py_function(read_slowly, [file, count], tf.string), [None])
 
-        # Empty if a record is damaged, so that the next data set is used instead.
+        # `intact` is empty if a record is damaged. `take(1)` then takes the element of `fallback`.
         intact = records.batch(count, drop_remainder=True).ignore_errors()
         fallback = tf.data.Dataset.from_tensors((file, count)).map(skip_damage)
         return intact.concatenate(fallback).take(1)
 
     def _parse(self, records: tf.Tensor) -> dict[str, object]:
+        """Return image and condition of serialized examples, string [N]."""
         names = ("image", *self._conditioning.features)
         features = parse_records(records, self.manifest, names)
         return {
@@ -232,6 +233,7 @@ class Dataset:
                     yield record
 
     def _read_serially(self, shards: tuple[Shard, ...]) -> Iterator[tf.Tensor]:
+        """Yield the serialized records of a stream; `on_damage` applies to damaged ones."""
         for shard in shards:
             path, count = posixpath.join(self.folder, shard.file), 0
             try:
@@ -243,7 +245,7 @@ class Dataset:
 
 
 def _interleave(blocks: tuple[dict, ...], slots: tf.Tensor) -> dict[str, object]:
-    """Turn one block per stream into examples slot after slot."""
+    """Combine blocks of examples, one per stream, into one block in the order of the slots."""
 
     def interleave(*parts):
         stacked = tf.stack(parts, axis=1)

@@ -1,7 +1,7 @@
 """Records: the examples of a data set, and their form inside a shard.
 
-A shard is a TFRecord file of serialized tf.train.Example messages with the features key, image and
-caption and, as far as the manifest promises them, label, embedding, tokens and sequence.
+A shard is a TFRecord file of serialized tf.train.Example messages. Each has the features key, image
+and caption and, if the manifest says so, label, embedding, tokens and sequence.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ class Record:
     """One captioned image.
 
     Attributes:
-      key: unique within the data set.
-      image: uint8 [height, width, channels], with 1 or 3 channels.
-      caption: text, or "" if there is none.
-      label: class index, or None.
-      embedding: float32 [dim], or None.
-      tokens: token ids without padding, or None.
-      sequence: float16 [tokens, width], the text tower's state of each token, or None.
+      key: a text that is unique within the data set.
+      image: pixels, uint8 [height, width, channels], with 1 or 3 channels.
+      caption: the caption, or "" if there is none.
+      label: index of the class, or None.
+      embedding: embedding of the caption, float32 [dim], or None.
+      tokens: token ids of the caption without padding, or None.
+      sequence: the text tower's state of each token, float16 [tokens, width], or None.
     """
 
     key: str
@@ -38,13 +38,13 @@ class Record:
 
 
 def serialize(record: Record, image_format: str) -> bytes:
-    """Return the bytes of a record's example. Equal records give equal bytes."""
+    """Return a record as a serialized example. Equal records give equal bytes."""
     # A protobuf map has no fixed order unless asked for.
     return to_example(record, image_format).SerializeToString(deterministic=True)
 
 
 def to_example(record: Record, image_format: str) -> tf.train.Example:
-    """Return a record as an example, with the image as raw bytes ("raw") or lossless PNG ("png")."""
+    """Return a record as an example whose image is stored as raw bytes ("raw") or as PNG ("png")."""
     if image_format == "png":
         image = tf.io.encode_png(record.image, compression=9).numpy()
     else:
@@ -65,7 +65,7 @@ def add_text_features(
     tokens: Sequence[int] | None,
     sequence: np.ndarray | None,
 ) -> None:
-    """Add to an example what an encoder made of its caption; see `Record` for the arguments."""
+    """Add embedding, tokens and sequence of the caption to an example; see `Record` for each."""
     if embedding is not None:
         _set_bytes(example, "embedding", np.asarray(embedding, "<f4").tobytes())
     if tokens is not None:
@@ -84,8 +84,8 @@ def parse_records(
     """Parse a batch of serialized examples.
 
     Args:
-      serialized: string [N].
-      manifest: of the data set, which says which features there are and their shapes.
+      serialized: serialized examples, string [N].
+      manifest: the manifest of the data set, which determines the features and their shapes.
       names: the features to parse, or None for all.
 
     Returns:
@@ -135,7 +135,7 @@ def _decode_embeddings(embeddings: tf.Tensor, manifest: Manifest) -> tf.Tensor:
 
 def _decode_sequences(sequences: tf.Tensor, manifest: Manifest) -> tf.Tensor:
     shape = [manifest.sequence.context_length, manifest.sequence.width]
-    # decode_raw pads int16 to a fixed length, but not float16.
+    # decode_raw can pad int16 to a fixed length, but not float16.
     num_bytes = 2 * math.prod(shape)
     values = tf.io.decode_raw(sequences, tf.int16, fixed_length=num_bytes)
     return tf.reshape(tf.bitcast(values, tf.float16), [-1, *shape])

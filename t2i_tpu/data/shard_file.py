@@ -19,18 +19,18 @@ _CHECKSUM_BYTES = 4
 
 
 def read_shard(path: str, num_examples: int, on_damage: str) -> tf.Tensor:
-    """Return the serialized examples of a shard that may be damaged, as strings [num_examples].
+    """Return the serialized examples of a shard that may be damaged, string [num_examples].
 
     Args:
-      path: of the shard, local or gs://.
-      num_examples: the number of its records.
-      on_damage: "raise", or "skip". With "skip", a copy of the next intact record takes the place of
-        a damaged one, so that all other examples keep their places, and a warning counts the
-        damaged records.
+      path: the path of the shard, local or gs://.
+      num_examples: the number of records in the shard.
+      on_damage: "raise" or "skip". With "skip", each damaged record is replaced by a copy of the
+        next intact one, so all other examples keep their positions, and a warning lists the damaged
+        records.
 
     Raises:
-      UserError: a record is damaged and `on_damage` is "raise", or all records are. The message
-        names shard and records.
+      UserError: a record is damaged and `on_damage` is "raise", or all records are damaged. The
+        message names the shard and the records.
     """
     records = read_intact_records(path, num_examples)
     damaged = [index for index, record in enumerate(records) if record is None]
@@ -46,7 +46,7 @@ def read_shard(path: str, num_examples: int, on_damage: str) -> tf.Tensor:
 
 
 def check_shard(path: str, num_examples: int) -> None:
-    """Raise UserError, which names shard and records, if a record of a shard is damaged."""
+    """Raise UserError if a shard has damaged records. The message names the shard and the records."""
     try:
         records = tf.data.TFRecordDataset(path, buffer_size=1 << 20).batch(1024)
         for _ in disable_autotuning(records):
@@ -58,9 +58,9 @@ def check_shard(path: str, num_examples: int) -> None:
 
 
 def read_intact_records(path: str, num_examples: int) -> list[bytes | None]:
-    """Return the data of each record of a shard, or None for a damaged one.
+    """Return the data of each record of a shard, with None for damaged records.
 
-    The records after a damaged length cannot be found, so they are None too.
+    If the length of a record is damaged, the records after it cannot be found and are None too.
     """
     with tf.io.gfile.GFile(path, "rb") as file:
         content = file.read()
@@ -84,7 +84,7 @@ def read_intact_records(path: str, num_examples: int) -> list[bytes | None]:
 
 
 def format_indices(indices: list[int]) -> str:
-    """Return a comma-separated list of the first five indices."""
+    """Return the first five indices, separated by commas, and "..." if there are more."""
     first = ", ".join(map(str, indices[:5]))
     return f"{first}, ..." if len(indices) > 5 else first
 
@@ -92,10 +92,10 @@ def format_indices(indices: list[int]) -> str:
 def masked_crc32c(blocks: list[bytes]) -> list[int]:
     """Return TFRecord's checksum of each block.
 
-    It is computed byte by byte, but for all blocks at once.
+    The checksums are computed byte by byte in numpy, for all blocks at once.
     """
-    # Sort the blocks by length, longest first, so that those that have a byte at a position are
-    # the first ones.
+    # Sort the blocks by length, longest first. The blocks that have a byte at a given position are
+    # then the first columns of `data`.
     order = sorted(range(len(blocks)), key=lambda index: -len(blocks[index]))
     lengths = np.array([len(blocks[index]) for index in order], np.int64)
     longest = int(lengths.max(initial=0))
@@ -110,7 +110,7 @@ def masked_crc32c(blocks: list[bytes]) -> list[int]:
         crc[:count] = _TABLE[(crc[:count] ^ row[:count]) & 0xFF] ^ (crc[:count] >> 8)
     crc = ~crc
 
-    # Mask them and restore the order.
+    # Mask the checksums, and restore the order of the blocks.
     checksums = np.empty(len(blocks), np.uint32)
     checksums[order] = ((crc >> 15) | (crc << 17)) + np.uint32(0xA282EAD8)
     return checksums.tolist()

@@ -1,7 +1,6 @@
 """The text tower stored next to a data set's shards, and in the workdir of every run on it.
 
-With it a run can be sampled on any machine: without torch, without a model hub and without the data
-set.
+It makes it possible to sample from a run on any machine, without torch, a model hub or the data set.
 """
 
 import contextlib
@@ -22,8 +21,12 @@ from t2i_tpu.text.onnx_tower import OnnxEncoder
 def export(encoder: TextEncoder, output: str) -> tuple[StoredFile, ...]:
     """Write an encoder's text tower into a subfolder of `output`, local or gs://.
 
+    Args:
+      encoder: the encoder to export.
+      output: the folder of the data set.
+
     Returns:
-      The files, for the manifest of the data set in `output`.
+      The files that were written, for the manifest of the data set.
 
     Raises:
       UserError: the text tower cannot be exported exactly.
@@ -43,12 +46,12 @@ def export(encoder: TextEncoder, output: str) -> tuple[StoredFile, ...]:
 def copy(manifest: Manifest, source: str, target: str) -> None:
     """Copy a data set's text tower, if it has one, from one folder into another.
 
-    A file that is in the target already, with the right size, is not copied again.
+    A file that already exists in the target with the right size is not copied again.
 
     Args:
-      manifest: of the data set.
-      source: the folder of the data set.
-      target: another folder, local or gs://.
+      manifest: the manifest of the data set.
+      source: the folder of the data set, local or gs://.
+      target: the folder to copy to, local or gs://.
 
     Raises:
       UserError: a file is missing or does not match the manifest.
@@ -65,17 +68,20 @@ def copy(manifest: Manifest, source: str, target: str) -> None:
 def open_encoder(
     contract: EmbeddingContract | TokenContract, manifest: Manifest, folder: str
 ) -> TextEncoder:
-    """Return the encoder of a manifest's contract.
+    """Return the encoder that a contract identifies.
 
-    It is the text tower in `folder`, local or gs://. If the manifest has no text tower, it is the
-    encoder that the contract names.
+    Args:
+      contract: the contract of the embeddings or tokens in the manifest.
+      manifest: the manifest of the data set.
+      folder: the folder that contains the text tower, local or gs://. If the manifest lists no text
+        tower, the encoder is made from its name in the contract.
 
     Raises:
       UserError: a file is missing or does not match the manifest, or the encoder does not exist.
     """
     if not manifest.text_tower:
         return make_encoder(contract.encoder)
-    with _make_local(manifest, folder) as local:
+    with _provide_local_folder(manifest, folder) as local:
         for stored in manifest.text_tower:
             _check_file(stored, local, folder)
         tower = os.path.join(local, TEXT_TOWER)
@@ -83,10 +89,10 @@ def open_encoder(
 
 
 @contextlib.contextmanager
-def _make_local(manifest: Manifest, folder: str) -> Iterator[str]:
+def _provide_local_folder(manifest: Manifest, folder: str) -> Iterator[str]:
     """Yield a local folder with the text tower, because onnxruntime cannot read gs://.
 
-    It is `folder` itself, or a temporary folder if `folder` is on gs://.
+    It is `folder` itself or, if `folder` is on gs://, a temporary folder with a copy.
     """
     if not folder.startswith("gs://"):
         yield folder
@@ -101,6 +107,7 @@ def _make_local(manifest: Manifest, folder: str) -> Iterator[str]:
 
 
 def _copy_file(source: str, target: str) -> None:
+    """Copy a file between local folders and gs://; the target appears when it is complete."""
     with files.write_atomically(target) as partial:
         tf.io.gfile.copy(source, partial, overwrite=True)
 
@@ -110,8 +117,8 @@ def _check_file(stored: StoredFile, folder: str, origin: str) -> None:
 
     Args:
       stored: the file's entry in the manifest.
-      folder: where to read the file.
-      origin: the folder that the file came from, which the error message names.
+      folder: the folder to read the file from.
+      origin: the folder that the file was copied from, for the error message.
     """
     source = posixpath.join(origin, stored.file)
     with _translate_read_errors(source):

@@ -1,8 +1,8 @@
-"""Copies a data set to or from gs://: in parallel, with checksums, and resumable.
+"""Copies a data set to or from gs:// in parallel and with checksums. A copy can be resumed.
 
-This uses google-cloud-storage (extra gcs), because TensorFlow's own client writes one object after
-the other and checks nothing. A file gets its name only when it is complete, and the manifest is
-copied last, so a folder that has a manifest is a complete data set.
+This uses google-cloud-storage (extra gcs), because TensorFlow's own client copies one object after
+the other and verifies no checksums. A file gets its name only when it is complete, and the manifest
+is copied last, so a folder that has a manifest is a complete data set.
 """
 
 import base64
@@ -22,18 +22,19 @@ from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import gcs
 
-# Copies the file of a name if necessary; returns its size and whether it was there already.
+# Copies the file with a given name if necessary; returns its size in bytes and whether it was already
+# in the target.
 CopyFile = Callable[[str], tuple[int, bool]]
 
 
 @dataclasses.dataclass(frozen=True)
 class CopyResult:
-    """What a copy consists of.
+    """The result of copying a data set.
 
     Attributes:
-      files: the number of files.
-      num_bytes: their size.
-      present: how many of them were in the target already.
+      files: number of files in the data set.
+      num_bytes: total size of the files.
+      present: number of files that were already in the target.
     """
 
     files: int
@@ -45,16 +46,18 @@ class CopyResult:
 def copy(source: str, target: str, workers: int = 8) -> CopyResult:
     """Copy the data set in the folder `source` into the folder `target`; one of them is on gs://.
 
-    A file whose copy exists with an equal checksum is not copied again. Shards are checked against
-    the SHA-256 in the manifest, and every transfer against the file's CRC32C.
+    A file that already exists in the target with the same checksum is not copied again. The files
+    that the manifest lists are checked against its SHA-256 hashes, and every transfer is checked
+    against the file's CRC32C.
 
     Args:
-      source, target: folders.
+      source: the folder of the data set, local or gs://.
+      target: the folder to copy to, on gs:// if `source` is local and local otherwise.
       workers: number of files to copy at the same time.
 
     Raises:
-      UserError: `source` holds no data set, a shard does not match the manifest, `target` holds
-        another data set, or gs:// denies access.
+      UserError: both or neither of the folders are on gs://, `source` holds no data set, a file does
+        not match the manifest, `target` holds another data set, or gs:// cannot be accessed.
     """
     if source.startswith("gs://") == target.startswith("gs://"):
         raise UserError(
@@ -67,7 +70,7 @@ def copy(source: str, target: str, workers: int = 8) -> CopyResult:
     folder = pathlib.Path(source if is_upload else target).expanduser()
     sha256 = {stored.file: stored.sha256 for stored in manifest.files()}
     with remote.translate_gcs_errors():
-        checksums = remote.checksums()
+        checksums = remote.list_checksums()
         if is_upload:
             paths = (path for path in folder.rglob("*") if path.is_file())
             names = [path.relative_to(folder).as_posix() for path in paths]
@@ -84,7 +87,7 @@ def copy(source: str, target: str, workers: int = 8) -> CopyResult:
 
 
 def _check_target(target: str, manifest: Manifest) -> None:
-    """Raise UserError if the target holds another data set, which must not be mixed with this."""
+    """Raise UserError if the target holds another data set, because the two must not be mixed."""
     path = posixpath.join(target, MANIFEST_NAME)
     if not tf.io.gfile.exists(path):
         gcs.check_bucket(target)
@@ -95,8 +98,8 @@ def _check_target(target: str, manifest: Manifest) -> None:
 def _is_data(name: str) -> bool:
     """Return whether a file belongs to a data set.
 
-    Files that are still being written, hidden files and the placeholders of folders on gs:// do
-    not.
+    Hidden files, files that are still being written, and the placeholders of folders on gs:// do not
+    belong to it.
     """
     if not name or name.endswith((".tmp", "/")):
         return False
@@ -121,16 +124,18 @@ class _Remote:
         with self.translate_gcs_errors():
             self.bucket = storage.Client().bucket(self.bucket_name)
 
-    def checksums(self) -> dict[str, str]:
+    def list_checksums(self) -> dict[str, str]:
         """Return the CRC32C of each file in the folder, in base64."""
         blobs = self.bucket.client.list_blobs(self.bucket, prefix=self.prefix, **self.options)
         return {blob.name.removeprefix(self.prefix): blob.crc32c for blob in blobs}
 
     def upload(self, path: pathlib.Path, name: str) -> None:
+        """Upload a local file, and verify its CRC32C."""
         blob = self.bucket.blob(self.prefix + name)
         blob.upload_from_filename(str(path), checksum="crc32c", **self.options)
 
     def download(self, name: str, path: pathlib.Path) -> None:
+        """Download a file to a local path, and verify its CRC32C."""
         blob = self.bucket.blob(self.prefix + name)
         blob.download_to_filename(str(path), checksum="crc32c", **self.options)
 
@@ -153,7 +158,7 @@ class _Upload:
     Attributes:
       remote: the target.
       folder: the source.
-      checksums: the CRC32C of each file that is in the target already.
+      checksums: the CRC32C of each file that is already in the target, in base64.
       sha256: the hash of each file that the manifest lists.
     """
 
@@ -178,7 +183,7 @@ class _Download:
     Attributes:
       remote: the source.
       folder: the target.
-      checksums: the CRC32C of each file in the source.
+      checksums: the CRC32C of each file in the source, in base64.
       sha256: the hash of each file that the manifest lists.
     """
 
@@ -200,10 +205,14 @@ class _Download:
 
 
 def _check_file(path: pathlib.Path, sha256: str | None) -> str:
-    """Return the CRC32C of a file.
+    """Return the CRC32C of a file, in base64, after checking its SHA-256.
+
+    Args:
+      path: the file.
+      sha256: the expected SHA-256 in hex, or None to skip the check.
 
     Raises:
-      UserError: its SHA-256 is not the given one.
+      UserError: the SHA-256 differs.
     """
     crc32c, actual_sha256 = _hash_file(path)
     if sha256 is not None and actual_sha256 != sha256:
@@ -214,7 +223,7 @@ def _check_file(path: pathlib.Path, sha256: str | None) -> str:
 
 
 def _hash_file(path: pathlib.Path) -> tuple[str, str]:
-    """Return a file's CRC32C, in base64 as gs:// gives it, and its SHA-256 in hex."""
+    """Return a file's CRC32C in base64, as gs:// reports it, and its SHA-256 in hex."""
     import google_crc32c
 
     crc32c, sha256 = google_crc32c.Checksum(), hashlib.sha256()
@@ -228,7 +237,10 @@ def _hash_file(path: pathlib.Path) -> tuple[str, str]:
 def _copy_in_parallel(
     copy_file: CopyFile, names: list[str], workers: int
 ) -> list[tuple[int, bool]]:
-    """Copy files in threads, with a progress bar. The first error cancels the remaining files."""
+    """Copy files in parallel threads, with a progress bar, and return the results in any order.
+
+    The first error cancels the files that have not been started.
+    """
     with futures.ThreadPoolExecutor(workers) as pool:
         jobs = [pool.submit(copy_file, name) for name in names]
         try:

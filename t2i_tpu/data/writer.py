@@ -1,4 +1,4 @@
-"""Writes records to the shards and the manifest of a data set.
+"""Writes records as a data set: shards and a manifest.
 
 Equal records and settings give equal bytes.
 """
@@ -22,7 +22,7 @@ from t2i_tpu.data.records import Record, serialize
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
-# Examples per shard. To shuffle them, the reader holds two shards of each stream in memory.
+# Examples per shard. The reader holds two shards of each stream in memory to shuffle them.
 SHARD_SIZE = 1024
 
 
@@ -42,25 +42,27 @@ def write_dataset(
 ) -> Manifest:
     """Write a data set into a folder, and return its manifest.
 
-    A shard gets its name when it is complete and the manifest is written last, so a folder that has
-    a manifest is a complete data set.
+    A shard gets its name only when it is complete, and the manifest is written last, so a folder that
+    has a manifest is a complete data set.
 
     Args:
       output: the folder, local or gs://.
-      splits: the records of each split.
-      name: of the data set.
-      num_streams: streams per split. Record i of a split goes to stream i mod num_streams.
-      shard_size: examples per shard.
-      embedding, tokens, sequence: what made these features, if the records have them.
-      label_names: names of the classes, if the records have labels.
-      streams_of: (split, record) -> the streams that the record may go to; None means all. Record i
-        of those that share a range goes to its stream i mod its length. Every stream gives equally
-        many examples to a batch, so the ranges set the weights of a mixture.
-      image_format: raw, or png, which is smaller.
+      splits: {split: its records}.
+      name: name of the data set.
+      num_streams: number of streams per split. Record i of a split goes to stream i mod num_streams.
+      shard_size: number of examples per shard.
+      embedding, tokens, sequence: the contracts of these features, or None if the records do not have
+        them.
+      label_names: names of the classes, or None if the records have no labels.
+      streams_of: (split, record) -> the range of streams that the record may go to; None means all
+        streams. Record i of the records with the same range goes to stream i mod n of its n streams.
+        Every stream contributes equally many examples to a batch, so the ranges determine the weights
+        of a mixture.
+      image_format: "raw", or "png", which takes less space.
 
     Raises:
-      UserError: `output` holds a data set already, a key is not unique, images differ in shape, a
-        record lacks what the manifest promises, or a split has fewer records than streams.
+      UserError: `output` already holds a data set, a key is not unique, images differ in shape, a
+        record lacks a feature of the data set, or a split has fewer records than streams.
     """
     _create_folder(output)
     # Write the shards.
@@ -105,10 +107,10 @@ def _make_writers(
 
 
 class _RecordChecker:
-    """Checks what must hold for all records of a data set.
+    """Checks that all records of a data set have unique keys and the same features and shapes.
 
     Attributes:
-      image_shape: (height, width, channels), once there is a record.
+      image_shape: (height, width, channels), or None before the first record.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class _RecordChecker:
         self.keys, self.image_shape = set(), None
 
     def iter_checked(self, records: Iterable[Record]) -> Iterable[Record]:
-        """Yield the records. Raises UserError at the first one that is not as it must be."""
+        """Yield the records. Raises UserError at the first record that is not valid."""
         for record in records:
             if record.key in self.keys:
                 raise UserError(
@@ -140,12 +142,12 @@ class _RecordChecker:
         is_square = len(shape) == 3 and shape[0] == shape[1] and shape[2] in (1, 3)
         if not is_square or shape != self.image_shape or dtype != np.uint8:
             raise UserError(
-                f"image {record.key!r} is {dtype} {shape}; images must be uint8, square, have 1 or "
-                f"3 channels and the shape of the first one, {self.image_shape}"
+                f"image {record.key!r} is {dtype} {shape}; images must be uint8 and square, with 1 "
+                f"or 3 channels, and have the shape of the first image, {self.image_shape}"
             )
 
     def _check_features(self, record: Record) -> None:
-        """Raise UserError if a record lacks a feature that the manifest promises."""
+        """Raise UserError if a record lacks a feature of the data set."""
         key, shape = record.key, np.shape(record.embedding)
         if self.embedding and shape != (self.embedding.dim,):
             raise UserError(
@@ -153,7 +155,7 @@ class _RecordChecker:
                 f"({self.embedding.dim},)"
             )
         if self.tokens and record.tokens is None:
-            raise UserError(f"record {key!r} has no tokens, but the data set promises them")
+            raise UserError(f"record {key!r} has no tokens; all records of the data set need them")
         if self.sequence:
             self._check_sequence(key, np.shape(record.sequence))
         if self.label_names and record.label not in range(len(self.label_names)):
@@ -191,8 +193,7 @@ def _write_split(
     shards = tuple(writer.close() for writer in writers)
     if not all(shards):
         raise UserError(
-            f"split {split!r} has fewer records than streams ({len(writers)}); "
-            "ask for fewer streams"
+            f"split {split!r} has fewer records than streams ({len(writers)}); lower num_streams"
         )
     return shards
 
@@ -203,11 +204,11 @@ class StreamWriter:
     The shards are FOLDER/PREFIX-00000.tfrecord and so on.
 
     Args:
-      folder: local or gs://.
-      prefix: of the names of the shards.
-      shard_size: examples per shard.
-      keep: whether to keep a shard that exists instead of writing it again. It must have been
-        written from the same examples, by a run that was interrupted.
+      folder: the folder of the shards, local or gs://.
+      prefix: the start of their names.
+      shard_size: number of examples per shard.
+      keep: whether to keep a shard that exists instead of writing it again. It must have been written
+        from the same examples, by a run that was interrupted.
     """
 
     def __init__(self, folder: str, prefix: str, shard_size: int, keep: bool = False):
@@ -235,6 +236,7 @@ class StreamWriter:
         return posixpath.join(self.folder, f"{self.prefix}-{len(self.shards):05d}.tfrecord")
 
     def _finish_shard(self) -> None:
+        """Close the current shard, give it its name, and add it to `shards`."""
         path = self._path()
         if self.writer:
             self.writer.close()

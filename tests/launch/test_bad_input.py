@@ -189,11 +189,11 @@ def test_wrong_sampling_flag(tmp_path, trained, run, listing, script, flags, wor
 @pytest.mark.parametrize(
     ("conditioning", "field", "value", "words"),
     [
-        ("embedding", "weights_sha256", "0" * 64, "other weights here"),
+        ("embedding", "weights_sha256", "0" * 64, "different weights now"),
         # Embeddings that came with the data have no hash.
         ("embedding", "weights_sha256", "", None),
         ("embedding", "normalized", False, "unnormalized"),
-        ("tokens", "tokenizer_sha256", "0" * 64, "other tokens here"),
+        ("tokens", "tokenizer_sha256", "0" * 64, "different tokens from"),
         # Old data sets did not record the tokenizer's hash.
         ("tokens", "tokenizer_sha256", "", None),
     ],

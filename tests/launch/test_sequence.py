@@ -102,7 +102,7 @@ def test_changed_encoder_is_rejected(workdir, run, tmp_path, field, value):
     manifest["sequence"][field] = value
     (copy / "manifest.json").write_text(json.dumps(manifest))
     flags = [f"--workdir={copy}", "--prompt=x", f"--output={tmp_path / 'x'}"]
-    assert "'embedded' produces other token states" in run("sample.py", flags).error
+    assert "'embedded' produces different token states" in run("sample.py", flags).error
 
 
 def test_baseline_blocks_reject_sequences(run, config_file, squares, tmp_path):
