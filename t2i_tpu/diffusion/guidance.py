@@ -14,14 +14,14 @@ def guide(conditional, unconditional, guidance_scale: float):
 
 
 def threshold(x, percentile: float):
-    """Apply dynamic thresholding (Saharia et al., 2022, section 2.3) to each image on its own.
+    """Apply dynamic thresholding (Saharia et al., 2022, section 2.3) to each image separately.
 
-    With s = max(1, percentile of |x|), values beyond s are clipped to s and the image is divided by
-    s. A percentile of 0 clips the image to [-1, 1] instead.
+    With s = max(1, percentile of |x|), values are clipped to [-s, s] and the image is divided by s.
+    A percentile of 0 clips the image to [-1, 1] instead.
 
     Args:
       x: float32 [batch, ...].
-      percentile: in [0, 100), interpolated linearly as numpy.percentile does.
+      percentile: in [0, 100). It is interpolated linearly, as in numpy.percentile.
     """
     if not percentile:
         return ops.clip(x, -1.0, 1.0)

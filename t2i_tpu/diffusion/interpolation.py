@@ -11,8 +11,8 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     unit length.
 
     Args:
-      start: a float array, taken as one vector. It must not be zero.
-      end: another one of the same shape.
+      start: a float array, treated as one vector. It must not be zero.
+      end: a float array of the same shape. It must not be zero either.
       frames: number of points, at least 2.
 
     Returns:
@@ -23,7 +23,7 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     a, b = a / lengths[0], b / lengths[1]
     angle = np.arccos(np.clip(a @ b, -1.0, 1.0))
     fraction = np.linspace(0.0, 1.0, frames)[:, None]
-    # Between equal or opposite directions no arc is the shortest, so interpolate on the line.
+    # Equal or opposite directions do not determine an arc, so interpolate on the straight line.
     if np.sin(angle) < 1e-6:
         direction = (1 - fraction) * a + fraction * b
     else:

@@ -14,12 +14,12 @@ LOSSES = {"absolute": ops.abs, "squared": ops.square}
 
 
 def uniform(prediction_type: str, path, noise_level):
-    """Return weight 1 for the squared error of the output."""
+    """Return weight 1 at every noise level."""
     return ops.ones_like(noise_level)
 
 
 def min_snr(prediction_type: str, path, noise_level):
-    """Return the weight that gives the squared error of x0 weight min(SNR, 5).
+    """Return the weight that turns the squared error of the output into min(SNR, 5) * that of x0.
 
     Source: Hang et al., 2023.
     """
@@ -28,15 +28,15 @@ def min_snr(prediction_type: str, path, noise_level):
 
 
 def velocity(prediction_type: str, path, noise_level):
-    """Return the weight that gives the squared error of the implied velocity weight 1.
+    """Return the weight that turns the squared error of the output into that of the velocity.
 
-    On both paths, an error of x0 is an error of the velocity of 1 / sigma times its size. Sigma is
-    kept above 0.1. Source: Li and He, 2025.
+    On both paths, an error of x0 implies an error of the velocity that is 1 / sigma times as large.
+    Sigma is clamped to at least 0.1. Source: Li and He, 2025.
     """
     weight = 1.0 / ops.square(ops.maximum(path(noise_level).noise, 0.1))
     return weight * ops.square(denoised_per_output(prediction_type, path, noise_level))
 
 
-# Name -> function (prediction type, path, noise_level float32 [batch]) of the weight of each
-# example's squared error.
+# Name -> function of (prediction type, path, noise level float32 [batch]) that returns the weight
+# of each example's error, float32 [batch].
 LOSS_WEIGHTS = {"uniform": uniform, "min_snr": min_snr, "velocity": velocity}

@@ -1,8 +1,8 @@
 """Paths from image to noise: x_noisy = signal_scale * x + noise_scale * z with z ~ N(0, 1).
 
-A path maps noise_level in [0, 1] (0 is clean, 1 is pure noise) to two scales and their derivatives,
-up to one common factor. To add a path, write a function and register it in PATHS; its name must
-also be a choice of `DiffusionConfig.path`.
+A path maps noise_level in [0, 1] (0 is clean, 1 is pure noise) to the two scales and to their
+derivatives, which are known up to a common factor. To add a path, write a function and register it
+in PATHS; its name must also be a choice of `DiffusionConfig.path`.
 """
 
 import math
@@ -17,8 +17,8 @@ class Scales(NamedTuple):
 
     signal: object  # alpha
     noise: object  # sigma
-    # The derivatives by the noise level, divided by a factor common to both. Samplers should use
-    # differences of the scales instead.
+    # The derivatives with respect to the noise level, both divided by the same unknown factor.
+    # Samplers should therefore use differences of the scales instead.
     signal_slope: object
     noise_slope: object
 
@@ -26,7 +26,7 @@ class Scales(NamedTuple):
 def linear(noise_level) -> Scales:
     """Return the scales of rectified flow's straight line (Liu et al., 2022).
 
-    This is also the path of the baseline.
+    The baseline uses this path too.
     """
     one = noise_level * 0 + 1
     return Scales(1 - noise_level, noise_level, -one, one)
@@ -44,7 +44,7 @@ PATHS = {"linear": linear, "cosine": cosine}
 
 
 def corrupt(path, x, z, noise_level):
-    """Return x_noisy.
+    """Return the noisy images, signal_scale * x + noise_scale * z.
 
     Args:
       path: a function from PATHS.

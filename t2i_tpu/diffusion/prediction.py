@@ -1,6 +1,7 @@
-"""What the network predicts, its training target, and the conversion to a denoised image.
+"""Prediction types: the network's training target, and the conversion of its output to an image.
 
-With alpha and sigma the path's scales, every prediction type is a line p x0 + q z:
+The target is p x0 + q z, a linear combination of the clean image x0 and its noise z. With the
+path's scales alpha and sigma, the coefficients are:
 
   type       p       q
   denoised   1       0
@@ -21,7 +22,7 @@ PREDICTIONS = {
 
 
 def target(prediction_type: str, path, x0, z, noise_level):
-    """Return what the network should output, shaped like the image x0 and its noise z."""
+    """Return the network's training target, shaped like the image x0 and its noise z."""
     p, q = PREDICTIONS[prediction_type](path(noise_level))
     return p * x0 + q * z
 
@@ -49,8 +50,9 @@ def denoised_per_output(prediction_type: str, path, noise_level):
 def _determinant(prediction_type, scales):
     """Return alpha q - sigma p, the determinant of the two equations in `to_denoised`.
 
-    It is 1 for velocity, 1 for v on the cosine path, and alpha, clamped away from zero, for noise.
-    For denoised it would be -sigma, which vanishes at level 0; callers handle that type without it.
+    It is 1 for velocity, 1 for v on the cosine path, and alpha for noise; alpha is clamped because
+    it is zero at level 1. For denoised it would be -sigma, which is zero at level 0, so the callers
+    handle that type separately.
     """
     p, q = PREDICTIONS[prediction_type](scales)
     return ops.maximum(scales.signal * q - scales.noise * p, 1e-3)

@@ -20,15 +20,15 @@ class Sampler(NamedTuple):
     Levels may start at 1, where alpha is 0, and end at 0, where sigma is 0.
 
     Attributes:
-      num_steps: how often `step` is called.
-      step: a function (index, x, denoised, denoise, draw) -> (x, denoised) of
+      num_steps: number of calls of `step`.
+      step: a function (index, x, denoised, denoise, draw) -> (x, denoised). Its arguments are
         index: int32 scalar tensor, counted from 0;
         x: float32 [batch, ...], the current image;
-        denoised: shaped like x, what the step before returned, zeros at first;
+        denoised: shaped like x, the estimate that the previous step returned, or zeros at first;
         denoise: (x, scalar noise level) -> denoised, which a step may call any number of times;
         draw: (integer) -> standard normal noise shaped like x, a function of the integer and of
           each image's seed, for samplers that add noise.
-        The image is the denoised estimate that the last step returns; its x is discarded.
+        The final image is the denoised estimate that the last step returns; its x is discarded.
     """
 
     num_steps: int
@@ -36,9 +36,9 @@ class Sampler(NamedTuple):
 
 
 def baseline_levels(steps: int) -> np.ndarray:
-    """Return 1 - u**(1/3), u from 0.0001 to 0.99 in steps of 1/steps, with 0.01 as last level.
+    """Return 1 - u**(1/3) for u from 0.0001 to 0.99 in steps of 1/steps, with the last level 0.01.
 
-    The last level is never evaluated: with 35 steps, the result is the estimate at level 34.
+    The denoiser is never evaluated at the last level: of 35 levels, the 34th gives the result.
     """
     levels = 1 - np.arange(0.0001, 0.99, 1 / steps) ** (1 / 3)
     levels[-1] = 0.01
@@ -46,12 +46,12 @@ def baseline_levels(steps: int) -> np.ndarray:
 
 
 def uniform_levels(steps: int) -> np.ndarray:
-    """Return steps + 1 levels from 1 to 0 at equal distances."""
+    """Return steps + 1 evenly spaced levels from 1 to 0."""
     return np.linspace(1, 0, steps + 1)
 
 
 def shifted_levels(steps: int) -> np.ndarray:
-    """Return uniform levels shifted towards noise, where the composition is decided."""
+    """Return uniform levels shifted towards noise, where an image's composition is decided."""
     return shifted(uniform_levels(steps), shift=2.0)
 
 
@@ -59,10 +59,10 @@ LEVELS = {"baseline": baseline_levels, "uniform": uniform_levels, "shifted": shi
 
 
 class Coefficients(NamedTuple):
-    """A linear multistep solver as a table, float64 [num_steps] each.
+    """The coefficients of a linear multistep solver, float64 [num_steps] each.
 
-    On a path x = alpha x0 + sigma z, such a solver's step is linear in the current image, its
-    denoised estimate and the estimate before it:
+    On a path x = alpha x0 + sigma z, a step of such a solver is linear in the current image, its
+    denoised estimate and the previous estimate:
 
         x <- carry * x + current * x0 + previous * x0_previous
     """
@@ -74,9 +74,9 @@ class Coefficients(NamedTuple):
 
 
 def ddim_coefficients(levels: np.ndarray, path) -> Coefficients:
-    """Return the coefficients of DDIM with eta 0 (Song et al., 2020), which keeps z.
+    """Return the coefficients of DDIM with eta = 0 (Song et al., 2020), which adds no new noise.
 
-    On the linear path a step from level n to level m is the baseline's ((n - m) x0 + m x) / n.
+    On the linear path, a step from level n to level m is the baseline's ((n - m) x0 + m x) / n.
     """
     here, there = path(levels[:-1]), path(levels[1:])
     carry = there.noise / here.noise
@@ -85,9 +85,9 @@ def ddim_coefficients(levels: np.ndarray, path) -> Coefficients:
 
 
 def dpmpp_2m_coefficients(levels: np.ndarray, path) -> Coefficients:
-    """Return the coefficients of DPM-Solver++(2M): Lu et al., 2022, algorithm 2.
+    """Return the coefficients of DPM-Solver++(2M) (Lu et al., 2022, algorithm 2).
 
-    The step is of first order at both ends of the path, where logsnr is infinite.
+    The steps are of first order at both ends of the path, where logsnr is infinite.
     """
     first_order = ddim_coefficients(levels, path)
     scales = path(levels)
@@ -102,7 +102,7 @@ def dpmpp_2m_coefficients(levels: np.ndarray, path) -> Coefficients:
 
 
 def multistep(coefficients: Coefficients) -> Sampler:
-    """Return the sampler of a linear multistep solver, which evaluates the denoiser once a step."""
+    """Return a linear multistep solver as a sampler. It evaluates the denoiser once per step."""
     levels, carry, current, previous = (
         ops.convert_to_tensor(column, dtype="float32") for column in coefficients
     )
@@ -132,10 +132,10 @@ def sample(denoise: Callable, x, sampler: Sampler, draw: Callable):
     """Run a sampler in one loop on the device.
 
     Args:
-      denoise: a function (x [batch, ...], noise level, a scalar) -> denoised [batch, ...], float32.
+      denoise: a function (x [batch, ...], scalar noise level) -> denoised [batch, ...] in float32.
       x: float32 [batch, ...], pure noise.
       sampler: made by a function from SAMPLERS.
-      draw: a function of an integer; see `Sampler`.
+      draw: a function (integer) -> noise; see `Sampler`.
 
     Returns:
       The denoised estimate of the last step.
