@@ -1,9 +1,9 @@
 """The typed configuration of an experiment.
 
-Each field states its type, default, meaning and bounds in one place; flags, error messages and
-docs/config.md are generated from here. A field whose default is None takes its value from
-`Config.recipe`. `resolve` fills those in and checks everything, and the rest of the package sees
-only resolved configs.
+Each field declares its type, default, meaning and bounds in one place. Flags, error messages and
+docs/config.md are generated from these declarations. A field whose default is None takes its value
+from the recipe that `Config.recipe` names. `resolve` fills in these values and checks the config.
+The rest of the package works with resolved configs only.
 """
 
 import dataclasses
@@ -23,17 +23,22 @@ STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
 @dataclass
 class DataConfig:
     source: str = option(
-        "embedded:emoji", "embedded:NAME, shards:DIR (local or gs://), idx:DIR or tfds:NAME."
+        "embedded:emoji",
+        "Data set to train on: embedded:NAME, shards:DIR (local or gs://), idx:DIR or tfds:NAME.",
     )
     image_size: int = option(
-        32, "Height and width in pixels. Must divide the size of the stored images.", at_least=4
+        32,
+        "Height and width of the images in pixels. Must divide the size of the stored images.",
+        at_least=4,
     )
     horizontal_flip: bool | None = option(
         None,
-        "Mirror half of the images. Unsuitable for text and for objects with a left and right.",
+        "Mirror a random half of the images. Unsuitable if left and right matter, as in text.",
     )
     on_damage: Literal["raise", "skip"] = option(
-        "raise", "What to do about a record whose checksum is wrong."
+        "raise",
+        "Handling of damaged records: raise ends the run with an error, and skip replaces them with "
+        "copies of intact ones.",
     )
 
 
@@ -41,39 +46,50 @@ class DataConfig:
 class ModelConfig:
     conditioning: str = option(
         "embedding",
-        "What the model is conditioned on: a key of CONDITIONINGS in t2i_tpu/data/conditions.py.",
+        "Kind of condition that the model takes: a key of CONDITIONINGS in t2i_tpu/data/conditions.py.",
     )
     blocks: Literal["modern", "baseline"] | None = option(None, "Building blocks of the U-Net.")
-    widths: tuple[int, ...] | None = option(None, "Channels at each resolution, finest first.")
-    block_depth: int | None = option(None, "Residual blocks at each resolution.", at_least=1)
+    widths: tuple[int, ...] | None = option(
+        None, "Number of channels at each resolution, finest first."
+    )
+    block_depth: int | None = option(
+        None, "Number of residual blocks at each resolution.", at_least=1
+    )
     attention_levels: tuple[bool, ...] | None = option(
-        None, "Whether each resolution has attention, finest first."
+        None, "Whether each resolution has attention layers, finest first."
     )
     patch_size: int | None = option(
-        None, "Side of the pixel blocks that the stem turns into channels.", at_least=1
+        None, "Side length of the pixel blocks that the stem turns into channels.", at_least=1
     )
     embedding_dim: int = option(
         512,
-        "Width of the condition's vector inside the network, unless its layer fixes it.",
+        "Width of the encoded condition. The baseline blocks ignore it for conditioning=embedding "
+        "and use half of the embedding's width.",
         at_least=1,
     )
 
 
 @dataclass
 class DiffusionConfig:
-    path: Literal["linear", "cosine"] | None = option(None, "How an image turns into noise.")
+    path: Literal["linear", "cosine"] | None = option(None, "Path from an image to noise.")
     prediction_type: Literal["denoised", "noise", "v", "velocity"] | None = option(
-        None, "What the network predicts."
+        None, "Quantity that the network predicts."
     )
     noise_levels: Literal["half_normal", "uniform", "logit_normal", "shifted"] | None = option(
         None, "Distribution of the noise levels in training."
     )
-    loss: Literal["absolute", "squared"] | None = option(None, "Error of the network's output.")
+    loss: Literal["absolute", "squared"] | None = option(
+        None, "Function of the difference between the network's output and its target."
+    )
     loss_weight: Literal["uniform", "min_snr", "velocity"] | None = option(
-        None, "Weight of the loss at each noise level. All but uniform need the squared loss."
+        None,
+        "Weight of the loss at each noise level. All choices but uniform require loss=squared.",
     )
     cond_dropout_rate: float | None = option(
-        None, "Fraction of examples that are trained without their condition.", at_least=0, below=1
+        None,
+        "Fraction of examples whose condition is dropped, for classifier-free guidance.",
+        at_least=0,
+        below=1,
     )
 
 
@@ -95,7 +111,7 @@ class SampleConfig:
     )
     threshold_percentile: float | None = option(
         None,
-        "Percentile for dynamic thresholding. 0 clips to [-1, 1] instead.",
+        "Percentile of dynamic thresholding. 0 clips to [-1, 1] instead.",
         at_least=0,
         below=100,
     )
@@ -103,35 +119,45 @@ class SampleConfig:
 
 @dataclass
 class TrainConfig:
-    total_steps: int = option(10_000, "Length of training in steps.", at_least=1)
-    global_batch_size: int = option(64, "Examples in a step, over all replicas.", at_least=1)
-    steps_per_loop: int = option(
-        20, "Most steps that the device runs before it returns to the host.", at_least=1
+    total_steps: int = option(10_000, "Number of training steps.", at_least=1)
+    global_batch_size: int = option(
+        64, "Number of examples per step, over all replicas.", at_least=1
     )
-    log_every: int = option(20, "Steps between log lines.", at_least=1)
-    preview_every: int = option(500, "Steps between previews.", at_least=1)
-    checkpoint_every: int = option(500, "Steps between checkpoints.", at_least=1)
+    steps_per_loop: int = option(
+        20,
+        "Maximum number of steps that the device runs before it returns to the host.",
+        at_least=1,
+    )
+    log_every: int = option(20, "Number of steps between log lines.", at_least=1)
+    preview_every: int = option(500, "Number of steps between previews.", at_least=1)
+    checkpoint_every: int = option(500, "Number of steps between checkpoints.", at_least=1)
     keep_checkpoints: int = option(3, "Number of newest checkpoints to keep.", at_least=1)
     keep_every: int = option(
-        0, "Also keep the checkpoints whose step is a multiple of this. 0 keeps none.", at_least=0
+        0,
+        "Also keep each checkpoint whose step is a multiple of this. 0 turns this off.",
+        at_least=0,
     )
     keep_best: int = option(
         0,
-        "Also keep this many checkpoints with the lowest logged loss, which is noisy.",
+        "Also keep this many checkpoints with the lowest loss. It is that of the latest log line, "
+        "which is noisy.",
         at_least=0,
     )
     max_skipped: int = option(
-        25, "Consecutive steps with non-finite gradients after which the run ends.", at_least=1
+        25,
+        "Number of consecutive steps with non-finite gradients after which the run stops or, with "
+        "--on_nonfinite=rollback, returns to an earlier checkpoint.",
+        at_least=1,
     )
     learning_rate: float | None = option(None, "Peak learning rate.", at_least=0)
-    warmup_steps: int | None = option(None, "Steps of linear warm-up.", at_least=0)
+    warmup_steps: int | None = option(None, "Number of steps of linear warm-up.", at_least=0)
     decay: Literal["constant", "cosine"] | None = option(
-        None, "Learning rate after the warm-up. cosine reaches zero at total_steps."
+        None, "Schedule of the learning rate after the warm-up. cosine reaches zero at total_steps."
     )
     weight_decay: float | None = option(None, "Decoupled weight decay, as in AdamW.", at_least=0)
-    beta_2: float | None = option(None, "Decay of Adam's second moments.", at_least=0, below=1)
+    beta_2: float | None = option(None, "Decay rate of Adam's second moments.", at_least=0, below=1)
     clip_norm: float | None = option(
-        None, "Largest global norm of the gradient. 0 turns clipping off.", at_least=0
+        None, "Maximum global norm of the gradient. 0 turns clipping off.", at_least=0
     )
     ema_stds: tuple[float, ...] | None = option(
         None,
@@ -142,14 +168,16 @@ class TrainConfig:
         "auto", "Keras dtype policy. auto picks the fastest precision that the hardware supports."
     )
     jit_compile: Literal["auto", "on", "off"] = option(
-        "auto", "Whether XLA compiles the forward and backward pass. auto means on GPUs only."
+        "auto",
+        "Whether XLA compiles the forward and backward pass and the sampler. auto does so on GPUs "
+        "only. On TPUs, the entire step is always compiled.",
     )
 
 
 @dataclass
 class PreviewConfig:
     captions: tuple[str, ...] = option(
-        (), "Captions of training examples to show. () shows the first ones."
+        (), "Captions of the training examples to show first. () shows the first examples."
     )
     num_train: int = option(16, "Number of training examples to show.", at_least=1)
     num_heldout: int = option(16, "Number of held-out examples to show.", at_least=0)
@@ -158,9 +186,10 @@ class PreviewConfig:
 @dataclass
 class Config:
     recipe: Literal["modern", "baseline"] = option(
-        "modern", "Supplies the values of the fields that are not set. See docs/recipes.md."
+        "modern",
+        "Recipe that supplies the value of each field that is not set. See docs/recipes.md.",
     )
-    # A seed is one half of a Threefry key.
+    # The seed is one of the two 32-bit words of a Threefry key.
     seed: int = option(0, "Seed of every random draw of the run.", at_least=0, below=2**32)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -174,7 +203,8 @@ def resolve(config: Config) -> Config:
     """Return a checked copy of a config in which the recipe has filled in every None.
 
     Raises:
-      UserError: a value is not allowed. The message names the field, the value and what it takes.
+      UserError: a value is not allowed. The message names the field, its value and the allowed
+        values.
     """
     config = from_dict(_as_dict(config))
     for name, value in RECIPES[config.recipe].items():
@@ -187,7 +217,7 @@ def resolve(config: Config) -> Config:
 
 
 def get(config: Config, name: str) -> Any:
-    """Return the field with a dotted name, as in get(config, "train.total_steps")."""
+    """Return the value of a field by its dotted name, as in get(config, "train.total_steps")."""
     for part in name.split("."):
         config = getattr(config, part)
     return config
@@ -204,7 +234,7 @@ def from_json(text: str) -> Config:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Return the config with the values of a nested dict. Raises UserError as `parse_group` does."""
+    """Return a config with the values of a nested dict. Raises UserError as `parse_group` does."""
     return parse_group(Config, values, "config")
 
 
@@ -231,9 +261,10 @@ def fields() -> dict[str, dataclasses.Field]:
 
 
 def _as_dict(config: Any) -> dict[str, Any]:
-    """Return a config as a nested dict, with any attribute that a config file misspelled.
+    """Return a config as a nested dict, including attributes that are not fields.
 
-    dataclasses.asdict would drop such an attribute, and `from_dict` must see it to reject it.
+    A config file that misspells a field creates such an attribute. dataclasses.asdict would drop
+    it, but `from_dict` must see it to reject it.
     """
     return {
         name: _as_dict(value) if dataclasses.is_dataclass(value) else value
@@ -242,5 +273,6 @@ def _as_dict(config: Any) -> dict[str, Any]:
 
 
 def _set(config: Config, name: str, value: Any) -> None:
+    """Set the field with a dotted name."""
     group, _, last = name.rpartition(".")
     setattr(getattr(config, group) if group else config, last, value)

@@ -1,51 +1,54 @@
-"""Checks of config fields that must fit together."""
+"""Checks that the fields of a config are consistent with each other."""
 
 from typing import TYPE_CHECKING
 
 from t2i_tpu.errors import UserError
 
-if TYPE_CHECKING:  # config.py imports this file
+# config.py imports this file, so importing it back at run time would be circular.
+if TYPE_CHECKING:
     from t2i_tpu.config import Config, ModelConfig
 
 
 def check_combinations(config: "Config") -> None:
-    """Raise UserError if fields of a config, each valid on its own, do not fit together."""
+    """Raise UserError if fields that are valid on their own contradict each other."""
     _check_resolutions(config)
     _check_loss(config)
     _check_averages(config)
 
 
 def _check_resolutions(config: "Config") -> None:
-    """Raise UserError if the U-Net's resolutions do not fit together or do not fit the image."""
+    """Raise UserError if the U-Net's resolutions are inconsistent or do not fit the image size."""
     model, size = config.model, config.data.image_size
     if not model.widths or min(model.widths) < 1:
         raise UserError(
-            f"config.model.widths is {model.widths}; it needs one positive width per resolution"
+            f"config.model.widths is {model.widths}; it must have one positive width per resolution"
         )
     if len(model.attention_levels) != len(model.widths):
         raise UserError(
             f"config.model.attention_levels has {len(model.attention_levels)} entries and "
-            f"config.model.widths has {len(model.widths)}; they need one each per resolution"
+            f"config.model.widths has {len(model.widths)}; both must have one per resolution"
         )
     if model.blocks == "baseline":
         _check_baseline_resolutions(model)
     factor = model.patch_size * 2 ** (len(model.widths) - 1)
     if size % factor:
         raise UserError(
-            f"config.data.image_size is {size}; patch_size {model.patch_size} and "
-            f"{len(model.widths)} widths need a multiple of {factor}"
+            f"config.data.image_size is {size}; it must be a multiple of {factor} with "
+            f"config.model.patch_size={model.patch_size} and {len(model.widths)} widths in "
+            "config.model.widths"
         )
 
 
 def _check_baseline_resolutions(model: "ModelConfig") -> None:
     if model.patch_size != 1:
         raise UserError(
-            f"config.model.patch_size is {model.patch_size}; the baseline's blocks need 1"
+            f"config.model.patch_size is {model.patch_size}; it must be 1 with "
+            "config.model.blocks=baseline"
         )
     if len(model.widths) < 2 or min(model.widths) < 8:
         raise UserError(
-            f"config.model.widths is {model.widths}; the baseline's blocks need at least two "
-            "widths, none below 8"
+            f"config.model.widths is {model.widths}; it must have at least two widths of at least "
+            "8 with config.model.blocks=baseline"
         )
 
 
@@ -62,5 +65,5 @@ def _check_loss(config: "Config") -> None:
 def _check_averages(config: "Config") -> None:
     if any(not 0 < std < 0.28 for std in config.train.ema_stds):
         raise UserError(
-            f"config.train.ema_stds is {config.train.ema_stds}; each must lie between 0 and 0.28"
+            f"config.train.ema_stds is {config.train.ema_stds}; each entry must lie between 0 and 0.28"
         )

@@ -16,20 +16,27 @@ from t2i_tpu.errors import UserError
 
 def option(
     default: Any,
-    help: str,  # one or more full sentences
+    help: str,
     at_least: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """Return a dataclass field with a default, a description and bounds on its value."""
+    """Return a dataclass field with a default, a description and bounds on its value.
+
+    Args:
+      default: the default value.
+      help: the description, in one or more full sentences.
+      at_least: the lowest allowed value, or None.
+      below: a number that the value must be below, or None.
+    """
     metadata = {"help": help, "at_least": at_least, "below": below}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def parse_group(kind: type, values: dict[str, Any], where: str) -> Any:
-    """Return a dataclass of options, or of groups of options, with the values of a nested dict.
+    """Return an instance of a dataclass of options, with the values of a nested dict.
 
     Args:
-      kind: the dataclass.
+      kind: the dataclass. Its fields are options or groups of options, which are dataclasses too.
       values: at most one value per field; the other fields keep their defaults.
       where: the dotted name of the group, for error messages.
 
@@ -58,7 +65,7 @@ def get_choices(field: dataclasses.Field) -> tuple[str, ...]:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise UserError if a value is none of the choices; the message names the nearest one."""
+    """Raise UserError if a value is not one of the choices. The message names the nearest one."""
     if value not in choices:
         allowed = f"it must be one of {', '.join(choices)}"
         raise UserError(f"{name} is {value!r}; {allowed}{suggest(str(value), choices)}")
@@ -80,7 +87,7 @@ def suggest(word: str, known: Sequence[str]) -> str:
 
 
 def _parse_value(kind: Any, value: Any, name: str) -> Any:
-    """Return `value` as the annotated type. An int passes for a float, and a list for a tuple."""
+    """Return `value` as the annotated type. A float may be given as an int, a tuple as a list."""
     bare = _strip_none(kind)
     if value is None and bare is not kind:
         return None
@@ -101,6 +108,7 @@ def _parse_value(kind: Any, value: Any, name: str) -> Any:
 
 
 def _to_float(value: int) -> float:
+    """Convert an int to a float, or to infinity if it is too large for one."""
     try:
         return float(value)
     except OverflowError:

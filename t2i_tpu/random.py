@@ -1,8 +1,8 @@
 """Counter-based random numbers: every draw is a function of (seed, purpose, step, slot).
 
 The generator is Threefry-2x32 with 20 rounds (Salmon et al., 2011, "Parallel random numbers: as
-easy as 1, 2, 3", section 4.2), which JAX uses too. It consists of 32-bit additions, rotations and
-xors only, so CPU, GPU and TPU, TensorFlow and JAX, one replica and a pod all draw the same bits.
+easy as 1, 2, 3", section 4.2), which JAX uses too. It uses only 32-bit additions, rotations
+and xors, so CPU, GPU and TPU, TensorFlow and JAX, one replica and a pod all draw the same bits.
 """
 
 import enum
@@ -11,7 +11,7 @@ import math
 from keras import ops
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_VECTOR = 16  # floats in the widest register of a CPU
+_VECTOR = 16  # number of float32 values in the widest vector register of a CPU
 
 
 class Purpose(enum.IntEnum):
@@ -27,7 +27,7 @@ class Purpose(enum.IntEnum):
 
 
 def make_keys(seed: int, purpose: Purpose, step, slots):
-    """Return the keys for the draws of one step, a pair of uint32 [batch].
+    """Return the keys of one step's draws, a pair of uint32 [batch].
 
     Args:
       seed: the seed of the run, in [0, 2**32).
@@ -56,12 +56,15 @@ def threefry2x32(key, counter):
 
 
 def uniform(key):
-    """Return one uniform in (0, 1) per key, float32 [batch], an odd multiple of 2**-24."""
+    """Return a uniform draw in (0, 1) for each key, float32 [batch].
+
+    Every draw is an odd multiple of 2**-24.
+    """
     return _to_unit(threefry2x32(key, (ops.zeros_like(key[0]), ops.zeros_like(key[1])))[0])
 
 
 def normal(key, shape: tuple[int, ...]):
-    """Return standard normals, float32 [batch, *shape], by the method of Box and Muller (1958)."""
+    """Return standard normal draws by the method of Box and Muller (1958), float32 [batch, *shape]."""
     size = math.prod(shape)
     half = (size + 1) // 2
     # Fill complete vector registers. A partial one uses another implementation of the logarithm, so

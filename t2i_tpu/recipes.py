@@ -1,7 +1,7 @@
-"""The recipes: the values for the fields that a config leaves at None.
+"""The recipes: values for the fields that a config leaves at None.
 
 baseline is the method of apapiu/guided-diffusion-keras, the repository that this package descends
-from. modern is our default. docs/recipes.md compares them and gives reasons.
+from. modern is the default. docs/recipes.md compares the two.
 """
 
 from typing import Any
