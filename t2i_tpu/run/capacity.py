@@ -18,12 +18,12 @@ from t2i_tpu.storage import access
 
 
 def check_capacity(config: Config, workdir: str | None, manifest: Manifest) -> Iterator[Finding]:
-    """Build the model of a config and yield findings about the disk and the memory it needs.
+    """Build a config's model and yield findings about the disk space and memory that a run needs.
 
     Args:
-      config: resolved.
-      workdir: local or gs://. Without it, the disk is not checked.
-      manifest: of the data set.
+      config: a resolved config.
+      workdir: local or gs://. If it is None, the disk is not checked.
+      manifest: the manifest of the data set.
     """
     policy = strategy_lib.choose_dtype_policy(config.train, tf.distribute.get_strategy())
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
@@ -32,11 +32,17 @@ def check_capacity(config: Config, workdir: str | None, manifest: Manifest) -> I
     state = weights * (3 + len(config.train.ema_stds))  # weights, two moments, averages
     if workdir:
         yield check_disk(config, workdir, state)
-    yield _check_memory(config, denoiser, state + weights)  # with the gradients
+    yield _check_memory(config, denoiser, state + weights)  # plus gradients
 
 
 def check_disk(config: Config, workdir: str, checkpoint_bytes: int) -> Finding:
-    """Compare the size of a run's checkpoints with the free space on the disk."""
+    """Compare the size of a run's checkpoints with the free space on the disk.
+
+    Args:
+      config: a resolved config.
+      workdir: local or gs://, where the free space is not known.
+      checkpoint_bytes: size of one checkpoint.
+    """
     train = config.train
     periodic = train.total_steps // train.keep_every if train.keep_every else 0
     keep = train.keep_checkpoints + train.keep_best + periodic
@@ -57,12 +63,12 @@ def check_disk(config: Config, workdir: str, checkpoint_bytes: int) -> Finding:
 
 
 def _check_memory(config: Config, denoiser: Denoiser, state_bytes: int) -> Finding:
-    """Compare the memory that training needs with that of each GPU or, without one, the machine.
+    """Compare the memory that training needs with the memory of a GPU, or else of the machine.
 
     Args:
-      config: resolved.
-      denoiser: its model.
-      state_bytes: size of the state and the gradients.
+      config: a resolved config.
+      denoiser: the config's model.
+      state_bytes: size of the training state and the gradients.
     """
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_gpus:
@@ -82,11 +88,11 @@ def _check_memory(config: Config, denoiser: Denoiser, state_bytes: int) -> Findi
 
 
 def count_forward_bytes(denoiser: Denoiser, batch_size: int) -> int:
-    """Return the size of all intermediate results of a forward pass, from their static shapes.
+    """Return the size, in bytes, of all intermediate results of a forward pass.
 
-    They include everything that the backward pass keeps. The doctor's estimate for emoji32 was 0.9 GB
-    at its batch size and 5.1 GB at a batch size of 256, while a process that trained it on a CPU grew
-    by 1.0 GB and 2.5 GB.
+    It is computed from their static shapes, and includes everything that is kept for the backward
+    pass. The doctor's estimate for emoji32 was 0.9 GB at its own batch size and 5.1 GB at a batch
+    size of 256. A process that trained it on a CPU grew by 1.0 GB and 2.5 GB.
     """
     condition = {
         name: tf.TensorSpec((batch_size, *shape), dtype)
@@ -102,7 +108,7 @@ def count_forward_bytes(denoiser: Denoiser, batch_size: int) -> int:
 
 
 def get_available_memory() -> int | None:
-    """Return the bytes that this machine or container has left, or None if it does not say."""
+    """Return the free memory of this machine or container in bytes, or None if it is not known."""
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)

@@ -1,4 +1,4 @@
-"""Saves a run's variables in the background and restores them strictly: every one must match."""
+"""Saves a run's variables in the background and restores them strictly: every variable must match."""
 
 import contextlib
 import math
@@ -33,24 +33,28 @@ class Checkpointer:
 
         Args:
           workdir: local or gs://.
-          trackables: the variables to save, or dicts of variables, by stable names. One of them
-            is "step", and one is "skipped_in_a_row".
-          retention: says which checkpoints to keep.
-          check_owner: raises UserError if another process has taken over the workdir.
+          trackables: the variables to save, or dicts of variables, by names that never change. They
+            must include "step" and "skipped_in_a_row".
+          retention: determines which checkpoints are kept.
+          check_owner: a function that raises UserError if another process has taken over the
+            workdir.
         """
         self.workdir, self.trackables = workdir, trackables
         self.retention, self.check_owner = retention, check_owner
         self._copies, self._writer, self._failure = {}, None, None
 
     def restore(self, before: float = math.inf) -> int:
-        """Restore the newest intact checkpoint, if there is one, and return the state's step.
+        """Restore the newest intact checkpoint, if there is one.
 
         Args:
           before: only checkpoints of steps below this one are considered.
 
+        Returns:
+          The step of the state, whether or not a checkpoint was restored.
+
         Raises:
-          UserError: there are checkpoints but none is intact, or the newest intact one does not
-            match the config.
+          UserError: there are checkpoints but none is intact, one has another format, or the newest
+            intact one does not match the config.
         """
         info = next(checkpoint_store.iter_intact(self.workdir, before), None)
         if info:
@@ -59,7 +63,7 @@ class Checkpointer:
         return int(self.trackables["step"].numpy())
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
-        """Copy the state and start to write it in the background.
+        """Copy the state and start writing the copy in the background.
 
         If the write fails, a warning is logged, because the next save may succeed. `finish` raises
         an error if the last write failed.
@@ -80,24 +84,28 @@ class Checkpointer:
             self._writer = None
 
     def close(self) -> None:
-        """Wait until nothing is being written; for contextlib.closing."""
+        """Do the same as `wait`. contextlib.closing calls this method."""
         self.wait()
 
     def finish(self) -> None:
-        """Wait for the last write. Raises UserError if it failed."""
+        """Wait for the last write.
+
+        Raises:
+          UserError: the last write failed.
+        """
         self.wait()
         if self._failure:
             raise UserError(self._failure)
 
     def count_bytes(self) -> int:
-        """Return the size of a checkpoint's variables."""
+        """Return the size of a checkpoint's variables in bytes."""
         return sum(
             variable.shape.num_elements() * variable.dtype.size
             for variable in tf.nest.flatten(self.trackables)
         )
 
     def _copy_variables(self):
-        """Copy the variables into host memory that is allocated once."""
+        """Copy the variables into host memory, which the first call allocates."""
         if not self._copies:
             with tf.device("CPU:0"):
                 self._copies = tf.nest.map_structure(_make_copy, self.trackables)
@@ -106,19 +114,23 @@ class Checkpointer:
             copy.assign(variable.read_value())
 
     def _write(self, step, metrics):
+        """Write the copied variables as a checkpoint, and then remove expired checkpoints.
+
+        This runs in the writer thread, so an error is recorded in `_failure` instead of raised.
+        """
         path = checkpoint_store.get_prefix(self.workdir, step)
         self._failure = None
         try:
             self._check_finite()
-            # Write the checkpoint; it counts once its info file is there.
+            # Write the checkpoint. It does not count until its info file exists.
             self.check_owner()
             tf.io.gfile.makedirs(checkpoint_store.get_folder(self.workdir))
-            checkpoint_store.remove(self.workdir, step)  # a damaged one of the same step
+            checkpoint_store.remove(self.workdir, step)  # it may exist, but damaged
             tf.train.Checkpoint(**self._copies).write(path)
             self.check_owner()
             checkpoint_store.commit(self.workdir, step, metrics)
-            # Remove files that are no longer needed. While steps are being skipped, nothing is removed,
-            # because a rollback may need an old checkpoint.
+            # Remove files that are no longer needed. While steps are being skipped, no checkpoint is
+            # removed, because a rollback may need an old one.
             checkpoint_store.remove_unfinished(self.workdir)
             if self._copies["skipped_in_a_row"].numpy() == 0:
                 for expired in self.retention.list_expired(self.workdir):
@@ -127,7 +139,7 @@ class Checkpointer:
             self._record_failure(path, str(error))
         except tf.errors.OpError as error:
             self._record_failure(path, files.explain_error(self.workdir, error))
-            # If the disk is full, the space of the unfinished checkpoint is needed.
+            # The disk may be full, so free the space that the unfinished checkpoint takes.
             with contextlib.suppress(tf.errors.OpError):
                 checkpoint_store.remove_unfinished(self.workdir)
 
@@ -142,15 +154,18 @@ class Checkpointer:
 
 
 def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
-    """Restore one model of a run from the newest intact checkpoint and return its step.
+    """Restore one model of a run from the newest intact checkpoint.
 
     Args:
       workdir: local or gs://.
-      denoiser: gets the weights.
-      name: "weights" or "average0".
+      denoiser: the model that receives the weights.
+      name: "weights" for the trained weights, or "average0" for their first average.
+
+    Returns:
+      The step of the checkpoint.
 
     Raises:
-      UserError: there is no checkpoint, or it does not match the config.
+      UserError: there is no intact checkpoint, or it does not match the config.
     """
     info = next(checkpoint_store.iter_intact(workdir), None)
     if not info:
@@ -169,7 +184,17 @@ _MISMATCHES = (
 
 
 def _read_checkpoint(checkpoint: tf.train.Checkpoint, workdir: str, step: int, check: str) -> None:
-    """Read a checkpoint into variables and call the method `check` of the resulting status."""
+    """Read a checkpoint into variables.
+
+    Args:
+      checkpoint: holds the variables.
+      workdir: local or gs://.
+      step: the step of the checkpoint to read.
+      check: name of the method of TensorFlow's load status that asserts the match.
+
+    Raises:
+      UserError: the checkpoint does not match the variables.
+    """
     path = checkpoint_store.get_prefix(workdir, step)
     try:
         status = checkpoint.read(path)

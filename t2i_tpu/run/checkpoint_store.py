@@ -1,7 +1,7 @@
 """The checkpoints of a workdir: which exist, which are intact and which are kept.
 
 checkpoints/step-N.index, step-N.data-*   the variables, in the format of tf.train.Checkpoint
-checkpoints/step-N.json                   the info file: sizes and hashes of the others
+checkpoints/step-N.json                   the info file: sizes and hashes of the other files
 
 The info file is written last, and a checkpoint without one does not count. The newest checkpoint is
 the one with the highest step; file times are ignored.
@@ -35,10 +35,11 @@ class CheckpointInfo:
     """The content of a checkpoint's info file.
 
     Attributes:
-      step: how many steps were done.
-      metrics: the scalars of the latest log line before it.
-      files: name -> (bytes, SHA-256 in hex). Names are relative to the folder of checkpoints.
-      package_version: the version of t2i_tpu that wrote it.
+      step: number of steps that were done.
+      metrics: the scalars of the latest log line before the checkpoint.
+      files: for each file, by its name in the folder of checkpoints, its size in bytes and its
+        SHA-256 in hex.
+      package_version: the version of t2i_tpu that wrote the checkpoint.
       format_version: the format of the checkpoint.
     """
 
@@ -64,7 +65,7 @@ class CheckpointInfo:
         """Parse the content of an info file.
 
         Raises:
-          DamagedCheckpoint: it differs from the result of `to_json`.
+          DamagedCheckpoint: the content is not exactly what `to_json` returned.
           UserError: a version of this package with another format wrote it.
         """
 
@@ -84,9 +85,9 @@ class CheckpointInfo:
         written_format, writer = fields.pop("format_version"), fields["package_version"]
         if type(written_format) is int and written_format != FORMAT_VERSION:
             raise UserError(
-                f"a checkpoint has format {written_format}, written by t2i_tpu {writer}; this is "
-                f"t2i_tpu {__version__}, which reads format {FORMAT_VERSION}: use the version that "
-                "wrote it, or another --workdir"
+                f"a checkpoint has format {written_format}, written by t2i_tpu {writer}, but t2i_tpu "
+                f"{__version__} reads format {FORMAT_VERSION}; use the version that wrote it, or "
+                "another --workdir"
             )
         del fields["sha256"]
         measures = {name: (size, digest) for name, (size, digest) in fields.pop("files").items()}
@@ -113,7 +114,8 @@ def read_info(workdir: str, step: int) -> CheckpointInfo:
     """Return the info of a checkpoint.
 
     Raises:
-      DamagedCheckpoint, UserError: as `CheckpointInfo.from_json`.
+      DamagedCheckpoint: the info file is damaged, or belongs to another step.
+      UserError: a version of this package with another format wrote it.
     """
     with tf.io.gfile.GFile(get_prefix(workdir, step) + ".json", "rb") as file:
         info = CheckpointInfo.from_json(file.read())
@@ -123,7 +125,7 @@ def read_info(workdir: str, step: int) -> CheckpointInfo:
 
 
 def verify(workdir: str, step: int) -> CheckpointInfo:
-    """Read all of a checkpoint, compare it with its info and return the info.
+    """Read all files of a checkpoint, compare them with its info file and return the info.
 
     Raises:
       DamagedCheckpoint: a file is missing or was changed.
@@ -133,7 +135,7 @@ def verify(workdir: str, step: int) -> CheckpointInfo:
     for name, measure in info.files.items():
         try:
             if files.measure(posixpath.join(get_folder(workdir), name)) != measure:
-                raise DamagedCheckpoint(f"{name} is not as it was written")
+                raise DamagedCheckpoint(f"{name} has changed since it was written")
         except tf.errors.NotFoundError:
             raise DamagedCheckpoint(f"{name} is missing") from None
     return info
@@ -156,10 +158,10 @@ def iter_intact(workdir: str, before: float = math.inf) -> Iterator[CheckpointIn
     steps = [step for step in list_steps(workdir) if step < before]
     if not steps and tf.io.gfile.exists(posixpath.join(folder, "checkpoint")):
         raise UserError(
-            f"{folder} was written by an old t2i_tpu, whose checkpoints have no info files; use that "
-            "version, or another --workdir"
+            f"{folder} was written by an old version of t2i_tpu, whose checkpoints have no info files; "
+            "use that version, or another --workdir"
         )
-    # Warn of unfinished checkpoints that are newer than every finished one.
+    # Warn about unfinished checkpoints that are newer than every finished one.
     newest = max(steps, default=-1)
     for step in sorted(_list_unfinished(workdir), reverse=True):
         if newest < step < before:
@@ -193,7 +195,8 @@ def commit(workdir: str, step: int, metrics: dict[str, float]) -> None:
 def remove(workdir: str, step: int) -> None:
     """Remove a checkpoint, if it exists.
 
-    The info file goes first: if the removal is interrupted, the rest does not count.
+    The info file is removed first. If the removal is interrupted, the remaining files do not count
+    as a checkpoint.
     """
     names = [name for owner, name in _iter_files(workdir) if owner == step]
     for name in sorted(names, key=lambda name: not name.endswith(".json")):
@@ -215,9 +218,9 @@ class Retention:
     """Says which checkpoints to keep.
 
     Attributes:
-      last: how many of the newest.
-      every: those whose step is a multiple of this; 0 means none.
-      best: how many of those with the lowest loss.
+      last: number of newest checkpoints to keep.
+      every: keep the checkpoints whose step is a multiple of this; 0 means none.
+      best: number of checkpoints with the lowest loss to keep.
     """
 
     last: int

@@ -1,7 +1,7 @@
 """Checks whether a run can work on this machine: devices, precision, workdir, data, disk and memory.
 
-`examine` checks everything, for launch/doctor.py. `check_run` makes the checks that take no time,
-before training. Checks that need no TensorFlow are in `t2i_tpu.installed`.
+`examine` checks everything, for launch/doctor.py. `check_run` makes only the checks that take no time,
+before training starts. Checks that do not need TensorFlow are in `t2i_tpu.compatibility`.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,15 @@ from t2i_tpu.storage import access, files
 
 
 def check_run(config: Config, workdir: str, checkpoint_bytes: int) -> None:
-    """Check for GPUs known to fail and for room for the checkpoints, before the first step.
+    """Check for GPUs that are known to fail, and for disk space, and log warnings.
 
     Args:
-      config: resolved.
+      config: a resolved config.
       workdir: local or gs://.
       checkpoint_bytes: size of a checkpoint.
 
     Raises:
-      UserError: the run would fail here.
+      UserError: the run would fail on this machine.
     """
     facts = installed.collect_facts()
     findings = [
@@ -51,8 +51,9 @@ def examine(config: Config | None, workdir: str | None) -> Iterator[Finding]:
     """Yield the findings about everything that can be checked.
 
     Args:
-      config: not resolved. Without it, only the machine and the workdir are checked.
-      workdir: local or gs://.
+      config: a config that is not resolved yet. If it is None, only the machine and the workdir are
+        checked.
+      workdir: local or gs://. If it is None, the workdir is not checked.
     """
     yield _check_tensorflow()
     yield from _list_devices()
@@ -94,7 +95,7 @@ def _check_unseen_gpus(facts: dict[str, str]) -> list[Finding]:
         return []
     if not tf.test.is_built_with_cuda():
         return []  # compatibility.py covers this
-    # CUDA's libraries are missing or of another version (tensorflow/tensorflow#63362).
+    # CUDA's libraries are missing, or their version is wrong (tensorflow/tensorflow#63362).
     text = f"{facts[installed.DRIVER]} is installed, but TensorFlow sees no GPU"
     remedy = (
         'install CUDA\'s libraries with pip install -e ".[gpu]", and check LD_LIBRARY_PATH and '
@@ -120,14 +121,17 @@ def _check_precision(train: TrainConfig) -> Finding:
     # A GPU that is fast in bfloat16 is also fast in float16.
     is_fast_gpu = bool(tf.config.list_physical_devices("GPU")) and best != "float32"
     if policy == best == "float32":
-        text = "float32, because shorter types are not native here"
+        text = "float32, because this machine has no native support for shorter types"
         return Finding(OK, "precision", text)
     if policy == best or (is_fast_gpu and policy == "mixed_float16"):
-        return Finding(OK, "precision", f"{policy} is native here")
+        return Finding(OK, "precision", f"this machine supports {policy} natively")
     if policy == "float32":
-        text, remedy = f"float32 is slower here than {best}", "use --config.train.dtype_policy=auto"
+        text, remedy = (
+            f"float32 is slower than {best} on this machine",
+            "use --config.train.dtype_policy=auto",
+        )
     else:
-        text = f"{policy} is not native here and therefore slow"
+        text = f"{policy} is slow, because this machine does not support it natively"
         remedy = "use --config.train.dtype_policy=auto"
     return Finding(WARNING, "precision", text, remedy)
 
@@ -143,9 +147,12 @@ def _check_workdir(workdir: str) -> Finding:
 
 
 def _check_data(config: Config) -> tuple[Finding, Dataset | None]:
-    """Read the first record of each split, and return the data set if it can be read.
+    """Read the first record of each split.
 
-    A source that is not prepared yet is not prepared here.
+    A source that still has to be converted or downloaded is left as it is.
+
+    Returns:
+      The finding, and the data set, or None if it is not prepared yet or cannot be read.
     """
     source = config.data.source
     try:

@@ -1,4 +1,4 @@
-"""Agreement between the hosts of a run, and the error if one of them disappears."""
+"""Sums over the hosts of a run, and the error that is raised if one of them disappears."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from t2i_tpu.run.strategy import get_host_index
 def sum_over_hosts(strategy: tf.distribute.Strategy, values: Sequence[int]) -> list[int]:
     """Return the elementwise sum of the hosts' values.
 
-    Every host must call it, with equally many values, and every host gets the same result.
+    Every host must call this function with the same number of values. All get the same result.
     """
     _, num_hosts = get_host_index(strategy)
     if num_hosts == 1:
@@ -37,10 +37,10 @@ def translate_host_errors(strategy: tf.distribute.Strategy) -> Iterator[None]:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         # Storage raises the same classes of errors, but only collectives talk to other hosts.
-        # TensorFlow writes the word with and without a capital letter.
+        # TensorFlow writes "Collective" with and without a capital letter.
         if "collective" not in error.message.lower():
             raise
-        # A host may hear of it from a third one only, or in a message that names itself.
+        # The message may also name this host, or a third one that only passed the error on.
         tasks = set(re.findall(r"/job:worker/replica:\d+/task:(\d+)", error.message))
         tasks.discard(str(index))
         culprit = f"worker {tasks.pop()}" if len(tasks) == 1 else "another worker"

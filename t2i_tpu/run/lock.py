@@ -1,8 +1,8 @@
 """A lock that lets only one process at a time write to a workdir, on disk or gs://.
 
 `lock.json` names its owner and counts its heartbeats. An owner on this machine is alive as long as
-its process is. An owner on another machine is alive if its heartbeat advances while we watch, because
-the clocks of two machines need not agree.
+its process is. An owner on another machine is alive if its heartbeat advances while this process
+watches. Times are not compared, because the clocks of two machines may differ.
 """
 
 import contextlib
@@ -29,13 +29,14 @@ class Owner:
     """A process that holds the lock of a workdir.
 
     Attributes:
-      host: its name, for people.
+      host: name of the host, for messages.
       machine: identifies the host's boot and the process's PID namespace, where `pid` is unique.
-      pid: the process's id.
-      started: when the process was started, in the kernel's ticks, because PIDs are reused.
-      since: when it took the lock, for people.
-      token: unique.
-      beat: how often the owner has confirmed that it is alive.
+      pid: id of the process.
+      started: when the process was started, in the kernel's ticks. It is needed because PIDs are
+        reused.
+      since: when the process took the lock, for messages.
+      token: a random string that identifies this holding of the lock.
+      beat: number of heartbeats, by which the owner has confirmed that it is alive.
     """
 
     host: str
@@ -80,7 +81,7 @@ class Lock:
         if other and self._is_alive(other):
             raise self._make_error(other)
         if other:
-            logging.info("taking over the lock of %s, which no longer runs", other)
+            logging.info("taking over the lock of %s, which is no longer running", other)
         tf.io.gfile.makedirs(self.workdir)
         files.write(self.path, _to_json(self.owner))
         self._heart.start()
@@ -105,6 +106,7 @@ class Lock:
         )
 
     def _is_alive(self, other: Owner) -> bool:
+        """Return whether an owner is alive. If it is on another machine, wait for a heartbeat."""
         if other.machine == self.owner.machine:
             return other.started != "" and _read_start_time(other.pid) == other.started
         logging.info("waiting %.0f s to see if %s is alive", 3 * self.beat_seconds, other)
@@ -116,7 +118,7 @@ class Lock:
         return False
 
     def _beat(self):
-        """Update the lock until it is released or lost."""
+        """Write a heartbeat at intervals until the lock is released or lost."""
         beat = 0
         while not self._released.wait(self.beat_seconds):
             beat += 1
@@ -158,6 +160,7 @@ def _read_owner(path: str) -> Owner | None:
 
 
 def _identify_machine() -> str:
+    """Return an id of this boot and PID namespace, or the host's name if there is no /proc."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -168,7 +171,7 @@ def _identify_machine() -> str:
 def _read_start_time(pid: int) -> str:
     """Return when a process was started, in the kernel's ticks, or "" if it is dead.
 
-    Without /proc, the start of a living process is "?".
+    If there is no /proc, return "?" for a process that is alive.
     """
     try:
         with open(f"/proc/{pid}/stat") as file:

@@ -1,4 +1,4 @@
-"""Rollbacks: the times that a run returned to an earlier checkpoint after non-finite gradients."""
+"""A run's rollbacks: its returns to an earlier checkpoint after non-finite gradients."""
 
 import json
 import posixpath
@@ -14,13 +14,14 @@ LEARNING_RATE_FACTOR = 0.5
 
 
 class Rollbacks:
-    """The rollbacks of a run, kept in its workdir for when it is resumed.
+    """The rollbacks of a run. The workdir holds a record of them, which a resumed run reads.
 
     Attributes:
-      records: for each rollback, the step `at` which it happened and the step it went back `to`.
+      records: a dict for each rollback: "at" is the step at which it happened, and "to" the step of
+        the checkpoint to which the run returned.
 
     Raises:
-      UserError: the workdir's record of them is damaged.
+      UserError: the record in the workdir is damaged.
     """
 
     def __init__(self, workdir: str):
@@ -38,21 +39,25 @@ class Rollbacks:
 
     @property
     def learning_rate_scale(self) -> float:
-        """What to multiply the learning rate by."""
+        """The factor by which the learning rate is multiplied."""
         return LEARNING_RATE_FACTOR ** len(self.records)
 
     def find_target(self, workdir: str, began: int) -> int:
         """Return the step of the checkpoint to roll back to, or 0 if there is none.
 
-        It is the newest one from before step `began`, when the gradients became non-finite, that no
-        earlier rollback has used.
+        It is the newest intact checkpoint that contains none of the skipped steps and that no earlier
+        rollback has used.
+
+        Args:
+          workdir: local or gs://.
+          began: the number of steps that were done when the gradients became non-finite.
         """
         used = {record["to"] for record in self.records}
         steps = (info.step for info in checkpoint_store.iter_intact(workdir, before=began + 1))
         return next((step for step in steps if step not in used), 0)
 
     def add(self, at: int, to: int, write: bool) -> None:
-        """Record a rollback at step `at` to step `to`, in the workdir too if `write` is true."""
+        """Record a rollback at step `at` to step `to`, and write the record if `write` is true."""
         self.records.append({"at": at, "to": to})
         if write:
             files.write(self.path, json.dumps(self.records, indent=1) + "\n")

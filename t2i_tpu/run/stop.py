@@ -1,7 +1,7 @@
-"""Reasons to end a run before its last step: a signal, or a notice that its machine will go away.
+"""Reasons to end a run before its last step: a signal, or a notice that its machine will be taken away.
 
-SIGTERM and the first Ctrl-C let the current device loop finish and save. The second Ctrl-C stops at
-once.
+After SIGTERM or the first Ctrl-C, the run finishes the current device loop and saves a checkpoint. A
+Ctrl-C after that stops it at once.
 """
 
 import os
@@ -18,7 +18,7 @@ from t2i_tpu.run import hosts
 
 REASONS = ("SIGTERM", "SIGINT", "a maintenance event", "a preemption")
 POLL_SECONDS = 5.0
-# Reason -> the entry of Google's metadata server that announces it, and its value then.
+# Reason -> the entry of Google's metadata server that announces it, and the value of the entry then.
 _NOTICES = {
     "a maintenance event": ("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE"),
     "a preemption": ("preempted", "TRUE"),
@@ -29,6 +29,9 @@ class Stop:
     """Listens for reasons to stop for the duration of a `with` block.
 
     A thread reads the signals, because Python's own handlers run only when the device loop returns.
+
+    Attributes:
+      requested: the reasons for which this host should stop, from REASONS.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
@@ -38,7 +41,7 @@ class Stop:
     def agree_on_reason(self) -> str | None:
         """Return the reason to stop now, or None.
 
-        With several hosts, every host must call it, and every host gets the same result.
+        If there are several hosts, every host must call this method. All get the same result.
         """
         counts = [int(reason in self.requested) for reason in REASONS]
         counts = hosts.sum_over_hosts(self.strategy, counts)
@@ -74,14 +77,14 @@ class Stop:
             if name in REASONS and name not in seen:
                 seen.add(name)
                 self.requested.add(name)
-                logging.info("%s: finishing these steps; Ctrl-C now stops at once", name)
+                logging.info("%s: finishing the current steps; Ctrl-C stops the run at once", name)
         self._reader.close()
 
     def _poll_notices(self):
         """Request a stop when a notice appears.
 
         A notice that was there from the start does not count: a run that is started again before
-        its machine goes away should train until then.
+        its machine is taken away should train until then.
         """
         try:
             before = {reason: _read_metadata(path) for reason, (path, _) in _NOTICES.items()}
@@ -95,7 +98,9 @@ class Stop:
                     continue
                 if value == alarm and before[reason] != alarm:
                     self.requested.add(reason)
-                    logging.info("the metadata server announces %s: finishing these steps", reason)
+                    logging.info(
+                        "the metadata server announces %s: finishing the current steps", reason
+                    )
                 before[reason] = value
 
 
@@ -103,7 +108,7 @@ def _read_metadata(path: str) -> str:
     """Return a value of Google's metadata server, or "" if this machine does not have it.
 
     Raises:
-      OSError: the server does not answer.
+      OSError: the server does not answer, or NO_GCE_CHECK forbids asking it.
     """
     if os.environ.get("NO_GCE_CHECK", "").lower() == "true":
         raise OSError

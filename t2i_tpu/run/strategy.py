@@ -10,7 +10,7 @@ from t2i_tpu.errors import UserError
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """Return the strategy of a name in STRATEGIES.
+    """Return the strategy for a name in STRATEGIES.
 
     "auto" is "multiworker" if TF_CONFIG is set, else "gpu" if there is a GPU, else "tpu" if there is
     a TPU and this is TensorFlow's TPU build, else "cpu". "gpu" and "cpu" use all (logical) devices of
@@ -20,26 +20,27 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     Raises:
       UserError: there is no such strategy, or this machine lacks the hardware for it.
     """
-    # Logical devices are listed only when needed: afterwards, it is too late to connect workers.
+    # List logical devices only when needed, because afterwards workers can no longer be connected.
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     if name == "auto":
         name = _choose_strategy(has_gpu)
     if name == "cpu":
         cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
-        # Within one process, collectives gain nothing, and two strategies would share their keys.
+        # In a single process, collectives are no faster, and two strategies would share their keys.
         return tf.distribute.MirroredStrategy(cpus, tf.distribute.ReductionToOneDevice())
     if name == "gpu":
         if not has_gpu:
             raise UserError(
-                "--strategy=gpu: TensorFlow sees no GPU; install t2i-tpu[gpu] and a driver, or use cpu"
+                "--strategy=gpu: TensorFlow sees no GPU; install t2i-tpu[gpu] and a driver, or "
+                "use --strategy=cpu"
             )
         gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
         return tf.distribute.MirroredStrategy(gpus)
     if name == "multiworker":
         if not os.environ.get("TF_CONFIG"):
             raise UserError(
-                "--strategy=multiworker: TF_CONFIG is not set; it must list the workers and the index "
-                "of this one"
+                "--strategy=multiworker: TF_CONFIG is not set; set it to the addresses of the workers "
+                "and the index of this one"
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
@@ -62,13 +63,14 @@ def _connect_to_tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
     name = os.environ.get("TPU_NAME") or "local"
     try:
         return tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu=name)
-    # A name is looked up in Google's API by whichever client is installed, each with its own errors.
+    # TensorFlow looks a name up with whichever client of Google's API is installed. Each client
+    # raises errors of its own.
     except (tf.errors.OpError, ValueError, RuntimeError, ImportError, OSError) as error:
         reason = next(filter(_is_informative, str(error).splitlines()), type(error).__name__)
         place = "on this machine" if name == "local" else f"under the name TPU_NAME={name}"
         raise UserError(
             f"--strategy=tpu: no TPU was found {place} ({reason:.160}); run on a TPU VM with "
-            "t2i-tpu[tpu] installed (docs/tpu.md), or use cpu or gpu"
+            "t2i-tpu[tpu] installed (docs/tpu.md), or use --strategy=cpu or gpu"
         ) from error
 
 
@@ -78,7 +80,7 @@ def _is_informative(line: str) -> bool:
 
 
 def count_input_hosts(strategy: tf.distribute.Strategy) -> int:
-    """Return the number of hosts that read the data. Each reads streams of its own."""
+    """Return the number of hosts that read the data. Each of them reads different streams."""
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return strategy.extended.num_hosts
     return get_host_index(strategy)[1]
@@ -101,8 +103,8 @@ def get_host_index(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 def choose_dtype_policy(train: TrainConfig, strategy: tf.distribute.Strategy) -> str:
     """Return the Keras dtype policy.
 
-    "auto" is bfloat16 if the hardware multiplies it fast, float16 if it multiplies only that fast,
-    and float32 otherwise.
+    "auto" means mixed_bfloat16 if the hardware multiplies bfloat16 fast, mixed_float16 if it
+    multiplies only float16 fast, and float32 otherwise.
     """
     if train.dtype_policy != "auto":
         return train.dtype_policy
@@ -121,8 +123,8 @@ def choose_dtype_policy(train: TrainConfig, strategy: tf.distribute.Strategy) ->
 def should_use_xla(train: TrainConfig, strategy: tf.distribute.Strategy) -> bool:
     """Return whether XLA should compile a replica's forward and backward pass.
 
-    On GPUs it fuses operations that are limited by memory bandwidth. On CPUs oneDNN's convolutions
-    are twice as fast as XLA's. On TPUs the entire step is compiled anyway, and TensorFlow's TPU build
+    On GPUs, XLA fuses operations that are limited by memory bandwidth. On CPUs, oneDNN's convolutions
+    are twice as fast as XLA's. On TPUs, the entire step is compiled anyway, and TensorFlow's TPU build
     cannot compile for the host (keras #19448).
     """
     if isinstance(strategy, tf.distribute.TPUStrategy):

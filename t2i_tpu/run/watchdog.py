@@ -1,4 +1,4 @@
-"""Reports what a run waits for when no step is done for a long time. It never ends the run."""
+"""Reports, if no step is done for a long time, what the run is waiting for. It never ends the run."""
 
 import contextlib
 import threading
@@ -15,23 +15,26 @@ class Watchdog:
         """Create a watchdog.
 
         Args:
-          minutes: time without a step until the first report. The next one comes after twice the
-            time, and so on. 0 means never.
-          is_waiting_for_input: says whether the device loop waits for input at this moment.
+          minutes: time without a step until the first report. The second report comes after twice
+            that time, the third after four times, and so on. 0 means never.
+          is_waiting_for_input: returns whether the device loop is waiting for input.
         """
         self.seconds, self.is_waiting_for_input = 60 * minutes, is_waiting_for_input
-        self._activity, self._ended = "the device (the first step is compiled)", threading.Event()
+        self._activity, self._ended = (
+            "the device (the first step is being compiled)",
+            threading.Event(),
+        )
         self._since = time.monotonic()
 
     @contextlib.contextmanager
     def doing(self, activity: str) -> Iterator[None]:
-        """Name the host's activity inside the block, for reports."""
+        """Set the activity of the host that reports name while the block runs."""
         previous, self._activity = self._activity, activity
         yield
         self._activity = previous
 
     def step(self) -> None:
-        """Note that a step was done."""
+        """Record that a step was done, which restarts the timer."""
         self._since, self._activity = time.monotonic(), "the device"
 
     def __enter__(self) -> "Watchdog":
@@ -46,7 +49,7 @@ class Watchdog:
     def _watch(self):
         since, patience = self._since, self.seconds
         while not self._ended.wait(self.seconds / 20):
-            # A step starts the time anew.
+            # A step restarts the timer.
             if since != self._since:
                 since, patience = self._since, self.seconds
             waited = time.monotonic() - since

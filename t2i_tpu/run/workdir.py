@@ -56,8 +56,8 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
         )
     if old_manifest != manifest:
         raise UserError(
-            f"{workdir!r} holds a run on other data than {config.data.source!r} now contains; use "
-            "another --workdir or the same data"
+            f"{workdir!r} holds a run that was trained on other data than {config.data.source!r} now "
+            "contains; use another --workdir or the same data"
         )
 
 
@@ -66,9 +66,9 @@ def write(workdir: str, config: Config, manifest: Manifest, data_folder: str) ->
 
     Args:
       workdir: local or gs://; it is created if necessary.
-      config: resolved.
-      manifest: of the data set.
-      data_folder: holds the data set, whose text tower is copied.
+      config: a resolved config.
+      manifest: the manifest of the data set.
+      data_folder: folder of the data set; its text tower is copied.
 
     Raises:
       UserError: the workdir cannot be written, or the data set's text tower is damaged.
@@ -105,5 +105,5 @@ def read(workdir: str) -> tuple[Config, Manifest]:
     except (UserError, json_files.DamagedJson) as error:
         raise UserError(
             f"{workdir!r}: {CONFIG_NAME} or {MANIFEST_NAME} is damaged, or another version of "
-            f"t2i_tpu wrote it: {error}"
+            f"t2i_tpu wrote it ({error}); restore the file from a backup, or use that version"
         ) from error
