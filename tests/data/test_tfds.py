@@ -260,8 +260,8 @@ def test_missing_package_is_reported_with_its_extra(monkeypatch):
         ("cifar10:9.9.9", "cannot be loaded at version 9.9.9"),
         ("cifar10/no_config", "cannot open 'cifar10/no_config'"),
         ("not a name", "cannot open 'not a name'"),
-        ("coco", "'coco' is not image classification"),
-        ("cats_vs_dogs", "'cats_vs_dogs' has images of many sizes"),
+        ("coco", "'coco' is not an image classification data set"),
+        ("cats_vs_dogs", "'cats_vs_dogs' has images of different sizes"),
     ],
 )
 def test_unusable_names_are_one_line_errors(tmp_path, name, message):

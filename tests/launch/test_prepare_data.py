@@ -281,7 +281,7 @@ def test_changed_setting_is_rejected(source, run, start, tmp_path):
     first.process.kill()
     first.process.join()
     result = run("prepare_data.py", [*make_flags(source, output), "--image_size=16"])
-    assert "unfinished preparation with another image_size (32)" in result.error
+    assert "unfinished preparation with a different image_size (32)" in result.error
 
 
 def test_too_few_examples_for_the_streams(source, run, uninterrupted, tmp_path):

@@ -1,7 +1,8 @@
 """Assembles the shards and the manifest from the processed units.
 
-One pass over all units, in an order that depends on the seed. Nothing but the shards is kept on
-disk: after an interruption the pass starts over and leaves complete shards as they are.
+This takes one pass over all units, in an order that depends on the seed. No state other than the
+shards is kept on disk: after an interruption the pass starts over, but does not rewrite complete
+shards.
 """
 
 import collections
@@ -34,15 +35,15 @@ def assemble(
 ) -> manifest_lib.Manifest:
     """Write the shards and the list of rejected examples, and return the manifest.
 
-    The manifest is not written yet.
+    The manifest is not written; see `write_manifest`.
 
     Args:
       output: folder of the data set, local or gs://.
       work: folder of the processed units.
-      num_units: number of units, all of which must be processed.
-      settings: of the preparation.
-      encoder: encodes captions, if that was not done before.
-      label_names: names of the classes, or None.
+      num_units: number of units, all of which must have been processed.
+      settings: settings of the preparation.
+      encoder: encoder of the captions.
+      label_names: names of the classes, or None if there are no labels.
 
     Raises:
       UserError: too few examples are left.
@@ -52,7 +53,7 @@ def assemble(
     num_cut = 0
     order = sorted(range(num_units), key=lambda unit: _draw(settings.seed, f"unit {unit}"))
     for index in order:
-        # The captions are encoded here if two workers finished the unit at the same time.
+        # Captions are encoded here only if two workers finished the unit at the same time.
         result = encoder.encode_unit(work, index)
         for key, cause in result.rejected:
             assembly.reject(key, cause)
@@ -86,7 +87,7 @@ def write_manifest(output: str, manifest: manifest_lib.Manifest) -> None:
 
 
 def _inspect_given_embeddings(work: str, num_units: int) -> tuple[int | None, bool]:
-    """Return the length of the embeddings that came with the data and whether all have norm 1."""
+    """Return the dimension of the embeddings that came with the data, and whether all have norm 1."""
     dim, normalized = None, True
     for index in range(num_units):
         result = read_result(work, index)
@@ -102,6 +103,7 @@ def _draw(seed: int, name: str) -> float:
 
 
 def _get_bytes(features, name: str) -> bytes | None:
+    """Return the value of a feature, or None if the example does not have it."""
     return features[name].bytes_list.value[0] if name in features else None
 
 
@@ -110,8 +112,9 @@ class _Assembly:
 
     Args:
       output: folder of the data set.
-      settings: of the preparation.
-      required_dim: if not None, examples without an embedding of this length are rejected.
+      settings: settings of the preparation.
+      required_dim: dimension of the embeddings that came with the data, or None. Examples without
+        such an embedding are rejected.
     """
 
     def __init__(self, output: str, settings: Settings, required_dim: int | None):
@@ -122,11 +125,18 @@ class _Assembly:
         self.outcomes = collections.Counter()
 
     def reject(self, key: str, cause: str) -> None:
+        """Record a rejected example and its cause."""
         self.rejected.write(key, cause)
         self.outcomes[cause] += 1
 
     def add(self, example: tf.train.Example, row: int, encoded: EncodedUnit | None) -> None:
-        """Add the example in a row of its unit, with its text features."""
+        """Write an example to its split, or reject it if it is a duplicate or lacks an embedding.
+
+        Args:
+          example: the example, as `unit.process_unit` wrote it.
+          row: its index in its unit.
+          encoded: the encoded captions of the unit, or None if there is no encoder.
+        """
         features = example.features.feature
         key = _get_bytes(features, "key").decode()
         sha256, phash = _get_bytes(features, "sha256"), _get_bytes(features, "hash")
@@ -154,12 +164,13 @@ class _Assembly:
         return outcomes, self.shards.close(outcomes)
 
     def _choose_split(self, key: str) -> str:
+        """Return the split of an example that depends only on its key and the seed."""
         is_heldout = _draw(self.settings.seed, f"key {key}") < self.settings.heldout_share
         return "heldout" if is_heldout else "train"
 
 
 class _ShardWriter:
-    """Deals the examples of each split to its streams in turn."""
+    """Distributes the examples of each split over its streams in turn."""
 
     def __init__(self, output: str, settings: Settings):
         self.output, self.settings = output, settings

@@ -1,7 +1,7 @@
 """Processes units with Apache Beam, on this machine or on Dataflow: `--runner=beam` (extra `beam`).
 
-Beam takes the place of `pool` and no more: its workers read units and write their files. Encoding
-and writing the shards stays with the process that started them, so the shards are the same bytes.
+Beam replaces only `pool`: its workers read units and write the files of the units. The process that
+started them encodes the captions and writes the shards, so the bytes of the shards do not change.
 """
 
 import concurrent.futures
@@ -30,18 +30,18 @@ _DATAFLOW_CLIENT = "apache_beam.runners.dataflow.internal.apiclient"
 
 
 def make_pipeline(arguments: Sequence[str], source: str, output: str) -> apache_beam.Pipeline:
-    """Return an empty pipeline.
+    """Return an empty pipeline with the given options.
 
     Args:
       arguments: Beam's own options, for example --runner=DataflowRunner.
-      source: the preparation's --source.
-      output: the preparation's --output.
+      source: value of --source.
+      output: value of --output.
 
     Raises:
       UserError: Beam rejects an option, or Dataflow's workers cannot reach the source or output.
     """
     if not logging.root.isEnabledFor(logging.DEBUG):
-        # Errors are reported in one line instead.
+        # Hide Beam's tracebacks, because this module reports errors in one line.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     options = _parse_options(arguments)
     runner = options.get_all_options(retain_unknown_options=True)["runner"]
@@ -49,8 +49,8 @@ def make_pipeline(arguments: Sequence[str], source: str, output: str) -> apache_
         for flag, path in (("source", source), ("output", output)):
             if "gs://" not in path:
                 raise UserError(
-                    f"--{flag}={path} is on this machine, where Dataflow's workers cannot reach "
-                    "it; use a gs:// path"
+                    f"--{flag}={path} is on this machine, which Dataflow's workers cannot reach; use "
+                    "a gs:// path"
                 )
     try:
         return apache_beam.Pipeline(options=options)
@@ -59,6 +59,7 @@ def make_pipeline(arguments: Sequence[str], source: str, output: str) -> apache_
 
 
 def _parse_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Parse Beam's options. Raises UserError if an option is misspelled or its value is invalid."""
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
@@ -69,7 +70,7 @@ def _parse_options(arguments: Sequence[str]) -> PipelineOptions:
         message = stderr.getvalue().strip().rpartition("error: ")[2]
         raise UserError(f"Beam: {message}") from None
     for name in given.keys() - known.keys():
-        # A runner may have options that Beam does not know, so only near misses are errors.
+        # A runner may have options that Beam does not know, so only likely misspellings are errors.
         if suggestion := suggest(name, list(known)):
             raise UserError(f"Beam has no option --{name}{suggestion}")
     return options
@@ -79,8 +80,8 @@ def _parse_options(arguments: Sequence[str]) -> PipelineOptions:
 def process_units(
     work: str, settings: Settings, processed: set[int], pipeline: apache_beam.Pipeline
 ) -> Iterator[Iterator[int]]:
-    """Process units as `run.Runner` describes."""
-    # Dataflow's client logs the address at which the job can be watched.
+    """Process units in a Beam pipeline; see `run.Runner` for the interface."""
+    # Let Dataflow's client log the address at which the job can be watched.
     logging.getLogger(_DATAFLOW_CLIENT).setLevel(logging.INFO)
     (
         pipeline
@@ -105,13 +106,13 @@ def process_units(
 def _watch_units(work: str, known: set[int], job: concurrent.futures.Future) -> Iterator[int]:
     """Yield the indices of new units as their results appear, until the job has ended.
 
-    Runners do not report finished units any earlier.
+    The results are polled because Beam's runners do not report the progress of single units.
 
     Raises:
       UserError: the job failed, a worker recorded a problem, or units are left unprocessed.
     """
     while True:
-        has_ended = job.done()  # asked before the results are listed, so that none is missed
+        has_ended = job.done()  # checked before the results are listed, so that none is missed
         new = plan.list_processed(work) - known
         yield from sorted(new)
         known |= new
@@ -136,7 +137,7 @@ def _watch_units(work: str, known: set[int], job: concurrent.futures.Future) -> 
 class _ProcessUnit(apache_beam.DoFn):
     """Processes a unit on a worker. A unit that Beam delivers twice is not processed again.
 
-    A UserError is written to a file. If it were raised, Beam would retry and then show a traceback.
+    A UserError is recorded in a file. If it were raised, Beam would retry and show a traceback.
     """
 
     def __init__(self, work: str, settings: Settings):

@@ -1,4 +1,4 @@
-"""An index on disk of keys, contents and perceptual hashes that finds duplicate examples."""
+"""An index on disk that finds duplicate examples by key, content and perceptual hash."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ _STATEMENTS = (
 
 
 class DuplicateIndex:
-    """Remembers the examples that were added. It is kept in an SQLite file, not in memory.
+    """Finds duplicates among the examples that were added. It is an SQLite file in a temporary folder.
 
     Args:
       distance: two images are near-duplicates if their 64-bit perceptual hashes differ in at most
@@ -36,13 +36,12 @@ class DuplicateIndex:
         """Add an example unless it duplicates an earlier one.
 
         Args:
-          key: of the example.
-          sha256: hash of its image, or None to ignore equal images.
-          phash: perceptual hash of its image, or None to ignore similar images.
+          key: key of the example.
+          sha256: hash of its image, or None to allow equal images.
+          phash: perceptual hash of its image, or None to allow similar images.
 
         Returns:
-          None if the example is new, or why it is not: duplicate_key, duplicate_image or
-          near_duplicate.
+          None if the example is new; otherwise duplicate_key, duplicate_image or near_duplicate.
         """
         if not self._insert("keys", key):
             return "duplicate_key"
@@ -65,7 +64,7 @@ class DuplicateIndex:
         return rows.fetchone() is not None
 
     def has_near_duplicate(self, phash: bytes) -> bool:
-        """Return whether an image was added whose perceptual hash is within the distance."""
+        """Return whether an image with a similar perceptual hash was added."""
         value = int.from_bytes(phash, "big")
         # If two hashes differ in at most d bits, at least one of d + 1 bands is equal. So only
         # hashes that share a band are compared.
@@ -86,7 +85,7 @@ class DuplicateIndex:
         return cursor.rowcount > 0
 
     def _split_into_bands(self, value: int) -> list[tuple[int, int]]:
-        """Return the distance + 1 bands of 64 bits as (number of the band, its bits)."""
+        """Divide 64 bits into distance + 1 bands, and return each as (index of the band, its bits)."""
         count = self.distance + 1
         bounds = [64 * band // count for band in range(count + 1)]
         return [
@@ -101,4 +100,5 @@ def _to_signed(value: int) -> int:
 
 
 def _to_unsigned(value: int) -> int:
+    """Return the 64-bit value that `_to_signed` was given."""
     return value % (1 << 64)

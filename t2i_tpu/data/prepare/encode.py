@@ -1,7 +1,7 @@
 """Encodes the captions of each unit into a file next to the unit's examples.
 
-There is one encoder, in the process that the workers report to, and a batch never holds captions of
-two units. So an embedding does not depend on the number of workers.
+There is only one encoder, in the process that the workers report to, and a batch never contains
+captions of two units. So an embedding does not depend on the number of workers.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class EncodedUnit:
     Attributes:
       embeddings: float32 [N, dim].
       tokens: N arrays of token ids.
-      sequences: N arrays, float16 [tokens, width], or N times None.
+      sequences: N arrays, float16 [tokens, width], or a list of N None.
       num_cut: number of captions that were cut because they were too long.
     """
 
@@ -38,17 +38,17 @@ class EncodedUnit:
     num_cut: int
 
     def add_to_example(self, example: tf.train.Example, row: int) -> None:
-        """Add the text features of the example in a row."""
+        """Add the text features in a row to the example of that row."""
         records.add_text_features(
             example, self.embeddings[row], self.tokens[row].tolist(), self.sequences[row]
         )
 
 
 class UnitEncoder:
-    """Encodes the captions of units; with encoder "none" it does nothing.
+    """Encodes the captions of units. With --encoder=none it does nothing.
 
     Raises:
-      UserError: there is no such encoder, or the settings ask for sequences and it has none.
+      UserError: there is no such encoder, or --sequence is set and the encoder gives no sequences.
     """
 
     def __init__(self, settings: Settings):
@@ -69,7 +69,7 @@ class UnitEncoder:
     def check_unchanged(self, work: str) -> None:
         """Raise UserError if the preparation began with a different encoder of the same name.
 
-        Otherwise one data set would mix the embeddings of both.
+        Otherwise the data set would contain embeddings of both.
         """
         if self.encoder is None:
             return
@@ -80,13 +80,13 @@ class UnitEncoder:
         with tf.io.gfile.GFile(path) as file:
             if json.load(file) != hashes:
                 raise UserError(
-                    f"encoder {self.encoder.encoder_id!r} has other weights or another tokenizer "
-                    "than when this preparation began; restore the original encoder, or choose "
+                    f"encoder {self.encoder.encoder_id!r} has different weights or a different "
+                    "tokenizer than when this preparation began; restore the original encoder, or choose "
                     "another --output"
                 )
 
     def encode_unit(self, work: str, index: int) -> UnitResult:
-        """Encode the captions of a unit, unless that was done before, and return its result."""
+        """Encode the captions of a unit if necessary, and return the unit's result."""
         result = read_result(work, index)
         path = _make_path(work, result)
         if self.encoder is None or tf.io.gfile.exists(path):
@@ -101,7 +101,7 @@ class UnitEncoder:
         return result
 
     def _encode_captions(self, captions: list[str]) -> dict[str, np.ndarray | int]:
-        """Return the arrays of a unit's file, with tokens and states of all captions in a row."""
+        """Return the arrays of a unit's file. Tokens and states of all captions are concatenated."""
         lengths = [self.encoder.count_tokens(caption) for caption in captions]
         tokens = self.encoder.tokenize(captions, truncate=True)
         arrays = {
@@ -118,7 +118,7 @@ class UnitEncoder:
         return arrays
 
     def read_unit(self, work: str, result: UnitResult) -> EncodedUnit | None:
-        """Return what `encode_unit` stored, or None if the encoder is "none"."""
+        """Return the captions that `encode_unit` encoded, or None with --encoder=none."""
         if self.encoder is None:
             return None
         with tf.io.gfile.GFile(_make_path(work, result), "rb") as file:
@@ -133,11 +133,11 @@ class UnitEncoder:
     def make_contracts(
         self, given_dim: int | None, given_normalized: bool
     ) -> dict[str, EmbeddingContract | TokenContract | SequenceContract]:
-        """Return the contracts of the manifest, by the names of its fields.
+        """Return {field of the manifest: its contract}.
 
         Args:
-          given_dim: length of the embeddings that came with the data, or None.
-          given_normalized: whether all of them have length 1.
+          given_dim: dimension of the embeddings that came with the data, or None if there are none.
+          given_normalized: whether all of these embeddings have norm 1.
         """
         encoder = self.encoder
         if encoder is None:
@@ -160,4 +160,5 @@ class UnitEncoder:
 
 
 def _make_path(work: str, result: UnitResult) -> str:
+    """Return the path of the encoded captions of a unit."""
     return posixpath.join(work, result.file + ".npz")

@@ -1,4 +1,4 @@
-"""Filters that reject examples on purpose. Every filter is off until it is given a value."""
+"""Filters that reject unwanted examples. A filter is off unless it is given a value."""
 
 import dataclasses
 import unicodedata
@@ -25,19 +25,19 @@ _MIN_SCRIPT_SHARE = 0.8
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """The values of all filters; None turns a filter off."""
+    """The settings of all filters. None turns a filter off."""
 
     max_aspect_ratio: float | None = option(
         None, "Largest allowed ratio of an image's longer side to its shorter side."
     )
     min_side: int | None = option(
-        None, "Smallest allowed shorter side of an image in pixels, before resizing."
+        None, "Smallest allowed length of an image's shorter side in pixels, before resizing."
     )
     min_words: int | None = option(None, "Smallest allowed number of words in a caption.")
     max_words: int | None = option(None, "Largest allowed number of words in a caption.")
     script: str | None = option(
         None,
-        "Script that at least 4 of 5 letters of a caption must belong to: latin, cyrillic, greek, "
+        "Script to which at least 80% of a caption's letters must belong: latin, cyrillic, greek, "
         "cjk, ...",
     )
     min_similarity: float | None = option(
@@ -81,12 +81,12 @@ def clean_caption(caption: str | bytes | None) -> str:
 def find_cause_without_image(
     filters: Filters, caption: str | None, columns: Mapping[str, Any]
 ) -> str | None:
-    """Return the cause by which an example is rejected whatever its image is, or None.
+    """Return the cause for which an example is rejected whatever its image shows, or None.
 
     Args:
       filters: the filters to apply.
-      caption: of the example.
-      columns: its other values; the image's size is taken from here if it is known.
+      caption: the caption of the example, or None.
+      columns: the example's other values, by column name. They may include the size of the image.
     """
     size = None
     for names in _SIZE_COLUMNS:
@@ -108,7 +108,7 @@ def check_before_decoding(
     Args:
       filters: the filters to apply.
       size: width and height of the image, or None if they are not known.
-      caption: a clean caption.
+      caption: the caption, as `clean_caption` returns it.
       columns: the example's other values, by column name.
     """
     # Size of the image.
@@ -164,5 +164,5 @@ def _check_score(
         score = float(next(values, None))
     except (TypeError, ValueError):
         raise Rejected(f"no_{name}") from None
-    if not score >= minimum:  # also true for NaN
+    if not score >= minimum:  # rejects NaN too
         raise Rejected(f"low_{name}")

@@ -1,4 +1,4 @@
-"""Converts images of any format and mode to uint8 [size, size, channels] in sRGB on white."""
+"""Converts images of any format and mode to sRGB on white, uint8 [size, size, channels]."""
 
 import io
 import warnings
@@ -14,9 +14,10 @@ _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")  # more than 8 bits per chann
 
 
 def open_image(source: bytes | np.ndarray) -> Image.Image:
-    """Open a file's bytes, or pixels as uint8 [H, W] or [H, W, C], with 1, 3 or 4 channels.
+    """Open an image, and read its size without decoding its pixels.
 
-    The pixels of a file are not decoded yet, but the size is known.
+    Args:
+      source: the bytes of a file, or pixels, uint8 [H, W] or [H, W, C] with C = 1, 3 or 4.
 
     Raises:
       Rejected: empty_image, not_an_image or decompression_bomb.
@@ -27,11 +28,13 @@ def open_image(source: bytes | np.ndarray) -> Image.Image:
         raise Rejected("empty_image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large images, which are checked below
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns about large images, which are checked below
             image = Image.open(io.BytesIO(source))
     except Image.DecompressionBombError:
         raise Rejected("decompression_bomb") from None
-    except Exception:  # decoders raise anything when the bytes are hostile
+    except Exception:  # hostile bytes can make a decoder raise any error
         raise Rejected("not_an_image") from None
     if image.width * image.height > _MAX_PIXELS:
         raise Rejected("decompression_bomb")
@@ -48,30 +51,30 @@ def _open_pixels(pixels: np.ndarray) -> Image.Image:
 
 
 def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> np.ndarray:
-    """Decode the first frame of an image, upright, in sRGB and on white, and make it square.
+    """Return the first frame of an image as a square: upright, in sRGB and on a white background.
 
     Args:
-      image: as `open_image` returns it.
+      image: an image that `open_image` returned.
       size: side of the square in pixels.
-      crop: "center" takes the middle square; "none" takes the full image and pads it with white.
+      crop: "center" crops the image to its middle square; "none" pads the full image with white.
       channels: 3, or 1 for gray.
 
     Returns:
-      uint8 [size, size, channels].
+      Pixels, uint8 [size, size, channels].
 
     Raises:
       Rejected: truncated_image or not_an_image.
     """
     try:
         if image.format == "JPEG":
-            # Decode at 1/2, 1/4 or 1/8 if that still leaves twice the size.
+            # Decode at 1/2, 1/4 or 1/8 of the resolution if that is still at least twice the size.
             image.draft(None, (2 * size, 2 * size))
         image.load()
         image = put_on_white(convert_to_srgb(ImageOps.exif_transpose(image)))
     except OSError as error:
         is_truncated = "truncated" in str(error)
         raise Rejected("truncated_image" if is_truncated else "not_an_image") from None
-    except Exception:  # decoders raise anything when the bytes are hostile
+    except Exception:  # hostile bytes can make a decoder raise any error
         raise Rejected("not_an_image") from None
     if channels == 1:
         image = image.convert("L")
@@ -110,7 +113,7 @@ def convert_to_srgb(image: Image.Image) -> Image.Image:
 
 
 def put_on_white(image: Image.Image) -> Image.Image:
-    """Replace an image's transparency, if it has any, by a white background."""
+    """Replace an image's transparency, if it has any, with a white background."""
     if image.mode != "RGBA":
         return image
     white = Image.new("RGBA", image.size, "white")
@@ -119,7 +122,7 @@ def put_on_white(image: Image.Image) -> Image.Image:
 
 
 def _convert_to_8_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit integers, or floats that lie in [0, 1] or else in [0, 255], to 8 bits."""
+    """Convert an image of 16-bit integers, or of floats in [0, 1] or [0, 255], to 8 bits."""
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F":
         scale = 255 if np.nanmax(values) <= 1 else 1

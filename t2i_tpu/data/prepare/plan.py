@@ -21,16 +21,25 @@ from t2i_tpu.storage import files
 WORK_NAME = "preparing"  # the work folder, which is removed when the data set is complete
 _SETTINGS_NAME = "settings.json"
 _UNITS_NAME = "units.jsonl"
-_PROBLEM_ENDING = ".problem"  # of a file that a unit has instead of a result
+_PROBLEM_EXTENSION = ".problem"  # of the file that a unit has instead of a result if it failed
 
 
 def make_plan(settings: Settings, source: Source, output: str, work: str) -> int:
-    """Make the plan, or check the one that is there, and return the number of units.
+    """Write the plan, or check an existing one against the settings.
 
-    Files that an earlier run left incomplete, and the problems that it met, are removed.
+    Incomplete files and recorded problems of an earlier run are removed.
+
+    Args:
+      settings: settings of the preparation.
+      source: the source that lists the units.
+      output: folder of the data set, local or gs://.
+      work: the work folder inside `output`.
+
+    Returns:
+      The number of units.
 
     Raises:
-      UserError: the output folder holds something else, or a preparation with other settings.
+      UserError: the output folder holds something else, or a preparation with different settings.
     """
     settings_path = posixpath.join(work, _SETTINGS_NAME)
     if tf.io.gfile.exists(settings_path):
@@ -38,13 +47,14 @@ def make_plan(settings: Settings, source: Source, output: str, work: str) -> int
     else:
         _write_plan(settings, source, output, work)
     for name in tf.io.gfile.listdir(work):
-        if name.endswith((".tmp", _PROBLEM_ENDING)):
+        if name.endswith((".tmp", _PROBLEM_EXTENSION)):
             with contextlib.suppress(tf.errors.NotFoundError):
                 tf.io.gfile.remove(posixpath.join(work, name))
     return sum(1 for _ in read_units(work))
 
 
 def _write_plan(settings: Settings, source: Source, output: str, work: str) -> None:
+    """Write the units and then the settings. Raises UserError if `output` is not empty."""
     if tf.io.gfile.isdir(output):
         names = {name.rstrip("/") for name in tf.io.gfile.listdir(output)}
         if names - {WORK_NAME}:
@@ -54,15 +64,15 @@ def _write_plan(settings: Settings, source: Source, output: str, work: str) -> N
     with files.write_atomically(units_path) as partial, tf.io.gfile.GFile(partial, "w") as file:
         for unit in source.list_units():
             file.write(json.dumps(unit) + "\n")
-    # Written last: the plan is complete if this file exists.
+    # The settings are written last, so the plan is complete if their file exists.
     files.write(posixpath.join(work, _SETTINGS_NAME), settings.to_json())
 
 
 def _update_settings(settings: Settings, output: str, settings_path: str) -> None:
-    """Store the settings if only SHARD_SETTINGS changed, and remove shards made with the old ones.
+    """Store the new settings and remove the shards if only SHARD_SETTINGS have changed.
 
     Raises:
-      UserError: another setting changed.
+      UserError: another setting has changed.
     """
     with tf.io.gfile.GFile(settings_path) as file:
         old = json.load(file)
@@ -71,7 +81,7 @@ def _update_settings(settings: Settings, output: str, settings_path: str) -> Non
     for name in changed:
         if name not in SHARD_SETTINGS:
             raise UserError(
-                f"--output={output} holds an unfinished preparation with another {name} "
+                f"--output={output} holds an unfinished preparation with a different {name} "
                 f"({old.get(name)!r}); finish it, delete it, or choose another --output"
             )
     if changed:
@@ -81,7 +91,7 @@ def _update_settings(settings: Settings, output: str, settings_path: str) -> Non
 
 
 def read_units(work: str) -> Iterator[tuple[int, Unit]]:
-    """Yield the index of every unit, and the unit."""
+    """Yield each unit with its index, as (index, unit)."""
     with tf.io.gfile.GFile(posixpath.join(work, _UNITS_NAME)) as file:
         yield from enumerate(map(json.loads, file))
 
@@ -93,12 +103,12 @@ def list_processed(work: str) -> set[int]:
 
 
 def write_problem(work: str, index: int, message: str) -> None:
-    """Record why a unit cannot be processed, for workers whose exceptions are not passed on."""
-    files.write(make_unit_path(work, index) + _PROBLEM_ENDING, message, shared=True)
+    """Record why a unit cannot be processed, for runners that do not pass on exceptions."""
+    files.write(make_unit_path(work, index) + _PROBLEM_EXTENSION, message, shared=True)
 
 
 def read_problems(work: str) -> Iterator[str]:
     """Yield the messages that `write_problem` recorded."""
-    for path in sorted(tf.io.gfile.glob(posixpath.join(work, "*" + _PROBLEM_ENDING))):
+    for path in sorted(tf.io.gfile.glob(posixpath.join(work, "*" + _PROBLEM_EXTENSION))):
         with tf.io.gfile.GFile(path) as file:
             yield file.read()

@@ -1,4 +1,4 @@
-"""Processes units on this machine, in one or several processes. The default of --runner."""
+"""Processes units on this machine, in one or several processes (--runner=local, the default)."""
 
 import concurrent.futures
 import contextlib
@@ -21,7 +21,13 @@ from t2i_tpu.errors import UserError
 def process_units(
     work: str, settings: Settings, processed: set[int], workers: int = 1
 ) -> Iterator[Iterator[int]]:
-    """Process units as `run.Runner` describes. A single worker runs in this process."""
+    """Process units in `workers` processes; see `run.Runner` for the interface.
+
+    A single worker runs in this process.
+
+    Raises:
+      UserError: a worker process was killed.
+    """
     remaining = ((index, unit) for index, unit in plan.read_units(work) if index not in processed)
     if workers == 1:
         yield _process_here(work, settings, remaining)
@@ -46,6 +52,7 @@ def process_units(
 def _process_here(
     work: str, settings: Settings, units: Iterator[tuple[int, Unit]]
 ) -> Iterator[int]:
+    """Process units in this process, and yield their indices."""
     source = make_source(settings)
     for index, unit in units:
         process_unit(work, index, unit, source, settings)
@@ -55,7 +62,7 @@ def _process_here(
 def _process_in_pool(
     pool: concurrent.futures.Executor, units: Iterator[tuple[int, Unit]], max_waiting: int
 ) -> Iterator[int]:
-    """Yield the indices of units as they finish, with a bounded number of units in the queue."""
+    """Yield the indices of units as they finish; at most `max_waiting` units are queued."""
 
     def submit(count):
         return {pool.submit(_process_in_worker, *unit) for unit in itertools.islice(units, count)}
@@ -72,12 +79,13 @@ _worker_state = {}
 
 
 def _start_worker(work: str, settings: Settings) -> None:
+    """Set up the state of a worker process."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _worker_state.update(work=work, source=make_source(settings), settings=settings)
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent process ends. After a SIGKILL of the parent, a worker would not."""
+    """Exit when the parent process ends; otherwise a worker would survive a SIGKILL of its parent."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""Runs a preparation from the start, or from where it was interrupted, to a complete data set."""
+"""Runs a preparation from its start, or from where it was interrupted, until it is complete."""
 
 import contextlib
 import dataclasses
@@ -20,9 +20,10 @@ from t2i_tpu.data.prepare.sources import make_source
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
-# A function (work folder, settings, indices of processed units) that processes all other units. It
-# is a context manager whose value yields their indices as they finish, in any order.
-# `pool.process_units` and `beam.process_units` are such functions.
+# A function that processes all units that have not been processed. Its arguments are the work folder,
+# the settings and the indices of the processed units. It returns a context manager whose value is an
+# iterator of the indices of the other units as they finish, in any order. There are
+# `pool.process_units` and `beam.process_units`.
 Runner = Callable[[str, Settings, set[int]], contextlib.AbstractContextManager[Iterator[int]]]
 
 
@@ -31,13 +32,13 @@ def prepare(
 ) -> manifest_lib.Manifest:
     """Prepare a data set in the folder `output`, local or gs://, and return its manifest.
 
-    If a preparation is killed at any point, the same call resumes it. The result is the same bytes
-    for the same input and settings, whichever runner is used and however often it is killed.
+    If a preparation is killed at any point, the same call resumes it. The same input and settings
+    give the same bytes, whichever runner is used and however often the preparation is killed.
 
     Args:
-      settings: of the preparation.
-      output: a new folder, or one that an interrupted call left.
-      process_units: the runner.
+      settings: settings of the preparation.
+      output: a new folder, or the folder of an interrupted preparation.
+      process_units: the runner that processes the units.
 
     Raises:
       UserError: the output holds something else or cannot be written, the source cannot be read, or
@@ -63,7 +64,7 @@ def _prepare(settings: Settings, output: str, process_units: Runner) -> manifest
     encoder.check_unchanged(work)
     tower = None
     if settings.export_text_tower:
-        # Exported first, so that an encoder without a text tower fails now and not after days.
+        # Export the text tower first: if that is impossible, the error should not come after days.
         tower = _export_text_tower(encoder, output, work)
 
     # Process the units and encode their captions.
@@ -98,10 +99,13 @@ def _read_complete(settings: Settings, output: str, work: str) -> manifest_lib.M
 def _export_text_tower(
     encoder: UnitEncoder, output: str, work: str
 ) -> tuple[manifest_lib.StoredFile, ...]:
-    """Export the text tower, unless that was done before, and return its files.
+    """Export the text tower if necessary, and return its files.
 
-    If it cannot be exported the plan is removed, so that the preparation can be started again
-    without the text tower.
+    If it cannot be exported, the plan is removed. The preparation can then be started again without
+    --export_text_tower.
+
+    Raises:
+      UserError: the text tower cannot be exported.
     """
     record = posixpath.join(work, "text_tower.json")
     if not tf.io.gfile.exists(record):
@@ -116,7 +120,8 @@ def _export_text_tower(
 
 
 def _clean_up(output: str, work: str) -> None:
-    # On gs:// a rename is a copy and a deletion. A kill between the two leaves both names.
+    """Remove the work folder and temporary files."""
+    # On gs:// a rename is a copy and a deletion. A kill between the two leaves a .tmp file.
     for partial in tf.io.gfile.glob(posixpath.join(output, "*.tmp")):
         tf.io.gfile.remove(partial)
     _remove_folder(work)

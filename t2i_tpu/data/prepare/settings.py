@@ -1,6 +1,6 @@
-"""The settings of a preparation: everything its result depends on except the input itself.
+"""The settings of a preparation. Its result depends only on them and on the input.
 
-This module imports no TensorFlow, since launch/prepare_data.py makes its flags from the settings.
+This module does not import TensorFlow, because launch/prepare_data.py needs it to define its flags.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.errors import UserError
 from t2i_tpu.options import check_bounds, check_choice, get_choices, option
 
-# Settings that only the shards depend on. Processing the units, which takes nearly all the time,
-# does not depend on them.
+# Settings that affect only how examples are distributed over shards. Units, which take nearly all the
+# time, need not be processed again if one of them changes.
 SHARD_SETTINGS = ("heldout_share", "seed", "num_streams", "shard_size")
 
 # Packages whose versions affect the output.
@@ -55,25 +55,25 @@ class Settings:
         "torch nor a model hub.",
     )
     image_size: int = option(64, "Side of the square images in pixels.", at_least=4)
-    channels: int = option(3, "Channels of the images: 3, or 1 for gray.")
+    channels: int = option(3, "Number of channels of the images: 3, or 1 for gray.")
     crop: Literal["center", "none"] = option(
         "center",
-        "center crops images to the middle square; none keeps the full image and pads it with "
+        "center crops each image to its middle square; none keeps the full image and pads it with "
         "white.",
     )
     heldout_share: float = option(
         0.01,
-        "Share of the examples to hold out from training, for sources without splits of their own.",
+        "Share of the examples to hold out from training. Sources with their own splits ignore it.",
         at_least=0,
         below=1,
     )
     num_streams: int = option(
         16,
-        "Streams per split. Must divide the global batch size and be a multiple of the number of "
-        "hosts.",
+        "Number of streams per split. It must divide the global batch size and be a multiple of the "
+        "number of hosts.",
         at_least=1,
     )
-    shard_size: int = option(1024, "Examples per shard.", at_least=1)
+    shard_size: int = option(1024, "Number of examples per shard.", at_least=1)
     seed: int = option(0, "Seed for the shuffle and the held-out split.", at_least=0)
     filters: Filters = dataclasses.field(default_factory=Filters)
 

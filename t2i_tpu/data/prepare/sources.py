@@ -1,4 +1,4 @@
-"""The kinds of source that --source can name."""
+"""The kinds of source that --source supports."""
 
 import functools
 
@@ -27,14 +27,14 @@ SOURCES = {
 
 
 def make_source(settings: Settings) -> Source:
-    """Return the source that the settings name. Raises UserError if there is no such kind."""
+    """Return the source of a preparation. Raises UserError if there is no such kind of source."""
     kind, _, path = settings.source.partition(":")
     if kind not in SOURCES or not path:
         expected = ", ".join(f"{name}:PATH" for name in SOURCES)
         raise UserError(
-            f"--source={settings.source} is none of {expected}{suggest(kind, list(SOURCES))}"
+            f"--source={settings.source} must be one of {expected}{suggest(kind, list(SOURCES))}"
         )
     if kind == "urls":
-        # Images that the filters reject anyway are not downloaded.
+        # Do not download images that the filters will reject anyway.
         return UrlsSource(path, functools.partial(find_cause_without_image, settings.filters))
     return SOURCES[kind](path)

@@ -1,8 +1,8 @@
 """Processes one unit: rejects or converts its items and writes the examples to a file.
 
-The file holds examples as `records.to_example` makes them, with the additional TEMPORARY_FEATURES.
-The unit's result, unit-NNNNNN.json, names that file and is written last: a unit is processed if its
-result exists.
+The file contains examples that `records.to_example` made, with the additional TEMPORARY_FEATURES. The
+unit's result, unit-NNNNNN.json, names that file and is written last: if it exists, the unit has been
+processed.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from t2i_tpu.data.sources.source import Item, Source, Unit
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, gcs
 
-# Features of a unit's examples that shards do not have: the split that the source chose, and the
-# hashes that duplicates are found by.
+# Features that the examples of a unit have, but not those of a shard: the split that the source chose,
+# and the hashes by which duplicates are found.
 TEMPORARY_FEATURES = ("split", "sha256", "hash")
 
 
@@ -35,11 +35,11 @@ class UnitResult:
     """The result of processing a unit.
 
     Attributes:
-      file: name of the file with its examples, in the work folder.
+      file: name of the file of examples in the work folder.
       num_examples: number of examples in that file.
-      rejected: (key, cause) of every other item.
-      dim: length of the embeddings that came with the items, or None if there are none.
-      normalized: whether all of these embeddings have length 1.
+      rejected: (key, cause) of each rejected item.
+      dim: dimension of the embeddings that came with the items, or None if there are none.
+      normalized: whether all of these embeddings have norm 1.
     """
 
     file: str
@@ -50,7 +50,7 @@ class UnitResult:
 
 
 def make_unit_path(work: str, index: int) -> str:
-    """Return the path of a unit's files in the work folder, without their endings."""
+    """Return the path of a unit's files in the work folder, without an extension."""
     return posixpath.join(work, f"unit-{index:06d}")
 
 
@@ -63,20 +63,27 @@ def read_result(work: str, index: int) -> UnitResult:
     """Read the result of a processed unit."""
     with tf.io.gfile.GFile(make_unit_path(work, index) + ".json") as file:
         fields = json.load(file)
-    if "lost" in fields:  # the name in preparations that an earlier version began
+    if "lost" in fields:  # an earlier version of t2i_tpu used this name
         fields["rejected"] = fields.pop("lost")
     return UnitResult(**fields)
 
 
 def process_unit(work: str, index: int, unit: Unit, source: Source, settings: Settings) -> None:
-    """Read a unit and write its examples and its result into the work folder.
+    """Read a unit, and write its examples and its result into the work folder.
+
+    Args:
+      work: the work folder.
+      index: index of the unit in the plan.
+      unit: the unit.
+      source: the source that listed the unit.
+      settings: settings of the preparation.
 
     Raises:
       UserError: the source cannot be read, or a package that a filter needs is missing.
     """
     path = make_unit_path(work, index)
-    # Two workers may process the same unit: one may outlive its killed parent, or Beam may retry
-    # too early. Their downloads may differ, so each worker writes a file of its own.
+    # Two workers may process the same unit if one outlives its killed parent or Beam retries too
+    # early. Their downloads may differ, so each worker writes its own file.
     examples = f"{path}.{uuid.uuid4().hex}.tfrecord"
     rejected, dim, normalized, count = [], None, True, 0
     label_names = source.read_label_names()
@@ -94,13 +101,13 @@ def process_unit(work: str, index: int, unit: Unit, source: Source, settings: Se
             writer.write(example)
             count += 1
     result = UnitResult(posixpath.basename(examples), count, tuple(rejected), dim, normalized)
-    # The first result is kept, since shards may have been written from it.
+    # Keep the first result, because shards may already have been written from it.
     if not is_processed(work, index):
         files.write(path + ".json", json.dumps(dataclasses.asdict(result)), shared=True)
 
 
 def _read_items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
-    """Yield the items of a unit. Raises UserError, with the source's name, if reading fails."""
+    """Yield the items of a unit. Raises UserError, which names the source, if reading fails."""
     try:
         yield from source.read(unit)
     except tf.errors.OpError as error:
@@ -119,7 +126,7 @@ def read_examples(work: str, result: UnitResult) -> Iterator[tf.train.Example]:
 
 
 def _make_example(item: Item, settings: Settings, label_names: tuple[str, ...] | None) -> bytes:
-    """Return an item as a serialized example. Raises Rejected for the first fault found."""
+    """Return an item as a serialized example. Raises Rejected with the first fault that is found."""
     if item.problem:
         raise Rejected(item.problem)
     try:
@@ -127,7 +134,7 @@ def _make_example(item: Item, settings: Settings, label_names: tuple[str, ...] |
     except UnicodeEncodeError:
         raise Rejected("key_not_utf8") from None
 
-    # Cheap checks, before the image is decoded.
+    # Check everything that does not need the pixels.
     caption = filters.clean_caption(item.caption)
     image = images.open_image(item.image)
     filters.check_before_decoding(settings.filters, image.size, caption, item.columns)
@@ -137,11 +144,11 @@ def _make_example(item: Item, settings: Settings, label_names: tuple[str, ...] |
     if embedding is not None and (embedding.ndim != 1 or not np.isfinite(embedding).all()):
         raise Rejected("bad_embedding")
 
-    # The image.
+    # Decode the image.
     pixels = images.make_square(image, settings.image_size, settings.crop, settings.channels)
     filters.check_pixels(settings.filters, pixels)
 
-    # The example, with the temporary features.
+    # Make the example, and add the temporary features.
     label = item.label if label_names else None
     record = records.Record(item.key, pixels, caption, label, embedding)
     example = records.to_example(record, "raw")

@@ -1,7 +1,7 @@
-"""An `urlopen` whose responses are bounded in bytes and in total time.
+"""Provides an `urlopen` that limits the size of a response and its total time.
 
-urllib's own timeout bounds only the time without a byte. A server that sends one byte now and then
-would keep a connection open forever.
+urllib's own timeout limits only the time between two bytes, so a server that sends a byte now and then
+could keep a connection open forever.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ RESPONSE_BYTES = 1 << 25
 
 
 class Response:
-    """A response with its body already read, for a `with` statement as urllib's own."""
+    """A response whose body has been read. Like urllib's own, it supports the `with` statement."""
 
     def __init__(self, headers: Message, content: bytes):
         self.headers, self.content = headers, content
 
     def read(self) -> bytes:
+        """Return the body."""
         return self.content
 
     def __enter__(self):
@@ -36,13 +37,14 @@ def urlopen(request: urllib.request.Request, timeout: float) -> Response:
     """Open a URL and read its response, within RESPONSE_SECONDS and up to RESPONSE_BYTES.
 
     Args:
-      request: to open. Redirects are followed.
-      timeout: seconds to wait for a byte.
+      request: the request to send. Redirects are followed.
+      timeout: maximum number of seconds between two bytes.
 
     Raises:
-      TimeoutError: there was no byte for too long, or the response took too long.
+      TimeoutError: no byte arrived within `timeout`, or the response took longer than
+        RESPONSE_SECONDS.
       ValueError: the body is too large or was cut short.
-      OSError: of urllib, for example for an HTTP status that is an error.
+      OSError: urllib raised it, for example because of an HTTP status that is an error.
     """
     connections, is_late = [], threading.Event()
 
@@ -93,6 +95,8 @@ class _HttpHandler(urllib.request.HTTPHandler):
 
 
 class _HttpsHandler(_HttpHandler, urllib.request.HTTPSHandler):
+    """Does the same for HTTPS."""
+
     connection_class = http.client.HTTPSConnection
 
     def https_open(self, request):

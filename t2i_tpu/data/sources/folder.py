@@ -1,4 +1,4 @@
-"""A folder of images with a caption file next to each, or with one table of captions."""
+"""Reads a folder of images with a caption file next to each image, or with one table of captions."""
 
 import concurrent.futures
 import csv
@@ -27,12 +27,12 @@ _CAPTION_COLUMNS = ("text", "caption", "prompt", "TEXT")
 _MISSING_FILE_ERRORS = tf.errors.NotFoundError, tf.errors.InvalidArgumentError
 _PARALLEL_READS = 16  # on gs:// reading a file takes several requests
 
-# An image's path below the folder, its caption if a table has it, and its other columns.
+# An image's path relative to the folder, its caption if there is a table, and its other columns.
 Row = tuple[str, str | None, dict[str, Any]]
 
 
 class FolderSource:
-    """Images at any depth of a folder.
+    """A folder that contains images at any depth.
 
     If the folder has a table (metadata.jsonl in Hugging Face's format, captions.jsonl or .csv), the
     rows of the table are the items. Otherwise every image is an item with NAME.txt as its caption.
@@ -63,6 +63,7 @@ class FolderSource:
         return None
 
     def _read_item(self, is_table: bool, row: Row) -> Item:
+        """Read an image and, if there is no table, its caption."""
         name, caption, columns = row
         if is_unsafe_name(name):
             return Item(name, problem="unsafe_name")
@@ -70,7 +71,7 @@ class FolderSource:
         try:
             item.image = self._read_file(name)
         except tf.errors.OpError as error:
-            # Other errors on gs:// are about credentials or a bucket that does not answer.
+            # Other errors on gs:// concern the bucket, for example its permissions, and not the image.
             if "://" in self.folder and not isinstance(error, _MISSING_FILE_ERRORS):
                 raise
             item.problem = "missing_image"
@@ -89,7 +90,7 @@ class FolderSource:
             return file.read()
 
     def _list_images(self, folder: str = "") -> Iterator[Row]:
-        """Yield the images in sorted order, since the file system's order is not reproducible."""
+        """Yield the images in sorted order, because the file system's order is not reproducible."""
         subfolders = []
         names = tf.io.gfile.listdir(self._join(folder))
         for name in sorted(names, key=lambda name: name.rstrip("/")):
@@ -103,11 +104,12 @@ class FolderSource:
 
     def _is_folder(self, parent: str, name: str) -> bool:
         if "://" in self.folder:
-            # On gs:// the names of folders end in a slash. To ask for each would take a request.
+            # On gs:// the names of folders end in a slash. isdir would take a request for each name.
             return len(name) > 1 and name.endswith("/")
         return tf.io.gfile.isdir(self._join(posixpath.join(parent, name)))
 
     def _read_table(self, table: str) -> Iterator[Row]:
+        """Yield the rows of a table. Raises UserError if a row does not name an image."""
         with tf.io.gfile.GFile(self._join(table), "rb") as file:
             lines = (line.decode("utf-8", "surrogateescape") for line in file)
             rows = csv.DictReader(lines) if table.endswith(".csv") else map(_parse_json, lines)
@@ -115,7 +117,7 @@ class FolderSource:
                 name = _find_value(row, _FILE_COLUMNS)
                 if not isinstance(name, str):
                     raise UserError(
-                        f"{self._join(table)}: row {number} names no image; it needs a column "
+                        f"{self._join(table)}: row {number} does not name an image; it needs a column "
                         f"{' or '.join(_FILE_COLUMNS)}"
                     )
                 caption = _find_value(row, _CAPTION_COLUMNS)
@@ -123,12 +125,12 @@ class FolderSource:
 
 
 def _find_value(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
-    """Return the first value of the columns that is not empty, or None."""
+    """Return the first of a row's values in these columns that is not empty, or None."""
     return next((row[column] for column in columns if row.get(column)), None)
 
 
 def _parse_json(line: str) -> dict[str, Any]:
-    """Return a JSON object, or an empty dict if the line is none."""
+    """Return a line as a JSON object, or an empty dict if it is not one."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -137,6 +139,7 @@ def _parse_json(line: str) -> dict[str, Any]:
 
 
 def _group_rows(rows: Iterator[Row], is_table: bool) -> Iterator[Unit]:
+    """Yield units of UNIT_SIZE rows."""
     group = []
     for row in rows:
         group.append(row)

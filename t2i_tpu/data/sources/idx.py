@@ -1,4 +1,4 @@
-"""Folders of four idx files, the format of MNIST and of data sets that imitate it."""
+"""Reads folders of four idx files, the format of MNIST and of similar data sets."""
 
 import functools
 import gzip
@@ -66,17 +66,17 @@ def read_idx(folder: str, split: str) -> Iterator[Record]:
     """Read the records of one split, in the order of the files.
 
     Args:
-      folder: contains `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the same two files
-        of `t10k-`, each gzipped (.gz) or plain.
+      folder: a folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the same two
+        files with the prefix `t10k-`, each gzipped (.gz) or not.
       split: "train", or "heldout" for the `t10k-` files.
 
     Returns:
-      An iterator of records with image uint8 [rows, columns, 1], label, and the label's name as
-      caption.
+      An iterator of records with an image, uint8 [rows, columns, 1], a label, and the label's name
+      as the caption.
 
     Raises:
-      UserError: a file is missing, empty, truncated or not idx, images and labels differ in number,
-        or a label has no name. This is raised by the call, not while iterating.
+      UserError: a file is missing, empty, truncated or not in idx format, the numbers of images and
+        labels differ, or a label has no name. The call raises it, not the iteration.
     """
     prefix = _PREFIXES[split]
     images = _read_array(_find(folder, f"{prefix}-images-idx3-ubyte"), ndim=3)
@@ -115,7 +115,7 @@ def read_label_names(folder: str) -> tuple[str, ...]:
 
 
 def compute_fingerprint(folder: str) -> str:
-    """Return a SHA-256 (hex) that depends on everything the records are made of."""
+    """Return a SHA-256 in hex of everything on which the records depend."""
     digest = hashlib.sha256("\n".join(read_label_names(folder)).encode())
     for prefix in _PREFIXES.values():
         for stem in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
@@ -124,17 +124,18 @@ def compute_fingerprint(folder: str) -> str:
 
 
 def _find(folder: str, stem: str) -> str:
+    """Return the path of a file, gzipped or not. Raises UserError if it does not exist."""
     for path in (os.path.join(folder, stem), os.path.join(folder, f"{stem}.gz")):
         if tf.io.gfile.exists(path):
             return path
     raise UserError(
         f"idx folder {folder!r} has no {stem}.gz or {stem}; it must contain the images and labels "
-        "of train- and t10k-"
+        "of both splits, train- and t10k-"
     )
 
 
 def _read_array(path: str, ndim: int) -> np.ndarray:
-    """Read an array of uint8 with `ndim` dimensions, none of which is empty."""
+    """Read an array of uint8 with `ndim` dimensions, none of which is 0. Raises UserError."""
     content = _read_bytes(path)
     if content[:4] != bytes((0, 0, _UNSIGNED_BYTE, ndim)):
         raise UserError(
@@ -155,6 +156,7 @@ def _read_array(path: str, ndim: int) -> np.ndarray:
 
 
 def _read_bytes(path: str) -> bytes:
+    """Read a file, and decompress it if it is gzipped. Raises UserError if it is empty or damaged."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             content = file.read()

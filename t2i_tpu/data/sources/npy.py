@@ -1,4 +1,4 @@
-"""Three files, row by row: imgs.npy, captions.csv and embeddings.npy, as the baseline has them."""
+"""Reads the three files of the baseline: imgs.npy, captions.csv and embeddings.npy."""
 
 import csv
 import os
@@ -13,10 +13,10 @@ from t2i_tpu.errors import UserError
 
 
 class NpySource:
-    """A folder with three files of N rows.
+    """A folder with three files that have N rows each.
 
-    imgs.npy is uint8 [N, H, W] or [N, H, W, C]. captions.csv has a heading and N rows, of which the
-    last column is the caption. embeddings.npy, [N, dim], is optional.
+    imgs.npy is uint8 [N, H, W] or [N, H, W, C]. captions.csv has a header and N rows; its last column
+    is the caption. embeddings.npy, [N, dim], is optional. A unit is a range of rows.
     """
 
     def __init__(self, folder: str):
@@ -70,23 +70,23 @@ class NpySource:
     def _read_captions(self) -> Iterator[str]:
         path = self._join("captions.csv")
         if not tf.io.gfile.exists(path):
-            raise UserError(f"--source=npy:{self.folder}: captions.csv is missing")
+            raise UserError(f"--source=npy:{self.folder} has no captions.csv; check the path")
         with tf.io.gfile.GFile(path, "rb") as file:
             rows = csv.reader(line.decode("utf-8", "surrogateescape") for line in file)
-            next(rows, None)  # the heading
+            next(rows, None)  # skip the header
             yield from (row[-1] if row else "" for row in rows)
 
 
 class _ArrayFile:
-    """An .npy file, local or gs://, of which ranges of rows can be read.
+    """Reads ranges of rows from an .npy file, local or gs://.
 
     Attributes:
       count: number of rows.
       row_shape: shape of a row.
-      dtype: of its elements.
+      dtype: type of the elements.
 
     Raises:
-      UserError: the file cannot be read, or does not hold plain rows.
+      UserError: the file cannot be read, or is not an array of rows in C order.
     """
 
     def __init__(self, path: str):
@@ -99,13 +99,13 @@ class _ArrayFile:
                 self.offset = file.tell()
         except (tf.errors.OpError, ValueError, AttributeError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{path} cannot be read as .npy ({reason})") from error
+            raise UserError(f"{path} cannot be read as .npy ({reason}); check the path") from error
         if is_fortran_order or self.dtype.hasobject or not shape:
             raise UserError(f"{path} is not a plain array of rows; save it again with np.save")
         self.count, self.row_shape = shape[0], shape[1:]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return the rows [start, stop). Raises UserError if the file ends before."""
+        """Return the rows [start, stop). Raises UserError if the file ends before `stop`."""
         row_bytes = int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
         num_bytes = (stop - start) * row_bytes
         with tf.io.gfile.GFile(self.path, "rb") as file:

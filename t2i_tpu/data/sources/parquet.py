@@ -1,4 +1,4 @@
-"""Parquet files with columns of image bytes and captions, as Hugging Face's data sets have them."""
+"""Reads parquet files with columns of image bytes and captions, as in Hugging Face's data sets."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from t2i_tpu.errors import UserError
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 _CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "TEXT", "txt")
 _KEY_COLUMNS = ("key", "__key__", "id", "image_id")
-_BATCH_ROWS = 64  # decoded at a time
+_BATCH_ROWS = 64  # number of rows to decode at a time
 
 
 class ParquetSource:
@@ -37,8 +37,8 @@ class ParquetSource:
             if not find_column(names, _IMAGE_COLUMNS):
                 raise UserError(
                     f"{path} has no column of images ({', '.join(_IMAGE_COLUMNS)}), only "
-                    f"{', '.join(names)}; rename one, or use --source=urls:FILE if it is a list of "
-                    "URLs"
+                    f"{', '.join(names)}; rename the column of images, or use --source=urls:FILE if "
+                    "this is a list of URLs"
                 )
             for group in range(num_groups):
                 yield {"file": path, "group": group}
@@ -60,7 +60,7 @@ class ParquetSource:
                     yield _make_item(key, row[image_column], caption, row)
 
     def read_label_names(self) -> tuple[str, ...] | None:
-        """Return the names of the classes if Hugging Face's metadata has a ClassLabel `label`."""
+        """Return the class names of the feature `label` in Hugging Face's metadata, or None."""
         with open_parquet(expand_pattern(self.pattern, "parquet")[0]) as file:
             metadata = (file.schema_arrow.metadata or {}).get(b"huggingface")
         try:
@@ -71,7 +71,7 @@ class ParquetSource:
 
 
 def _make_item(key: str, image: Any, caption: Any, row: dict[str, Any]) -> Item:
-    """Return the item of a row, whose image and caption columns may have any type."""
+    """Return the item of a row. The values of its image and caption may have any type."""
     if isinstance(image, dict):
         image = image.get("bytes")
     if isinstance(caption, list) and caption:
@@ -89,12 +89,18 @@ def _make_item(key: str, image: Any, caption: Any, row: dict[str, Any]) -> Item:
 
 @contextlib.contextmanager
 def open_parquet(path: str) -> Iterator[Any]:
-    """Open a local or gs:// path as a pyarrow ParquetFile. Raises UserError if it is none."""
+    """Open a local or gs:// path as a pyarrow ParquetFile.
+
+    Raises:
+      UserError: pyarrow is not installed, or the file is not a parquet file.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError("parquet needs pyarrow; pip install -e '.[prepare]'") from None
+        raise UserError(
+            "reading parquet files needs pyarrow; pip install -e '.[prepare]'"
+        ) from None
     try:
         source = pyarrow.PythonFile(_SeekableFile(path), "r") if "://" in path else path
         file = pyarrow.parquet.ParquetFile(source)
@@ -108,7 +114,7 @@ def open_parquet(path: str) -> Iterator[Any]:
 
 
 class _SeekableFile:
-    """A file of tf.io.gfile with the interface that pyarrow needs."""
+    """Gives a file of tf.io.gfile the interface that pyarrow needs."""
 
     closed = False
 

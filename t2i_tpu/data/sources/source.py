@@ -1,9 +1,9 @@
-"""The interface of a source: units of work, and the items of a unit.
+"""The interface of a source, which lists units of work and reads the items of a unit.
 
-A unit is a small JSON object that says which part of the input to read: a tar file, a range of
-rows, a few hundred paths. The units are listed once, in an order that depends only on the input. Any
-worker can read any unit, always from start to end, so an interrupted preparation only has to know
-which units are finished.
+A unit is a small JSON object that identifies a part of the input: a tar file, a range of rows, or a
+few hundred paths. The units are listed once, in an order that depends only on the input. Any worker
+can read any unit, and always reads all of it, so an interrupted preparation needs to know only which
+units are finished.
 """
 
 import dataclasses
@@ -20,23 +20,23 @@ from t2i_tpu.errors import UserError
 
 Unit = dict[str, Any]
 
-UNIT_SIZE = 512  # items per unit, for sources that can choose
+UNIT_SIZE = 512  # number of items per unit, if the source can choose it
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
 
 
 @dataclasses.dataclass
 class Item:
-    """One example as the source has it.
+    """One captioned image, as it is in the source.
 
     Attributes:
-      key: unique within the source.
-      image: a file's bytes, or uint8 [H, W] or [H, W, C].
+      key: a text that is unique within the source.
+      image: the bytes of a file, or pixels, uint8 [H, W] or [H, W, C].
       caption: text, bytes that should be UTF-8, or None.
-      label: class index, or None.
-      embedding: float32 [dim] that came with the item, or None.
-      split: "train" or "heldout" if the source decides, or None.
+      label: index of the class, or None.
+      embedding: the embedding that came with the item, float32 [dim], or None.
+      split: "train" or "heldout" if the source has splits, otherwise None.
       columns: other values, by column name.
-      problem: why the item must be rejected, in snake_case, or None.
+      problem: the cause for which the item must be rejected, in snake_case, or None.
     """
 
     key: str
@@ -50,26 +50,26 @@ class Item:
 
 
 class Source(Protocol):
-    """Anything that captioned images can be read from."""
+    """Reads captioned images from one kind of input."""
 
     def list_units(self) -> Iterator[Unit]:
         """Yield the units. Raises UserError if there is nothing to read."""
 
     def read(self, unit: Unit) -> Iterator[Item]:
-        """Yield the items of a unit. A faulty item has a `problem`; it does not raise."""
+        """Yield the items of a unit. Faults of an item are stored in its `problem`, not raised."""
 
     def read_label_names(self) -> tuple[str, ...] | None:
         """Return the names of the classes, or None if the items have no labels."""
 
 
 def split_rows(count: int, size: int = UNIT_SIZE) -> Iterator[Unit]:
-    """Yield units of rows [start, stop) that cover `count` rows."""
+    """Yield units {"start", "stop"} of at most `size` rows, which together cover `count` rows."""
     for start in range(0, count, size):
         yield {"start": start, "stop": min(start + size, count)}
 
 
 def select_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a row that filters can use: numbers and strings."""
+    """Return only the numbers and strings of a row, which filters can use."""
     return {name: value for name, value in row.items() if isinstance(value, (int, float, str))}
 
 
@@ -87,8 +87,8 @@ def expand_pattern(pattern: str, kind: str) -> list[str]:
     """Return the files of a path, a glob or a brace pattern (shard-{0000..0099}.tar).
 
     Args:
-      pattern: local or gs://.
-      kind: of the source, for error messages.
+      pattern: the pattern, local or gs://.
+      kind: the kind of source, for error messages.
 
     Raises:
       UserError: a file does not exist, or no file matches.
@@ -116,5 +116,5 @@ def expand_pattern(pattern: str, kind: str) -> list[str]:
 
 
 def get_stem(path: str) -> str:
-    """Return the name of a file without its folder and its last ending."""
+    """Return the name of a file without its folder and its last extension."""
     return posixpath.splitext(posixpath.basename(path))[0]

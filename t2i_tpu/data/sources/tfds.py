@@ -1,4 +1,4 @@
-"""Image classification data sets of tensorflow-datasets (TFDS)."""
+"""Reads image classification data sets of tensorflow-datasets (TFDS)."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from t2i_tpu.data.sources.source import Item, Unit, split_rows
 from t2i_tpu.errors import UserError
 from t2i_tpu.options import suggest
 
-# The names of each split in TFDS; the first that exists is used.
+# TFDS's names for each split; the first one that exists is used.
 _SPLITS = {"train": ("train",), "heldout": ("test", "validation")}
 _PROBE_SECONDS = 10
 
@@ -44,13 +44,15 @@ def read_tfds(
     """Read the records of one split, in TFDS's order on disk.
 
     Args:
-      name: as `tfds.builder` takes it, for example "cifar10", "emnist/letters" or "cifar10:3.0.2".
-      data_dir: where TFDS keeps prepared data; None is its default.
-      split: "train", or "heldout" for TFDS's test split, or its validation split if there is none.
-      rows: (start, stop), or None for all.
+      name: the argument of `tfds.builder`, for example "cifar10", "emnist/letters" or
+        "cifar10:3.0.2".
+      data_dir: the folder in which TFDS stores prepared data, or None for its default.
+      split: "train", or "heldout" for TFDS's test split or, if there is none, its validation split.
+      rows: the range (start, stop) of rows to read, or None for all rows.
 
     Yields:
-      Records with image uint8 [height, width, channels], label, and the label's name as caption.
+      Records with an image, uint8 [height, width, channels], a label, and the label's name as the
+      caption.
 
     Raises:
       UserError: the data set cannot be prepared (see `prepare_builder`), or an example has no
@@ -80,10 +82,15 @@ def read_tfds(
 
 
 def open_builder(name: str, data_dir: str | None) -> Any:
-    """Return the `tfds.core.DatasetBuilder` of labeled images of one size. Downloads nothing.
+    """Return a `tfds.core.DatasetBuilder` without downloading its data.
+
+    Args:
+      name: the argument of `tfds.builder`.
+      data_dir: the folder in which TFDS stores prepared data, or None for its default.
 
     Raises:
-      UserError: TFDS is not installed, does not know the name, or the data set is of another kind.
+      UserError: TFDS is not installed or has no such data set, or the data set does not consist of
+        labeled images of one size.
     """
     try:
         import tensorflow_datasets as tfds
@@ -98,19 +105,26 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         hint = suggest(name, known) or "; see tfds.list_builders() for its names"
         raise UserError(f"TFDS has no data set {name!r}{hint}") from None
     except Exception as error:  # a bad version or config raises AssertionError, ValueError, ...
-        raise UserError(f"TFDS cannot open {name!r}: {_first_line(error)}") from error
+        raise UserError(
+            f"TFDS cannot open {name!r}: {_get_first_line(error)}; check name, config and version"
+        ) from error
     features = dict(builder.info.features.items())
     has_images = isinstance(features.get("image"), tfds.features.Image)
     has_labels = isinstance(features.get("label"), tfds.features.ClassLabel)
     if not (has_images and has_labels):
-        raise UserError(f"TFDS {name!r} is not image classification; it needs 'image' and 'label'")
+        raise UserError(
+            f"TFDS {name!r} is not an image classification data set, because it does not have the "
+            "features 'image' and 'label'; use another data set"
+        )
     if None in features["image"].shape:
-        raise UserError(f"TFDS {name!r} has images of many sizes; use a data set with one size")
+        raise UserError(
+            f"TFDS {name!r} has images of different sizes; use a data set with only one size"
+        )
     return builder
 
 
 def prepare_builder(name: str, data_dir: str | None) -> Any:
-    """Return a builder as `open_builder` does, but with its data downloaded and prepared.
+    """Return a builder, as `open_builder` does, after downloading and preparing its data.
 
     Raises:
       UserError: the builder cannot be opened (see `open_builder`), the download fails, or a split
@@ -119,7 +133,7 @@ def prepare_builder(name: str, data_dir: str | None) -> Any:
     builder = open_builder(name, data_dir)
     if not builder.is_prepared():
         _download_and_prepare(builder)
-        builder = open_builder(name, data_dir)  # reads what is now on disk
+        builder = open_builder(name, data_dir)  # open it again to read the prepared data
     for split in _SPLITS:
         _find_split(builder, split)
     return builder
@@ -136,7 +150,7 @@ def count_examples(builder: Any, split: str) -> int:
 
 
 def _find_split(builder: Any, split: str) -> str:
-    """Return TFDS's name for a split."""
+    """Return TFDS's name for a split. Raises UserError if the data set has no such split."""
     for name in _SPLITS[split]:
         if name in builder.info.splits:
             return name
@@ -147,6 +161,7 @@ def _find_split(builder: Any, split: str) -> str:
 
 
 def _download_and_prepare(builder: Any) -> None:
+    """Download and prepare the data of a builder. Raises UserError if that fails."""
     import tensorflow_datasets as tfds
 
     try:
@@ -158,7 +173,7 @@ def _download_and_prepare(builder: Any) -> None:
         if builder.is_prepared():  # by another process that finished first
             return
         raise UserError(
-            f"TFDS could not download {builder.info.full_name} ({_first_line(error)}); prepare it "
+            f"TFDS could not download {builder.info.full_name} ({_get_first_line(error)}); prepare it "
             "on a machine with network access "
             f"(tfds.builder({builder.name!r}).download_and_prepare()) and copy its folder to "
             f"{str(builder.data_path)!r}, or name another data_dir with "
@@ -167,7 +182,7 @@ def _download_and_prepare(builder: Any) -> None:
 
 
 def _check_reachable(builder: Any) -> None:
-    """Raise ConnectionError if there is no network. TFDS would silently retry for minutes."""
+    """Raise ConnectionError if there is no network, because TFDS would silently retry for minutes."""
     import requests
 
     if not builder.url_infos or _has_downloads(builder):
@@ -180,11 +195,11 @@ def _check_reachable(builder: Any) -> None:
 
 
 def _has_downloads(builder: Any) -> bool:
-    """Return whether files of the data set were downloaded before."""
+    """Return whether files of the data set have been downloaded before."""
     depth = builder.info.full_name.count("/")  # data_path is data_dir/name[/config]/version
     downloads = builder.data_path.parents[depth] / "downloads" / builder.name
     return downloads.exists() and any(downloads.glob("*.INFO"))
 
 
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

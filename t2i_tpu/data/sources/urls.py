@@ -1,4 +1,4 @@
-"""Parquet lists of URLs and captions, as LAION's are, downloaded by img2dataset (extra `urls`)."""
+"""Downloads the images of parquet lists of URLs, such as LAION's, with img2dataset (extra `urls`)."""
 
 import contextlib
 import os
@@ -26,9 +26,9 @@ _CAPTION_COLUMNS = ("caption", "TEXT", "text")
 _UNIT_ROWS = 256
 _THREADS = 16
 _RETRIES = 2
-TIMEOUT_SECONDS = 10  # without a byte
+TIMEOUT_SECONDS = 10  # maximum time between two bytes of a response
 
-# Parts of img2dataset's error messages, and the causes that they are counted under.
+# Parts of img2dataset's error messages, and the causes under which these errors are counted.
 _CAUSES = {
     "timed out": "download_timeout",
     "too large": "download_too_large",
@@ -39,13 +39,14 @@ _CAUSES = {
 
 
 class UrlsSource:
-    """Lists of URLs. A unit is a range of rows.
+    """Parquet files with columns of URLs and captions. A unit is a range of rows of a file.
 
-    A download that failed is counted, and not tried again once its unit is finished.
+    A failed download is counted, and is not tried again after its unit is finished.
 
     Args:
-      pattern: of the parquet files.
-      find_cause: (caption, columns) -> why a row need not be downloaded, or None.
+      pattern: a path or pattern of the parquet files.
+      find_cause: (caption, columns) -> the cause for which a row is rejected without a download, or
+        None.
     """
 
     def __init__(
@@ -54,14 +55,14 @@ class UrlsSource:
         self.pattern, self.find_cause = pattern, find_cause
 
     def list_units(self) -> Iterator[Unit]:
-        _import_downloader()  # fails early if it is not installed
+        _import_downloader()  # raises an error now if img2dataset is not installed
         for path in expand_pattern(self.pattern, "urls"):
             with open_parquet(path) as file:
                 names, num_rows = file.schema_arrow.names, file.metadata.num_rows
             if not find_column(names, _URL_COLUMNS):
                 raise UserError(
                     f"{path} has no column {' or '.join(_URL_COLUMNS)}, only {', '.join(names)}; "
-                    "rename one"
+                    "rename the column of URLs"
                 )
             for start in range(0, num_rows, _UNIT_ROWS):
                 yield {"file": path, "start": start}
@@ -71,7 +72,7 @@ class UrlsSource:
         url_column = find_column(rows[0], _URL_COLUMNS)
         caption_column = find_column(rows[0], _CAPTION_COLUMNS)
 
-        # Make the items, with the problems that are known before the download.
+        # Make the items, and find those that are rejected without a download.
         items = []
         for index, row in enumerate(rows, unit["start"]):
             key = f"{get_stem(unit['file'])}-{index:08d}"
@@ -93,7 +94,7 @@ class UrlsSource:
 
 
 def _read_rows(path: str, start: int) -> list[dict[str, Any]]:
-    """Return the rows [start, start + _UNIT_ROWS) and read only the row groups that have them."""
+    """Return the rows [start, start + _UNIT_ROWS), reading only the row groups that contain them."""
     rows, group_start = [], 0
     with open_parquet(path) as file:
         for group in range(file.num_row_groups):
@@ -107,13 +108,13 @@ def _read_rows(path: str, start: int) -> list[dict[str, Any]]:
 
 
 def _download(urls: list[str]) -> list[tuple[bytes | None, str | None]]:
-    """Return (content, error) of each URL; one of the two is None."""
+    """Download URLs, and return (content, error) for each; one of the two is None."""
     import pyarrow
 
     results = {}
 
     class ResultWriter:
-        """Takes the place of img2dataset's writers and stores the results in the dict above."""
+        """Replaces img2dataset's writers, and stores the results in the dict above."""
 
         def __init__(self, *_):
             pass
@@ -138,9 +139,9 @@ def _download(urls: list[str]) -> list[tuple[bytes | None, str | None]]:
 
 
 def _make_downloader(writer_class: type, folder: str):
-    """Return an img2dataset Downloader that keeps images as they are and opens URLs with bounds."""
+    """Return an img2dataset Downloader that does not change images and limits each response."""
     module = _import_downloader()
-    # img2dataset has no option for this: it waits for a body as long as any byte of it arrives.
+    # img2dataset has no option that limits the time or the size of a response.
     module.urllib = types.SimpleNamespace(
         request=types.SimpleNamespace(Request=urllib.request.Request, urlopen=urlopen)
     )
@@ -165,7 +166,7 @@ def _make_downloader(writer_class: type, folder: str):
 
 
 def _keep_size(stream, blurring_bbox=None):
-    """Take the place of img2dataset's resizer: return the content, four sizes and no error."""
+    """Replace img2dataset's resizer: return the unchanged content, four sizes and no error."""
     return stream.getvalue(), 0, 0, 0, 0, None
 
 
@@ -180,8 +181,9 @@ def _classify_error(error: str) -> str:
 
 
 def _import_downloader():
+    """Return the module img2dataset.downloader. Raises UserError if it is not installed."""
     try:
         import img2dataset.downloader
     except ImportError:
-        raise UserError("urls needs img2dataset; pip install -e '.[urls]'") from None
+        raise UserError("--source=urls needs img2dataset; pip install -e '.[urls]'") from None
     return img2dataset.downloader

@@ -1,7 +1,7 @@
-"""Tar shards in webdataset's format, which img2dataset writes.
+"""Reads tar shards in webdataset's format, which img2dataset writes.
 
-Consecutive members whose paths agree up to the first dot of the file name are one item: an image, a
-.txt caption (or "caption" in .json), a .npy embedding. A unit is a tar file.
+Consecutive members whose paths agree up to the first dot of the file name form one item: an image, a
+caption in .txt (or as "caption" in .json), and optionally an embedding in .npy.
 """
 
 import io
@@ -36,19 +36,19 @@ class WebdatasetSource:
 
     def read(self, unit: Unit) -> Iterator[Item]:
         prefix = get_stem(unit["file"])
-        group, parts = None, {}  # the current item: its path without ending, and its members
+        group, parts = None, {}  # the current item: its path without extension, and its members
         for name, content, problem in _read_members(unit["file"]):
             if problem:
                 yield Item(f"{prefix}/{name}", problem=problem)
                 continue
             folder, file = posixpath.split(name)
-            stem, _, ending = file.partition(".")
+            stem, _, extension = file.partition(".")
             stem = posixpath.join(folder, stem)
-            if stem != group or ending in parts:
+            if stem != group or extension in parts:
                 if parts:
                     yield _make_item(f"{prefix}/{group}", parts)
                 group, parts = stem, {}
-            parts[ending.lower()] = content
+            parts[extension.lower()] = content
         if parts:
             yield _make_item(f"{prefix}/{group}", parts)
 
@@ -57,7 +57,7 @@ class WebdatasetSource:
 
 
 def _read_members(path: str) -> Iterator[tuple[str, bytes | None, str | None]]:
-    """Yield (name, content, problem) of every member. Nothing is written to disk."""
+    """Yield (name, content, problem) of every member, without writing files to disk."""
     count = 0
     try:
         with tf.io.gfile.GFile(path, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
@@ -82,9 +82,9 @@ def _read_members(path: str) -> Iterator[tuple[str, bytes | None, str | None]]:
 
 
 def _make_item(key: str, parts: dict[str, bytes]) -> Item:
-    """Return the item of a group of members, given as {ending: content}."""
+    """Return the item of a group of members, which are given as {extension: content}."""
     item = Item(key)
-    item.image = next((parts[ending] for ending in parts if ending in IMAGE_ENDINGS), None)
+    item.image = next((parts[name] for name in parts if name in IMAGE_ENDINGS), None)
     try:
         columns = json.loads(parts["json"]) if "json" in parts else {}
         item.columns = columns if isinstance(columns, dict) else {}

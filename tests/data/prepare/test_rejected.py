@@ -82,7 +82,7 @@ def test_table_with_unsafe_or_missing_files(emoji, prepare_from, tmp_path):
         "unsafe_name",
     ]
     (tmp_path / "input" / "metadata.jsonl").write_text('{"text": "no file"}\n')
-    with pytest.raises(UserError, match="row 1 names no image"):
+    with pytest.raises(UserError, match="row 1 does not name an image"):
         prepare_from(source, tmp_path / "other")
 
 

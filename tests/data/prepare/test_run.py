@@ -72,7 +72,9 @@ def test_encoder_that_changed_is_rejected(emoji, tmp_path, monkeypatch):
         content = weights.read_bytes()
         weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         patch.setattr(encode, "make_encoder", lambda _: EmbeddedEncoder(str(other)))
-        with pytest.raises(UserError, match="'embedded' has other weights or another tokenizer"):
+        with pytest.raises(
+            UserError, match="'embedded' has different weights or a different tokenizer"
+        ):
             prepare(settings, output)
     assert prepare(settings, output).num_examples("train") == 8
 

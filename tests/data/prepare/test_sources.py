@@ -157,7 +157,7 @@ def test_unusable_sources_are_one_line_errors(emoji, prepare_from, tmp_path):
         f"parquet:{tmp_path}/input/0000.tar": "not a parquet file",
         f"npy:{tmp_path}/input": "imgs.npy cannot be read",
         f"floder:{tmp_path}": "did you mean 'folder'",
-        "folder:": "is none of folder:PATH",
+        "folder:": "must be one of folder:PATH",
     }.items():
         with pytest.raises(UserError, match=message) as error:
             prepare_from(source, tmp_path / "out" / message[:4])
