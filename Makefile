@@ -4,7 +4,7 @@
 #   WORKDIR  folder or gs://bucket/path for everything that the run writes
 #   ARGS     more flags for the program
 #   PYTHON   Python that creates .venv
-#   HAS      hardware of this machine: cpu, gpu or tpu; detected, but can be set
+#   HAS      hardware of this machine: cpu, gpu or tpu; detected unless it is set
 #   EXTRA    build of TensorFlow to install: cpu, gpu or tpu; by default, the one for HAS
 PYTHON  ?= python3
 CONFIG  ?= configs/emoji32.py
@@ -17,7 +17,7 @@ HAS     := $(shell launch/tpu_host.sh has-tpu && echo tpu || \
 $(if $(filter $(EXTRA),cpu gpu tpu),,$(error EXTRA is '$(EXTRA)'; it must be cpu, gpu or tpu))
 
 # The user's values reach the programs unchanged, through environment variables: `value` and `unexport`
-# keep make from expanding a $ in them, and the quotes in the recipes keep the shell from it.
+# keep make from expanding a $ in them, and the quotes in the recipes keep the shell from doing so.
 export T2I_CONFIG  = $(CONFIG)
 export T2I_WORKDIR = $(WORKDIR)
 export T2I_PROMPT := $(value PROMPT)
@@ -46,7 +46,7 @@ endif
 
 train-gpu: train ## same as make train
 
-# A SIGTERM makes train.py save a checkpoint and stop. Without exec it would kill the shell, and so make.
+# A SIGTERM makes train.py save a checkpoint and stop. Without exec, it would kill the shell and make.
 train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU VM; see docs/tpu.md
 	@exec launch/tpu_host.sh run $(PY) launch/train.py --strategy=tpu \
 		"--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
@@ -125,10 +125,11 @@ need-from-to:
 	@{ [ -n "$$T2I_FROM" ] && [ -n "$$T2I_TO" ]; } || [ -n "$(if $(value ARGS),x)" ] \
 		|| { echo 'make interpolate: set FROM and TO, as in FROM="apple" TO="pizza"' >&2; exit 1; }
 
-# .venv/.ready-EXTRA and .venv/.dev-EXTRA are stamps: written when everything is installed, and naming
-# the checkout that it was installed for. If a .venv that make created has no valid stamp (interrupted,
-# moved, for another EXTRA, or its Python is gone), it is created again. If the stamp is older than
-# setup.py, the packages are updated. A .venv that the user created is never removed.
+# .venv/.ready-EXTRA and .venv/.dev-EXTRA are stamps. They are written when everything is installed, and
+# contain the path of the checkout. If a .venv that make created has no valid stamp (because make was
+# interrupted, the checkout was moved, EXTRA is another one, or the Python is gone), it is created
+# again. If the stamp is older than setup.py, the packages are updated. A .venv that the user created is
+# never removed.
 OURS  := .venv/.made-by-make
 STALE := $(shell [ -x $(PY) ] && [ "`cat $(READY) 2>/dev/null`" = "`pwd`" ] || echo stale)
 PIP   := $(PY) -m pip install $$([ -t 2 ] || echo -qq)

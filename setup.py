@@ -1,7 +1,7 @@
 """Packaging of t2i_tpu.
 
-Install one of pip install -e ".[cpu]", ".[gpu]" and ".[tpu]"; the Makefile does it for you. The
-launch scripts, configs and tools are not installed. Run them from the checkout.
+Install the package with pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"; the Makefile does this for
+you. The launch scripts, configs and tools are not installed. Run them from the checkout.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent
 README = ROOT / "README.md"
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "t2i_tpu/__init__.py").read_text("utf-8"))[1]
 
-# tensorflow-cpu exists for x86 only. On other processors tensorflow has no GPU code either.
+# tensorflow-cpu exists only for x86. On other processors, tensorflow has no GPU code either.
 HAS_TENSORFLOW_CPU = "platform_machine == 'x86_64' or platform_machine == 'AMD64'"
 
 TFDS = [
@@ -66,12 +66,12 @@ setup(
         ],
         "gpu": [
             "tensorflow[and-cuda]>=2.20,<2.22",
-            # cuDNN 9.11 and later support no GPU older than Turing, so not the V100.
+            # cuDNN 9.11 and later do not support GPUs older than Turing, such as the V100.
             "nvidia-cudnn-cu12>=9.3,<9.11",
         ],
         "tpu": [
             "tensorflow-tpu==2.20.0",  # the newest release
-            # tensorflow-tpu requires libtpu~=0.0.14, but the newest of these aborts at import with
+            # tensorflow-tpu requires libtpu~=0.0.14, but with the newest such version its import aborts:
             # "ConfigureDistributedTpuOp_DoWork not available". 0.0.17 and 0.0.18 work.
             "libtpu==0.0.18",
         ],

@@ -1,4 +1,4 @@
-"""CIFAR-100: 100 classes, 32x32 pixels. The config of CIFAR-10 with other data.
+"""CIFAR-100: 100 classes, 32x32 pixels. The model and the training are those of CIFAR-10.
 
   python launch/train.py --config=configs/cifar100.py --workdir=runs/cifar100
 

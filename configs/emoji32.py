@@ -22,7 +22,7 @@ def get_config() -> Config:
     config.model.attention_levels = (False, True, True)
     config.model.embedding_dim = 256
     config.sample.guidance_scale = 2.5
-    # In a quarter of an hour, many small batches are better than few large ones.
+    # In so short a run, many small batches give better images than few large ones.
     config.train.global_batch_size = 32
     config.train.learning_rate = 7e-4
     config.train.ema_stds = (0.05,)

@@ -7,7 +7,7 @@ Data: the four original files, as Debian's package dataset-fashion-mnist install
 last flag, tensorflow-datasets downloads the data (extra `data`).
 Hardware: two CPU cores with bfloat16, or more. We have not measured GPUs.
 Time: 11 to 15 minutes on two CPU cores.
-Result: clothes of all ten classes that are easy to tell apart.
+Result: clothes of all ten classes, which are easy to tell apart.
 """
 
 from t2i_tpu.config import Config

@@ -1,9 +1,9 @@
-"""MNIST: ten digits, 28x28 pixels. The config of Fashion MNIST with other data.
+"""MNIST: ten digits, 28x28 pixels. The model and the training are those of Fashion MNIST.
 
   python launch/train.py --config=configs/mnist.py --workdir=runs/mnist
 
 Data: downloaded by tensorflow-datasets (extra `data`). With --config.data.source=idx:FOLDER, the four
-original files.
+original files are read from a folder instead.
 Hardware, time and result: as for configs/fashion_mnist.py.
 """
 

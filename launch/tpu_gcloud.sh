@@ -11,7 +11,7 @@ errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT
 # gcloud handles Ctrl-C itself, so bash would continue.
 trap 'exit 130' INT
-# Where --dry-run prints, also from inside $(...).
+# --dry-run prints to this descriptor, also from inside $(...).
 exec 3>&1
 
 fail() {
@@ -39,7 +39,8 @@ quote() {
     done
 }
 
-# run_gcloud WORD ...: runs gcloud and keeps its stderr for explain_error. A dry run prints the command.
+# run_gcloud WORD ...: runs gcloud and keeps its stderr for explain_error. A dry run only prints the
+# command.
 run_gcloud() {
     if [ -n "$dry_run" ]; then
         printf '%s\n' "$(quote gcloud "$@")" >&3
@@ -161,7 +162,7 @@ check_buckets() {
     done < <(grep -oE 'gs://[a-z0-9][a-z0-9._-]+' <<<"$*" | sort -u)
 }
 
-# Requests the TPU. Succeeds if it was requested before, because then it is enough to wait.
+# Requests the TPU. Succeeds if it was requested before, because then the caller only has to wait.
 request_tpu() {
     local words=("$name" "${location[@]}" "--accelerator-type=$type")
     [ -z "$spot" ] || words+=(--spot)
@@ -176,7 +177,7 @@ request_tpu() {
     fi
 }
 
-# Deletes the request and its node. Those of a preempted TPU count against the quota too.
+# Deletes the request and its node. Even after a preemption, both count against the quota.
 delete_tpu() {
     if [ -n "$direct" ]; then
         run_gcloud compute tpus tpu-vm delete "$name" "${location[@]}" --quiet
@@ -212,8 +213,8 @@ wait_until_ready() {
         last=$state
         case $state in
             READY) return ;;
-            FAILED) fail "Google rejected the request for $name; launch/tpu_vm.sh status $name prints the" \
-                "reason; delete it before you request it again" ;;
+            FAILED) fail "Google rejected the request for $name; run launch/tpu_vm.sh status $name for the" \
+                "reason, and delete $name before you request it again" ;;
             PREEMPTED | TERMINATED | STOPPED | SUSPENDED) delete_tpu || fail "$(explain_error)" ;;
             ABSENT) request_tpu || is_out_of_capacity || fail "$(explain_error)" ;;
         esac

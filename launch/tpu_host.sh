@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs on a host of a TPU. launch/tpu_vm.sh calls the first four commands over ssh, and make the others.
+# Runs on a host of a TPU. launch/tpu_vm.sh calls the first four commands over ssh, and make calls the others.
 #
 #   setup                            install TensorFlow for TPUs into .venv
-#   start CONFIG WORKDIR [FLAG ...]  run `make train-tpu` in the background, and stop a running training
+#   start CONFIG WORKDIR [FLAG ...]  stop a running training, and run `make train-tpu` in the background
 #   state CONFIG WORKDIR [FLAG ...]  print the state of this training: idle, running, exit CODE, lost (it
 #                                    left no exit code), or other (another one runs); then the last log
 #                                    line
-#   stop                             stop the running training, which saves first
+#   stop                             stop the running training, which saves a checkpoint first
 #   has-tpu                          succeed if this machine has a TPU
 #   run COMMAND ...                  run COMMAND; on a pod, run a TPU worker on each host, and COMMAND
 #                                    on the first
@@ -20,8 +20,8 @@ METADATA=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v
 # The port of the TPU worker on each host of a pod.
 PORT=${TPU_TASK_PORT:-8470}
 
-# Compares PCI ids, as JAX does (jax/_src/hardware_utils.py). Google's vendor id alone is not enough,
-# because its network cards and disks have it too.
+# Succeeds if a PCI device has the ids of a TPU, which JAX checks too (jax/_src/hardware_utils.py). Google's
+# vendor id alone is not enough, because its network cards and disks have it too.
 has-tpu() {
     local vendor
     for vendor in "$PCI"/*/vendor; do
@@ -126,7 +126,7 @@ run() {
     else
         run_on_pod "$addresses" "$@" || code=$?
     fi
-    # make replaces all exit codes by 2, so write this one down.
+    # make replaces every other exit code by 2, so record this one in a file.
     [ -z "${T2I_EXIT_CODE:-}" ] || echo "$code" >"$T2I_EXIT_CODE"
     return "$code"
 }

@@ -15,14 +15,14 @@
 # Flags of create, which saves them in .tpu/NAME.flags for the other commands:
 #   --spot                    cheaper, but Google can take it away at any time; train then gets another
 #   --direct                  get the TPU now or fail, instead of waiting in Google's queue
-#   --bucket=gs://BUCKET      check that the bucket is near; train's workdir is then BUCKET/runs/CONFIG
+#   --bucket=gs://BUCKET      check the bucket's region, and let train write into BUCKET/runs/CONFIG
 #   --service-account=EMAIL   the account that the TPU acts as, instead of the project's default
 #   --runtime=VERSION         instead of the version for the type in launch/tpu_types.txt
 #   --project=ID              instead of the project that gcloud is set to
 # Flags of create and train:
 #   --allow-egress            accept the cost of traffic to a bucket in another region
 # Flags of logs and ssh:
-#   --worker=N                the number of the host
+#   --worker=N                the number of the host, from 0
 # Flags of all commands:
 #   --dry-run                 print the gcloud commands instead of running them
 set -euo pipefail
@@ -30,9 +30,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/tpu_gcloud.sh
 . launch/tpu_gcloud.sh
 
-# How often to try ssh to a TPU that is ready, once every POLL_SECONDS.
+# How many times to try ssh to a TPU that is ready, once every POLL_SECONDS.
 MAX_TRIES=5
-# Distinguishes a command that failed on the TPU from an ssh that failed.
+# Exit code of a command that failed on the TPU, as opposed to ssh itself.
 REMOTE_FAILED=99
 
 bucket='' worker=0 config='' workdir=''
@@ -57,7 +57,7 @@ save_flags() {
 
 setup() {
     require_ready
-    # Only gcloud's own retries.
+    # Fail at the first error, because gcloud retries by itself.
     failures=$((MAX_TRIES - 1))
     attempt install
 }
@@ -71,7 +71,7 @@ install() {
         && run_on_hosts all "t2i_tpu/launch/tpu_host.sh setup || exit $REMOTE_FAILED"
 }
 
-# Packs the files that git tracks, as they are on disk, and new files next to programs and configs.
+# Packs the files that git tracks, as they are on disk, and new files in configs, launch and t2i_tpu.
 pack_checkout() {
     mkdir -p .tpu
     { git ls-files -z && git ls-files -z --others --exclude-standard -- configs launch t2i_tpu; } \
@@ -79,7 +79,7 @@ pack_checkout() {
         | tar -czf .tpu/code.tgz --null -T -
 }
 
-# run_on_hosts HOST COMMAND: runs a command over ssh on a host, by its number, or on all.
+# run_on_hosts HOST COMMAND: runs a command over ssh on a host, given by its number, or on all hosts.
 run_on_hosts() {
     run_gcloud compute tpus tpu-vm ssh "$name" "${location[@]}" "--worker=$1" "--command=$2"
 }

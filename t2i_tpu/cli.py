@@ -1,4 +1,4 @@
-"""The command line of the launch scripts: common flags, their errors, and the call of `main`.
+"""The command line of the launch scripts: common flags, error messages and the call of `main`.
 
 Import this module before anything that imports TensorFlow.
 """
@@ -40,7 +40,7 @@ def define_config() -> flags.FlagHolder:
         "config",
         None,
         "Python file that defines the experiment, such as configs/emoji32.py. Flags change its fields, "
-        "as in --config.train.total_steps=100; docs/config.md describes them.",
+        "as in --config.train.total_steps=100; docs/config.md describes the fields.",
     )
 
 
@@ -51,20 +51,20 @@ def define_strategy() -> flags.FlagHolder:
         "auto",
         config_lib.STRATEGIES,
         "Hardware to compute on. multiworker reads TF_CONFIG. auto uses multiworker if TF_CONFIG is "
-        "set, and otherwise the GPUs, the TPU or the CPU, whichever is there first.",
+        "set, and otherwise the first of these that the machine has: GPUs, a TPU, the CPU.",
     )
 
 
 def define_sampling() -> dict[str, flags.FlagHolder]:
-    """Define --workdir of a trained model, --strategy and flags for how to sample.
+    """Define --workdir for a trained model, --strategy, and flags that control sampling.
 
     Returns:
-      The flags by the name of the argument of `load_trained` that each is for; see `get_values`.
+      The flags by the names of the arguments of `load_trained` that they set; see `get_values`.
     """
     options = {field.name: field for field in dataclasses.fields(config_lib.SampleConfig)}
 
     def describe(name):
-        return f"{options[name].metadata['help']} By default, the value in the model's config."
+        return f"{options[name].metadata['help']} The default is the value in the model's config."
 
     holders = {
         "workdir": flags.DEFINE_string(
@@ -82,7 +82,7 @@ def define_sampling() -> dict[str, flags.FlagHolder]:
 
 
 def get_values(holders: dict[str, flags.FlagHolder]) -> dict[str, object]:
-    """Return the values of parsed flags."""
+    """Return the values of parsed flags by the same names."""
     return {name: holder.value for name, holder in holders.items()}
 
 
@@ -97,9 +97,10 @@ def run(
     A UserError becomes one line on stderr and exit code 1; --verbosity=1 shows the traceback too.
 
     Args:
-      main: takes the positional argument and the rest, as strings, if the script has them.
-      imports_tensorflow: whether to import TensorFlow before the call of `main`. If the installed
-        versions are known to fail together, that is a UserError first.
+      main: the function to call. Its arguments are strings: the positional argument and those after
+        "--", if the script takes them.
+      imports_tensorflow: whether to import TensorFlow before calling `main`. If the installed
+        versions are known to fail together, a UserError is raised instead.
       positional: a name for the script's one argument that is not a flag, or "" if it has none.
       takes_rest: whether `main` takes the arguments that follow "--".
     """
@@ -151,7 +152,7 @@ def _wants_tracebacks() -> bool:
 
 
 def _computes_on_local_tpu() -> bool:
-    """Return whether this process computes on the machine's own TPU, as far as flags can say.
+    """Return whether this process computes on the machine's own TPU, judging by the flags.
 
     If TPU_NAME names a TPU, its worker process computes, not this one.
     """
@@ -177,7 +178,7 @@ def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
     """Parse the flags; see `run` for the arguments.
 
     Returns:
-      The program's name, the positional argument and the rest, as far as the script has them.
+      The program's name, then the positional argument and those after "--", if the script takes them.
 
     Raises:
       UserError: a flag or an argument is wrong, or the config file fails.
@@ -199,7 +200,7 @@ def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
 def _check_config_flags(arguments: list[str], has_config: bool) -> None:
     """Raise UserError if a --config flag names an unknown key or an absent file.
 
-    The folder of the config file goes onto Python's path, so that a config can import another one.
+    Also add the folder of the config file to Python's path, because a config may import another one.
     """
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = argument.lstrip("-").partition("=")
@@ -207,7 +208,9 @@ def _check_config_flags(arguments: list[str], has_config: bool) -> None:
         if key != name and key not in config_lib.fields():
             raise UserError(f"unknown key {name}{suggest(key, list(config_lib.fields()))}")
         if key != name and not has_config:
-            raise UserError(f"--{name} changes a config; name its file too: --config=FILE.py")
+            raise UserError(
+                f"--{name} changes a field of a config; add the config with --config=FILE.py"
+            )
         if name == "config" and argument.startswith("-"):
             path = value if equals else following
             if not os.path.isfile(path):
@@ -216,7 +219,7 @@ def _check_config_flags(arguments: list[str], has_config: bool) -> None:
 
 
 def _parse_flags(argv: list[str], has_config: bool) -> list[str]:
-    """Parse the flags with absl and return the program's name and the arguments that are no flags."""
+    """Parse the flags with absl and return the program's name and the arguments that are not flags."""
     try:
         arguments = flags.FLAGS(argv)
     except UserError:
@@ -226,7 +229,7 @@ def _parse_flags(argv: list[str], has_config: bool) -> list[str]:
             raise UserError(_WRONG_CONFIG) from error
         if isinstance(error, flags.Error):
             raise UserError(_to_one_line(error)) from error
-        raise UserError(f"the --config file fails with {_to_one_line(error)}") from error
+        raise UserError(f"--config: the file fails with {_to_one_line(error)}") from error
     if has_config and type(flags.FLAGS["config"].value) is not config_lib.Config:
         raise UserError(_WRONG_CONFIG)
     return arguments
@@ -235,7 +238,8 @@ def _parse_flags(argv: list[str], has_config: bool) -> list[str]:
 def _to_one_line(error: Exception) -> str:
     """Return an error's message as one line.
 
-    If a config file failed, ml_collections puts a traceback into the message; its last line counts.
+    If a config file failed, ml_collections puts a traceback into the message. Only the last line of
+    the traceback is kept.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))

@@ -28,12 +28,12 @@ class KnownBad:
     """Versions that do not work together.
 
     Attributes:
-      versions: the bad versions of each fact; all must hold. The key may list alternative facts,
-        separated by |. An empty version matches any.
+      versions: for each fact, a specifier of its bad versions. All facts must match. A key may list
+        alternative facts, separated by |. An empty specifier matches any version.
       status: WARNING or PROBLEM.
-      text: what goes wrong, to follow the names and versions.
-      remedy: what to do about it.
-      source: who has seen it.
+      text: a description of the failure, which follows the names and versions in a message.
+      remedy: what the user should do.
+      source: where the failure was reported.
     """
 
     versions: dict[str, str]
@@ -99,14 +99,14 @@ KNOWN_BAD = (
         {_ANY_BUILD: "<2.20"},
         PROBLEM,
         "is older than this package requires",
-        'pip install -e ".[cpu]", or [gpu], [tpu]',
+        'pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"',
         "setup.py",
     ),
     KnownBad(
         {_ANY_BUILD: ">=2.22.dev0"},
         WARNING,
         "is newer than this package was tested with",
-        'pip install -e ".[cpu]", or [gpu], installs a version that was tested',
+        'pip install -e ".[cpu]" or ".[gpu]" installs a version that was tested',
         "setup.py",
     ),
     KnownBad(
@@ -120,8 +120,10 @@ KNOWN_BAD = (
 
 
 def find_known_bad(facts: dict[str, str]) -> list[Finding]:
-    """Return the problems with these facts: packages that are missing, installed twice or known to
-    fail together."""
+    """Return the problems with the facts of `collect_facts`.
+
+    The problems are packages that are missing, installed twice or known to fail together.
+    """
     findings = _check_packages(facts)
     for bad in KNOWN_BAD:
         names = [_find_match(names, versions, facts) for names, versions in bad.versions.items()]
@@ -153,12 +155,12 @@ def _check_packages(facts: dict[str, str]) -> list[Finding]:
     if "keras" not in facts:
         missing.append("keras")
     if missing:
-        remedy = 'pip install -e ".[cpu]", or [gpu], [tpu]'
+        remedy = 'pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"'
         text = f"{' and '.join(missing)} not installed in {sys.prefix}"
         return [Finding(PROBLEM, "versions", text, remedy)]
     if len(builds) == 1:
         return []
-    # The later one overwrites files of the earlier, and uninstalling one leaves neither intact
+    # The one installed later overwrites files of the other, and uninstalling one damages both
     # (rlworkgroup/garage#251, apple/turicreate#3405).
     names = " and ".join(f"{name} {facts[name]}" for name in builds)
     have_same_version = len({facts[name] for name in builds}) == 1
@@ -167,13 +169,13 @@ def _check_packages(facts: dict[str, str]) -> list[Finding]:
             WARNING if have_same_version else PROBLEM,
             "versions",
             f"{names} overwrite each other's files",
-            f'pip uninstall {" ".join(builds)}, then pip install -e ".[cpu]", or [gpu], [tpu]',
+            f'pip uninstall {" ".join(builds)}, then pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"',
         )
     ]
 
 
 def _find_match(names: str, versions: str, facts: dict[str, str]) -> str | None:
-    """Return the first of the names, separated by |, whose version is among `versions`."""
+    """Return the first of the names, separated by |, whose version matches, or None."""
     for name in names.split("|"):
         if name in facts and SpecifierSet(versions).contains(facts[name], prereleases=True):
             return name

@@ -14,7 +14,7 @@ from absl import logging
 from t2i_tpu.errors import UserError
 
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
-# A check that yields nothing for this long hangs, on a disk or a bucket for example.
+# A check that yields nothing for this long is considered hung, for example on a disk or a bucket.
 _TIMEOUT_SECONDS = 180
 
 
@@ -26,7 +26,7 @@ class Finding:
       status: OK, WARNING or PROBLEM.
       subject: what was checked.
       text: what the check found.
-      remedy: what to do about it, or "".
+      remedy: what the user should do, or "".
     """
 
     status: str
@@ -51,7 +51,7 @@ def format_table(findings: Iterable[Finding]) -> str:
 
 
 def report(findings: list[Finding]) -> None:
-    """Log warnings and raise the first problem. Any further problems are logged too.
+    """Log the warnings, and raise the first problem. Further problems are logged as warnings.
 
     Raises:
       UserError: there is a problem.
@@ -67,7 +67,7 @@ def report(findings: list[Finding]) -> None:
 def run_isolated(check: Callable[..., Iterable[Finding]], *arguments) -> Iterator[Finding]:
     """Yield the findings of `check(*arguments)`, which runs in a process of its own.
 
-    If that process dies, aborts or hangs, a last finding says so and quotes its stderr.
+    If that process dies, aborts or hangs, the last finding reports this and quotes its stderr.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)

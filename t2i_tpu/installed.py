@@ -39,7 +39,7 @@ DRIVER, CAPABILITY, TPU = "NVIDIA driver", "GPU's compute capability", "TPU chip
 
 _GPU_QUERY = "name", "driver_version", "compute_cap", "memory.total"
 
-_ROOT = "/"  # of the file system with the kernel's files about the hardware
+_ROOT = "/"  # root of the kernel's files about the hardware; tests replace it
 _PCI_IDS = "vendor", "device"
 _GOOGLE = "0x1ae0"
 # PCI device -> TPU generation, as in jax's hardware_utils.py. v2 has the same id as v3.
@@ -74,8 +74,8 @@ def collect_facts() -> dict[str, str]:
     """Return the installed versions, and the hardware that can be detected without delay.
 
     Returns:
-      Versions by the names of distributions and "python"; and DRIVER, and TPU, the number of
-      chips, if this machine has them.
+      The versions by the names of the distributions, and that of Python as "python". If this machine
+      has them, also the version of the NVIDIA driver as DRIVER and the number of TPU chips as TPU.
     """
     facts = {"python": platform.python_version()}
     for name in (*TENSORFLOW_BUILDS, *_OTHER_PACKAGES):
@@ -132,7 +132,10 @@ def count_tpu_chips() -> int:
 
 
 def is_tpu_build() -> bool:
-    """Return whether TensorFlow is the TPU build. libtpu says nothing: jax may have brought it."""
+    """Return whether the TPU build of TensorFlow is installed.
+
+    An installed libtpu does not show this, because jax may have installed it.
+    """
     try:
         importlib.metadata.version("tensorflow-tpu")
     except importlib.metadata.PackageNotFoundError:
@@ -144,8 +147,8 @@ def get_tpu_environment(computes_on_it: bool) -> dict[str, str]:
     """Return the environment variables that libtpu and TensorFlow need when they are imported.
 
     From v5 on, TensorFlow reaches a TPU through PJRT only (keras.io's example "DistributedEmbedding
-    using TPU SparseCore and TensorFlow"). With these variables, the import takes possession of the
-    chips, and aborts if another process has them.
+    using TPU SparseCore and TensorFlow"). With these variables, the import occupies the chips, and
+    aborts if another process occupies them.
 
     Args:
       computes_on_it: whether this process computes on the machine's TPU.

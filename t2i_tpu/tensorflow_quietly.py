@@ -1,7 +1,7 @@
 """Imports TensorFlow without its output on stderr.
 
-At import, TensorFlow 2.21 prints at every log level that oneDNN is on. If the import fails, the
-output is shown.
+When it is imported, TensorFlow 2.21 prints a message about oneDNN whatever the log level is. If the
+import fails, the output is shown.
 """
 
 import os

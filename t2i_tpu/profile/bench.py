@@ -1,4 +1,4 @@
-"""Measures how fast a training step is, and how much of the machine it uses."""
+"""Measures the speed of a training step and its utilization of the machine."""
 
 import dataclasses
 import math
@@ -53,15 +53,16 @@ class Measurement:
       dtype_policy: the Keras policy of the model.
       jit_compile: whether XLA compiles the step.
       num_replicas: number of devices that share the batch.
-      trace_seconds: duration of TensorFlow's trace.
+      trace_seconds: time that TensorFlow needs to trace the step.
       first_step_seconds: duration of the first step, which includes compilation.
       steps_per_round: number of steps that were timed together.
       step_seconds: duration of a step, in each round.
-      product_flops: of the convolutions and matrix products of a step.
+      product_flops: FLOPs of the convolutions and matrix products of a step.
       peak_flops_per_s: rate of a large matrix product, before and after each round.
-      peak_dtype: in which it was computed.
-      product_share: share of the time inside ops that is spent in products; None if not known.
-      checkpoint: what a checkpoint costs.
+      peak_dtype: dtype of that matrix product.
+      product_share: share of the time inside ops that is spent in convolutions and matrix products;
+        None if not known.
+      checkpoint: cost of saving a checkpoint.
     """
 
     parameters: int
@@ -95,7 +96,7 @@ def measure(
 ) -> Measurement:
     """Measure a config's training step.
 
-    The peak and the steps are timed in turns, so that a busy machine slows down both.
+    The peak and the steps are timed alternately, because a busy machine then slows down both.
 
     Args:
       config: not resolved yet.
@@ -168,7 +169,13 @@ class _Peak:
 
 
 def _measure_checkpoint(state: TrainState, run_steps: Callable, rounds: int) -> CheckpointCost:
-    """Measure what a save adds to the steps that run while it is written."""
+    """Measure the cost of a save, alone and while steps run.
+
+    Args:
+      state: the variables to save.
+      run_steps: runs the steps of a round.
+      rounds: how often to repeat the measurement.
+    """
     copy_seconds, processor_seconds, added_seconds = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         checkpointer = Checkpointer(folder, state.trackables(), Retention(last=1))
@@ -202,7 +209,7 @@ def _measure_checkpoint(state: TrainState, run_steps: Callable, rounds: int) -> 
 def _measure_product_share(run_steps: Callable) -> float | None:
     """Return the share of the time inside ops that is spent in convolutions and matrix products.
 
-    Return None if TensorFlow's profiler recorded no such op, as on a device without op events.
+    It is None if TensorFlow's profiler recorded no such op, because some devices have no op events.
     """
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
@@ -216,7 +223,7 @@ def _measure_product_share(run_steps: Callable) -> float | None:
 
 
 def _time(call: Callable) -> float:
-    """Return the seconds until a call has computed its results."""
+    """Return the seconds that a call needs to compute its results."""
     begin = time.perf_counter()
     tf.nest.map_structure(lambda value: value.numpy(), call())
     return time.perf_counter() - begin

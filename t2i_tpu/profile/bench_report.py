@@ -6,7 +6,7 @@ from t2i_tpu.profile.bench import PEAK_SIZE, CheckpointCost, Measurement
 
 
 def format_measurement(measurement: Measurement) -> str:
-    """Return one line for each result, with a name of 18 characters in front."""
+    """Return one line for each result, which begins with a name padded to 18 characters."""
     rows = _make_rows(measurement)
     return "\n".join(f"{name:18} {text}" for name, text in rows.items())
 

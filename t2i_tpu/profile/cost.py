@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-# Ops that run other ops, whose time is counted there.
+# Ops that only run other ops. The time is counted for those.
 _CALLS = {
     "While",
     "StatelessWhile",
@@ -21,8 +21,8 @@ _CALLS = {
 def count_product_flops(graph: tf.Graph) -> int:
     """Return the FLOPs of every convolution and matrix product in a FuncGraph.
 
-    A multiply-add counts as two. Functions that the graph calls are included, loop bodies once, and
-    the ops must have static shapes.
+    A multiply-add counts as two. Functions that the graph calls are included, and loop bodies count
+    once. The ops must have static shapes.
     """
     return sum(_count_flops(operation) for operation in _iter_operations(graph))
 
@@ -30,7 +30,7 @@ def count_product_flops(graph: tf.Graph) -> int:
 def count_product_bytes(graph: tf.Graph) -> int:
     """Return the bytes of the operands and results of the products that `count_product_flops` counts.
 
-    They must move even if everything else is fused.
+    Even if everything else is fused, the device must move these bytes.
     """
     return sum(
         _count_bytes(tensor)
@@ -41,10 +41,14 @@ def count_product_bytes(graph: tf.Graph) -> int:
 
 
 def count_activation_bytes(graph: tf.Graph, batch_size: int) -> int:
-    """Return the bytes of the forward pass's values that the backward pass's products read.
+    """Return the bytes of the activations that the products of the backward pass read.
 
-    Each value counts once. Training must keep them even if everything else is fused, unless it
+    Each activation counts once. Even if everything else is fused, training must keep them, unless it
     computes some of them again.
+
+    Args:
+      graph: a FuncGraph with a forward and a backward pass.
+      batch_size: size of the first dimension, by which activations differ from weights.
     """
     bytes_by_tensor = {}
     for operation in _iter_operations(graph):
@@ -73,7 +77,7 @@ def read_op_seconds(folder: str) -> dict[str, float]:
 
 
 def _iter_operations(graph: tf.Graph) -> Iterator[tf.Operation]:
-    """Yield the ops of a FuncGraph that run, and those of the functions it calls, loop bodies once."""
+    """Yield the ops that a FuncGraph and the functions that it calls run, loop bodies once."""
     outputs = {id(output) for output in graph.outputs}
     for operation in graph.get_operations():
         # TensorFlow prunes an op whose result is not used, such as the gradient of an image.
@@ -96,7 +100,7 @@ def _is_backward(operation: tf.Operation) -> bool:
 
 
 def _undo_reshapes(tensor: tf.Tensor) -> tf.Tensor:
-    """Return the tensor whose values another tensor has in a different shape."""
+    """Return the original of a reshaped tensor, or the tensor itself."""
     while tensor.op.type in ("Reshape", "Identity", "ExpandDims", "Squeeze"):
         tensor = tensor.op.inputs[0]
     return tensor

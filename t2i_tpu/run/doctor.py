@@ -126,14 +126,10 @@ def _check_precision(train: TrainConfig) -> Finding:
     if policy == best or (is_fast_gpu and policy == "mixed_float16"):
         return Finding(OK, "precision", f"this machine supports {policy} natively")
     if policy == "float32":
-        text, remedy = (
-            f"float32 is slower than {best} on this machine",
-            "use --config.train.dtype_policy=auto",
-        )
+        text = f"float32 is slower than {best} on this machine"
     else:
         text = f"{policy} is slow, because this machine does not support it natively"
-        remedy = "use --config.train.dtype_policy=auto"
-    return Finding(WARNING, "precision", text, remedy)
+    return Finding(WARNING, "precision", text, "use --config.train.dtype_policy=auto")
 
 
 def _check_workdir(workdir: str) -> Finding:

@@ -22,7 +22,7 @@ def find_manifest(config: Config) -> tuple[Manifest, str | None]:
     """Return the manifest of a resolved config's data set, and a note if it is an assumed one.
 
     Raises:
-      UserError: the data set exists and the config does not fit it.
+      UserError: the data set exists, but the config does not fit it.
     """
     conditioning = get_conditioning(config.model.conditioning)
     try:

@@ -1,4 +1,4 @@
-"""Child processes for the TPU's compiler, with a timeout and a line of progress."""
+"""Child processes for the TPU's compiler, with a time limit and a progress message."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 class CompilationError(Exception):
-    """The compiler produced no program: it could not be installed, took too long, or rejected it.
+    """The compiler produced no result: it could not be installed, took too long, or reported an error.
 
     Attributes:
       skipped: whether the compiler did not run at all.
@@ -21,18 +21,18 @@ class CompilationError(Exception):
 
 
 def run_child(command: Sequence[str], task: str, timeout: float) -> tuple[int, str]:
-    """Run a command with a line of progress on stderr.
+    """Run a command and print a progress message to stderr.
 
     Args:
       command: program and arguments.
-      task: what the command does, for the line of progress and the error.
-      timeout: seconds after which it is stopped.
+      task: a description of the command, for the progress message and the error.
+      timeout: seconds after which the command is stopped.
 
     Returns:
-      Its exit code, and its stdout and stderr.
+      The exit code, and stdout and stderr as one string.
 
     Raises:
-      CompilationError: it took too long.
+      CompilationError: the command took too long.
     """
     begin = last_report = time.monotonic()
     interactive = sys.stderr.isatty()

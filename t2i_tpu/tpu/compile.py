@@ -26,15 +26,16 @@ class CompiledProgram:
     """The compiler's figures for one replica's program. Bytes are of HBM, with the padding of tiles.
 
     Attributes:
-      argument_bytes: weights, moments, averages and batch. They are updated in place.
-      output_bytes: results that do not take an argument's place.
+      argument_bytes: the weights, moments and averages, which are updated in place, and the batch.
+      output_bytes: results that are not stored in the place of an argument.
       temporary_bytes: everything else that is alive when memory use is highest.
       code_bytes: the program itself.
       flops: floating-point operations, by the compiler's own count.
-      traffic: bytes from and to HBM.
+      traffic: bytes read from and written to HBM.
       cycles: cycles of the core, by the compiler's own model.
-      padding_waste: size of the arrays with padding over their size without.
-      largest: layers and the bytes that they write to HBM, not all alive at the same time.
+      padding_waste: size of the arrays with padding, divided by their size without it.
+      largest: the layers that write the most bytes to HBM, with these bytes, not all of which are
+        alive at the same time.
       seconds: duration of the compilation.
     """
 
@@ -51,7 +52,7 @@ class CompiledProgram:
 
     @property
     def hbm_bytes(self) -> int:
-        """The HBM that the program takes in all."""
+        """All HBM that the program takes, in bytes."""
         return self.argument_bytes + self.output_bytes + self.temporary_bytes + self.code_bytes
 
 
@@ -59,9 +60,9 @@ def compile_program(program: Program, tpu: Tpu, python: str, timeout: float) -> 
     """Compile a program for one replica of a TPU.
 
     Args:
-      program: to compile.
-      tpu: to compile it for.
-      python: of the compiler's environment, from `prepare_environment`.
+      program: the program.
+      tpu: the TPU to compile it for.
+      python: path of the environment's Python, from `prepare_environment`.
       timeout: seconds after which the compiler is stopped.
 
     Raises:
@@ -106,9 +107,10 @@ def compile_program(program: Program, tpu: Tpu, python: str, timeout: float) -> 
 
 
 def _parse_compiler_error(error: str, program: Program) -> CompilationError:
-    """Return the compiler's error in one line, and the HBM that the program needs if it names it.
+    """Return the compiler's error as one line.
 
-    The compiler then writes: RESOURCE_EXHAUSTED: ... required for HLO temporaries (19.74G) exceeds
+    If the program does not fit, the error also has the HBM that it needs, from the compiler's
+    message: RESOURCE_EXHAUSTED: ... required for HLO temporaries (19.74G) exceeds
     available HBM (15.75G)...
     """
     match = re.search(r"temporaries \(([\d.]+)([KMGT])\) exceeds", error)

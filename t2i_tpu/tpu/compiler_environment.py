@@ -7,7 +7,7 @@ from t2i_tpu.cache import get_cache_folder
 from t2i_tpu.storage import folders
 from t2i_tpu.tpu.child import CompilationError, get_last_line, run_child
 
-# compiler_process.py calls jax's internals, which change, so these three versions go together.
+# compiler_process.py calls jax's internals, which change between versions, so these are exact.
 REQUIREMENTS = ("jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.52")
 
 # The oldest Python that this version of jax supports.
@@ -19,7 +19,7 @@ _INSTALL_SECONDS = 1200
 def prepare_environment(requirements: tuple[str, ...] = REQUIREMENTS) -> str:
     """Return the path of the environment's Python, installing it first if it does not exist.
 
-    The installation takes minutes and about 1.1 GB.
+    The installation takes minutes, and about 1.1 GB of disk space.
 
     Args:
       requirements: packages with their versions, for pip.
@@ -32,7 +32,7 @@ def prepare_environment(requirements: tuple[str, ...] = REQUIREMENTS) -> str:
         oldest = "{}.{}".format(*OLDEST_PYTHON)
         raise CompilationError(
             f"{requirements[0]} needs Python {oldest} or newer, but this is {version}; install "
-            "t2i-tpu under a newer one (make clean, then PYTHON=... for make)",
+            "t2i-tpu with a newer one (run make clean, and set PYTHON for the next make)",
             skipped=True,
         )
     name = "-".join(["tpu-compiler", f"python{version}", *requirements]).replace("==", "")

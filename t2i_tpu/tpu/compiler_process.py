@@ -1,6 +1,6 @@
 """Compiles serialized HLO with the TPU's own compiler, without a TPU.
 
-compile.py runs it in an environment that has jax and libtpu and does not have TensorFlow:
+compile.py runs this script in an environment that has jax and libtpu, but not TensorFlow:
 
   python -I compiler_process.py HLO TOPOLOGY CHIP_CONFIG FOLDER PARENT
 
@@ -15,7 +15,7 @@ import threading
 import time
 
 os.environ.update(
-    # Otherwise libtpu asks a metadata server for the type of this TPU, and jax looks for one.
+    # Otherwise libtpu asks a metadata server for the type of this TPU, and jax looks for a TPU.
     TPU_SKIP_MDS_QUERY="1",
     JAX_PLATFORMS="cpu",
     TPU_WORKER_HOSTNAMES="localhost",
@@ -49,14 +49,14 @@ def main(path, topology, chip_config, folder, parent):
 
 
 def exit_with_parent(parent):
-    """Exit when the parent has died, which cannot stop this process and would not read the result."""
+    """Exit when the parent has died, because it can no longer stop this process or read the result."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def compile_hlo(path, topology, chip_config):
-    """Return the program, compiled for one replica on the first device of the topology."""
+    """Compile the program at `path` for one replica on the first device of the topology."""
     with open(path, "rb") as file:
         computation = xla_client.XlaComputation(file.read())
     text = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)

@@ -3,8 +3,8 @@
   bound = max(FLOPs / peak rate, bytes / HBM bandwidth)
   step  = bound / UTILIZATION + bytes summed over the chips / link bandwidth
 
-Nothing here was measured. That a step reaches UTILIZATION of the bound is an assumption, and input,
-previews and checkpoints are assumed to take no time.
+Nothing here was measured. It is an assumption that a step reaches the share UTILIZATION of the bound,
+and that input, previews and checkpoints take no time.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from t2i_tpu.tpu.hardware import Device, Tpu
 # The share of the bound that a step reaches. docs/tpu.md gives the reasons for this value.
 UTILIZATION = 0.4
 
-# How many links of a chip a sum over the smallest slice, 2 by 2 chips, can use.
+# Number of links of a chip that a sum over the smallest slice, 2 by 2 chips, can use.
 NUM_LINKS = 2
 
 
@@ -68,8 +68,8 @@ def estimate_run(
     """Estimate the time and price of a run.
 
     Args:
-      device: where it runs.
-      work: of one replica in a step.
+      device: the device on which it runs.
+      work: the work of one replica in a step.
       global_batch_size: number of images in a step, over all replicas.
       total_steps: number of steps of the run.
       price_per_hour: US dollars for all replicas on demand, or None for the table's price.

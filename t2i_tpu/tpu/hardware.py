@@ -25,7 +25,7 @@ class Device:
     """Hardware that a run can use, with its price.
 
     Attributes:
-      name: "v3-8", "A100".
+      name: such as "v3-8" or "A100".
       num_replicas: number of devices as TensorFlow sees them.
       hbm_bytes: memory of one replica.
       flops_per_s: peak rate of one replica in bfloat16 (V100: float16).
@@ -48,9 +48,9 @@ class Tpu(Device):
     """A Cloud TPU type.
 
     Attributes:
-      generation: "v3".
+      generation: such as "v3".
       chips: number of chips in the slice.
-      num_hosts: number of hosts of the slice.
+      num_hosts: number of hosts in the slice.
       link_bytes_per_s: bandwidth of one link between chips, in one direction.
       topology: the compiler's name for a slice of one host with this chip.
       chip_config: the compiler's name for the way a chip's cores are used.

@@ -1,7 +1,8 @@
 """Arrays of a compiled program as the TPU lays them out: their sizes, padding and memory traffic.
 
 A TPU stores an array in tiles, usually 8 rows by 128 columns of its two minor dimensions, and pads
-what does not divide. Narrow channels can make an array many times its size (tensorflow #30803). The
+these dimensions to multiples of the tile. With few channels, the padded array can be many times as
+large (tensorflow #30803). The
 compiler chooses which dimensions are minor, so the layout is read from the compiled program.
 """
 
@@ -68,7 +69,7 @@ def iter_arrays(module: hlo_pb2.HloModuleProto) -> Iterator[Array]:
 
 
 def padding_waste(arrays: Sequence[Array]) -> float:
-    """Return the padded size over the unpadded size of the arrays in HBM; 1 is no waste."""
+    """Return the padded size divided by the unpadded size of the arrays in HBM."""
     in_hbm = [array for array in arrays if array.in_hbm]
     padded = sum(array.padded_bytes for array in in_hbm)
     return padded / max(1, sum(array.num_bytes for array in in_hbm))
@@ -87,7 +88,10 @@ def find_largest_temporaries(arrays: Sequence[Array], count: int = 8) -> list[tu
 
 
 def count_hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
-    """Return the bytes from and to HBM of every instruction's operands and results, with padding."""
+    """Return the bytes that all instructions read from and write to HBM, with padding.
+
+    Every operand is read once and every result written once.
+    """
     total = 0
     by_id = _index_instructions(module)
     for instruction in _iter_executed(module):
@@ -105,7 +109,7 @@ def count_hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
 
 
 def sum_estimated_cycles(module: hlo_pb2.HloModuleProto) -> int:
-    """Return the core's cycles by the compiler's own model. Loop bodies count once."""
+    """Return the core's cycles, as the compiler estimates them. Loop bodies count once."""
     matches = (
         re.search(rb'"estimated_cycles":"(\d+)"', instruction.backend_config)
         for instruction in _iter_executed(module)
@@ -123,7 +127,7 @@ def padded_elements(
 
     Args:
       dimensions: shape of the array.
-      minor_to_major: indices of the dimensions, the minor one first.
+      minor_to_major: indices of the dimensions, the most minor one first.
       tiles: the sides of each tile.
     """
     physical = [dimensions[index] for index in reversed(minor_to_major)] or [1]
@@ -158,7 +162,10 @@ def _index_instructions(module) -> dict:
 
 
 def _find_op_name(instruction, by_id) -> str:
-    """Return the name of the op that an instruction belongs to; a copy belongs to its operand's."""
+    """Return the name of the op that an instruction belongs to.
+
+    An instruction without a name, such as a copy, belongs to the op of its first operand.
+    """
     while not instruction.metadata.op_name and instruction.operand_ids:
         instruction = by_id[instruction.operand_ids[0]]
     return instruction.metadata.op_name
@@ -180,7 +187,10 @@ def _iter_leaf_shapes(shape) -> Iterator:
 
 
 def _element_bits(shape) -> int:
-    """Return the bits of an element: the number in F32, BF16, S8 or F8E5M2; 8 for PRED; else 0."""
+    """Return the number of bits of an element, or 0 if the type has no size.
+
+    It is the first number in the name of the type, such as F32, BF16, S8 or F8E5M2, and 8 for PRED.
+    """
     name = xla_data_pb2.PrimitiveType.Name(shape.element_type)
     if name == "PRED":
         return 8
@@ -189,9 +199,9 @@ def _element_bits(shape) -> int:
 
 
 def _parse_layer(op_name: str) -> str:
-    """Return the layer in the name of an op; outside of the network, the op itself.
+    """Return the layer in the name of an op, or only the op if it is outside the network.
 
-    StatefulPartitionedCall/gradient_tape/denoiser_1/unet_1/up0_0_1/residual_1/norm1_1/Sum becomes
+    For example, StatefulPartitionedCall/gradient_tape/denoiser_1/unet_1/up0_0_1/residual_1/norm1_1/Sum becomes
     up0_0/residual/norm1 (gradient).
     """
     first = op_name.split(";")[0]  # the compiler joins the names of the ops that it fuses

@@ -1,4 +1,4 @@
-"""The programs of one replica as XLA's HLO, and their costs before compilation."""
+"""Lowers the programs of one replica to XLA's HLO, and counts their costs before compilation."""
 
 import dataclasses
 
@@ -23,12 +23,12 @@ class Program:
       name: "training step" or "sampler".
       batch_size: number of images of the replica.
       hlo: a serialized HloModuleProto.
-      product_flops: of its convolutions and matrix products. Loop bodies count once.
-      product_bytes: of the operands and results of these products.
-      activation_bytes: of the forward pass's values that the backward pass's products read.
-      optimizer_bytes: of the variables and gradients that the update reads and writes.
-      gradient_bytes: of the gradients, which are summed over the replicas.
-      state_bytes: of the weights, moments and averages.
+      product_flops: FLOPs of the convolutions and matrix products. Loop bodies count once.
+      product_bytes: size of the operands and results of these products.
+      activation_bytes: size of the activations that the products of the backward pass read.
+      optimizer_bytes: bytes of variables and gradients that the update reads and writes.
+      gradient_bytes: size of the gradients, which are summed over the replicas.
+      state_bytes: size of the weights, moments and averages.
     """
 
     name: str
@@ -48,8 +48,8 @@ def lower_training_step(config: Config, manifest: Manifest, batch_size: int) -> 
     No strategy is used, so the program has no sums over replicas.
 
     Args:
-      config: resolved.
-      manifest: of the data set.
+      config: a resolved config.
+      manifest: the manifest of the data set.
       batch_size: number of images of the replica.
     """
     trainer = build_trainer(
@@ -62,7 +62,7 @@ def lower_training_step(config: Config, manifest: Manifest, batch_size: int) -> 
     step = tf.function(trainer.replica_step, jit_compile=True, autograph=False)
     batch = next(iter(make_zero_dataset(config, manifest, batch_size)))
     weight_bytes = _WEIGHT_BYTES * trainer.count_parameters()
-    # The weight, Adam's two moments and the averages.
+    # Each parameter has a weight, Adam's two moments and the averages.
     num_variables = 3 + len(config.train.ema_stds)
     return dataclasses.replace(
         _lower("training step", step, (batch,), batch_size),

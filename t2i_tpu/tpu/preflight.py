@@ -21,11 +21,11 @@ from t2i_tpu.tpu.hardware import Tpu, format_gib
 
 _MAX_PADDING_WASTE = 1.3
 
-# More replicas are not traced, because they do not change the graph.
+# More replicas than this are not traced, because they would not change the graph.
 _MAX_TRACED_REPLICAS = 32
 
-# A batch that fits is searched for in multiples of the rows of a tile, for a share of HBM: the closer
-# a program comes to all of it, the longer the compiler searches for values to compute again.
+# The search for a batch that fits tries multiples of the rows of a tile, and aims at a share of HBM: the
+# closer a program comes to all of it, the longer the compiler searches for values to compute again.
 _BATCH_STEP = 8
 _HBM_SHARE = 0.85
 _MAX_BATCH_TRIES = 3
@@ -38,12 +38,12 @@ class Report:
     Attributes:
       tpu: the TPU that the config was checked for.
       per_replica_batch_size: number of images of a replica in a step.
-      trace: facts of the graphs under TPUStrategy.
+      trace: facts about the graphs under TPUStrategy, by name.
       step: the training step before compilation.
       programs: the compiled programs, by name.
       estimates: time and price on the TPU and on GPUs.
       failures: reasons why the config will not run on the TPU, one line each; empty if none is known.
-      notes: one line each.
+      notes: remarks that are not failures, one line each.
     """
 
     tpu: Tpu
@@ -68,9 +68,9 @@ def run_preflight(
     Args:
       config: not resolved yet.
       tpu_name: an accelerator type, such as v3-8.
-      compiles: whether to compile.
-      compile_seconds: time limit for each program.
-      price_per_hour: US dollars for all of the TPU, or None for the price in hardware.json.
+      compiles: whether to compile the training step and the sampler.
+      compile_seconds: time limit for compiling each program.
+      price_per_hour: US dollars for the entire TPU, or None for the price in hardware.json.
 
     Raises:
       UserError: there is no such TPU, its replicas or the data's streams do not divide the batch, or
@@ -100,9 +100,9 @@ def run_preflight(
 def hbm_needed(program: lower.Program, compiled: CompiledProgram) -> int:
     """Return the bytes of HBM that a program needs.
 
-    This is the compiler's figure. But if its temporaries are much smaller than what the backward pass
-    must read, it keeps activations in memory that it did not count, and their own size replaces the
-    temporaries.
+    This is the compiler's figure, unless its temporaries are much smaller than the activations that the
+    backward pass must read. The compiler then keeps activations in memory that it did not count, so
+    the size of the activations replaces that of the temporaries.
     """
     temporary_bytes = compiled.temporary_bytes
     if 2 * temporary_bytes >= program.activation_bytes:
@@ -115,13 +115,13 @@ def _divide_batch(config: Config, tpu: Tpu) -> int:
     batch_size = config.train.global_batch_size // tpu.num_replicas
     if batch_size * tpu.num_replicas != config.train.global_batch_size:
         raise UserError(
-            f"config.train.global_batch_size is {config.train.global_batch_size}; "
-            f"{tpu.name} has {tpu.num_replicas} replicas and needs a multiple of {tpu.num_replicas}"
+            f"config.train.global_batch_size is {config.train.global_batch_size}, but {tpu.name} has "
+            f"{tpu.num_replicas} replicas; use a multiple of {tpu.num_replicas}"
         )
     if config.train.dtype_policy == "mixed_float16":
         raise UserError(
-            "config.train.dtype_policy is 'mixed_float16', but TPUs multiply bfloat16; "
-            "leave it at 'auto'"
+            "config.train.dtype_policy is 'mixed_float16', but TPUs multiply in bfloat16; "
+            "use 'auto'"
         )
     return batch_size
 
@@ -129,14 +129,16 @@ def _divide_batch(config: Config, tpu: Tpu) -> int:
 def _trace_in_subprocess(report: Report, config: Config, manifest: Manifest) -> None:
     """Trace the config and add the result to the report.
 
-    A process of its own can configure logical devices, and frees the memory of all replicas.
+    This runs in a separate process, which can still configure logical devices, and which frees the
+    memory of all replicas when it ends.
     """
     # Choose how many replicas to trace.
     replicas, hosts = _choose_traced_topology(report)
     if replicas < report.tpu.num_replicas:
         report.notes.append(
             f"traced with {replicas} replicas on {hosts} host(s) instead of "
-            f"{report.tpu.num_replicas} on {report.tpu.num_hosts}, to fit this machine's memory"
+            f"{report.tpu.num_replicas} on {report.tpu.num_hosts}, to save memory; more replicas "
+            "would not change the graph"
         )
     config = config_lib.from_json(config_lib.to_json(config))
     config.train.global_batch_size = report.per_replica_batch_size * replicas
@@ -148,14 +150,16 @@ def _trace_in_subprocess(report: Report, config: Config, manifest: Manifest) -> 
         try:
             trace = pool.submit(_trace_with_stand_in, config, manifest, replicas, hosts).result()
         except concurrent.futures.process.BrokenProcessPool:
-            report.failures.append("the trace was killed; this machine may be short of memory")
+            report.failures.append(
+                "the trace was killed; if memory ran out, use a machine with more of it"
+            )
             return
     report.trace = trace.facts
     report.failures += [f"trace: {problem}" for problem in trace.problems]
 
 
 def _choose_traced_topology(report: Report) -> tuple[int, int]:
-    """Return the number of replicas and hosts to trace: as many as half of the memory can hold."""
+    """Return the number of replicas and hosts to trace: as many as fit into half of the memory."""
     tpu = report.tpu
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     capacity = max(1, int(memory / 2 // report.step.state_bytes))
@@ -221,11 +225,14 @@ def _compile_into_report(
 def _find_largest_batch(
     report: Report, config: Config, manifest: Manifest, needed: int, compile_here: Callable
 ) -> str:
-    """Return one line that says which batch fits.
+    """Find the largest batch of a replica that fits, and return a line that names it.
 
     Each try interpolates linearly between no images and the last batch, and compiles the result.
 
     Args:
+      report: the preflight's report, whose batch does not fit.
+      config: a resolved config.
+      manifest: the manifest of the data set.
       needed: bytes of HBM that the report's batch needs.
       compile_here: compiles a program.
     """

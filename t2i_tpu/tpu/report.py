@@ -81,8 +81,8 @@ def _make_program_rows(name: str, compiled: CompiledProgram) -> dict[str, str]:
 def _format_estimates(report: Report) -> Iterator[str]:
     """Yield the lines of the table of estimates."""
     yield (
-        f"Estimates: a step takes max(FLOPs / peak, bytes / bandwidth) / {UTILIZATION}, plus the sum of "
-        f"the gradients. Nothing was measured. Prices as of {hardware.get_table_date()}."
+        f"Estimates: a step takes max(FLOPs / peak, bytes / bandwidth) / {UTILIZATION}, plus the time "
+        f"to sum the gradients. Nothing was measured. Prices as of {hardware.get_table_date()}."
     )
     yield f"{'':12}{'step':>10}{'images/s':>10}{'bound by':>10}{'run':>10}{'on demand':>12}{'spot':>10}"
     for row in report.estimates:

@@ -1,4 +1,4 @@
-"""Traces the real train loop and sampler under TPUStrategy, and finds what a TPU would not run."""
+"""Traces the real train loop and sampler under TPUStrategy, and finds ops that a TPU would not run."""
 
 import collections
 import contextlib
@@ -17,7 +17,7 @@ from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.trainer import build_trainer
 
-# Ops that TPUStrategy puts around and between the replicas' ops, which XLA for a CPU does not know.
+# Ops that TPUStrategy adds around and between the replicas' ops. XLA for CPUs does not know them.
 _REPLICATION = {
     "CrossReplicaSum",
     "TPUCompilationResult",
@@ -58,9 +58,9 @@ def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPU
     Nothing runs and no data is read: the input is zeros of the shapes that the manifest gives.
 
     Args:
-      config: resolved.
-      manifest: of the data set.
-      strategy: real, or from `make_stand_in_strategy`.
+      config: a resolved config.
+      manifest: the manifest of the data set.
+      strategy: a real one, or one from `make_stand_in_strategy`.
 
     Raises:
       UserError: the replicas do not divide the batch.
@@ -96,7 +96,7 @@ def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPU
 
 
 def find_problems(graph: tf.Graph) -> list[str]:
-    """Return what a TPU would reject, or run on the host, in the replicated part of a graph."""
+    """Return the ops in the replicated part of a graph that a TPU would reject or run on the host."""
     problems, is_replicated = [], False
     compilable = get_compilable_ops()
     for operation in iter_replicated_ops(graph):
@@ -114,9 +114,9 @@ def find_reduction_problems(
     """Return the ways in which a graph's sums over the replicas differ from those that are needed.
 
     Args:
-      graph: of the train loop.
-      replicas: each sum must be over all of them.
-      shapes: of the tensors that must be summed, each once.
+      graph: the graph of the train loop.
+      replicas: the number of replicas; each sum must be over all of them.
+      shapes: the shapes of the tensors that must be summed, each once.
     """
     sums = [operation for operation in iter_replicated_ops(graph) if _is_replica_sum(operation)]
     problems = []
@@ -138,7 +138,7 @@ def iter_replicated_ops(graph: tf.Graph, is_inside: bool = False) -> Iterator[tf
     """Yield the ops that TPUStrategy gives to the cores, including those in functions they call.
 
     Args:
-      graph: of a function.
+      graph: the graph of a function.
       is_inside: whether the function is called from an op on the cores.
     """
     for operation in graph.get_operations():
@@ -174,7 +174,7 @@ def get_compilable_ops() -> frozenset[str]:
 
 
 def make_zero_dataset(config: Config, manifest: Manifest, batch_size: int) -> tf.data.Dataset:
-    """Return a data set of one batch of a single replica, all zeros."""
+    """Return a data set with a single batch for one replica, all zeros."""
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     size = config.data.image_size
     return tf.data.Dataset.from_tensors(
