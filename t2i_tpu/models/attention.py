@@ -29,12 +29,12 @@ class Attention(layers.Layer):
         self.built = True
 
     def call(self, x, context=None, attend_to=None):
-        """Return [B, T, C].
+        """Return the result of attention, [B, T, C].
 
         Args:
-          x: [B, T, C], the query positions.
+          x: [B, T, C], the positions that attend.
           context: [B, S, D], the positions to attend to. None means x itself.
-          attend_to: bool [B, S], false for the positions of the context to ignore.
+          attend_to: bool [B, S], false for positions of the context to ignore. None ignores none.
         """
         context = x if context is None else context
         query = rms_norm(self._heads(self.query(x))) * self.query_gain

@@ -1,15 +1,19 @@
-"""The baseline's U-Net: the one of the Keras DDIM example, with self- and cross-attention.
+"""The baseline's U-Net: the Keras DDIM example's, with self- and cross-attention.
 
-It computes the same function as apapiu/guided-diffusion-keras at less cost. That network's prompt
-is an image of equal pixels. Pooling, resizing and normalization keep the pixels equal, and a
-softmax over equal pixels is uniform. So here the prompt is a single pixel; cross-attention is the
-prompt's value added at every position (its query and key projections have no effect and never
-receive a gradient); and the first block convolves the prompt's 544 channels once instead of once
-per pixel. As in the baseline, attention is unscaled and normalization is over the batch. This is
+It computes the same function as the network of apapiu/guided-diffusion-keras at a lower cost. The
+prompt of that network is an image of equal pixels. Pooling, resizing and normalization keep the
+pixels equal, and a softmax over equal pixels is uniform. This has three consequences here:
+
+- The prompt is a single pixel.
+- Cross-attention adds the prompt's value at every position. Its query and key projections are
+  omitted, because they have no effect and never receive a gradient.
+- The first block convolves the prompt's channels once instead of once per pixel.
+
+As in the baseline, attention is not scaled, and normalization is over the batch. This is therefore
 the only network of the package whose result depends on how a batch is spread over replicas.
 
-Every layer here returns its output together with the batch statistics of its batch norms: a dict
-from the path of a moving statistic's variable to the value in this batch, empty in inference.
+Every layer returns its output and the batch statistics of its batch norms: a dict from the path of
+a moving statistic's variable to the value in this batch. The dict is empty in inference.
 """
 
 import numpy as np
@@ -22,8 +26,8 @@ from t2i_tpu.models.container import Container
 class BatchNorm(layers.Layer):
     """Batch normalization (Ioffe and Szegedy, 2015) over all axes but the last.
 
-    In training it returns the batch's statistics instead of updating its moving ones, because the
-    training step must average them over replicas first.
+    In training, it returns the batch's statistics instead of updating the moving statistics,
+    because the training step must average them over replicas first.
     """
 
     epsilon = 1e-3
@@ -45,7 +49,7 @@ class BatchNorm(layers.Layer):
         self.built = True
 
     def call(self, x, training=False):
-        """Return x normalized, and this batch's statistics."""
+        """Return the normalized x and the batch statistics."""
         if training:
             axes = tuple(range(len(x.shape) - 1))
             mean, variance = ops.moments(ops.cast(x, "float32"), axes=axes)
@@ -102,17 +106,17 @@ class BaselineUNet(Container):
             for index in range(block_depth):
                 width += skips.pop()
                 up[-1].append(block(level, f"up{level}_{index}"))
-        # Keras tracks the layers that a list holds when it is assigned.
+        # Keras tracks only the layers that a list holds at the time of its assignment.
         self.down, self.middle, self.up = down, middle, up
         self.head = convolution(channels, kernel_size=1, kernel_initializer="zeros", name="head")
 
     def call(self, x, noise_level, vector, sequence=None, attend_to=None, training=False):
-        """Return the raw prediction [B, H, W, C], and the batch statistics.
+        """Return the raw prediction, [B, H, W, C], and the batch statistics.
 
         Args:
           x: [B, H, W, C].
           noise_level: float32 [B].
-          vector, sequence, attend_to: the fields of an `EncodedCondition`; only vector is read.
+          vector, sequence, attend_to: the fields of an `EncodedCondition`. Only `vector` is used.
           training: whether batch norms use the statistics of this batch.
         """
         waves = ops.cast(sinusoids(noise_level, 16), x.dtype)
@@ -141,9 +145,9 @@ class BaselineUNet(Container):
 
 
 class _Block(Container):
-    """The DDIM example's residual block, followed by self- and cross-attention if it attends.
+    """The DDIM example's residual block, with self- and cross-attention after it if `attends`.
 
-    The very first block reads the raw prompt as further channels of its image.
+    The first block of the network also reads the raw prompt, as additional channels of its image.
     """
 
     def __init__(self, input_width, width, attends, prompt_dim, is_first, **kwargs):
@@ -187,10 +191,10 @@ class _Block(Container):
 
 
 class _PromptedConvolution(layers.Layer):
-    """Convolves, with "same" padding, an image whose last channels, the prompt's, are constant.
+    """A "same"-padded convolution of an image whose last channels repeat the prompt at every pixel.
 
-    For those channels a pixel's result depends only on which of the kernel's taps fall inside the
-    image.
+    The contribution of the prompt's channels to a pixel depends only on which taps of the kernel
+    fall inside the image.
     """
 
     def __init__(self, image_width, prompt_dim, width, kernel_size, **kwargs):
@@ -207,12 +211,12 @@ class _PromptedConvolution(layers.Layer):
     def call(self, x, prompt):
         """Return [B, H, W, width] from x [B, H, W, image_width] and prompt [B, prompt_dim]."""
         _, height, width, _ = x.shape
-        # The prompt's contribution by each tap of the kernel, [B, taps, width].
+        # Compute the prompt's contribution at each tap of the kernel, [B, taps, width].
         taps = self.kernel_size**2
         kernel = ops.reshape(self.kernel[:, :, self.image_width :], (taps, -1, self.width))
         kernel = ops.reshape(ops.transpose(kernel, (1, 0, 2)), (-1, taps * self.width))
         by_tap = ops.reshape(ops.matmul(prompt, kernel), (-1, taps, self.width))
-        # Each pixel sums the taps that fall inside the image.
+        # Sum the taps that fall inside the image, for each pixel.
         inside = np.kron(
             _taps_inside(height, self.kernel_size), _taps_inside(width, self.kernel_size)
         )
@@ -222,13 +226,13 @@ class _PromptedConvolution(layers.Layer):
 
 
 def _taps_inside(size, kernel_size):
-    """Return float32 [size, kernel_size]: 1 if a tap at a position falls inside the image, else 0."""
+    """Return float32 [size, kernel_size], 1 if a tap at a position falls inside the image, or 0."""
     source = np.arange(size)[:, None] + np.arange(kernel_size) - kernel_size // 2
     return ((source >= 0) & (source < size)).astype("float32")
 
 
 class _SelfAttention(Container):
-    """Self-attention with one head, unscaled, an eighth of the width for queries and keys.
+    """Unscaled self-attention with one head, whose queries and keys have an eighth of the width.
 
     As in the baseline, the rows of the attention matrix are the keys.
     """
@@ -271,7 +275,7 @@ class _PromptAttention(Container):
 
 
 def upsample_bilinear(x):
-    """Double height and width as Keras' bilinear UpSampling2D does, by shifts and averages.
+    """Double height and width by shifts and averages, as Keras' bilinear UpSampling2D does.
 
     A new pixel lies a quarter of a pixel from an old one, so it is 3/4 of that pixel and 1/4 of its
     neighbor, with the edge repeated. The gradient is a sum of slices, which XLA supports;
@@ -279,6 +283,7 @@ def upsample_bilinear(x):
     """
     for axis in (1, 2):
         size = x.shape[axis]
+        # `before` and `after` hold each pixel's neighbors along the axis.
         before = ops.concatenate([_slice(x, axis, 0, 1), _slice(x, axis, 0, size - 1)], axis=axis)
         after = ops.concatenate(
             [_slice(x, axis, 1, size), _slice(x, axis, size - 1, size)], axis=axis
@@ -291,4 +296,5 @@ def upsample_bilinear(x):
 
 
 def _slice(x, axis, start, stop):
+    """Return x[start:stop] along an axis."""
     return x[(slice(None),) * axis + (slice(start, stop),)]

@@ -10,7 +10,7 @@ class GroupNorm(layers.Layer):
 
     Normalization, its own gain and bias, and the condition's scale and shift are folded into one
     multiply-add over the image. The statistics are float32 and are taken per channel first. This
-    causes less than half of the memory traffic of the textbook form, which dominates a CPU's step.
+    needs less than half of the textbook form's memory traffic, which dominates the time on CPUs.
     """
 
     def __init__(self, channels: int, **kwargs):
@@ -26,7 +26,7 @@ class GroupNorm(layers.Layer):
         self.built = True
 
     def call(self, x, scale=None, shift=None):
-        """Normalize x [B, H, W, C]; scale and shift are [B, C] or None."""
+        """Normalize x, [B, H, W, C]. `scale` and `shift` are both [B, C] or both None."""
         wide = ops.cast(x, "float32")
         mean = self._over_group(ops.mean(wide, axis=(1, 2)))
         variance = self._over_group(ops.mean(ops.square(wide), axis=(1, 2))) - ops.square(mean)
@@ -45,7 +45,10 @@ class GroupNorm(layers.Layer):
 
 
 class ResidualBlock(Container):
-    """Norm, swish, conv, conditioned norm, swish, conv. The last convolution starts at zero."""
+    """Two convolutions behind norms and swish, the second norm conditioned, and a shortcut.
+
+    The last convolution starts at zero.
+    """
 
     def __init__(self, input_width: int, width: int, **kwargs):
         super().__init__(**kwargs)
@@ -78,7 +81,7 @@ class Downsample(Container):
 
 
 class Upsample(Container):
-    """Doubles the resolution. It is the transpose of `Downsample`, so no outputs overlap."""
+    """Doubles the resolution. It is the transpose of `Downsample`: outputs do not overlap."""
 
     def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
@@ -115,6 +118,7 @@ def depth_to_space(x, size: int):
 
 
 def _per_image(coefficient, dtype):
+    """Reshape [B, C] to [B, 1, 1, C] for multiplication with images of a dtype."""
     return ops.cast(coefficient[:, None, None, :], dtype)
 
 
@@ -132,14 +136,16 @@ class NoiseLevelEmbedding(Container):
 
 
 def sinusoids(noise_level, frequencies: int):
-    """Return the sines, then the cosines of 2 pi f n, with f from 1 to 1000 on a log scale.
+    """Return the sines, then the cosines, of 2 pi f n for frequencies f from 1 to 1000.
+
+    The frequencies are evenly spaced on a logarithmic scale.
 
     Args:
       noise_level: n, float32 [B].
-      frequencies: how many f.
+      frequencies: number of frequencies.
 
     Returns:
-      float32 [B, 2 * frequencies]. In bfloat16, 2 pi 1000 n would be meaningless.
+      float32 [B, 2 * frequencies]. bfloat16 is too coarse: near 2 pi 1000, its values are 32 apart.
     """
     log_frequencies = ops.linspace(0.0, 6.907755278982137, frequencies, dtype="float32")
     angles = (

@@ -1,6 +1,6 @@
 """Conditions, and the layers that encode them for the network.
 
-A condition is a dict of named arrays, one row per example:
+A condition is a dict of named arrays with one row per example:
 
   kind       fields
   embedding  embedding float32 [B, dim]
@@ -9,10 +9,10 @@ A condition is a dict of named arrays, one row per example:
   sequence   embedding float32 [B, dim] and sequence float32 [B, T, width], the text tower's state
              of each token, padded with 0
 
-The null condition of classifier-free guidance has zeros in every field, so no real condition may be
-all zeros. To add a kind, write a layer here and register it in CONDITIONERS, and in
-BASELINE_CONDITIONERS if it has no sequence; then register in data/conditions.py how data sets and
-prompts provide it.
+The null condition of classifier-free guidance is zero in every field, so a real condition must not
+be all zeros. To add a kind, write a layer here and register it in CONDITIONERS, and also in
+BASELINE_CONDITIONERS if its vector is enough to describe the condition. Then add a class to
+data/conditions.py that gets such conditions from data sets and from prompts.
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class ConditionSpec:
     """Describes the conditions of a data set.
 
     Attributes:
-      fields: the shape without the batch axis and the dtype of each field.
-      num_ids: number of classes or size of the vocabulary, for fields that hold ids.
+      fields: the shape, without the batch axis, and the dtype of each field, by its name.
+      num_ids: the number of classes or the size of the vocabulary, if a field holds ids.
     """
 
     fields: dict[str, tuple[tuple[int, ...], str]]
@@ -46,7 +46,7 @@ class ConditionSpec:
 
 
 class EncodedCondition(NamedTuple):
-    """What the network reads of a condition."""
+    """A condition in the form that the network reads."""
 
     vector: object  # [B, D]
     sequence: object = None  # [B, T, D], for cross-attention
@@ -58,7 +58,7 @@ def drop_conditions(condition: dict, keep):
 
     Args:
       condition: a batch of conditions.
-      keep: [B], 1 or true for the examples that keep theirs.
+      keep: [B], 1 or true for the examples that keep their condition.
     """
 
     def drop(values):
@@ -84,12 +84,18 @@ class Conditioner(Container):
 
     @classmethod
     def from_spec(cls, spec: ConditionSpec, dim: int, **kwargs) -> "Conditioner":
-        """Return the layer for a data set's conditions, encoding to width `dim` if it has a choice."""
+        """Return the layer for a data set's conditions.
+
+        Args:
+          spec: describes the conditions.
+          dim: width of the encoded vector. `EmbeddingProjection` ignores it.
+          **kwargs: for the constructor.
+        """
         raise NotImplementedError
 
 
 class EmbeddingProjection(Conditioner):
-    """Projects a precomputed embedding, as it is, to half its width: the baseline's conditioner."""
+    """Projects an unnormalized precomputed embedding to half its width, as the baseline does."""
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(dim, **kwargs)
@@ -105,12 +111,12 @@ class EmbeddingProjection(Conditioner):
 
 
 class EmbeddingConditioner(Conditioner):
-    """Encodes the direction of a precomputed embedding and 512 Fourier features of it.
+    """Encodes the direction of a precomputed embedding, and 512 Fourier features of the direction.
 
     CLIP's embeddings span few directions, and a network is slow to learn high-frequency functions
     of its input (Tancik et al., 2020). The inner product of two prompts' random features (Rahimi and
     Recht, 2007) decays with their distance d as exp(-d**2 / (2 * 0.5**2)), which makes different
-    meanings nearly orthogonal but keeps synonyms close. The frequencies are not trained.
+    meanings nearly orthogonal and keeps synonyms close. The frequencies are not trained.
     """
 
     num_frequencies, bandwidth = 256, 0.5
@@ -142,7 +148,7 @@ class EmbeddingConditioner(Conditioner):
 
 
 class SequenceConditioner(Conditioner):
-    """Encodes a precomputed embedding, and the text tower's states for the network to attend to."""
+    """Encodes a precomputed embedding, and the text tower's states as a sequence to attend to."""
 
     has_sequence = True
 
@@ -178,7 +184,7 @@ class LabelConditioner(Conditioner):
 
 
 class TokenConditioner(Conditioner):
-    """Encodes a prompt's tokens with a small pre-norm transformer, trained with the denoiser."""
+    """Encodes a prompt's tokens with a small transformer, which is trained with the denoiser."""
 
     has_sequence = True
 
@@ -207,6 +213,8 @@ class TokenConditioner(Conditioner):
 
 
 class _TransformerBlock(Container):
+    """A pre-norm transformer block: self-attention, then two dense layers."""
+
     def __init__(self, dim, **kwargs):
         super().__init__(**kwargs)
         self.norm1 = layers.LayerNormalization(name="norm1")
@@ -226,7 +234,7 @@ CONDITIONERS: dict[str, type[Conditioner]] = {
     "label": LabelConditioner,
     "tokens": TokenConditioner,
 }
-# The baseline's blocks cannot attend to a sequence, so they only take its vector.
+# The baseline's blocks cannot attend to a sequence, so they use only the encoded vector.
 BASELINE_CONDITIONERS: dict[str, type[Conditioner]] = {
     "embedding": EmbeddingProjection,
     "label": LabelConditioner,

@@ -1,4 +1,4 @@
-"""The Denoiser: network, conditioner, path and prediction type behind one call."""
+"""The Denoiser, which combines the network, the conditioner, the path and the prediction type."""
 
 import keras
 from keras import layers, ops
@@ -21,7 +21,7 @@ from t2i_tpu.models.unet import UNet
 class Denoiser(Container):
     """Estimates the clean image from a noisy one, a noise level and a condition.
 
-    Conditions are dicts, described in models/conditioning.py; zeros are the null condition.
+    Conditions are dicts, which models/conditioning.py describes; zeros are the null condition.
     """
 
     def __init__(self, config: Config, channels: int, spec: ConditionSpec, **kwargs):
@@ -36,7 +36,7 @@ class Denoiser(Container):
         self.network = _make_network(config, channels, self.conditioner)
 
     def call(self, x, noise_level, condition, training=False):
-        """Run the network.
+        """Return the network's raw prediction and its batch statistics.
 
         Args:
           x: float32 [B, H, W, C], noisy images. Clean images lie in [-1, 1].
@@ -50,8 +50,8 @@ class Denoiser(Container):
         """
         encoded = self.conditioner(**condition)
         x = ops.cast(x, self.compute_dtype)
-        # Keras 3.12, the last for Python 3.10, accepts no None inside a tuple, so the fields are
-        # passed one by one.
+        # Keras 3.12, the newest for Python 3.10, does not accept None inside a tuple, so the fields
+        # are passed one by one.
         output, statistics = self.network(x, noise_level, *encoded, training=training)
         return ops.cast(output, "float32"), statistics
 
@@ -68,7 +68,7 @@ class Denoiser(Container):
 
 
 def variables_by_path(denoiser: Denoiser) -> dict[str, object]:
-    """Return a model's variables, as the backend has them, by the names in a checkpoint."""
+    """Return a model's backend variables by their paths, their names in a checkpoint."""
     return {variable.path: variable.value for variable in denoiser.variables}
 
 
@@ -79,9 +79,12 @@ def build_denoiser(
 
     Args:
       config: resolved.
-      channels: of the images, 1 or 3.
+      channels: number of channels of the images, 1 or 3.
       spec: describes the data set's conditions.
-      dtype_policy: a Keras policy. It becomes the global one, which sublayers take theirs from.
+      dtype_policy: a Keras dtype policy. It becomes the global policy, which sublayers inherit.
+
+    Raises:
+      UserError: the config's blocks do not support its kind of condition.
     """
     keras.mixed_precision.set_global_policy(dtype_policy)
     denoiser = Denoiser(config, channels, spec)
@@ -91,7 +94,7 @@ def build_denoiser(
 
 
 def find_conditioner(config: Config) -> type[Conditioner]:
-    """Return the conditioner's class, or raise UserError if the config's blocks have none."""
+    """Return the class of a config's conditioner, or raise UserError if the blocks support none."""
     kind, blocks = config.model.conditioning, config.model.blocks
     table = BASELINE_CONDITIONERS if blocks == "baseline" else CONDITIONERS
     if kind not in table:

@@ -66,19 +66,19 @@ class UNet(Container):
             if level:
                 width = widths[level - 1]
                 upsample.append(Upsample(width, name=f"upsample{level}"))
-        # Keras tracks the layers that a list holds when it is assigned.
+        # Keras tracks only the layers that a list holds at the time of its assignment.
         self.down, self.downsample, self.up, self.upsample = down, downsample, up, upsample
         self.norm = GroupNorm(widths[0], name="norm")
         self.head = convolution(patch_size**2 * channels, kernel_initializer="zeros", name="head")
 
     def call(self, x, noise_level, vector, sequence=None, attend_to=None, training=False):
-        """Return the raw prediction [B, H, W, C], and {}: this network has no batch statistics.
+        """Return the raw prediction, [B, H, W, C], and {}, because there are no batch statistics.
 
         Args:
           x: [B, H, W, C].
           noise_level: float32 [B].
           vector, sequence, attend_to: the fields of an `EncodedCondition`.
-          training: ignored. `BaselineUNet` needs it.
+          training: ignored; only `BaselineUNet` needs it.
         """
         vector = ops.silu(self.noise_level_embedding(noise_level) + vector)
         x = self.stem(space_to_depth(x, self.patch_size))
@@ -102,8 +102,9 @@ class UNet(Container):
 class Layout(Container):
     """Projects the condition to a map on the coarsest grid, through a low-rank bottleneck.
 
-    Convolutions know a position only from the zeros beyond the border, and modulation treats all
-    positions alike. At pure noise the layout must come from the prompt, and this is how it gets in.
+    At pure noise, only the prompt can determine the layout of the image. Modulation treats all
+    positions alike, and convolutions can infer a position only from the zero padding at the border,
+    so the layout needs a path of its own.
     """
 
     def __init__(self, size: int, width: int, rank: int = 64, **kwargs):
@@ -118,7 +119,7 @@ class Layout(Container):
 
 
 class _Block(Container):
-    """A residual block, and self- and cross-attention if the level has attention."""
+    """A residual block, followed by self- and cross-attention if `attends` is true."""
 
     def __init__(self, input_width, width, attends, cross_attention, **kwargs):
         super().__init__(**kwargs)

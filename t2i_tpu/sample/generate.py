@@ -1,4 +1,4 @@
-"""From conditions and noise to images: guidance and thresholding around a sampler's loop."""
+"""Generates images from conditions and noise: a sampler's loop with guidance and thresholding."""
 
 from keras import ops, tree
 
@@ -9,13 +9,13 @@ from t2i_tpu.random import Purpose, make_keys, normal
 
 
 def generate(denoiser: Denoiser, condition: dict, noise, seeds, sample: SampleConfig):
-    """Draw one image per condition. Meant to be compiled in one piece.
+    """Draw one image per condition. The caller compiles this function as one graph.
 
     Args:
       denoiser: the trained model.
       condition: the condition of each image; see models/conditioning.py.
       noise: float32 [B, H, W, C], the standard normal noise to start from.
-      seeds: integer [B], the keys of the noise that a stochastic sampler adds.
+      seeds: integer [B], the seeds of the noise that a stochastic sampler adds.
       sample: the `sample` group of a resolved config.
 
     Returns:
@@ -24,7 +24,7 @@ def generate(denoiser: Denoiser, condition: dict, noise, seeds, sample: SampleCo
     levels = samplers.LEVELS[sample.levels](sample.steps)
     sampler = samplers.SAMPLERS[sample.sampler](levels, denoiser.diffusion_path)
     is_guided = sample.guidance_scale != 1
-    if is_guided:  # one batch holds the conditional and the unconditional half
+    if is_guided:  # evaluate the conditional and the unconditional half in one batch
         condition = tree.map_structure(_append_zeros, condition)
 
     def denoise(x, level):
@@ -47,7 +47,7 @@ def _append_zeros(values):
 
 
 def draw_noise(seeds, shape: tuple[int, ...]):
-    """Return the initial noise of integer seeds [B], float32 [B, *shape].
+    """Return the initial noise for integer seeds [B], float32 [B, *shape].
 
     A seed's noise does not depend on the rest of the batch.
     """

@@ -11,11 +11,11 @@ from t2i_tpu.sample.generate import draw_noise, generate, to_uint8
 
 
 class Generator:
-    """Draws images in batches of one fixed size, so an image is the same whatever else is drawn.
+    """Draws images in batches of a fixed size, because the size could affect an image's last bits.
 
     Attributes:
       denoiser: the model.
-      batch_size: how many images are drawn at once, over all replicas.
+      batch_size: number of images that are drawn at once, over all replicas.
       replica_images: the compiled function that draws one replica's images. It maps conditions,
         noise and seeds to int32 [b, H, W, C], because collectives cannot gather uint8.
     """
@@ -49,9 +49,9 @@ class Generator:
         """Draw one image for each condition.
 
         Args:
-          conditions: N of them.
+          conditions: a batch of N conditions.
           seeds: integer [N], the seed of each image.
-          noise: float32 [N, H, W, C] to start from, or None for the noise of the seeds.
+          noise: float32 [N, H, W, C], the noise to start from, or None for the noise of the seeds.
 
         Returns:
           uint8 [N, H, W, C].
@@ -70,7 +70,7 @@ class Generator:
         return np.concatenate(drawn)[: len(seeds)]
 
     def initial_noise(self, seeds: np.ndarray) -> np.ndarray:
-        """Return the initial noise of integer seeds [N], float32 [N, H, W, C]."""
+        """Return the initial noise for integer seeds [N], float32 [N, H, W, C]."""
         return np.asarray(draw_noise(np.asarray(seeds), self.denoiser.image_shape))
 
     def example_inputs(self, batch_size: int) -> tuple[dict, np.ndarray, np.ndarray]:
@@ -85,6 +85,7 @@ class Generator:
         return self._images.get_concrete_function(*inputs).graph
 
     def _distribute(self, batch: np.ndarray) -> tf.distribute.DistributedValues:
+        """Give each replica an equal share of a batch."""
         share = len(batch) // self.strategy.num_replicas_in_sync
 
         def take_share(context):
@@ -101,14 +102,17 @@ def build_generator(
     dtype_policy: str,
     jit_compile: bool,
 ) -> Generator:
-    """Return a generator with a new model, whose weights are still to be restored.
+    """Return a generator with a new model. The caller restores its weights.
 
     Args:
       config: resolved.
-      manifest: of the data set that the model is for.
+      manifest: the manifest of the data set that the model is trained on.
       strategy: holds the model's variables and runs the sampler.
-      dtype_policy: a Keras policy.
+      dtype_policy: a Keras dtype policy.
       jit_compile: whether XLA compiles the sampler.
+
+    Raises:
+      UserError: the config's blocks do not support its kind of condition.
     """
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     with strategy.scope():

@@ -1,4 +1,4 @@
-"""Pictures to look at: captioned grids, strips and animations, on disk or gs://."""
+"""Draws captioned grids, strips and animations of images, and saves them on disk or gs://."""
 
 import io
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ COLUMNS = 8
 # Images are enlarged until their shorter side has at least this many pixels.
 CELL = 64
 GAP, LINE = 8, 14
-# The smallest width of a grid leaves room for a title over a single image.
+# Minimum width of a grid, with room for a title over a single image.
 MIN_WIDTH = 4 * (CELL + GAP) + GAP
-# A title, and the cells below it: (image uint8 [H, W, C], caption).
+# A title, and the cells below it, each an image, uint8 [H, W, C], and its caption.
 Section = tuple[str, list[tuple[np.ndarray, str]]]
 
 
@@ -55,10 +55,12 @@ def draw_grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Imag
 
 
 def _scale(image):
+    """Return the factor that enlarges an image's shorter side to at least CELL pixels."""
     return max(1, -(-CELL // min(image.shape[:2])))
 
 
 def _shorten(text, font, width):
+    """Cut text to at most `width` pixels, with an ellipsis if anything is cut."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -67,7 +69,7 @@ def _shorten(text, font, width):
 
 
 def _wrap(text, font, width):
-    """Break text into lines of at most `width` pixels, at spaces, or inside a word if it is longer."""
+    """Break text at spaces into lines of at most `width` pixels, and split words that are longer."""
     lines, line = [], ""
     for word in text.split():
         if line and font.getlength(f"{line} {word}") > width:
@@ -87,7 +89,12 @@ def draw_strip(images: np.ndarray) -> Image.Image:
 
 
 def enlarge(image: np.ndarray, scale: int | None = None) -> Image.Image:
-    """Return an image, uint8 [H, W, C], as a picture whose shorter side has at least CELL pixels."""
+    """Return an image, uint8 [H, W, C], as an enlarged picture.
+
+    Args:
+      image: the image.
+      scale: an integer factor. By default, the shorter side gets at least CELL pixels.
+    """
     picture = to_picture(image)
     scale = scale or _scale(image)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
@@ -129,7 +136,7 @@ def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] 
       frames: the other frames of the animation.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written.
     """
     buffer = io.BytesIO()
     if path.lower().endswith(".gif"):

@@ -1,4 +1,4 @@
-"""Previews: the same captions and seeds each time, next to the real images."""
+"""Previews: images drawn from fixed captions and seeds, next to the real images."""
 
 import numpy as np
 from PIL import Image

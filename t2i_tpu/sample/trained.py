@@ -1,4 +1,4 @@
-"""A trained model from its workdir, ready to draw images for prompts or labels."""
+"""Loads a trained model from its workdir to draw images for prompts or labels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,11 +20,12 @@ class TrainedModel:
     """A model restored from the newest checkpoint of a run.
 
     Attributes:
-      workdir: of the run, local or gs://.
-      config: resolved, as trained, with the caller's changes to how it samples.
-      manifest: of the data set that it was trained on.
-      step: of the checkpoint.
-      generator: draws with the run's first average, or with its weights if it keeps no average.
+      workdir: the run's workdir, local or gs://.
+      config: the run's resolved config, with the caller's changes to its `sample` group.
+      manifest: the manifest of the data set that the model was trained on.
+      step: the step of the checkpoint.
+      generator: draws with the run's first average of the weights, or with the weights themselves
+        if the run keeps no average.
     """
 
     workdir: str
@@ -35,25 +36,25 @@ class TrainedModel:
 
     @property
     def conditioning(self) -> Conditioning:
-        """What the model is conditioned on."""
+        """The kind of condition that the model takes."""
         return get_conditioning(self.config.model.conditioning)
 
     def make_conditions(
         self, prompts: Sequence[str], labels: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Return the conditions of prompts or of labels; see `Conditioning.from_prompts_or_labels`."""
+        """Return the conditions of prompts or labels; see `Conditioning.from_prompts_or_labels`."""
         return self.conditioning.from_prompts_or_labels(
             prompts, labels, self.manifest, self.workdir
         )
 
 
 def load_trained(workdir: str, strategy_name: str = "auto", **sample_overrides) -> TrainedModel:
-    """Load the newest checkpoint of a workdir, local or gs://.
+    """Load the model of a run from its newest checkpoint.
 
     Args:
-      workdir: of the run.
+      workdir: the run's workdir, local or gs://.
       strategy_name: one of `config.STRATEGIES`.
-      **sample_overrides: new values for fields of config.sample. None keeps the trained value.
+      **sample_overrides: new values for fields of config.sample. None keeps the value of the run.
 
     Raises:
       UserError: there is no run or no checkpoint, or a value is not allowed.
