@@ -1,4 +1,4 @@
-"""The host's loop around the device's: run steps, then log, preview, checkpoint, stop."""
+"""The host's training loop: run steps on the device, then log, preview, checkpoint and stop."""
 
 import contextlib
 import posixpath
@@ -33,7 +33,7 @@ from t2i_tpu.train.metrics import MetricsLog
 from t2i_tpu.train.nonfinite import find_first_nonfinite
 from t2i_tpu.train.trainer import Trainer, build_trainer
 
-# The run was stopped from outside and everything is saved. The same command resumes it.
+# Exit code of a run that was stopped from outside and can be resumed with the same command.
 EXIT_STOPPED = 75  # EX_TEMPFAIL
 
 
@@ -44,16 +44,16 @@ def train(
     on_nonfinite: str = "stop",
     watchdog_minutes: float = 10.0,
 ) -> int:
-    """Train a config into a workdir, resuming if it holds an unfinished run.
+    """Train the model of a config, or resume its training if the workdir holds an unfinished run.
 
     Args:
       config: resolved or not.
-      workdir: local or gs://.
+      workdir: a folder, local or gs://.
       strategy_name: one of `config.STRATEGIES`.
-      on_nonfinite: stop, or rollback to an earlier checkpoint, after config.train.max_skipped
-        consecutive steps with non-finite gradients.
-      watchdog_minutes: minutes without a step before the log says what the run is waiting for. 0
-        means never.
+      on_nonfinite: "stop" ends the run after config.train.max_skipped consecutive steps with
+        non-finite gradients, and "rollback" returns to an earlier checkpoint.
+      watchdog_minutes: number of minutes without a step after which the log says what the run is
+        waiting for, or 0 for never.
 
     Returns:
       The exit code: 0 if all steps are done, EXIT_STOPPED if the run was stopped.
@@ -69,7 +69,8 @@ def train(
     strategy_lib.get_replica_batch_size(strategy, config.train.global_batch_size)
     dataset = _open_dataset(config, strategy)
     workdir_lib.check(workdir, config, dataset.manifest)
-    if _is_finished(config, workdir):  # which can be said even if the workdir is read-only
+    # A finished run is reported even if the workdir is read-only.
+    if _is_finished(config, workdir):
         return 0
     is_chief = strategy_lib.get_host_index(strategy)[0] == 0
     if is_chief:
@@ -78,7 +79,7 @@ def train(
         preview = Preview(config.preview, dataset)
 
     with contextlib.ExitStack() as stack:
-        # Build the model, restore it and make the workdir this run's.
+        # Lock the workdir, build the model and restore it.
         lock = stack.enter_context(Lock(workdir) if is_chief else NoLock())
         stack.enter_context(hosts.translate_host_errors(strategy))
         trainer = build_trainer(config, strategy, dataset.manifest)
@@ -86,7 +87,7 @@ def train(
         run = _Run(trainer, workdir, dataset, preview, lock, is_chief)
         if is_chief:
             doctor.check_run(config, workdir, run.checkpointer.count_bytes())
-            lock.check()  # another process that started at the same moment shows by now
+            lock.check()  # by now it is visible if another process started at the same moment
             workdir_lib.write(workdir, config, dataset.manifest, dataset.folder)
         # Train.
         stop = stack.enter_context(Stop(strategy))
@@ -95,6 +96,7 @@ def train(
 
 
 def _open_dataset(config: Config, strategy: tf.distribute.Strategy) -> Dataset:
+    """Open the data set of a config, and check that its streams fit the batch and the hosts."""
     dataset = open_dataset(
         locate(config.data.source),
         config.model.conditioning,
@@ -110,6 +112,7 @@ def _open_dataset(config: Config, strategy: tf.distribute.Strategy) -> Dataset:
 
 
 def _is_finished(config: Config, workdir: str) -> bool:
+    """Return whether an intact checkpoint holds the last step, and log it if so."""
     total = config.train.total_steps
     if max(checkpoint_store.list_steps(workdir), default=0) < total:
         return False
@@ -213,31 +216,32 @@ class _Run:
         )
 
     def _count_steps(self, step):
-        """Return how many steps to run on the device before something else is due."""
+        """Return the number of steps to run on the device until a log line or the like is due."""
         train = self.trainer.config.train
         intervals = (train.log_every, train.preview_every, train.checkpoint_every)
         due = [every - step % every for every in intervals]
         return min(train.steps_per_loop, train.total_steps - step, *due)
 
     def _advance(self, iterator, step, count):
-        """Run `count` steps; return their metrics, seconds waited for input and seconds taken."""
+        """Run `count` steps. Return their metrics, the seconds of waiting for input and all seconds."""
         begin = time.perf_counter()
         metrics, waited = self.trainer.device_loop(iterator, tf.constant(count))
         metrics = {name: value.numpy() for name, value in metrics.items()}
         seconds = time.perf_counter() - begin
         if int(self.state.step.numpy()) != step + count:
             raise RuntimeError(
-                f"the device is at step {self.state.step.numpy()}, the host at {step + count}"
+                f"the device has done {self.state.step.numpy()} steps, but the host has counted "
+                f"{step + count}; this is a bug of t2i_tpu"
             )
         if self.lock.lost:
             raise self.lock.lost
         return metrics, float(waited), seconds
 
     def _roll_back(self, step, rolls_back):
-        """Restore a checkpoint from before the gradients became non-finite; return its step.
+        """Restore a checkpoint that precedes the non-finite gradients, and return its step.
 
         Raises:
-          UserError: rollbacks are off, or there is no such checkpoint.
+          UserError: rollbacks are turned off, or there is no such checkpoint.
         """
         # Find out what went wrong.
         skipped = int(self.state.skipped_in_a_row.numpy())
@@ -251,8 +255,8 @@ class _Run:
         )
         if not rolls_back:
             raise UserError(
-                f"{problem}; no checkpoint contains such values; use --on_nonfinite=rollback, or a "
-                "lower config.train.learning_rate in another --workdir"
+                f"{problem}; no checkpoint contains such values; use --on_nonfinite=rollback to "
+                "resume, or a lower config.train.learning_rate in another --workdir"
             )
         # Agree on a checkpoint with the other hosts.
         self.checkpointer.wait()
@@ -260,13 +264,15 @@ class _Run:
         (target,) = hosts.sum_over_hosts(strategy, [target])
         if not target:
             raise UserError(
-                f"{problem}; there is no checkpoint from before to roll back to: use a lower "
+                f"{problem}; there is no earlier checkpoint to return to; use a lower "
                 "config.train.learning_rate in another --workdir"
             )
-        # Restore it, and train on at a lower learning rate.
+        # Restore it, and continue at a lower learning rate.
         self.rollbacks.add(step, target, write=self.is_chief)
         scale = self.rollbacks.learning_rate_scale
-        logging.warning("%s; back to step %d at %g of the learning rate", problem, target, scale)
+        logging.warning(
+            "%s; returning to step %d at %g times the learning rate", problem, target, scale
+        )
         if self.is_chief:
             for newer in checkpoint_store.list_steps(self.workdir):
                 if newer > target:
@@ -281,7 +287,7 @@ class _Run:
         try:
             path = posixpath.join(self.workdir, "previews", f"step_{step:08d}.png")
             save_picture(picture, path)
-        except UserError as error:  # a full disk, for example, which must not end the run
+        except UserError as error:  # a full disk, for example, must not end the run
             logging.warning("%s", error)
         with self.writer.as_default(step=step):
             tf.summary.image("preview", np.asarray(picture)[None])

@@ -1,4 +1,4 @@
-"""From the step's metrics to what people see: scalars in TensorBoard, log lines, a progress bar."""
+"""Reports the metrics of training as scalars in TensorBoard, log lines and a progress bar."""
 
 import collections
 import math
@@ -13,10 +13,10 @@ from t2i_tpu.train.step import BAND_NAMES, Metrics
 
 
 def average_metrics(sums: dict[str, float]) -> dict[str, float]:
-    """Return the scalars of a log line from the metrics of its steps.
+    """Return the scalars to log for some steps.
 
     The loss is averaged over the examples, and the gradient norm over the steps that were not
-    skipped. skipped_steps is a count. Every other metric is averaged over the steps.
+    skipped. skipped_steps is a count. Every other metric is averaged over all steps.
 
     Args:
       sums: the metrics of `make_replica_step`, summed over replicas and steps.
@@ -56,9 +56,9 @@ class MetricsLog:
         """Add one device loop.
 
         Args:
-          metrics: summed over its steps.
-          waited: seconds that it waited for input.
-          seconds: how long it took.
+          metrics: the metrics of `make_replica_step`, summed over replicas and steps.
+          waited: number of seconds that the loop waited for input.
+          seconds: number of seconds that the loop took.
         """
         for name, value in metrics.items():
             self._sums[name] += float(value)
@@ -79,10 +79,10 @@ class MetricsLog:
         """Report the metrics since the last call.
 
         Args:
-          step: how many steps are done.
+          step: number of steps done.
           learning_rate_scale: see `TrainState`.
-          writer: gets the scalars.
-          progress: shows them. If it is disabled, they are logged instead.
+          writer: writes the scalars for TensorBoard.
+          progress: bar that shows the loss and the speed. If it is disabled, they are logged.
           is_chief: whether this host logs.
         """
         self.latest = self._summarize(step, learning_rate_scale)
@@ -90,13 +90,15 @@ class MetricsLog:
             for name, value in self.latest.items():
                 tf.summary.scalar(name, value)
         line = f"loss {self.latest['loss']:.4f}"
-        if self._seconds_per_step:  # unknown after the first loop, which compiles
+        # The speed is unknown after the first loop, which includes compilation.
+        if self._seconds_per_step:
             line += f", {self.latest['images_per_second']:.0f} img/s"
         progress.set_postfix_str(line)
         if is_chief and progress.disable:
             self._log_line(step, line)
 
     def _log_line(self, step, line):
+        """Log a line, with the share of time spent waiting for input and the time left."""
         total = self.train.total_steps
         if self._seconds_per_step:
             minutes, seconds = divmod((total - step) * self._seconds_per_step, 60)
@@ -105,6 +107,7 @@ class MetricsLog:
         logging.info("step %d/%d: %s", step, total, line)
 
     def _summarize(self, step, learning_rate_scale) -> dict[str, float]:
+        """Return the scalars to log, and start collecting from zero."""
         if self._timed_steps:
             self._seconds_per_step = self._seconds / self._timed_steps
         rate = math.nan

@@ -1,4 +1,4 @@
-"""Finds where a training step's values first become infinite or NaN."""
+"""Finds the first infinite or NaN value in the computation of a training step."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -15,13 +15,13 @@ from t2i_tpu.train.step import NUM_BANDS, Batch, compute_losses, corrupt_batch
 def find_first_nonfinite(
     config: Config, state: TrainState, batches: Iterable[Batch], step: int
 ) -> str:
-    """Recompute a step layer by layer and return a clause that names the first non-finite value.
+    """Recompute a step layer by layer, and return a clause that names the first non-finite value.
 
     Args:
       config: resolved.
-      state: of the run, after the step.
+      state: the run's state after the step.
       batches: the step's batch, one replica's share at a time.
-      step: its number, counted from 0.
+      step: number of the step, counted from 0.
     """
     for batch in batches:
         for name, values, levels in _compute_in_order(config, state, batch, step):
@@ -80,7 +80,7 @@ def _record_outputs(denoiser: Denoiser) -> Iterator[list[tuple[str, tf.Tensor]]]
 
         return call_and_record
 
-    # Keras refuses a plain assignment to a layer's method.
+    # Keras does not allow assigning to a method of a layer, so bypass its __setattr__.
     for layer in layers:
         object.__setattr__(layer, "call", wrap(layer, layer.call))
     try:

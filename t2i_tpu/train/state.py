@@ -1,4 +1,4 @@
-"""Everything a run changes: weights, Adam's moments, averages, the loss scale and the step."""
+"""The state of a run: weights, Adam's moments, averages of the weights, loss scale and counters."""
 
 import keras
 import tensorflow as tf
@@ -17,16 +17,17 @@ class TrainState:
     Attributes:
       denoiser: the model that is trained.
       weights: its trainable variables.
-      first_moments, second_moments: Adam's, in the order of the weights.
-      averages: a model for each entry of config.train.ema_stds.
+      first_moments, second_moments: Adam's moments, in the order of the weights.
+      averages: a model with averaged weights for each entry of config.train.ema_stds.
       step: int64, the number of steps done.
-      updates: int64, how many of them had finite gradients.
-      skipped_in_a_row: int64, how many consecutive steps, up to the latest, had non-finite ones.
-      scales_loss: whether the loss is scaled, as float16 needs.
-      loss_scale: float32.
+      updates: int64, the number of these steps whose gradients were finite.
+      skipped_in_a_row: int64, the number of consecutive steps, up to the latest, whose gradients
+        were not finite.
+      scales_loss: whether the loss is scaled, which float16 requires.
+      loss_scale: float32, the factor of the loss before it is differentiated.
       updates_since_scaling: int64, the number of updates since the loss scale changed.
-      learning_rate_scale: float32. It is not part of a checkpoint, because a rollback to a
-        checkpoint lowers it.
+      learning_rate_scale: float32, the factor of the learning rate, which every rollback lowers. It
+        is not part of a checkpoint, because restoring one would undo this.
     """
 
     def __init__(
@@ -55,18 +56,18 @@ class TrainState:
             self.loss_scale = _scalar(INITIAL_LOSS_SCALE if self.scales_loss else 1.0, tf.float32)
             self.updates_since_scaling = _scalar(0, tf.int64)
             self.learning_rate_scale = _scalar(1.0, tf.float32)
-        # Averages start from the weights.
+        # Start the averages from the weights.
         for average in self.averages:
             for copy, weight in zip(average.variables, self.denoiser.variables, strict=True):
                 copy.value.assign(weight.value)
 
     @property
     def sampling_model(self) -> Denoiser:
-        """The model to draw images with: the first average, or the weights if there is none."""
+        """The model that draws images: the first average, or `denoiser` if there is none."""
         return self.averages[0] if self.averages else self.denoiser
 
     def trackables(self) -> dict[str, object]:
-        """Return what a checkpoint holds: variables, or dicts of variables, by stable names."""
+        """Return the content of a checkpoint: variables and dicts of variables by stable names."""
         paths = [weight.path for weight in self.denoiser.trainable_variables]
         return {
             "step": self.step,

@@ -2,9 +2,9 @@
 
 To add a training scalar, name it in METRICS and compute it in `replica_step`. Metrics are summed
 over the replicas and over the steps of a log line, and train/metrics.py divides the sums by the
-number of steps. So a replica returns its share: for a mean over the batch, the sum over its own
-examples divided by the global batch size. A value that is the same on every replica goes into
-`shared`, of which only the first replica's counts.
+number of steps. A replica therefore returns its share: for a mean over the batch, the sum over its
+own examples divided by the global batch size. A value that is the same on every replica belongs in
+`shared`, which only the first replica contributes.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ NUM_BANDS = 4
 BAND_NAMES = tuple(
     f"{band / NUM_BANDS:.2f}_to_{(band + 1) / NUM_BANDS:.2f}" for band in range(NUM_BANDS)
 )
-# The device loop must know the metrics before the step is traced.
+# The names of the metrics. The device loop needs them before the step is traced.
 METRICS = (
     *(f"loss/{name}" for name in BAND_NAMES),
     *(f"examples/{name}" for name in BAND_NAMES),
@@ -41,7 +41,9 @@ METRICS = (
 
 
 def corrupt_batch(config: Config, path, batch: Batch, step: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Return the examples of a batch as the network sees them, with draws keyed by their slots.
+    """Add noise to a batch, and flip images and drop conditions at random.
+
+    Every random draw is keyed by the step and the example's slot.
 
     Args:
       config: resolved.
@@ -50,8 +52,8 @@ def corrupt_batch(config: Config, path, batch: Batch, step: tf.Tensor) -> dict[s
       step: integer scalar, the global step.
 
     Returns:
-      image, noise and noisy, float32 [b, H, W, C]; noise_level, float32 [b]; and condition, in
-      which the null condition replaces some.
+      A dict of image, noise and noisy, float32 [b, H, W, C]; noise_level, float32 [b]; and
+      condition, in which some conditions are replaced by the null condition.
     """
 
     def draw(purpose):
@@ -78,7 +80,10 @@ def compute_losses(
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Return the loss of each example, float32 [b], and the batch statistics of `Denoiser.call`.
 
-    `examples` is the result of `corrupt_batch`.
+    Args:
+      config: resolved.
+      denoiser: the model.
+      examples: the result of `corrupt_batch`.
     """
     level = examples["noise_level"][:, None, None, None]
     prediction_type, path = config.diffusion.prediction_type, denoiser.diffusion_path
@@ -97,7 +102,7 @@ def make_replica_step(
 ) -> Callable[[Batch], Metrics]:
     """Return a function that trains one step on a replica's batch and returns its metrics.
 
-    The metrics are to be summed over the replicas.
+    The caller sums the metrics over the replicas.
     """
     # Dividing by the global batch size makes the loss independent of the number of replicas.
     global_batch_size = config.train.global_batch_size
@@ -112,16 +117,16 @@ def make_replica_step(
 
     def replica_step(batch: Batch) -> Metrics:
         context = tf.distribute.get_replica_context()
-        # Corrupt, denoise, and differentiate the loss.
+        # Corrupt the images, denoise them, and differentiate the loss.
         examples = corrupt_batch(config, state.denoiser.diffusion_path, batch, state.step)
         gradients, losses, statistics = forward_backward(examples, tf.identity(state.loss_scale))
-        # Combine the replicas.
+        # Combine the results of the replicas.
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         if statistics:
             statistics = context.all_reduce(tf.distribute.ReduceOp.MEAN, statistics)
         # Update the weights.
         norm, skipped = apply_gradients(state, config.train, gradients, statistics)
-        # Measure.
+        # Compute the metrics.
         is_first = tf.cast(tf.equal(context.replica_id_in_sync_group, 0), tf.float32)
         shared = {
             "gradient_norm": tf.math.multiply_no_nan(norm, 1.0 - skipped),
@@ -161,16 +166,16 @@ def _densify(gradient, weight):
 def make_device_loop(
     strategy: tf.distribute.Strategy, replica_step: Callable[[Batch], Metrics], waiting: tf.Variable
 ) -> Callable:
-    """Return a function that runs several steps on the device before it returns to the host.
+    """Return a function that runs several steps on the device.
 
     Args:
-      strategy: runs the step on its replicas.
-      replica_step: from `make_replica_step`.
-      waiting: bool. The loop sets it to true while it waits for input, for other threads to read.
+      strategy: the strategy whose replicas run the step.
+      replica_step: made by `make_replica_step`.
+      waiting: a bool variable that is true while the loop waits for input. Other threads read it.
 
     Returns:
-      A tf.function (iterator, number of steps) -> (metrics, seconds), of the steps' summed metrics
-      and the time spent waiting for input.
+      A tf.function (iterator, number of steps) -> (metrics, seconds) that returns the metrics,
+      summed over replicas and steps, and the time spent waiting for input.
     """
 
     # Only the loop itself needs autograph.
@@ -179,12 +184,15 @@ def make_device_loop(
         metrics = replica_step(batch)
         if metrics.keys() != set(METRICS):
             difference = metrics.keys() ^ set(METRICS)
-            raise ValueError(f"METRICS and the step's metrics differ in {sorted(difference)}")
+            raise ValueError(
+                f"METRICS and the step's metrics differ in {sorted(difference)}; METRICS must list "
+                "the names that the step returns"
+            )
         return tf.stack([metrics[name] for name in METRICS])
 
     @tf.autograph.experimental.do_not_convert
     def run_step(batch):
-        # One stacked tensor, because each reduction costs a round trip between workers.
+        # Reduce one stacked tensor, because each reduction costs a round trip between workers.
         stacked = strategy.run(stacked_step, (batch,))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, stacked, axis=None)
 

@@ -1,4 +1,4 @@
-"""Builds what training a config needs, in one order, for the training loop and everything else."""
+"""Builds everything that trains a config: state, step, device loop and generator."""
 
 import dataclasses
 import math
@@ -17,14 +17,14 @@ from t2i_tpu.train.step import make_device_loop, make_replica_step
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """A config, ready to train under a strategy.
+    """The variables and functions that train a config under a strategy.
 
     Attributes:
       config: resolved.
-      strategy: where it trains.
-      dtype_policy: the Keras policy of the model.
+      strategy: the strategy that the model trains under.
+      dtype_policy: the Keras dtype policy of the model.
       jit_compile: whether XLA compiles the forward and backward pass, and the sampler.
-      replica_batch_size: examples of one replica in a step.
+      replica_batch_size: number of examples per replica and step.
       state: the variables.
       replica_step: see `make_replica_step`.
       device_loop: see `make_device_loop`.
@@ -44,7 +44,7 @@ class Trainer:
     waiting: tf.Variable
 
     def make_iterator(self, dataset: Dataset, start_step: int = 0) -> tf.data.Iterator:
-        """Return the distributed iterator over a data set's batches from a step on."""
+        """Return a distributed iterator over a data set's batches, from step `start_step` on."""
 
         def read(context: tf.distribute.InputContext) -> tf.data.Dataset:
             host, num_hosts = context.input_pipeline_id, context.num_input_pipelines
@@ -66,7 +66,7 @@ class Trainer:
         )
 
     def is_waiting_for_input(self) -> bool:
-        """Return whether the device loop waits for input at this moment."""
+        """Return whether the device loop is waiting for input."""
         return bool(self.waiting.numpy())
 
     def count_parameters(self) -> int:
@@ -85,10 +85,10 @@ def build_trainer(
 
     Args:
       config: resolved.
-      strategy: where to train.
-      manifest: of the data set.
-      dtype_policy: a Keras policy, or None for the one that suits the strategy's hardware.
-      jit_compile: whether to use XLA, or None for what suits the strategy's hardware.
+      strategy: the strategy to train under.
+      manifest: the manifest of the data set.
+      dtype_policy: a Keras dtype policy. None follows config.train.dtype_policy.
+      jit_compile: whether to use XLA. None follows config.train.jit_compile.
 
     Raises:
       UserError: the strategy's replicas do not divide the batch, or the model cannot be built.

@@ -150,6 +150,6 @@ def test_a_learning_rate_that_is_too_high(squares, tmp_path, launch):
     records = json.loads((tmp_path / "run" / "rollbacks.json").read_text())
     assert records and all(record["to"] < record["at"] for record in records)
     last = records[-1]["to"], 0.5 ** len(records)
-    assert f"back to step {last[0]} at {last[1]:g} of the learning rate" in saved.stderr
+    assert f"returning to step {last[0]} at {last[1]:g} times the learning rate" in saved.stderr
     found = tiny.read_checkpoint(tmp_path / "run")
     assert found["step"] == 40 and all(np.isfinite(value).all() for value in found.values())
