@@ -1,4 +1,4 @@
-"""diffusion/, models/ and sample/generate.py give the same on TensorFlow and on JAX."""
+"""diffusion/, models/ and sample/generate.py give the same results on TensorFlow and on JAX."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ PROBE = ROOT / "tests/backend_probe.py"
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The probe's results here, on TensorFlow, and in another process, on JAX with equal weights."""
+    """The probe's results on TensorFlow, in this process, and on JAX, in another, with equal weights."""
     pytest.importorskip("jax", reason="needs jax (extra dev)")
     spec = importlib.util.spec_from_file_location("backend_probe", PROBE)
     probe = importlib.util.module_from_spec(spec)

@@ -35,7 +35,7 @@ GOOD = {
     },
 }
 
-# A good installation, what is changed in it, and the finding that follows.
+# A good installation, a change to it, and the status and words of the finding that results.
 FAULTS = [
     ("tpu", {"libtpu": "0.0.19"}, PROBLEM, ["libtpu 0.0.19", "abort", "libtpu==0.0.18"]),
     ("cpu", {installed.TPU: "4"}, WARNING, ["tensorflow-cpu 2.21.0", "TPU", "[tpu]"]),

@@ -33,23 +33,23 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
-def resolved_with(name, value, recipe="modern"):
+def resolve_with(name, value, recipe="modern"):
     values = dataclasses.asdict(Config(recipe=recipe))
     group, _, field = name.rpartition(".")
     (values[group] if group else values)[field] = value
     return resolve(from_dict(values))
 
 
-def rejection(name, value, recipe="modern"):
+def get_rejection(name, value, recipe="modern"):
     with pytest.raises(UserError) as caught:
-        resolved_with(name, value, recipe)
+        resolve_with(name, value, recipe)
     message = str(caught.value)
     assert "\n" not in message
     assert f"config.{name}" in message
     return message
 
 
-def load(path):
+def load_module(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -83,14 +83,14 @@ def test_every_kind_of_condition_has_a_layer():
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_value_that_is_not_a_choice(name):
-    message = rejection(name, "nothing like it")
+def test_value_that_is_not_a_choice_is_rejected(name):
+    message = get_rejection(name, "nothing like it")
     for choice in CHOICES[name]:
         assert choice in message
 
 
-def test_the_nearest_choice_is_suggested():
-    assert "did you mean 'velocity'?" in rejection("diffusion.prediction_type", "velocty")
+def test_nearest_choice_is_suggested():
+    assert "did you mean 'velocity'?" in get_rejection("diffusion.prediction_type", "velocty")
     with pytest.raises(UserError, match="config.model.conditioning is 'lable'.*mean 'label'"):
         get_conditioning("lable")
 
@@ -144,8 +144,8 @@ def test_docs_list_every_field():
         ("data.image_size", 30),  # patch size 2 and three widths: a multiple of 8
     ],
 )
-def test_a_value_out_of_bounds(name, value):
-    rejection(name, value)
+def test_value_out_of_bounds_is_rejected(name, value):
+    get_rejection(name, value)
 
 
 @pytest.mark.parametrize(
@@ -165,13 +165,13 @@ def test_a_value_out_of_bounds(name, value):
         ("preview.captions", "red heart", "tuple"),
     ],
 )
-def test_a_value_of_another_type(name, value, kind):
-    assert f"must be of type {kind}" in rejection(name, value)
+def test_value_of_another_type_is_rejected(name, value, kind):
+    assert f"must be of type {kind}" in get_rejection(name, value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_value_that_is_not_finite(value):
-    assert "finite" in rejection("train.learning_rate", value)
+def test_value_that_is_not_finite_is_rejected(value):
+    assert "finite" in get_rejection("train.learning_rate", value)
 
 
 @pytest.mark.parametrize(
@@ -181,18 +181,18 @@ def test_a_value_that_is_not_finite(value):
         ("model.widths", (4, 8, 16)),
     ],
 )
-def test_the_baselines_blocks_reject(name, value):
-    assert "baseline" in rejection(name, value, recipe="baseline")
+def test_baseline_blocks_reject_other_models(name, value):
+    assert "baseline" in get_rejection(name, value, recipe="baseline")
 
 
-def test_the_baselines_blocks_need_two_widths():
+def test_baseline_blocks_need_two_widths():
     config = Config(recipe="baseline")
     config.model.widths, config.model.attention_levels = (64,), (True,)
     with pytest.raises(UserError, match="config.model.widths"):
         resolve(config)
 
 
-def test_an_unknown_key_names_the_nearest():
+def test_nearest_key_is_suggested_for_an_unknown_one():
     with pytest.raises(UserError, match=r"config\.train\.total_step; did you mean 'total_steps'\?"):
         from_dict({"train": {"total_step": 3}})
     with pytest.raises(UserError, match=r"config\.trian; did you mean 'train'\?"):
@@ -201,7 +201,7 @@ def test_an_unknown_key_names_the_nearest():
         from_dict({"train": 3})
 
 
-def test_a_config_file_that_misspells_a_key():
+def test_misspelled_key_of_a_config_file_is_rejected():
     """A dataclass accepts any attribute, but `resolve` must not ignore it."""
     config = Config()
     config.train.total_step = 3
@@ -210,12 +210,12 @@ def test_a_config_file_that_misspells_a_key():
 
 
 @pytest.mark.parametrize("recipe", ["modern", "baseline"])
-def test_a_recipe_fills_in_every_field(recipe):
+def test_recipe_fills_in_every_field(recipe):
     resolved = resolve(Config(recipe=recipe))
     assert not [n for n in config_lib.fields() if config_lib.get(resolved, n) is None]
 
 
-def test_a_recipe_changes_no_field_that_has_a_value():
+def test_recipe_changes_no_field_that_has_a_value():
     config = Config(recipe="baseline")
     config.train.learning_rate, config.model.widths = 1, [16, 32, 48]
     resolved = resolve(config)
@@ -227,7 +227,7 @@ def test_a_recipe_changes_no_field_that_has_a_value():
 
 
 @pytest.mark.parametrize("recipe", ["modern", "baseline"])
-def test_json_and_back(recipe):
+def test_json_restores_the_config(recipe):
     config = resolve(Config(recipe=recipe, seed=2**32 - 1))
     text = to_json(config)
     assert json.loads(text)["train"]["ema_stds"] == list(config.train.ema_stds)
@@ -244,7 +244,7 @@ def test_differences_name_the_field_and_both_values():
     ]
 
 
-def test_there_are_configs():
+def test_documented_configs_exist():
     names = {"emoji32", "fashion_mnist", "mnist", "cifar10", "cifar100", "clip64"}
     assert names <= {path.stem for path in CONFIGS}
 
@@ -252,7 +252,7 @@ def test_there_are_configs():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_resolves(path, monkeypatch):
     monkeypatch.syspath_prepend(str(path.parent))
-    module = load(path)
+    module = load_module(path)
     config = resolve(module.get_config())
     assert config.data.source.partition(":")[0] in ("embedded", "shards", "idx", "tfds")
     # Its docstring gives the command that runs it.

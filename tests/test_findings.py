@@ -1,4 +1,4 @@
-"""How findings are printed and reported, and checks that crash or hang in their own process."""
+"""Findings are printed and reported, and a check that crashes or hangs becomes a finding."""
 
 import multiprocessing
 import os

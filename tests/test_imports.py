@@ -1,4 +1,4 @@
-"""Imports point one way, and diffusion/ and models/ import Keras but not TensorFlow."""
+"""Imports point in one direction, and diffusion/ and models/ import Keras but not TensorFlow."""
 
 import ast
 import pathlib
@@ -25,12 +25,12 @@ ORDER = (
     *(BASE, "random", "diffusion", "models", "storage", "text", "data", "run", "sample", "train"),
     *("evaluate", "profile", "tpu", ("tensorflow_quietly", "cli")),
 )  # fmt: skip
-# Files that run on any Keras backend, and all that they may import from outside.
+# Files that run on any Keras backend, and the only outside modules that they may import.
 KERAS_ONLY = ("random.py", "diffusion/*.py", "models/*.py", "sample/generate.py")
 OUTSIDE = {"collections", "dataclasses", "enum", "keras", "math", "numpy", "typing"}
 
 
-def parts():
+def get_ranks():
     """Return the rank of every part of the package."""
     ranks = {}
     for rank, names in enumerate(ORDER):
@@ -38,7 +38,7 @@ def parts():
     return ranks
 
 
-def part_of(path):
+def get_part(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -56,22 +56,22 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 def test_every_part_has_a_place_in_the_order():
-    missing = {part_of(path) for path in FILES} - {"embedded"} - parts().keys()
+    missing = {get_part(path) for path in FILES} - {"embedded"} - get_ranks().keys()
     assert not missing, "add it to ORDER, and to the README's list"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    ranks = parts()
+def test_imports_point_in_one_direction(path):
+    ranks = get_ranks()
     for name in find_imports(path):
         top, *rest = name.split(".")
         assert top not in ("tests", "tools", "launch", "configs"), name
         if top == "t2i_tpu" and rest[0] in ranks:
-            assert ranks[rest[0]] <= ranks[part_of(path)], name
+            assert ranks[rest[0]] <= ranks[get_part(path)], name
 
 
 @pytest.mark.parametrize("pattern", KERAS_ONLY)
-def test_the_mathematics_imports_no_tensorflow(pattern):
+def test_keras_only_files_do_not_import_tensorflow(pattern):
     paths = sorted(PACKAGE.glob(pattern))
     assert paths
     for path in paths:
@@ -79,7 +79,7 @@ def test_the_mathematics_imports_no_tensorflow(pattern):
         assert outside <= OUTSIDE, path
 
 
-def test_the_config_imports_no_framework():
+def test_config_imports_no_framework():
     """A wrong flag is therefore reported at once."""
     code = (
         "import sys, t2i_tpu.config; "

@@ -1,4 +1,4 @@
-"""Detection of packages and hardware, from real dist-info folders and fake files of the kernel."""
+"""Packages and hardware are detected, from real dist-info folders and fake files of the kernel."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def test_no_gpus_without_nvidia_smi(monkeypatch, tmp_path):
 
 @pytest.fixture
 def plant(tmp_path, monkeypatch):
-    """Return `plant(path, text)`, which writes one of the kernel's files about the hardware."""
+    """`plant(path, text)` writes one of the kernel's files about the hardware."""
     monkeypatch.setattr(installed, "_ROOT", f"{tmp_path}/")
 
     def write(path, text=""):
@@ -52,7 +52,7 @@ def test_driver_version_is_read_if_there_is_a_gpu(plant, text):
 
 @pytest.fixture
 def libtpu_path(tmp_path, monkeypatch):
-    """Install TensorFlow's TPU build and a libtpu, and return the path of the latter's library."""
+    """The path of a fake libtpu's library, installed together with TensorFlow's TPU build."""
     distributions.install(tmp_path, {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.18"})
     (tmp_path / "libtpu").mkdir()
     (tmp_path / "libtpu" / "__init__.py").touch()
@@ -66,7 +66,7 @@ def plant_pci_device(plant, device, vendor="0x1ae0", number=0):
     plant(f"sys/bus/pci/devices/0000:00:0{number}.0/device", device + "\n")
 
 
-def test_environment_without_a_tpu(plant, libtpu_path):
+def test_environment_without_a_tpu_skips_the_metadata_server(plant, libtpu_path):
     assert installed.get_tpu_environment(True) == {"TPU_SKIP_MDS_QUERY": "1"}
     plant_pci_device(plant, "0x0042")  # Google's network card
     assert installed.get_tpu_environment(True) == {"TPU_SKIP_MDS_QUERY": "1"}
@@ -74,7 +74,7 @@ def test_environment_without_a_tpu(plant, libtpu_path):
 
 @pytest.mark.parametrize("device", ["0x0027", "0x005e", "0x0062", "0x0063", "0x006f"])
 def test_environment_selects_pjrt_from_v5_on(plant, libtpu_path, device):
-    """Only a process that computes on the TPU gets it."""
+    """Only a process that computes on the TPU gets these variables."""
     plant_pci_device(plant, device)
     pjrt = {
         "PJRT_DEVICE": "TPU",

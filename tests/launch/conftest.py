@@ -37,7 +37,7 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, squares, config_file, run):
-    """`trained("embedding")` returns the workdir of a model with that conditioning, 12 steps old."""
+    """`trained("embedding")` returns the workdir of a model with that conditioning after 12 steps."""
     workdirs = {}
 
     def train_once(conditioning):
@@ -76,7 +76,7 @@ def listing():
 
 @pytest.fixture
 def cloud(tmp_path):
-    """launch/tpu_vm.sh with a stand-in for gcloud."""
+    """A checkout whose launch/tpu_vm.sh calls a stand-in for gcloud."""
     cloud = Cloud(tmp_path)
     yield cloud
     cloud.clean_up()

@@ -25,7 +25,7 @@ CONTEXT.set_forkserver_preload(
 
 def start_process(target: Callable, arguments: tuple) -> multiprocessing.Process:
     """Start a process that has already imported TensorFlow and calls `target(*arguments)`."""
-    # The fork server, which the first call starts, reads these.
+    # The first call starts the fork server, which reads these.
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["GCS_RETRY_CONFIG_INIT_DELAY_TIME_US"] = "10000"  # instead of one second
     process = CONTEXT.Process(target=target, args=arguments)
@@ -97,8 +97,8 @@ class RunningScript:
 def open_launcher(root: pathlib.Path) -> Iterator[Callable[..., RunningScript]]:
     """Yield a function that starts scripts; on exit, kill those that are still running.
 
-    The function takes the script's name, as in "train.py", its arguments, more environment variables
-    if any, and `inside=gcs.inside` to start it where gs:// works.
+    The function takes the script's name, such as "train.py", its arguments, additional environment
+    variables, and `inside=gcs.inside` to start the script where gs:// works.
     """
     scripts, numbers = [], itertools.count()
 
@@ -116,7 +116,7 @@ def open_launcher(root: pathlib.Path) -> Iterator[Callable[..., RunningScript]]:
 
 
 def _run_script(script, arguments, folder, environment, inside):
-    """Run a script in this process, as if it had been typed in `folder`."""
+    """Run a script in this process, as if it had been started in `folder`."""
     # Redirect the output to files.
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(os.path.join(folder, name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)

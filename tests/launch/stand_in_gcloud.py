@@ -1,4 +1,4 @@
-"""Stands in for `gcloud`: records its calls, plays the lives of a TPU, and runs ssh's commands.
+"""Stands in for `gcloud`: records its calls, simulates the lives of a TPU, and runs ssh's commands.
 
 The folder $STAND_IN contains:
 

@@ -44,7 +44,7 @@ def data(tmp_path):
     return write(tmp_path / "data")
 
 
-def test_good_data_set(data, run, tmp_path):
+def test_good_data_set_has_no_problems(data, run, tmp_path):
     result = run("audit_data.py", [data, f"--html={tmp_path / 'report.html'}"])
     assert result.code == 0, result
     assert "no problems found" in result.stdout
@@ -55,7 +55,7 @@ def test_good_data_set(data, run, tmp_path):
     assert report.count("<img") == 48 and "a picture &lt;3&gt; &amp;" in report
 
 
-def test_embedded_data_set_is_good(run):
+def test_embedded_data_set_has_no_problems(run):
     result = run("audit_data.py", [locate("embedded:emoji")])
     assert result.code == 0 and "no problems found" in result.stdout, result
 
@@ -102,7 +102,7 @@ def test_repair_leaves_no_stream_empty(data, run):
     assert len(list(data.glob("heldout-0000-*"))) == 1  # nothing was moved
 
 
-def test_duplicates_and_leaks(run, tmp_path):
+def test_duplicates_and_leaks_are_counted(run, tmp_path):
     similar = IMAGES[7].copy()
     similar[0, 0] ^= 1
     vector = np.array([1, 0, 0], np.float32)

@@ -56,7 +56,7 @@ def get_error(tmp_path, config_file, run, listing):
         ("--strategy=multiworker", ["TF_CONFIG"]),
     ],
 )
-def test_wrong_training_flag(get_error, squares, flag, words):
+def test_wrong_training_flag_is_named(get_error, squares, flag, words):
     error = get_error(*tiny.make_flags(squares), flag)
     assert error.startswith("train.py: error: ")
     assert_mentions(error, words)
@@ -76,7 +76,7 @@ def test_wrong_training_flag(get_error, squares, flag, words):
         ("    return ((\n", ["--config", "wrong.py"]),
     ],
 )
-def test_wrong_config_file(get_error, squares, tmp_path, body, words):
+def test_wrong_config_file_is_explained(get_error, squares, tmp_path, body, words):
     path = tmp_path / "wrong.py"
     lines = "from t2i_tpu.config import Config\n\n\ndef get_config():\n    config = Config()\n"
     path.write_text(lines + body)
@@ -98,12 +98,12 @@ def test_wrong_config_file(get_error, squares, tmp_path, body, words):
         ([], ["error: --config and --workdir must be given"]),
     ],
 )
-def test_missing_config_file(run, flags, words):
+def test_missing_config_file_is_named(run, flags, words):
     assert_mentions(run("train.py", flags).error, words)
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "missing", "manifest"])
-def test_damaged_data(get_error, squares, tmp_path, damage):
+def test_damaged_data_are_named(get_error, squares, tmp_path, damage):
     data = tmp_path / "data"
     shutil.copytree(squares, data)
     shard = data / "train-0002-00001.tfrecord"
@@ -119,7 +119,7 @@ def test_damaged_data(get_error, squares, tmp_path, damage):
 
 
 def test_damaged_record_ends_the_run_until_skipped_or_restored(tmp_path, squares, config_file, run):
-    # The file has the right size, so the damage is found when the record is read.
+    # The file has the right size, so the damage is found only when the record is read.
     data = tmp_path / "data"
     shutil.copytree(squares, data)
     shard = data / "train-0001-00001.tfrecord"
@@ -140,7 +140,7 @@ def test_damaged_record_ends_the_run_until_skipped_or_restored(tmp_path, squares
     assert run("train.py", flags).code == 0
 
 
-def test_workdir_of_another_config_or_data_set(get_error, squares, trained, tmp_path):
+def test_workdir_of_another_config_or_data_set_is_rejected(get_error, squares, trained, tmp_path):
     # This model was trained for 12 steps on these shards.
     workdir = trained("embedding")
     flags = dict(train__total_steps=12, train__learning_rate=1e-2, train__decay="constant")
@@ -177,7 +177,7 @@ def test_workdir_of_another_config_or_data_set(get_error, squares, trained, tmp_
         ("interpolate.py", ["--from_prompt=x", "--to_prompt=y", "--frames=1"], ["frames"]),
     ],
 )
-def test_wrong_sampling_flag(tmp_path, trained, run, listing, script, flags, words):
+def test_wrong_sampling_flag_is_named(tmp_path, trained, run, listing, script, flags, words):
     workdir = trained("embedding")
     before = listing(workdir)
     # A later --output replaces the first one.
@@ -198,7 +198,7 @@ def test_wrong_sampling_flag(tmp_path, trained, run, listing, script, flags, wor
         ("tokens", "tokenizer_sha256", "", None),
     ],
 )
-def test_encoder_differs_from_the_data_set(
+def test_encoder_that_differs_from_the_data_set_is_rejected(
     tmp_path, trained, run, conditioning, field, value, words
 ):
     workdir = tmp_path / "workdir"
@@ -212,7 +212,7 @@ def test_encoder_differs_from_the_data_set(
     assert words in result.error if words else result.code == 0
 
 
-def test_output_cannot_be_written(tmp_path, trained, run):
+def test_output_that_cannot_be_written_is_named(tmp_path, trained, run):
     (tmp_path / "file").write_text("x")
     flags = [f"--workdir={trained('embedding')}", "--prompt=x", "--num_images=1"]
     error = run("sample.py", [*flags, f"--output={tmp_path / 'file' / 'folder'}"]).error
@@ -221,13 +221,13 @@ def test_output_cannot_be_written(tmp_path, trained, run):
 
 
 @pytest.mark.parametrize("label", ["purple", "4", "-1", ""])
-def test_unknown_label(tmp_path, trained, run, label):
+def test_unknown_label_is_rejected(tmp_path, trained, run, label):
     flags = [f"--workdir={trained('label')}", f"--label={label}", f"--output={tmp_path / 'x'}"]
     error = run("sample.py", flags).error
     assert f"--label={label}" in error and "red, green, blue, yellow" in error
 
 
-def test_workdir_without_a_run_or_checkpoint(tmp_path, trained, run):
+def test_workdir_without_a_run_or_checkpoint_is_rejected(tmp_path, trained, run):
     absent = run("sample.py", [f"--workdir={tmp_path / 'absent'}", "--prompt=x"]).error
     assert "config.json is missing" in absent and not (tmp_path / "absent").exists()
     workdir = tmp_path / "workdir"

@@ -1,4 +1,4 @@
-"""launch/copy_data.py is killed in the middle of a copy and run again."""
+"""launch/copy_data.py continues a copy that was killed, and reports errors in one line."""
 
 import time
 
@@ -10,7 +10,7 @@ from t2i_tpu.data.manifest import MANIFEST_NAME
 from tests.gcs.harness import Faults
 
 
-def contents(folder):
+def read_contents(folder):
     """Return the complete files of a folder: {name: bytes}."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
@@ -19,14 +19,14 @@ def contents(folder):
 @pytest.mark.parametrize("direction", ["upload", "download"])
 def test_killed_copy_is_continued(gcs, bucket, squares, tmp_path, start, run, direction):
     """A file that has its final name is complete at any moment, and the manifest comes last."""
-    expected, address, folder = contents(squares), f"{bucket}/data", tmp_path / "copy"
+    expected, address, folder = read_contents(squares), f"{bucket}/data", tmp_path / "copy"
     if direction == "upload":
         source, target = squares, address
     else:
         source, target = gcs.put_folder(squares, address), folder
 
     def read_target():
-        return gcs.files(address) if direction == "upload" else contents(folder)
+        return gcs.files(address) if direction == "upload" else read_contents(folder)
 
     flags = [f"--source={source}", f"--output={target}", "--workers=2"]
     # Slow down the copy, so that it can be killed before it ends.

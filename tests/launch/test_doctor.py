@@ -1,4 +1,4 @@
-"""What launch/doctor.py prints, and its exit codes."""
+"""launch/doctor.py prints a table, and its exit code says whether there is a problem."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def run_doctor(*flags, path=ROOT):
     )
 
 
-def test_table_and_exit_code(tmp_path, squares, config_file):
+def test_table_and_exit_code_show_problems(tmp_path, squares, config_file):
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'run'}"]
     good = run_doctor(*flags, *tiny.make_flags(squares))
     assert good.returncode == 0 and good.stderr == "", good

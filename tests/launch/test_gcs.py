@@ -104,9 +104,10 @@ def test_sampling_on_gs_equals_sampling_on_disk(gcs, bucket, trained, run, tmp_p
 
 @pytest.fixture
 def get_errors(gcs, bucket, squares, config_file, run):
-    """`get_errors(folder)` returns three error lines, each from a script that uses the folder.
+    """`get_errors(address)` returns the error lines of three scripts that use an address on gs://.
 
-    They are of training on data in it, of training into a workdir in it, and of sampling from one.
+    The first trains on data there, the second trains into a workdir there, and the third samples
+    from a workdir there.
     """
     data = gcs.put_folder(squares, f"{bucket}/data")
 
@@ -124,7 +125,7 @@ def get_errors(gcs, bucket, squares, config_file, run):
     return run_scripts
 
 
-def test_missing_bucket(get_errors):
+def test_missing_bucket_is_named(get_errors):
     for error in get_errors("gs://no-such-bucket"):
         assert "there is no bucket gs://no-such-bucket;" in error
 
@@ -146,7 +147,7 @@ def test_missing_permission_is_named(gcs, bucket, get_errors):
     assert "roles/storage.legacyBucketReader" in workdir
 
 
-def test_missing_credentials(bucket, get_errors, tmp_path):
+def test_missing_credentials_are_reported(bucket, get_errors, tmp_path):
     nothing = {"GOOGLE_APPLICATION_CREDENTIALS": "", "CLOUDSDK_CONFIG": str(tmp_path)}
     for error in get_errors(bucket, nothing):
         assert f"{bucket} requires credentials" in error

@@ -7,7 +7,7 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory, trained, run):
-    """The image that launch/sample.py draws for a prompt and seed, float [16, 16, 3]."""
+    """The images that launch/sample.py draws, float [16, 16, 3], by (prompt, seed)."""
     folder = tmp_path_factory.mktemp("samples")
     prompts = ["red square", "blue square"]
     flags = [f"--prompt={prompt}" for prompt in prompts] + [f"--output={folder}"]
@@ -32,7 +32,7 @@ def assert_same_image(actual, expected):
     np.testing.assert_allclose(actual, expected, atol=1)
 
 
-def test_interpolation_between_prompts(tmp_path, trained, run, samples):
+def test_prompts_are_interpolated(tmp_path, trained, run, samples):
     flags = ["--from_prompt=red square", "--to_prompt=blue square", "--from_seed=1", "--frames=5"]
     output = tmp_path / "strip.png"
     result = run(
@@ -47,7 +47,7 @@ def test_interpolation_between_prompts(tmp_path, trained, run, samples):
     assert all(np.abs(frames[i + 1] - frames[i]).mean() < distance for i in range(4))
 
 
-def test_interpolation_between_seeds(tmp_path, trained, run, samples):
+def test_seeds_are_interpolated(tmp_path, trained, run, samples):
     flags = [f"--workdir={trained('embedding')}", "--mode=noise", "--from_prompt=red square"]
     flags += ["--from_seed=0", "--to_seed=1", "--frames=4"]
     strip, animation = tmp_path / "strip.png", tmp_path / "animation.gif"

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.host_xla
 
 @pytest.fixture
 def preflight(tmp_path, squares, config_file, start):
-    """A function that takes flags and returns the result, and the report or None."""
+    """`preflight(*flags)` runs launch/preflight.py and returns its result, and its report or None."""
 
     def run_preflight(*flags):
         output = tmp_path / "report.json"
@@ -28,7 +28,7 @@ def preflight(tmp_path, squares, config_file, start):
 
 
 @pytest.mark.slow
-def test_report_of_a_pod(preflight):
+def test_pod_is_traced_and_estimated(preflight):
     flags = ["--config.train.dtype_policy=auto", "--config.train.global_batch_size=32"]
     result, report = preflight("--tpu=v3-32", *flags)
     assert result.code == 0, result.stderr

@@ -1,4 +1,4 @@
-"""launch/prepare_data.py as users run it: its output, its workers, and SIGKILL at random moments."""
+"""launch/prepare_data.py writes the same files with any workers, and after kills at any moment."""
 
 import pathlib
 import random
@@ -42,7 +42,7 @@ def read_files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
 
 
-def without_manifest(files):
+def drop_manifest(files):
     """Return the files without the manifest, which contains the source's path."""
     return {name: content for name, content in files.items() if name != "manifest.json"}
 
@@ -78,13 +78,13 @@ def kill_and_resume(prepare, read, files, seconds, root, kills, seed):
     """Kill and resume preparations at random moments, then let the last one finish.
 
     Args:
-      prepare: (output) -> a started preparation.
-      read: (output) -> its files.
-      files: of a run that was not interrupted, which every finished run must equal.
-      seconds: that such a run takes.
+      prepare: a function that starts a preparation into an output folder.
+      read: a function that returns the files in an output folder.
+      files: the files of an uninterrupted run, which every finished run must equal.
+      seconds: duration of an uninterrupted run.
       root: folder of the outputs.
-      kills: how often to kill.
-      seed: for the moments.
+      kills: number of kills.
+      seed: seed for the moments of the kills.
     """
     random_state, num_killed, num_complete = random.Random(seed), 0, 0
     while num_killed < kills:
@@ -223,7 +223,7 @@ def test_wrong_flag_is_a_one_line_error(source, run, tmp_path, flag, message):
     assert not (tmp_path / "data").exists()
 
 
-def beam_flags(source, output, *options):
+def make_beam_flags(source, output, *options):
     arguments = [flag for flag in make_flags(source, output) if not flag.startswith("--workers")]
     return [*arguments, "--runner=beam", "--", *options]
 
@@ -234,7 +234,7 @@ def beam_flags(source, output, *options):
 )
 def test_beam_writes_the_same_bytes(source, run, uninterrupted, tmp_path, options):
     output = tmp_path / "data"
-    result = run("prepare_data.py", beam_flags(source, output, *options))
+    result = run("prepare_data.py", make_beam_flags(source, output, *options))
     assert result.code == 0, result.stderr
     assert read_files(output) == uninterrupted[0]
 
@@ -245,7 +245,7 @@ def test_beam_resumes_after_a_kill_and_missing_input(source, run, start, uninter
     shutil.copytree(source.removeprefix("webdataset:").removesuffix("/*.tar"), tmp_path / "tars")
     tars = sorted((tmp_path / "tars").iterdir())
     output = tmp_path / "data"
-    arguments = beam_flags(f"webdataset:{tmp_path}/tars/*.tar", output)
+    arguments = make_beam_flags(f"webdataset:{tmp_path}/tars/*.tar", output)
 
     def list_processed():
         paths = (output / "preparing").glob("unit-*.json")
@@ -271,7 +271,7 @@ def test_beam_resumes_after_a_kill_and_missing_input(source, run, start, uninter
     missing.write_bytes(content)
     result = run("prepare_data.py", arguments)
     assert result.code == 0, result.stderr
-    assert without_manifest(read_files(output)) == without_manifest(uninterrupted[0])
+    assert drop_manifest(read_files(output)) == drop_manifest(uninterrupted[0])
 
 
 def test_changed_setting_is_rejected(source, run, start, tmp_path):
@@ -284,7 +284,7 @@ def test_changed_setting_is_rejected(source, run, start, tmp_path):
     assert "unfinished preparation with a different image_size (32)" in result.error
 
 
-def test_too_few_examples_for_the_streams(source, run, uninterrupted, tmp_path):
+def test_too_few_examples_for_the_streams_are_reported(source, run, uninterrupted, tmp_path):
     """This is known only at the end. Other streams can then be made from the processed units."""
     shutil.copytree(source.removeprefix("webdataset:").removesuffix("/*.tar"), tmp_path / "tars")
     output = tmp_path / "data"
@@ -297,4 +297,4 @@ def test_too_few_examples_for_the_streams(source, run, uninterrupted, tmp_path):
     shutil.rmtree(tmp_path / "tars")
     result = run("prepare_data.py", arguments)
     assert result.code == 0, result.stderr
-    assert without_manifest(read_files(output)) == without_manifest(uninterrupted[0])
+    assert drop_manifest(read_files(output)) == drop_manifest(uninterrupted[0])

@@ -1,4 +1,4 @@
-"""What launch/runs.py lists, compares and removes."""
+"""launch/runs.py lists, compares and removes the right checkpoints."""
 
 import re
 import shutil

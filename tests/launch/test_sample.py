@@ -37,7 +37,7 @@ def test_image_does_not_depend_on_the_others(tmp_path, trained, run, conditionin
     assert read_images(tmp_path / "alone") == {"000_seed4.png": images["002_seed4.png"]}
 
 
-def test_labels_by_name_and_by_number(tmp_path, trained, run):
+def test_labels_are_accepted_by_name_and_by_number(tmp_path, trained, run):
     workdir = f"--workdir={trained('label')}"
     labels = [f"--label={label}" for label in ("red", "0", "2", "blue", "yellow")]
     flags = ["--num_images=2", "--seed=7", "--guidance_scale=4", f"--output={tmp_path / 'labels'}"]

@@ -59,7 +59,7 @@ def test_run_is_sampled_without_its_data_set(workdir, run, tmp_path):
 
 
 def encode(folder):
-    """Return an embedding and tokens, each by the encoder of its contract."""
+    """Return an embedding and tokens of a prompt, each from the encoder of its contract."""
     manifest = read_manifest(folder, check_shards=False)
     encoder = text_tower.open_encoder(manifest.embedding, manifest, folder)
     tokenizer = text_tower.open_encoder(manifest.tokens, manifest, folder)
@@ -165,7 +165,7 @@ def make_flags(tars, output, encoder="embedded"):
 
 
 def test_preparation_exports_the_tower(tars, run, start, tmp_path):
-    """It is killed after the export and run again."""
+    """The preparation is killed after the export and run again."""
     output = tmp_path / "data"
     first = start("prepare_data.py", make_flags(tars, output))
     first.wait_for((output / "preparing" / "text_tower.json").exists)

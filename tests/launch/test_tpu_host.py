@@ -190,7 +190,7 @@ def test_host_that_does_not_answer_is_named(host):
     assert host.trainings == []
 
 
-def test_start_state_and_stop(host):
+def test_training_is_started_described_and_stopped(host):
     host.plan_trainings("wait", "wait", "wait")
     training = ["configs/new one.py", "gs://bucket/x"]
 
@@ -208,7 +208,7 @@ def test_start_state_and_stop(host):
     start_and_wait(2)
     assert host.run_script("state", *training) == ["running", "step 1/2: wait"]
     assert host.run_script("state", *training, "--more")[0] == "other"
-    # It has saved and exited with 75.
+    # The stopped training saves and exits with 75.
     host.run_script("stop")
     assert host.run_script("state", *training)[0] == "exit 75"
     assert host.run_script("state", *training, "--more")[0] == "idle"

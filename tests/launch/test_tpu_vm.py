@@ -43,7 +43,7 @@ def test_create_waits_for_the_tpu_and_saves_its_flags(cloud):
     assert cloud.calls[-2][3:6] == ["describe", "tpu", "--zone=us-central1-a"]
 
 
-def test_create_directly_with_all_flags(cloud):
+def test_create_passes_all_flags_to_gcloud(cloud):
     flags = ["--direct", "--spot", "--service-account=a@b.com", "--project=p", "--runtime=r"]
     cloud.run("create", "tpu", "--type=v5e-8", "--zone=us-west4-a", *flags)
     assert cloud.commands == [
@@ -65,7 +65,7 @@ def test_interrupted_create_continues(cloud):
     assert cloud.actions == ["create"]
 
 
-def test_create_train_and_delete(cloud):
+def test_created_tpu_trains_and_is_deleted(cloud):
     """Special characters in flags reach train.py unchanged, through two shells and make."""
     flags = ["--config.data.source=shards:gs://bucket/it's $HOME", '--x=`id`;"$(id)" *', "--y="]
     cloud.plan(trainings=[0])

@@ -1,4 +1,4 @@
-"""A checkout with a stand-in for gcloud, which runs what it is given over ssh in a folder."""
+"""A checkout with a stand-in for gcloud, which runs the commands for ssh in a local folder."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ class Cloud:
     """Runs launch/tpu_vm.sh in a checkout of its own, against a stand-in for gcloud.
 
     Attributes:
-      folder: of the test.
+      folder: the folder of the test.
       checkout: a copy of the files that the scripts need.
     """
 
@@ -48,7 +48,7 @@ class Cloud:
     def _make_commands(self):
         """Create the folders of commands and a TPU's PCI ids.
 
-        bin has the tools and gcloud, and vm_bin the commands that only a TPU VM has.
+        bin contains the tools and gcloud, and vm_bin the commands that only a TPU VM has.
         """
         for name in ("bin", "vm_bin", "pci/0"):
             (self.folder / name).mkdir(parents=True)
@@ -134,7 +134,7 @@ class Cloud:
         return error
 
     def read_json_lines(self, name):
-        """Return the values in a file of the folder, which has one on each line."""
+        """Return the JSON values in a file of the folder, one from each line."""
         path = self.folder / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -172,7 +172,7 @@ class Cloud:
                 os.killpg(int(pid.read_text()), signal.SIGKILL)
 
     def clean_up(self):
-        """Kill what a failed test may have left running."""
+        """Kill the processes that a failed test may have left running."""
         for process in self._started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -30,7 +30,7 @@ MEASUREMENT = Measurement(
 )
 
 
-def test_report():
+def test_report_agrees_with_figures_by_hand():
     """The median step takes 0.5 s: 64 images at 128 images/s, and 100 GFLOP at 200 GFLOP/s."""
     assert format_measurement(MEASUREMENT).splitlines() == [
         "parameters         1.23 M",
@@ -47,12 +47,12 @@ def test_report():
     ]
 
 
-def test_report_without_a_share_of_products():
+def test_report_says_that_the_share_of_products_is_not_known():
     report = format_measurement(dataclasses.replace(MEASUREMENT, product_share=None))
     assert "outside products   not known: the profiler recorded no products" in report
 
 
-def test_measurement_of_a_step(squares):
+def test_step_is_measured(squares):
     config = Config()
     for name, value in tiny.make_settings(squares).items():
         group, field = name.split(".")

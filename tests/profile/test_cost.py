@@ -36,17 +36,17 @@ def trace(function, *arguments):
     return tf.function(function).get_concrete_function(*arguments).graph
 
 
-def test_flops_of_the_forward_pass(variables):
+def test_flops_of_the_forward_pass_are_counted(variables):
     graph = trace(lambda x: run_layers(x, *variables), IMAGES)
     assert count_product_flops(graph) == CONVOLUTION + PRODUCT
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_flops_of_gradients_inside_a_loop(variables, nested):
+def test_flops_of_gradients_inside_a_loop_count_once(variables, nested):
     """The body of the loop counts once.
 
-    The gradients of a product are two more products of its cost. The convolution of the first layer
-    has only one, because the gradient of the image is not computed.
+    The gradients of a product are two more products of the same cost. The convolution of the first
+    layer has only one, because the gradient of the image is not computed.
     """
 
     def step(x):
@@ -69,7 +69,9 @@ def test_flops_of_gradients_inside_a_loop(variables, nested):
 @pytest.mark.parametrize("transpose_a", [False, True])
 @pytest.mark.parametrize("transpose_b", [False, True])
 @pytest.mark.parametrize("batch_shape", [[], [6]])
-def test_flops_of_batched_and_transposed_products(transpose_a, transpose_b, batch_shape):
+def test_flops_of_batched_and_transposed_products_are_counted(
+    transpose_a, transpose_b, batch_shape
+):
     def multiply(a, b):
         return tf.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
 
@@ -79,7 +81,7 @@ def test_flops_of_batched_and_transposed_products(transpose_a, transpose_b, batc
     assert count_product_flops(trace(multiply, a, b)) == num_products * 2 * 3 * 4 * 5
 
 
-def test_bytes_of_products(variables):
+def test_bytes_of_products_are_counted(variables):
     """Each product reads its operands and writes its result, with 4 bytes per value."""
     graph = trace(lambda x: run_layers(x, *variables), IMAGES)
     image, kernel, hidden = BATCH * SIZE * SIZE * CHANNELS, 9 * CHANNELS * WIDTH, BATCH * 16 * WIDTH
@@ -87,7 +89,7 @@ def test_bytes_of_products(variables):
     assert count_product_bytes(graph) == 4 * (convolution + product)
 
 
-def test_activations_that_the_backward_pass_reads(variables):
+def test_activations_that_the_backward_pass_reads_are_counted(variables):
     """The gradient of the kernel reads the image, and that of the matrix the flattened activations.
 
     Activations that are read in two shapes count once, and weights do not count.
@@ -104,8 +106,8 @@ def test_activations_that_the_backward_pass_reads(variables):
     assert count_activation_bytes(forward_only, BATCH) == 0
 
 
-def test_seconds_by_kind_of_op(tmp_path):
-    """A large matrix product takes most of the time, and no more than has passed."""
+def test_seconds_are_summed_by_kind_of_op(tmp_path):
+    """A large matrix product takes most of the time, and no more than the elapsed time."""
     matrix = tf.ones([1024, 1024])
     multiply = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix) + 1.0))
     multiply()

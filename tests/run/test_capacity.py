@@ -14,7 +14,7 @@ from t2i_tpu.train.state import TrainState
 from tests import tiny
 
 
-def test_estimated_size_of_a_checkpoint_is_its_size_on_disk(tmp_path, squares):
+def test_estimated_checkpoint_size_equals_its_size_on_disk(tmp_path, squares):
     config, manifest = tiny.make_config(squares, model__widths=(64,)), read_manifest(str(squares))
     findings = capacity.check_capacity(config, str(tmp_path / "run"), manifest)
     disk = next(finding for finding in findings if finding.subject == "disk")
@@ -32,7 +32,7 @@ def test_memory_of_a_forward_pass_grows_with_every_image(squares):
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     denoiser = build_denoiser(config, manifest.channels, spec, "float32")
     small, large = (capacity.count_forward_bytes(denoiser, batch) for batch in (16, 48))
-    # What does not depend on the batch, such as the casts of the weights.
+    # The part that does not depend on the batch, such as the casts of the weights.
     constant = (3 * small - large) / 2
     assert 0 <= constant < small
     # Each image has at least 16 float32 channels at 16x16 after the stem and after the last block.

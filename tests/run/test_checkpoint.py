@@ -23,14 +23,14 @@ def run(squares):
 
 @pytest.fixture
 def workdir(run, tmp_path):
-    """A workdir with one checkpoint, of step 3."""
+    """A workdir with a single checkpoint, which is that of step 3."""
     save(tmp_path, run.state)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def other(squares):
-    """A state of the same shape with other values in it."""
+    """A state with the same shapes and other values."""
     return tiny.Run(tiny.make_config(squares, seed=1)).state
 
 
@@ -72,8 +72,7 @@ def test_every_variable_is_restored(run, workdir, other):
     assert tiny.read_checkpoint(workdir).keys() == expected.keys()
 
 
-def test_empty_workdir(tmp_path, other):
-    """Training starts at step 0; sampling fails."""
+def test_empty_workdir_is_trained_from_step_0_and_cannot_be_sampled(tmp_path, other):
     other.step.assign(0)
     assert make_checkpointer(tmp_path, other).restore() == 0
     with pytest.raises(UserError, match="holds no checkpoint"):
@@ -169,7 +168,7 @@ def test_damaged_checkpoint_is_skipped_and_can_be_written_again(run, workdir, ot
 
 
 def test_every_flipped_bit_is_detected(workdir, other):
-    """200 random bits of all files of a checkpoint."""
+    """Flip 200 random bits, spread over all files of a checkpoint."""
     files = sorted((workdir / "checkpoints").iterdir())
     contents = [path.read_bytes() for path in files]
     rng = np.random.default_rng(0)

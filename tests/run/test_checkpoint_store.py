@@ -1,4 +1,4 @@
-"""Which checkpoints of a workdir count, which are skipped and which are kept."""
+"""The store of checkpoints lists, verifies, skips and removes the right ones."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ def list_kept(workdir, retention):
 
 
 def test_newest_checkpoint_has_the_highest_step(tmp_path, write):
-    """File times do not matter. Here they run backwards and lie far in the future."""
+    """File times do not matter. Here, they decrease from step to step, or lie far in the future."""
     for age, step in enumerate((9, 100, 20)):
         folder = write(step)
         for path in folder.glob(f"step-{step}.*"):
@@ -91,7 +91,7 @@ def test_unfinished_checkpoint_does_not_count(tmp_path, write, caplog):
 
 
 def test_interrupted_removal_leaves_no_damaged_checkpoint(tmp_path, write):
-    """The info file goes first; at any moment after that, the checkpoint does not count."""
+    """The info file is removed first. From then on, the checkpoint does not count."""
     folder = write(10)
     write(20)
     paths = sorted(folder.glob("step-20.*"), key=lambda path: path.suffix != ".json")

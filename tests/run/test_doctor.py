@@ -16,7 +16,7 @@ def examine(config, workdir=None):
     return {finding.subject: finding for finding in doctor.examine(config, workdir)}
 
 
-def test_run_that_works_has_no_problem(tmp_path, squares):
+def test_run_that_works_has_no_problems(tmp_path, squares):
     findings = examine(tiny.make_config(squares), str(tmp_path / "run"))
     assert "precision" in findings  # its status depends on the machine
     for subject in ("tensorflow", "CPU", "workdir", "data", "disk", "memory"):

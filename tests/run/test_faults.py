@@ -1,4 +1,4 @@
-"""A run on a full disk, in a read-only workdir, and with a wrong clock."""
+"""A run copes with a full disk, a read-only workdir and a wrong clock."""
 
 import os
 import shlex
@@ -13,8 +13,8 @@ from t2i_tpu.run.checkpoint_store import Retention
 from tests import tiny
 from tests.launch.launcher import ROOT
 
-# Runs a script whose files cannot grow beyond a limit, as on a full disk. Unlike a file system that
-# is full, this needs no root. SIGXFSZ is ignored, so a write fails as it would there.
+# Runs a script whose files cannot grow beyond a limit, as on a full disk. Unlike a full file system,
+# this does not require root. SIGXFSZ is ignored, so a write fails as on a full disk.
 LIMITED_PROGRAM = """
 import resource, signal, runpy, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -49,8 +49,8 @@ def list_checkpoints(workdir):
     return {path.name.split(".")[0] for path in (workdir / "checkpoints").iterdir()}
 
 
-def test_full_disk(saved, launch):
-    """The old checkpoint stays, the run ends with an error, and it can be resumed with more room."""
+def test_run_survives_a_full_disk(saved, launch):
+    """The old checkpoint stays and the run ends with an error. With more space, it is resumed."""
     workdir, flags, run = saved
     script = str(ROOT / "launch" / "train.py")
     command = [sys.executable, "-c", LIMITED_PROGRAM, str(LIMIT_BYTES), script, *flags]
@@ -103,7 +103,7 @@ def test_finished_run_may_be_read_only(saved, launch):
     assert f"finished: {workdir} holds all 15 steps" in again.stderr.splitlines()[-1]
 
 
-def test_wrong_clock(saved, launch):
+def test_wrong_clock_does_not_affect_resuming(saved, launch):
     """The newest checkpoint seems to date from 1970, and an older one from 2096."""
     workdir, flags, run = saved
     run.steps(3)

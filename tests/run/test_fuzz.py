@@ -76,7 +76,7 @@ def originals(squares):
 
 
 def read_examples(folder, count=32):
-    """Return training examples, read eagerly, because a pipeline takes a second to build."""
+    """Return training examples. They are read eagerly, because building a pipeline takes a second."""
     dataset = open_dataset(str(folder), "embedding", 16)
     with translate_data_errors(dataset):
         return dataset.examples("train", count)
@@ -96,7 +96,7 @@ def assert_one_line(error):
 
 @SETTINGS
 @given(data=st.data())
-def test_manifest_of_a_data_set(folder, originals, data):
+def test_damaged_manifest_is_rejected_or_harmless(folder, originals, data):
     """With an accepted manifest, the reader returns the original examples."""
     original = (folder / MANIFEST_NAME).read_text()
     try:
@@ -112,7 +112,7 @@ def test_manifest_of_a_data_set(folder, originals, data):
 
 @SETTINGS
 @given(data=st.data())
-def test_config_and_manifest_of_a_workdir(squares, tmp_path, data):
+def test_damaged_workdir_file_is_rejected_or_valid(squares, tmp_path, data):
     """Accepted files are valid, and belong to the same run only if they describe the same run."""
     config, manifest = tiny.make_config(squares), read_manifest(str(squares))
     workdir.write(str(tmp_path), config, manifest, str(tmp_path))
@@ -139,7 +139,7 @@ def test_config_and_manifest_of_a_workdir(squares, tmp_path, data):
 
 @SETTINGS
 @given(data=st.data())
-def test_info_file_of_a_checkpoint(data):
+def test_damaged_info_file_is_rejected(data):
     """It contains its own hash, so only the original is accepted."""
     info = checkpoint_store.CheckpointInfo(3, {"loss": 0.5}, {"step-3.index": (5, "0" * 64)})
     content = data.draw(mangle(info.to_json()))
@@ -153,7 +153,7 @@ def test_info_file_of_a_checkpoint(data):
 
 @SETTINGS
 @given(data=st.data())
-def test_record_of_rollbacks(tmp_path, data):
+def test_damaged_rollbacks_file_is_rejected_or_valid(tmp_path, data):
     """Accepted rollbacks are well-formed and stay the same when one more is added."""
     text = json.dumps([{"at": 9, "to": 5}, {"at": 8, "to": 3}])
     (tmp_path / "rollbacks.json").write_bytes(data.draw(mangle(text)))
@@ -173,7 +173,7 @@ def test_record_of_rollbacks(tmp_path, data):
 
 @settings(SETTINGS, max_examples=40)
 @given(data=st.data())
-def test_bytes_of_a_shard(folder, originals, data):
+def test_damaged_shard_is_rejected(folder, originals, data):
     path = folder / "train-0001-00001.tfrecord"
     original = path.read_bytes()
     content = bytearray(original)
@@ -191,7 +191,7 @@ def test_bytes_of_a_shard(folder, originals, data):
 
 @settings(SETTINGS, max_examples=40)
 @given(data=st.data())
-def test_records_of_a_shard(folder, originals, data):
+def test_damaged_record_is_rejected_or_well_formed(folder, originals, data):
     """Another program may write records with correct checksums but wrong content.
 
     If they are accepted, they have the right shapes, and all other examples are unchanged.

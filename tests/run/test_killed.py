@@ -18,7 +18,7 @@ from tests.launch.launcher import ROOT, RunningScript
 
 EMOJI = ROOT / "t2i_tpu" / "embedded" / "emoji"
 
-# emoji32 on a model so small that a run is over in seconds; a checkpoint after every step.
+# Changes to emoji32. The model is so small that a run takes seconds, and every step is saved.
 FLAGS = {
     "data.image_size": 8,
     "model.widths": (16,),
@@ -43,7 +43,7 @@ FLAGS = {
 
 @dataclasses.dataclass
 class Place:
-    """Where runs are written, each under its name.
+    """A place on disk or on gs:// that holds runs by their names.
 
     Attributes:
       start: starts or resumes a run.
@@ -57,28 +57,28 @@ class Place:
     fetch: Callable[[str], pathlib.Path]
     write_seconds: float
 
-    def finished_steps(self, name) -> set[int]:
+    def list_finished_steps(self, name) -> set[int]:
         """Return the steps of the checkpoints with an info file."""
         matches = (re.fullmatch(r"step-(\d+)\.json", file) for file in self.list_files(name))
         return {int(match[1]) for match in matches if match}
 
-    def newest_step(self, name) -> int:
-        return max(self.finished_steps(name), default=0)
+    def find_newest_step(self, name) -> int:
+        return max(self.list_finished_steps(name), default=0)
 
-    def unfinished_steps(self, name) -> set[int]:
+    def list_unfinished_steps(self, name) -> set[int]:
         """Return the steps of the checkpoints without an info file."""
         matches = (re.match(r"step-(\d+)", file) for file in self.list_files(name))
-        return {int(match[1]) for match in matches if match} - self.finished_steps(name)
+        return {int(match[1]) for match in matches if match} - self.list_finished_steps(name)
 
 
 @dataclasses.dataclass
 class Kills:
-    """How often runs were killed.
+    """Counts of the kills of runs.
 
     Attributes:
-      starting: before the first step.
-      running: after it.
-      writing: of those, while a checkpoint was written.
+      starting: kills before the first new checkpoint.
+      running: kills after it.
+      writing: those of `running` that came while a checkpoint was being written.
     """
 
     starting: int = 0
@@ -149,12 +149,12 @@ def cloud(train, tmp_path, gcs, bucket):
 
 
 def start_and_kill(place, name, rng, kills):
-    """Start a run and kill it at a random time, and count this in `kills`.
+    """Start a run, kill it at a random time and count the kill in `kills`.
 
-    Some runs are killed while they start, most while they train and save, and half of the latter
-    soon after files of an unfinished checkpoint appear.
+    Some runs are killed while they start, and most while they train and save. About half of the
+    latter are killed soon after files of an unfinished checkpoint appear.
     """
-    before, running = place.newest_step(name), place.start(name)
+    before, running = place.find_newest_step(name), place.start(name)
 
     def wait_for(condition):
         while running.process.is_alive() and not condition():
@@ -165,10 +165,10 @@ def start_and_kill(place, name, rng, kills):
     if kind < 0.15:
         time.sleep(rng.uniform(0, 4))
     else:
-        wait_for(lambda: place.newest_step(name) != before)
+        wait_for(lambda: place.find_newest_step(name) != before)
         time.sleep(rng.uniform(0, 1.5))
     if kind > 0.6:
-        wait_for(lambda: place.unfinished_steps(name))
+        wait_for(lambda: place.list_unfinished_steps(name))
         time.sleep(rng.uniform(0, place.write_seconds))
     # Kill the run.
     has_ended = not running.process.is_alive()
@@ -177,11 +177,11 @@ def start_and_kill(place, name, rng, kills):
     # Count the kill.
     if has_ended:
         return
-    if place.newest_step(name) == before:
+    if place.find_newest_step(name) == before:
         kills.starting += 1
         return
     kills.running += 1
-    if place.unfinished_steps(name):
+    if place.list_unfinished_steps(name):
         kills.writing += 1
 
 
@@ -191,7 +191,7 @@ def check_killed_run(place, name, rng, kills, expected):
         start_and_kill(place, name, rng, kills)
     last = place.start(name).wait(900)
     assert last.code == 0, last.stderr
-    assert not place.unfinished_steps(name)
+    assert not place.list_unfinished_steps(name)
     values = tiny.read_checkpoint(place.fetch(name))
     assert values.keys() == expected.keys()
     for key, value in expected.items():

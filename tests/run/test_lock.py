@@ -79,8 +79,8 @@ def make_foreign_owner(tmp_path):
     return content | {"machine": "another", "host": "far", "token": "x"}
 
 
-def test_owner_on_another_machine_is_dead_without_heartbeats(tmp_path):
-    """Its clock does not matter, even if it is ahead."""
+def test_owner_on_another_machine_without_heartbeats_is_dead(tmp_path):
+    """The clock of the other machine does not matter, even if it is ahead."""
     path = tmp_path / "lock.json"
     path.write_text(json.dumps(make_foreign_owner(tmp_path) | {"since": "2099-01-01 00:00:00"}))
     os.utime(path, (4e9, 4e9))
@@ -88,7 +88,7 @@ def test_owner_on_another_machine_is_dead_without_heartbeats(tmp_path):
         lock.check()
 
 
-def test_owner_on_another_machine_is_alive_while_its_heart_beats(tmp_path):
+def test_owner_on_another_machine_with_heartbeats_is_alive(tmp_path):
     content = make_foreign_owner(tmp_path) | {"since": "2099-01-01 00:00:00"}
     path = tmp_path / "lock.json"
     process = subprocess.Popen([sys.executable, "-c", HEARTBEAT, str(path), json.dumps(content)])
@@ -103,7 +103,7 @@ def test_owner_on_another_machine_is_alive_while_its_heart_beats(tmp_path):
 
 
 def test_owner_notices_that_it_has_lost_the_lock(tmp_path):
-    """As after a machine was asleep and another one took over. The other's lock stays."""
+    """This happens if a machine was asleep and another took over. The other's lock is kept."""
     content, path = make_foreign_owner(tmp_path), tmp_path / "lock.json"
     with Lock(str(tmp_path), BEAT_SECONDS) as lock:
         assert lock.lost is None
@@ -124,7 +124,7 @@ def test_unreadable_lock_is_ignored(tmp_path, text):
         lock.check()
 
 
-def test_reused_pid_is_another_process(tmp_path):
+def test_process_with_a_reused_pid_is_not_the_owner(tmp_path):
     with Lock(str(tmp_path), BEAT_SECONDS):
         content = json.loads((tmp_path / "lock.json").read_text())
     content |= {"started": "1", "token": "x"}

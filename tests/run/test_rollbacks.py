@@ -1,4 +1,4 @@
-"""Rollbacks: which checkpoint a run returns to, and the record of it in the workdir."""
+"""Rollbacks return to the right checkpoints, and their record survives in the workdir."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.rollbacks import Rollbacks
 
 
-def test_the_target_of_each_rollback(tmp_path):
+def test_rollback_returns_to_the_newest_unused_checkpoint(tmp_path):
     for step in (10, 20, 30, 40):
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
         (tmp_path / "checkpoints" / f"step-{step}.index").touch()
@@ -24,7 +24,7 @@ def test_the_target_of_each_rollback(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[", "{}", "[3]", '[{"at": 3}]', '[{"at": 3, "to": "x"}]'])
-def test_a_damaged_record_of_rollbacks(tmp_path, text):
+def test_damaged_rollbacks_file_is_rejected(tmp_path, text):
     (tmp_path / "rollbacks.json").write_text(text)
     if text == "{}":
         assert Rollbacks(str(tmp_path)).records == []

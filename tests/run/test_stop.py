@@ -1,4 +1,4 @@
-"""Signals while the device is busy, and announcements of Google's metadata server."""
+"""Signals and notices of Google's metadata server stop a run, even while the device is busy."""
 
 import http.server
 import os
@@ -22,11 +22,11 @@ NO_NOTICES = {"maintenance-event": "NONE", "preempted": "FALSE"}
 
 
 class MetadataServer:
-    """A metadata server on the loopback interface, which answers as that of Google's machines.
+    """A metadata server on the loopback interface that answers as the one of Google's machines.
 
     Attributes:
-      notices: the values it serves. They may be changed.
-      requests: the names that were asked for.
+      notices: the values that it serves, by name. Tests may change them.
+      requests: the names that were requested.
     """
 
     def __init__(self, notices):
@@ -60,7 +60,7 @@ class MetadataServer:
         return f"localhost:{self.http.server_port}"
 
     def wait_for_polls(self, count, name="preempted"):
-        """Wait until a value has been asked for `count` more times."""
+        """Wait until a value has been requested `count` more times."""
         total, end = self.requests.count(name) + count, time.monotonic() + 20
         while self.requests.count(name) < total and time.monotonic() < end:
             time.sleep(0.01)
@@ -120,7 +120,7 @@ def test_notice_from_before_the_start_does_not_count(start_server, strategy):
         assert stop.agree_on_reason() == "a maintenance event"
 
 
-def test_machine_that_cannot_be_preempted(start_server, strategy):
+def test_maintenance_event_is_noticed_without_a_preemption_entry(start_server, strategy):
     server = start_server({"maintenance-event": "NONE"})
     with Stop(strategy) as stop:
         server.wait_for_polls(3, "maintenance-event")
@@ -131,7 +131,7 @@ def test_machine_that_cannot_be_preempted(start_server, strategy):
         assert stop.agree_on_reason() == "a maintenance event"
 
 
-def test_machine_without_a_metadata_server(strategy, monkeypatch):
+def test_missing_metadata_server_requests_no_stop(strategy, monkeypatch):
     monkeypatch.delenv("NO_GCE_CHECK", raising=False)
     with socket.create_server(("localhost", 0)) as closed:
         monkeypatch.setenv("GCE_METADATA_HOST", f"localhost:{closed.getsockname()[1]}")
@@ -188,7 +188,7 @@ with Stop(strategy):
 """
 
 
-def test_second_ctrl_c_does_not_wait_for_the_device():
+def test_ctrl_c_after_a_signal_does_not_wait_for_the_device():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "NO_GCE_CHECK": "true"}
     process = subprocess.Popen(
         [sys.executable, "-c", BUSY_PROGRAM],

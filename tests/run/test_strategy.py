@@ -1,4 +1,4 @@
-"""The choice of strategy, dtype and compiler for the hardware, and errors if it is missing."""
+"""Strategy, dtype and compiler suit the hardware, and missing hardware is reported."""
 
 import pytest
 import tensorflow as tf
@@ -56,7 +56,7 @@ def test_batch_that_replicas_do_not_divide_is_rejected(tmp_path, squares):
         (None, "float32"),
     ],
 )
-def test_dtype_and_compiler_of_gpus(monkeypatch, capability, policy):
+def test_dtype_and_compiler_suit_the_gpu(monkeypatch, capability, policy):
     """TensorFlow's answers about a GPU are patched, because there may be none."""
     gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
     details = {"compute_capability": capability} if capability else {}
@@ -70,7 +70,7 @@ def test_dtype_and_compiler_of_gpus(monkeypatch, capability, policy):
     assert not strategy_lib.should_use_xla(without_xla, strategy)
 
 
-def test_dtype_and_compiler_of_this_cpu():
+def test_dtype_and_compiler_suit_this_cpu():
     with open("/proc/cpuinfo") as file:
         flags = set(next(line for line in file if line.startswith("flags")).split())
     has_bfloat16 = bool(flags & {"avx512_bf16", "amx_bf16"})

@@ -26,8 +26,8 @@ def test_report_names_input_or_device(caplog, is_waiting, activity):
         assert wait_for_lines(caplog, 1)[0].endswith(f"waiting for {activity}")
 
 
-def test_reports_name_the_host_activity_and_become_rarer(caplog):
-    """They come after 0.2, 0.4, 0.8 and 1.6 s. A step starts the time anew."""
+def test_reports_name_the_activity_of_the_host_and_become_rarer(caplog):
+    """They come after 0.2, 0.4, 0.8 and 1.6 s. A step restarts the timer."""
     with Watchdog(0.2 / 60, lambda: True) as watchdog:
         watchdog.step()
         with watchdog.doing("the checkpoint write"):
@@ -39,7 +39,7 @@ def test_reports_name_the_host_activity_and_become_rarer(caplog):
         assert wait_for_lines(caplog, 5)[4].endswith("waiting for input")
 
 
-def test_no_report_while_steps_are_done_or_if_it_is_off(caplog):
+def test_nothing_is_reported_while_steps_are_done_or_if_the_watchdog_is_off(caplog):
     for minutes in (1 / 60, 0):
         with Watchdog(minutes, lambda: True) as watchdog:
             for _ in range(8):
@@ -50,7 +50,7 @@ def test_no_report_while_steps_are_done_or_if_it_is_off(caplog):
 
 
 def test_device_loop_shows_that_it_waits_for_input(squares):
-    """The input gives two batches, and the others only after the gate has been opened."""
+    """The input yields two batches, and the others only after the gate has been opened."""
     run, waiting, gate = tiny.Run(tiny.make_config(squares)), tf.Variable(False), threading.Event()
 
     def wait_for_gate(index):
@@ -70,7 +70,7 @@ def test_device_loop_shows_that_it_waits_for_input(squares):
     loop = make_device_loop(run.strategy, run.trainer.replica_step, waiting)
     training = threading.Thread(target=lambda: loop(iterator, tf.constant(4)), daemon=True)
     training.start()
-    # Wait until it has been waiting for two seconds.
+    # Wait until the loop has been waiting for input for two seconds.
     end, since = time.monotonic() + 200, time.monotonic()
     while time.monotonic() < min(end, since + 2):
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Which changes of a run its workdir accepts, and errors if its files are damaged."""
+"""A workdir accepts only harmless changes to its run, and damaged files are reported."""
 
 import dataclasses
 import json

@@ -1,6 +1,6 @@
 """The TPU's real compiler compiles our programs. `make test-tpu-compile` runs these tests.
 
-They take minutes, and preflight installs an environment of 1.1 GB into the cache folder for them.
+They take minutes, and install an environment of 1.1 GB into the cache folder.
 """
 
 import json
@@ -51,7 +51,7 @@ def step():
     return lower_step(64)
 
 
-def test_figures_of_a_lowered_step(step):
+def test_figures_of_a_lowered_step_are_plausible(step):
     weights = step.gradient_bytes
     assert weights > 4e5
     # The weight, two moments and one average.
@@ -82,7 +82,7 @@ def test_old_python_is_rejected(monkeypatch, tmp_path):
 
 @pytest.mark.tpu_compile
 @needs_compiler
-def test_preflight_of_a_small_config():
+def test_preflight_compiles_a_small_config():
     begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     result = run_preflight(make_config(global_batch_size=64), "v5e-1")
     # Processor time does not depend on other work on the machine, as wall-clock time does.

@@ -21,7 +21,7 @@ TYPES = {
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_known_type(name):
+def test_known_type_has_the_documented_figures(name):
     tpu = hardware.parse_tpu(name)
     actual = (
         tpu.num_replicas,
@@ -56,7 +56,7 @@ def test_unknown_type_is_rejected(name, message):
         hardware.parse_tpu(name)
 
 
-def test_gpus():
+def test_gpus_are_single_devices():
     gpus = hardware.list_gpus()
     assert [gpu.name for gpu in gpus] == ["V100", "A100", "H100"]
     for gpu in gpus:

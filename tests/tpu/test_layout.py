@@ -23,7 +23,7 @@ F32, BF16 = xla_data_pb2.F32, xla_data_pb2.BF16
         ([7, 9], [1, 0], [], 63),
     ],
 )
-def test_padded_elements(dimensions, minor_to_major, tiles, elements):
+def test_padded_elements_are_counted(dimensions, minor_to_major, tiles, elements):
     assert layout.padded_elements(dimensions, minor_to_major, tiles) == elements
 
 
@@ -37,8 +37,11 @@ def make_shape(element_type, dimensions, space=layout.HBM):
 
 @pytest.fixture
 def module():
-    """A module: an argument, a fusion of it with two results (one in the core's memory), and copies
-    of the fusion's first result and of the argument."""
+    """A module with an argument, a fusion and two copies.
+
+    The fusion reads the argument and has two results, one of them in the core's memory. The copies
+    are of its first result and of the argument.
+    """
     module = hlo_pb2.HloModuleProto(entry_computation_id=1)
     entry, fused = module.computations.add(id=1), module.computations.add(id=2)
     pair = xla_data_pb2.ShapeProto(element_type=xla_data_pb2.TUPLE)
@@ -61,7 +64,7 @@ def module():
     return module
 
 
-def test_arrays_of_a_module(module):
+def test_arrays_of_a_module_are_listed(module):
     arrays = list(layout.iter_arrays(module))
     weights, half, on_chip, copy, updated = arrays
     assert (weights.num_bytes, weights.padded_bytes, weights.is_state) == (8192, 8192, True)
@@ -74,7 +77,7 @@ def test_arrays_of_a_module(module):
     assert layout.find_largest_temporaries(arrays) == [("up0_0/norm1 (gradient)", 4096)]
 
 
-def test_traffic(module):
+def test_traffic_is_counted(module):
     """The fusion reads 8192 bytes and writes 2048; the copies read and write 2048 and 8192 each.
 
     An array in the core's own memory costs nothing.
@@ -82,7 +85,7 @@ def test_traffic(module):
     assert layout.count_hbm_traffic(module) == 8192 + 2048 + 2 * 2048 + 2 * 8192
 
 
-def test_cycles(module):
+def test_estimated_cycles_are_summed(module):
     """The compiler writes an estimate into each instruction. A fusion's includes its inside."""
     for computation, cycles in zip(module.computations, (40, 7), strict=True):
         last = computation.instructions[-1]

@@ -34,7 +34,7 @@ def make_config(squares, **changes):
         ("modern", "sequence"),
     ],
 )
-def test_no_problems_with_any_kind_of_model(squares, strategy, recipe, conditioning):
+def test_no_kind_of_model_has_problems(squares, strategy, recipe, conditioning):
     changes = {"model__widths": (16, 16), "model__attention_levels": (False, True)}
     config = make_config(squares, recipe=recipe, model__conditioning=conditioning, **changes)
     result = trace.trace_config(config, read_manifest(str(squares)), strategy)
@@ -121,13 +121,13 @@ def test_sum_over_some_of_the_replicas_is_found(squares, strategy):
     assert "does not sum over all 8 replicas" in problems[0]
 
 
-def test_graph_without_replicas_is_a_fault():
+def test_graph_without_replicas_is_a_problem():
     graph = tf.function(lambda x: x + 1.0).get_concrete_function(tf.zeros([1])).graph
     assert trace.find_problems(graph) == ["nothing in the graph is replicated over the TPU's cores"]
 
 
-# Arguments: number of replicas, number of hosts, folder of the data set. The last line that it prints
-# is a JSON list of the hosts that read data and of the slots that each replica got.
+# A program whose arguments are the number of replicas, the number of hosts and the folder of the data
+# set. Its last line is a JSON list of the hosts that read data and of the slots of each replica.
 PROGRAM = """
 import json
 import sys
