@@ -1,1 +1,1 @@
-"""Reading and writing files and folders, local or gs://: atomicity, access and errors."""
+"""Atomic writes, checks of access, and one-line errors for files on disk and on gs://."""

@@ -11,58 +11,61 @@ import tensorflow as tf
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
-# Long enough to need a block of the disk: some file systems store a small file in its inode.
+# The content must need a block on the disk: some file systems store a small file in its inode.
 _PROBE = b"t2i_tpu checks whether it can write here\n" * 100
 
 
 def check_writable(folder: str) -> None:
-    """Write a small file, read it back and remove it.
+    """Check that a folder can be written, by writing, reading and removing a small file.
 
-    The folder need not exist: the file is then written in the nearest folder above it.
+    If the folder does not exist, the file is written into the nearest folder above it.
+
+    Args:
+      folder: the folder, local or gs://.
 
     Raises:
-      UserError: one of these is not possible; the message says why and what to do.
+      UserError: one of the three steps failed. The message says why and what to do.
     """
-    path = posixpath.join(_nearest_existing(folder), f".probe-{uuid.uuid4().hex}.tmp")
-    is_left = False
+    path = posixpath.join(_find_nearest_existing(folder), f".probe-{uuid.uuid4().hex}.tmp")
+    probe_exists = False
     try:
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(_PROBE)
-        is_left = True
+        probe_exists = True
         with tf.io.gfile.GFile(path, "rb") as file:
             content = file.read()
         tf.io.gfile.remove(path)
     except tf.errors.OpError as error:
-        # Removing the file may fail for the same reason.
+        # Removing the file may fail too, for the same reason.
         with contextlib.suppress(tf.errors.OpError):
             tf.io.gfile.remove(path)
-            is_left = False
-        left = f" (and {path} is left there)" if is_left else ""
+            probe_exists = False
+        remains = f" (and {path} is left there)" if probe_exists else ""
         raise UserError(
-            f"{folder} cannot be written: {files.explain_error(path, error)}{left}"
+            f"{folder} cannot be written: {files.explain_error(path, error)}{remains}"
         ) from error
     if content != _PROBE:
         raise UserError(
-            f"{folder} returned different bytes than were written to it; use another folder"
+            f"{folder} returned different bytes from those written to it; use another folder"
         )
 
 
 def free_bytes(folder: str) -> int | None:
-    """Return the free space on the disk that holds a folder or will hold it; None for gs://."""
-    return None if _is_remote(folder) else shutil.disk_usage(_nearest_existing(folder)).free
+    """Return the free space on the disk of a folder, which need not exist yet; None for gs://."""
+    return None if _is_remote(folder) else shutil.disk_usage(_find_nearest_existing(folder)).free
 
 
 def used_bytes(folder: str) -> int:
-    """Return the size of the files in a local folder, without its subfolders.
+    """Return the total size in bytes of the files in a local folder, without its subfolders.
 
-    It is 0 if the folder does not exist or is on gs://.
+    The result is 0 if the folder does not exist or is on gs://.
     """
     if _is_remote(folder) or not os.path.isdir(folder):
         return 0
     return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
 
 
-def _nearest_existing(folder: str) -> str:
+def _find_nearest_existing(folder: str) -> str:
     """Return the folder, or the nearest one above it that exists."""
     if _is_remote(folder):
         return folder

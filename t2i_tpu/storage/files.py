@@ -1,4 +1,4 @@
-"""Writes files, local or gs://, so that they get their name only when they are complete."""
+"""Writes files, local or gs://, which get their name only when they are complete."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from t2i_tpu.storage import gcs
 
 _BLOCK_BYTES = 1 << 22
 _LOCAL_REMEDIES = {
-    "Permission denied": "give yourself the right to write there, or use another folder",
+    "Permission denied": "get permission to write there, or use another folder",
     "Read-only file system": "use another folder",
     "No space left on device": "free some space, or use another disk",
     "Disk quota exceeded": "free some space, or use another disk",
@@ -24,8 +24,11 @@ def write_atomically(path: str, shared: bool = False) -> Iterator[str]:
     """Yield a temporary path to write to, and rename it to `path` when the block ends.
 
     Args:
-      path: of the file; an existing file is replaced.
+      path: path of the file. An existing file is replaced.
       shared: whether another process may write the same file at the same time.
+
+    Raises:
+      tf.errors.OpError: the file cannot be written. The temporary file is removed if possible.
     """
     partial = f"{path}.{uuid.uuid4().hex}.tmp" if shared else path + ".tmp"
     try:
@@ -58,7 +61,12 @@ def measure(path: str) -> tuple[int, str]:
 
 
 def explain_error(path: str, error: tf.errors.OpError) -> str:
-    """Return one line that says why TensorFlow could not read or write a path, and what to do."""
+    """Return one line that says why TensorFlow could not read or write a path, and what to do.
+
+    Args:
+      path: the path, local or gs://.
+      error: the error that TensorFlow raised.
+    """
     if path.startswith("gs://"):
         return gcs.explain_error(error, path)
     reason = error.message.splitlines()[0].rpartition("; ")[2]

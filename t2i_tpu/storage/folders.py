@@ -1,4 +1,4 @@
-"""Local folders that get their name only when they are complete."""
+"""Creates local folders, which get their name only when they are complete."""
 
 import contextlib
 import os
@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 def create_atomically(folder: str, is_complete: Callable[[str], bool]) -> Iterator[str]:
     """Yield a temporary folder to fill, and rename it to `folder` when the block ends.
 
-    The temporary folder is a sibling of `folder`, and it is removed if the block raises an error.
-    Several processes may create the same folder at the same time: the first to rename its own wins,
-    and the others keep the winner's.
+    The temporary folder is a sibling of `folder`, and is removed if the block raises an error. Several
+    processes may create the same folder at the same time: the first one that finishes provides the
+    folder, and the others discard theirs.
 
     Args:
-      folder: local path; the folders above it are created if necessary.
-      is_complete: says whether the folder that another process left at a path is complete.
+      folder: a local path. The folders above it are created if necessary.
+      is_complete: a function that returns whether a folder, which another process may have created, is
+        complete.
 
     Raises:
       OSError: the folder cannot be created, or an incomplete one is in its place.

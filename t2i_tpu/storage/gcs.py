@@ -1,4 +1,4 @@
-"""Turns errors of Google Cloud Storage into one line that says what to do."""
+"""Translates errors of Google Cloud Storage into one line that says what to do."""
 
 import contextlib
 import re
@@ -9,7 +9,7 @@ import tensorflow as tf
 from t2i_tpu.errors import UserError
 
 _NO_CREDENTIALS = ("Anonymous caller", "HTTP response code 401", "credentials were not found")
-# The least powerful role that has a permission; objectUser has the others.
+# The least powerful role that includes each permission. objectUser includes the others.
 _ROLES = {
     "storage.buckets.get": "legacyBucketReader",
     "storage.objects.get": "objectViewer",
@@ -18,17 +18,17 @@ _ROLES = {
 
 
 def check_bucket(path: str, write: bool = False) -> None:
-    """Check that the bucket of a gs:// path can be used; local paths always pass.
+    """Check that the bucket of a gs:// path can be used. Local paths always pass.
 
     If a bucket does not exist, TensorFlow's client reports that a file does not exist, and its
-    makedirs retries forever. To make folders it needs permission to get the bucket.
+    makedirs retries forever. To create folders, it needs the permission storage.buckets.get.
 
     Args:
-      path: to be read or written.
-      write: whether folders will be made there.
+      path: the path that will be read or written.
+      write: whether folders will be created there.
 
     Raises:
-      UserError: the bucket does not exist, or, with `write`, getting it is not permitted.
+      UserError: the bucket does not exist, or `write` is true and that permission is missing.
     """
     if not (bucket := _find_bucket(path)):
         return
@@ -44,7 +44,7 @@ def check_bucket(path: str, write: bool = False) -> None:
 
 @contextlib.contextmanager
 def translate_gcs_errors() -> Iterator[None]:
-    """Raise UserError in place of a TensorFlow error that comes from gs://."""
+    """Raise UserError in place of a TensorFlow error about gs://. Other errors are not changed."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -57,8 +57,8 @@ def explain_error(error: Exception, path: str = "") -> str:
     """Return one line that says why gs:// could not be read or written, and what to do.
 
     Args:
-      error: raised by TensorFlow or by google-cloud-storage.
-      path: what was read or written, in case the error does not name it.
+      error: the error that TensorFlow or google-cloud-storage raised.
+      path: the path that was read or written, in case the error does not name it.
     """
     text = getattr(error, "message", None) or str(error)
     bucket = _find_bucket(text) or _find_bucket(path) or "gs://"
@@ -76,7 +76,7 @@ def explain_error(error: Exception, path: str = "") -> str:
     if permission:
         account = re.search(r"([\w.+-]+@[\w.-]+) does not have", text)
         return _explain_denial(bucket, permission[1], account[1] if account else "ACCOUNT")
-    # An upload gives "not found" only if the bucket does not exist.
+    # "Not found" during an upload means that the bucket does not exist.
     is_upload_not_found = isinstance(error, tf.errors.NotFoundError) and (
         "initiating an upload" in text
     )

@@ -1,4 +1,4 @@
-"""Parses JSON that may be damaged, so that a caller has to handle only one kind of error."""
+"""Parses JSON that may be damaged, and raises only one kind of error."""
 
 import json
 from collections.abc import Callable
@@ -17,11 +17,15 @@ def parse(content: str | bytes, build: Callable[[Any], T]) -> T:
     """Parse JSON and build a value from the result.
 
     Args:
-      content: the text, or the text in UTF-8.
-      build: returns the value; it may assume that the JSON has the expected content.
+      content: JSON as text, or as bytes in UTF-8.
+      build: a function that makes the value from the parsed JSON. It need not check that the JSON has
+        the expected content.
+
+    Returns:
+      The value that `build` returned.
 
     Raises:
-      DamagedJson: `content` is not JSON, or `build` failed on what it holds.
+      DamagedJson: `content` is not JSON, or `build` failed because of its content.
       UserError: `build` raised it.
     """
     try:

@@ -1,6 +1,6 @@
-"""Text encoders: prompts to embeddings.
+"""Text encoders, which turn prompts into embeddings.
 
-The encoder that ships with the package needs no torch. open_clip's models need the extra `clip`.
+The encoder that ships with the package does not need torch. open_clip's models need the extra `clip`.
 """
 
 import re
@@ -14,13 +14,16 @@ __all__ = ["EMBEDDED_CLIP", "EmbeddedEncoder", "OpenClipEncoder", "TextEncoder",
 
 
 def make_encoder(spec: str) -> TextEncoder:
-    """Return the encoder that `spec` names.
+    """Return the encoder that `spec` identifies.
 
-    It is one of
+    `spec` is one of
       embedded             the small CLIP that ships with the package
       ViT-L-14/openai      an open_clip model and a tag of its pretrained weights
       ViT-L-14:FILE        an open_clip model and a checkpoint file
       local-dir:FOLDER     a folder with open_clip_config.json and weights
+
+    Args:
+      spec: one of the above.
 
     Raises:
       UserError: there is no such encoder, its weights cannot be loaded, or the extra `clip` is

@@ -1,4 +1,4 @@
-"""The interface of text encoders, and the code that all of them share."""
+"""The interface of text encoders, and code that all of them share."""
 
 import functools
 import hashlib
@@ -10,8 +10,8 @@ import numpy as np
 from t2i_tpu.errors import UserError
 
 _BATCH_SIZE = 256
-# Identifies a tokenizer by the tokens that it makes of this text, because open_clip's kinds of
-# tokenizers have nothing else in common. The text must never change.
+# A tokenizer is identified by the tokens of this text, because open_clip's kinds of tokenizers have
+# nothing else in common. The text must never change.
 _SPECIMEN = (
     "The quick brown fox jumps over 12 lazy dogs, 3456789 times; a photograph of an astronaut's "
     'strawberry-coloured umbrella & grinning face with "big eyes" (watercolour, 1890s), #sunset '
@@ -24,12 +24,14 @@ class TextEncoder(Protocol):
 
     Attributes:
       encoder_id: the argument of `make_encoder`; a manifest's EmbeddingContract stores it.
-      weights_sha256: hash of the file with the weights.
-      dim: length of an embedding.
-      sequence_width: length of a token's state, or None if the encoder gives no states.
-      context_length: most tokens of a prompt, its start and end included.
-      vocab_size: all token ids are below it.
-      tokenizer_sha256: hash of the tokens of a text that never changes.
+      weights_sha256: hash of the file that contains the weights.
+      dim: number of values in an embedding.
+      sequence_width: number of values in the state of a token, or None if the encoder does not
+        return states.
+      context_length: maximum number of tokens in a prompt, including start and end.
+      vocab_size: number of token ids; all ids are smaller.
+      tokenizer_sha256: hash that identifies the tokenizer. It is computed from the tokens of a fixed
+        text.
     """
 
     encoder_id: str
@@ -41,11 +43,11 @@ class TextEncoder(Protocol):
     tokenizer_sha256: str
 
     def encode(self, prompts: Sequence[str], *, truncate: bool = False) -> np.ndarray:
-        """Return embeddings, float32 [N, dim]; each row has length 1.
+        """Return embeddings, float32 [N, dim]. The norm of each row is 1.
 
         Args:
           prompts: N texts.
-          truncate: whether to cut prompts of more than `context_length` tokens.
+          truncate: whether to cut prompts that have more than `context_length` tokens.
 
         Raises:
           UserError: a prompt has more than `context_length` tokens, and `truncate` is false.
@@ -56,51 +58,60 @@ class TextEncoder(Protocol):
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return embeddings, as `encode` does, and the last hidden states of each prompt.
 
-        The states are float16 [number of tokens, sequence_width], taken after the last layer norm,
-        before pooling and projection.
+        The states are float16 [number of tokens, sequence_width]. They are taken after the last layer
+        norm, and before pooling and projection.
 
         Raises:
-          UserError: as `encode` does, or a state does not fit into float16.
+          UserError: a prompt is too long, as in `encode`, or a state exceeds the range of float16.
         """
 
     def tokenize(self, prompts: Sequence[str], *, truncate: bool = False) -> list[list[int]]:
-        """Return token ids with the start and end of the text, without padding.
+        """Return the token ids of each prompt, including start and end but without padding.
 
         Raises:
-          UserError: as `encode` does.
+          UserError: a prompt is too long, as in `encode`.
         """
 
     def count_tokens(self, prompt: str) -> int:
-        """Return the number of tokens of a prompt of any length, start and end included."""
+        """Return the number of tokens of a prompt of any length, including start and end."""
 
     def export(self, folder: str) -> None:
         """Write the files that `OnnxEncoder` reads into a local folder.
 
         Raises:
-          UserError: the exported encoder would give other tokens or embeddings.
+          UserError: the text tower cannot be exported, or the exported one gives different tokens or
+            embeddings.
         """
 
 
 class Encoder:
-    """Implements the limit on a prompt's length, padding and batches for all encoders.
+    """Implements the parts of `TextEncoder` that are the same for all encoders.
 
-    Subclasses have the attributes of `TextEncoder` and implement the methods below.
+    These are the limit on the length of a prompt, padding, and batches. Subclasses have the attributes
+    of `TextEncoder` and implement the next three methods.
     """
 
-    def _token_ids(self, prompts: list[str]) -> list[list[int]]:
-        """Return the token ids of prompts of any length, as `tokenize` does."""
+    def _get_token_ids(self, prompts: list[str]) -> list[list[int]]:
+        """Return the token ids of each prompt, including start and end, without a limit on the length."""
         raise NotImplementedError
 
     def _embed(self, tokens: np.ndarray) -> np.ndarray:
-        """Return embeddings of length 1, [N, dim], of padded tokens, int64 [N, context_length]."""
+        """Return embeddings of norm 1, float32 [N, dim].
+
+        Args:
+          tokens: token ids that are padded with 0, int64 [N, context_length].
+        """
         raise NotImplementedError
 
     def _embed_sequences(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return embeddings, and states float32 [N, context_length, sequence_width]."""
+        """Return embeddings, as `_embed` does, and states.
+
+        The states are float32 [N, context_length, sequence_width].
+        """
         raise NotImplementedError
 
     def tokenize(self, prompts: Sequence[str], *, truncate: bool = False) -> list[list[int]]:
-        tokens = self._token_ids(list(prompts))
+        tokens = self._get_token_ids(list(prompts))
         for index, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True)):
             if len(ids) <= self.context_length:
                 continue
@@ -108,7 +119,7 @@ class Encoder:
                 start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
                 raise UserError(
                     f"prompt {start!r} has {len(ids)} tokens, but {self.encoder_id!r} takes at most "
-                    f"{self.context_length} (start and end included); shorten it"
+                    f"{self.context_length} (including start and end); shorten it"
                 )
             tokens[index] = [*ids[: self.context_length - 1], ids[-1]]
         return tokens
@@ -131,23 +142,26 @@ class Encoder:
             # Copy the states, so that the memory of the padding is freed.
             sequences += [row[:length].copy() for row, length in zip(states, lengths, strict=True)]
         if not all(np.isfinite(sequence).all() for sequence in sequences):
-            raise UserError(f"the states of {self.encoder_id!r} do not fit into float16")
+            raise UserError(
+                f"the states of encoder {self.encoder_id!r} exceed the range of float16; choose another "
+                "--encoder or leave out --sequence"
+            )
         return np.concatenate(parts), sequences
 
     def count_tokens(self, prompt: str) -> int:
-        return len(self._token_ids([prompt])[0])
+        return len(self._get_token_ids([prompt])[0])
 
     @functools.cached_property
     def tokenizer_sha256(self) -> str:
-        (ids,) = self._token_ids([_SPECIMEN])
+        (ids,) = self._get_token_ids([_SPECIMEN])
         return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()
 
     def _iter_batches(
         self, prompts: Sequence[str], truncate: bool
     ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield the number of tokens of each prompt, and ids int64 [N, context_length].
+        """Yield batches of prompts as (number of tokens of each prompt, token ids).
 
-        The ids are padded with 0.
+        The ids are int64 [N, context_length] and padded with 0.
         """
         tokens = self.tokenize(prompts, truncate=truncate)
         for start in range(0, len(tokens), _BATCH_SIZE):

@@ -1,8 +1,8 @@
 """Exports an open_clip text tower to files that `OnnxEncoder` reads (needs the extra `clip`).
 
-text_tower.onnx holds only the graph. Its weights refer to a safetensors file next to it, which
-stores them as float16 if that loses nothing; the graph casts them to float32. Both runtimes thus
-compute with the same numbers, and no file exceeds protobuf's limit of 2 GB.
+text_tower.onnx contains only the graph and refers to the weights in a safetensors file next to it. The
+weights are stored as float16 if that does not change them, and the graph casts them to float32. So
+onnxruntime and torch compute with the same numbers, and no file exceeds protobuf's limit of 2 GB.
 """
 
 import json
@@ -24,7 +24,7 @@ _DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT}
 
 
 class _TextTower(torch.nn.Module):
-    """The part of a model that is exported: tokens -> embeddings and, if it has them, states."""
+    """The part of a model to export: it turns tokens into embeddings and, if possible, states."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
@@ -40,7 +40,13 @@ class _TextTower(torch.nn.Module):
 def export_encoder(
     model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer, folder: str
 ) -> None:
-    """Write the graph, weights and vocabulary of a model without an image tower into a folder."""
+    """Write the graph, the weights and the vocabulary of a text tower.
+
+    Args:
+      model: an open_clip model without an image tower.
+      tokenizer: its tokenizer.
+      folder: the local folder to write into.
+    """
     weights = {name: _to_half(value).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, pathlib.Path(folder) / _WEIGHTS_NAME)
     export_graph(model, tokenizer.context_length, folder, _WEIGHTS_NAME)
@@ -51,16 +57,16 @@ def export_encoder(
 def export_graph(
     model: torch.nn.Module, context_length: int, folder: str, weights_name: str
 ) -> None:
-    """Write GRAPH_NAME next to the model's weights.
+    """Write the graph of a text tower, GRAPH_NAME, next to its weights.
 
-    The graph takes tokens, int64 [N, context_length], and returns pooled, float32 [N, dim] of length
-    1, and if the model has a last norm also sequence, float32 [N, context_length, width].
+    The graph's input is tokens, int64 [N, context_length]. Its outputs are pooled, float32 [N, dim] with
+    norm 1, and, if the model has a last norm, sequence, float32 [N, context_length, width].
 
     Args:
-      model: without an image tower.
-      context_length: of the model.
-      folder: where the weights are.
-      weights_name: of the safetensors file with the model's weights.
+      model: an open_clip model without an image tower.
+      context_length: context length of the model.
+      folder: the folder that contains the weights.
+      weights_name: name of the safetensors file that contains them.
     """
     tower = _TextTower(model).eval()
     program = torch.onnx.export(
@@ -81,13 +87,13 @@ def export_graph(
 
 
 def _to_half(value: torch.Tensor) -> torch.Tensor:
-    """Return a tensor as float16 if that does not change it, otherwise as it is."""
+    """Return a tensor as float16 if that does not change its values, otherwise unchanged."""
     half = value.half()
     return half if torch.equal(half.to(value.dtype), value) else value
 
 
 def _refer_to_weights(graph: ir.Graph, weights: pathlib.Path) -> None:
-    """Replace the weights of a graph by references to a safetensors file."""
+    """Replace the weights of a graph with references to a safetensors file."""
     # Read the safetensors header: a JSON object with the position of each weight.
     with open(weights, "rb") as file:
         (header_size,) = struct.unpack("<Q", file.read(8))
@@ -127,7 +133,7 @@ def _refer_to_weights(graph: ir.Graph, weights: pathlib.Path) -> None:
 
 
 def _drop_metadata(model: onnx.ModelProto) -> None:
-    """Remove the exporter's stack traces, which have paths of the machine that it ran on."""
+    """Remove the exporter's stack traces, which contain paths of the machine that it ran on."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]

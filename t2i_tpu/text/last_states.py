@@ -1,8 +1,8 @@
-"""The last hidden states of an open_clip text tower, as a torch module computes them."""
+"""Computes the last hidden states of an open_clip text tower in torch."""
 
 
 def last_norm(model):
-    """Return the layer norm whose output is the last state of every token, or None."""
+    """Return the layer norm whose output is the last hidden state of each token, or None."""
     tower = getattr(model, "text", model)
     # CoCa applies its last norm after pooling.
     has_class_token = getattr(tower, "cls_emb", None) is not None
@@ -10,9 +10,14 @@ def last_norm(model):
 
 
 def encode_sequences(model, tokens):
-    """Return embeddings [N, dim] of length 1, and last states [N, T, width].
+    """Return the embeddings and the last hidden states of prompts.
 
-    The model must have a last norm.
+    Args:
+      model: an open_clip model for which `last_norm` is not None.
+      tokens: padded token ids, int64 [N, T].
+
+    Returns:
+      Embeddings of norm 1, [N, dim], and the states of all tokens, [N, T, width].
     """
     states = []
 

@@ -22,11 +22,11 @@ _WIDE_OR_LIGATURE = re.compile("[\u0132\u0133\ufb00-\ufb06\u3000\uff01-\uffef]")
 
 
 class OnnxEncoder(Encoder):
-    """A text tower from a local folder with GRAPH_NAME, its weights and a vocabulary.
+    """A text tower in ONNX, from a local folder with GRAPH_NAME, its weights and a vocabulary.
 
     Args:
-      folder: as `TextEncoder.export` wrote it. It is read by the constructor only.
-      encoder_id, weights_sha256: of the encoder that the text tower was exported from.
+      folder: a folder that `TextEncoder.export` wrote. Only the constructor reads it.
+      encoder_id, weights_sha256: the attributes of the encoder from which it was exported.
     """
 
     def __init__(self, folder: str, encoder_id: str, weights_sha256: str):
@@ -40,7 +40,7 @@ class OnnxEncoder(Encoder):
         self.dim, self.sequence_width = widths["pooled"], widths.get("sequence")
         self.vocab_size = self._tokenizer.get_vocab_size()
 
-    def _token_ids(self, prompts: list[str]) -> list[list[int]]:
+    def _get_token_ids(self, prompts: list[str]) -> list[list[int]]:
         cleaned = [_clean(prompt) for prompt in prompts]
         return [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
 
@@ -69,10 +69,10 @@ class EmbeddedEncoder(OnnxEncoder):
 
 
 def _clean(text: str) -> str:
-    """Clean a text as open_clip does before it splits it into words.
+    """Clean a text as open_clip does before splitting it into words.
 
-    open_clip uses html.unescape and ftfy.fix_text. Unlike ftfy, this does not fix text that was
-    decoded with the wrong encoding ("Ã©" for "é").
+    open_clip uses html.unescape and ftfy.fix_text. Unlike ftfy, this function does not fix text that
+    was decoded with the wrong encoding ("Ã©" for "é").
     """
     text = html.unescape(html.unescape(text))
     text = re.sub("[\ud800-\udfff]", "\ufffd", text)

@@ -12,7 +12,7 @@ from t2i_tpu.text.encoder import Encoder
 from t2i_tpu.text.last_states import encode_sequences, last_norm
 from t2i_tpu.text.onnx_tower import OnnxEncoder
 
-# Prompts on which an exported encoder is compared with the original.
+# Prompts for which the embeddings of an exported encoder are compared with the original ones.
 _SPECIMENS = ("", "a red heart", "the quick brown fox jumps over 12 lazy dogs")
 
 
@@ -26,10 +26,10 @@ class OpenClipEncoder(Encoder):
       pretrained: a tag ("openai"), the path of a checkpoint, or None with "local-dir:".
 
     Attributes:
-      tokenizer: open_clip's tokenizer of the model.
+      tokenizer: open_clip's tokenizer for the model.
 
     Raises:
-      UserError: open_clip is missing, or the model or its weights cannot be loaded.
+      UserError: open_clip is not installed, or the model or its weights cannot be loaded.
     """
 
     def __init__(self, name: str, pretrained: str | None = None):
@@ -44,16 +44,16 @@ class OpenClipEncoder(Encoder):
             model = open_clip.create_model(
                 name, pretrained=self._weights if pretrained else None, **config
             )
-            self.tokenizer = open_clip.get_tokenizer(name, **_tokenizer_options(name))
+            self.tokenizer = open_clip.get_tokenizer(name, **_get_tokenizer_options(name))
             self.dim = open_clip.get_model_config(name)["embed_dim"]
-        # The model hub, the file and the config each raise their own classes of errors.
+        # The model hub, the weights file and the config each raise different classes of errors.
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"cannot load encoder {self.encoder_id!r}: {reason}; "
                 "to use a local checkpoint, write NAME:FILE"
             ) from error
-        model.visual = None  # the image tower is most of the memory and is not used
+        model.visual = None  # the image tower takes most of the memory and is not used
         self._device = _choose_device()
         self._model = model.eval().to(self._device)
         norm = last_norm(model)
@@ -65,9 +65,9 @@ class OpenClipEncoder(Encoder):
     def weights_sha256(self) -> str:
         return files.measure(self._weights)[1]
 
-    def _token_ids(self, prompts: list[str]) -> list[list[int]]:
+    def _get_token_ids(self, prompts: list[str]) -> list[list[int]]:
         tokenizer = self.tokenizer
-        # open_clip's wrapper of a Hugging Face tokenizer adds start and end itself.
+        # The tokenizer inside open_clip's wrapper for Hugging Face adds start and end itself.
         if hasattr(tokenizer, "tokenizer"):
             return tokenizer.tokenizer([tokenizer.clean_fn(text) for text in prompts])["input_ids"]
         start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
@@ -106,50 +106,52 @@ class OpenClipEncoder(Encoder):
         for name in ("dim", "sequence_width", "context_length", "vocab_size", "tokenizer_sha256"):
             if getattr(exported, name) != getattr(self, name):
                 raise UserError(
-                    f"{problem}: the exported one has another {name}; leave out --export_text_tower"
+                    f"{problem}: the exported one has a different {name}; leave out "
+                    "--export_text_tower"
                 )
         difference = np.abs(exported.encode(_SPECIMENS) - self.encode(_SPECIMENS)).max()
         if not difference < 1e-4:
             raise UserError(
-                f"{problem}: the exported one's embeddings differ by {difference:.2g}; leave out "
+                f"{problem}: the embeddings of the exported one differ by {difference:.2g}; leave out "
                 "--export_text_tower"
             )
 
 
 def import_open_clip():
     """Return the module open_clip. Raises UserError if it is not installed."""
-    # torch's triton loads an LLVM that aborts the process if TensorFlow's is loaded already. It is
-    # needed only to compile for GPUs, and torch works without it.
+    # triton loads an LLVM that aborts the process if TensorFlow's LLVM is already loaded. torch needs
+    # triton only to compile for GPUs, and works without it.
     if "tensorflow" in sys.modules:
         sys.modules.setdefault("triton", None)
     try:
         import open_clip
     except ImportError:
-        raise UserError("open_clip is missing; pip install -e '.[clip]'") from None
+        raise UserError("this text encoder needs open_clip; pip install -e '.[clip]'") from None
     return open_clip
 
 
 def _choose_device() -> str:
+    """Return the torch device to compute on, and turn off TF32 if it is a GPU."""
     import torch
 
     if torch.cuda.is_available():
-        # TF32 keeps 10 bits, so the third digit of an embedding would depend on its batch.
+        # TF32 keeps only 10 bits, so the third digit of an embedding would depend on its batch.
         torch.backends.cuda.matmul.allow_tf32 = False
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _wants_quick_gelu(open_clip, name: str, pretrained: str | None) -> bool:
-    """Return whether weights need the activation QuickGELU.
+    """Return whether the weights need the activation QuickGELU.
 
-    The config of a model does not say so for OpenAI's weights, and open_clip only warns.
+    For OpenAI's weights the config of the model does not say this, and open_clip only warns.
     """
     tag = open_clip.get_pretrained_cfg(name, pretrained or "") or {}
     return bool(tag.get("quick_gelu"))
 
 
 def _find_weights(open_clip, name: str, pretrained: str | None) -> str:
-    """Return the path of a file with weights, which is downloaded first if necessary."""
+    """Return the path of the file with the weights, after downloading it if necessary."""
     if name.startswith("local-dir:"):
         folder = name.removeprefix("local-dir:")
         (weights,) = (file for file in os.listdir(folder) if file.endswith(".safetensors"))
@@ -162,7 +164,7 @@ def _find_weights(open_clip, name: str, pretrained: str | None) -> str:
     return pretrained
 
 
-def _tokenizer_options(name: str) -> dict[str, str]:
-    """Return options for `get_tokenizer`, which ignores a local folder's vocabulary by default."""
+def _get_tokenizer_options(name: str) -> dict[str, str]:
+    """Return options that make `get_tokenizer` use the vocabulary of a local folder, if it has one."""
     path = os.path.join(name.removeprefix("local-dir:"), "bpe_vocab.txt.gz")
     return {"bpe_path": path} if os.path.exists(path) else {}

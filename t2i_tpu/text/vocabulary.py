@@ -1,7 +1,7 @@
-"""Builds open_clip's byte pair vocabularies for the `tokenizers` library, which needs no torch.
+"""Builds tokenizers with open_clip's byte pair vocabularies, using the `tokenizers` library.
 
-Ids 0 to 255 are bytes, 256 to 511 are bytes at the end of a word. Then come one id for each merge,
-start of text and end of text.
+Ids 0 to 255 are bytes, and 256 to 511 are bytes at the end of a word. They are followed by one id for
+each merge, the start of text and the end of text. The library does not need torch.
 """
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -13,8 +13,12 @@ _WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 
 
 def fast_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
-    """Return a tokenizer that adds start and end of text, and no padding."""
-    characters = _byte_characters()
+    """Return a tokenizer that adds the start and end of text, but no padding.
+
+    Args:
+      merges: the byte pairs to merge, in this order.
+    """
+    characters = _list_byte_characters()
     tokens = [*characters, *(character + WORD_END for character in characters)]
     tokens += ["".join(merge) for merge in merges] + [START, END]
     vocabulary = {token: index for index, token in enumerate(tokens)}
@@ -30,7 +34,7 @@ def fast_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
 
 
 def normalizer() -> normalizers.Normalizer:
-    """Return what cleans a text before it is split: lowercase, with single spaces."""
+    """Return a normalizer that makes a text lowercase with single spaces."""
     return normalizers.Sequence(
         [
             normalizers.NFC(),
@@ -42,7 +46,7 @@ def normalizer() -> normalizers.Normalizer:
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """Return what splits a text into words of byte characters, as CLIP does."""
+    """Return a pre-tokenizer that splits a text into words as CLIP does, and maps bytes to characters."""
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(_WORDS, behavior="removed", invert=True),
@@ -51,7 +55,7 @@ def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _byte_characters() -> list[str]:
+def _list_byte_characters() -> list[str]:
     """Return a printable character for each byte, in the order of CLIP's vocabulary."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -170,7 +170,7 @@ def test_unsupported_tokenizer_is_an_error(open_clip, tmp_path, kind):
     encoder = make_encoder(write_tiny_clip(open_clip, tmp_path))
     if kind == "canonicalize":
         encoder.tokenizer = open_clip.SimpleTokenizer(clean="canonicalize")
-        words = "another tokenizer_sha256"
+        words = "a different tokenizer_sha256"
     else:
         hugging_face = open_clip.tokenizer.HFTokenizer
         encoder.tokenizer = hugging_face.__new__(hugging_face)

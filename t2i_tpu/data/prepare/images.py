@@ -28,9 +28,8 @@ def open_image(source: bytes | np.ndarray) -> Image.Image:
         raise Rejected("empty_image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns about large images, which are checked below
+            # Pillow warns about large images, which are checked below.
+            warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(source))
     except Image.DecompressionBombError:
         raise Rejected("decompression_bomb") from None
