@@ -2,10 +2,10 @@
 
   python launch/audit_data.py data/photos --html=report.html
 
-The audit reads the complete data set: it compares the shards with the manifest and looks for flaws
-of captions and embeddings, and for duplicate images within a split and between held-out and training
-images. The exit code is 1 if there are problems. --repair moves bad shards to quarantine/ and
-removes them from the manifest.
+The audit reads the complete data set. It compares the shards with the manifest, and looks for flaws
+in captions and embeddings and for duplicate images, both within a split and between the held-out and
+the training images. The exit code is 1 if there are problems. --repair moves bad shards to
+quarantine/ and removes them from the manifest.
 """
 
 from absl import flags

@@ -2,9 +2,9 @@
 
   python launch/bench.py --config=configs/emoji32.py
 
-Prints the time to compile, images per second, the FLOPs of a step, the utilization of the machine's
-own peak (that of large matrix products in the same dtype, timed in turns with the steps), the share
-of the step outside convolutions and matrix products, and the cost of a checkpoint.
+Prints the time to compile, images per second, the FLOPs of a step, the utilization (relative to the
+FLOPs per second of large matrix products in the same dtype, timed in turns with the steps), the share
+of the step's time outside convolutions and matrix products, and the cost of a checkpoint.
 """
 
 from absl import flags
@@ -13,8 +13,10 @@ from t2i_tpu import cli
 
 CONFIG = cli.define_config()
 STRATEGY = cli.define_strategy()
-ROUNDS = flags.DEFINE_integer("rounds", 5, "How often to repeat the measurement.", lower_bound=1)
-STEPS = flags.DEFINE_integer("steps", 5, "Number of training steps in a round.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Number of times to repeat the measurement.", lower_bound=1
+)
+STEPS = flags.DEFINE_integer("steps", 5, "Number of training steps in each round.", lower_bound=1)
 flags.mark_flag_as_required("config")
 
 

@@ -3,7 +3,7 @@
   python launch/copy_data.py --source=data/birds --output=gs://bucket/birds
 
 Files are copied in parallel and checked. If the copy is interrupted, run the same command again to
-continue: files that were copied already, with an equal checksum, are not copied again.
+resume it: files that already exist in the output with the same checksum are not copied again.
 """
 
 from absl import flags
@@ -12,7 +12,7 @@ from t2i_tpu import cli
 
 SOURCE = flags.DEFINE_string("source", None, "Folder of the data set, local or on gs://.")
 OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder to copy it to. Either this or the source must be on gs://."
+    "output", None, "Folder to copy to. Exactly one of --source and --output must be on gs://."
 )
 WORKERS = flags.DEFINE_integer(
     "workers", 8, "Number of files to copy at the same time.", lower_bound=1
@@ -26,7 +26,7 @@ def main() -> None:
     result = copy(SOURCE.value, OUTPUT.value, WORKERS.value)
     print(
         f"{OUTPUT.value} has {result.files} files ({result.num_bytes / 1e6:.1f} MB); "
-        f"{result.present} of them were there already"
+        f"{result.present} of them were already there"
     )
 
 

@@ -3,8 +3,8 @@
   python launch/doctor.py --config=configs/emoji32.py --workdir=runs/emoji32
 
 The second form also checks the workdir, the data, the disk and the memory. Each line of the table
-is ok, warning or PROBLEM, with a remedy. The exit status is 1 if there is a problem. Nothing is
-trained, and no files are left behind.
+says ok, warning or PROBLEM, and how to fix a problem. The exit code is 1 if there is a problem.
+Nothing is trained, and no files are left behind.
 """
 
 from absl import flags
@@ -25,6 +25,7 @@ def main() -> int:
 
 
 def _examine(config, workdir):
+    """Run the checks that need TensorFlow, in a process of their own."""
     from t2i_tpu.run.doctor import examine
 
     return examine(config, workdir)

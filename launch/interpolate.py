@@ -19,7 +19,7 @@ MODE = flags.DEFINE_enum(
     "mode",
     "embedding",
     ["embedding", "noise"],
-    "embedding interpolates between two prompts, noise between two seeds.",
+    "What to interpolate between: embedding means two prompts, noise means two seeds.",
 )
 FROM_PROMPT = flags.DEFINE_string("from_prompt", None, "Prompt of the first frame.")
 TO_PROMPT = flags.DEFINE_string(
@@ -36,7 +36,7 @@ FRAMES = flags.DEFINE_integer(
     "frames", 9, "Number of frames, including the first and the last.", lower_bound=2
 )
 OUTPUT = flags.DEFINE_string(
-    "output", "interpolation.png", "A .png or .gif file. Local or gs://bucket/path."
+    "output", "interpolation.png", "A .png or .gif file, local or gs://bucket/path."
 )
 
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _check_flags() -> None:
-    """Raise UserError if a flag that --mode needs is missing, or if --output has a wrong ending."""
+    """Raise UserError if --mode needs a flag that is missing, or if --output is not .png or .gif."""
     if MODE.value == "embedding":
         if not (FROM_PROMPT.value and TO_PROMPT.value):
             raise UserError("--mode=embedding needs --from_prompt and --to_prompt")

@@ -2,9 +2,9 @@
 
   python launch/preflight.py --config=configs/clip64.py --tpu=v3-8
 
-Traces the real train loop under TPUStrategy, compiles the training step of one replica and the
-sampler with the TPU's own compiler (in a separate environment, installed on first use), and estimates
-time and price. Exits with status 1 if the config will not run. docs/tpu.md has an example.
+Traces the real training loop under TPUStrategy, compiles the training step of one replica and the
+sampler with the TPU's own compiler (in a separate environment that is installed on first use), and
+estimates time and price. The exit code is 1 if the config will not run. docs/tpu.md has an example.
 """
 
 from absl import flags
@@ -16,7 +16,7 @@ TPU = flags.DEFINE_string(
     "tpu", None, "Accelerator type, such as v2-8, v3-8, v4-8, v5litepod-8 or v6e-8."
 )
 OUTPUT = flags.DEFINE_string(
-    "output", None, "File for the report as JSON. A local or a gs:// path."
+    "output", None, "File to write the report to, as JSON. A local or gs:// path."
 )
 COMPILE = flags.DEFINE_bool(
     "compile", True, "Whether to compile with the TPU's compiler, which takes minutes."
@@ -25,7 +25,9 @@ COMPILE_SECONDS = flags.DEFINE_integer(
     "compile_timeout", 1800, "Time limit for compiling each program, in seconds.", lower_bound=1
 )
 PRICE = flags.DEFINE_float(
-    "price_per_hour", None, "Price of all of the TPU in US dollars an hour. Default: list price."
+    "price_per_hour",
+    None,
+    "Price of the entire TPU in US dollars per hour. Default: the list price.",
 )
 flags.mark_flags_as_required(["config", "tpu"])
 

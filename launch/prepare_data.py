@@ -1,19 +1,19 @@
-"""Prepares captioned images as a data set that training reads, on disk or on Cloud Storage.
+"""Prepare captioned images as a data set for training, on disk or on Cloud Storage.
 
   python launch/prepare_data.py --source=folder:photos --output=data/photos
   python launch/train.py --config=configs/clip64.py --config.data.source=shards:data/photos
 
 --source  folder:PATH         images with .txt captions, or a metadata.jsonl / captions.csv
           webdataset:PATTERN  tar shards, for example from img2dataset
-          parquet:PATTERN     columns of image bytes and captions, as on Hugging Face's hub
+          parquet:PATTERN     columns of image bytes and captions, as on the Hugging Face Hub
           npy:PATH            imgs.npy, captions.csv and optionally embeddings.npy
-          urls:PATTERN        parquet lists of URLs and captions (LAION), loaded by img2dataset
+          urls:PATTERN        parquet lists of URLs and captions (LAION); img2dataset downloads them
           idx:PATH            the four files of MNIST or a data set in its format
           tfds:NAME[@DIR]     a classification data set of tensorflow-datasets
 
-Every example ends in one outcome, and the manifest counts them. rejected.csv lists the examples that
-were rejected. If the command is killed, run it again to resume. The result does not depend on the
-number of workers.
+Every example has exactly one outcome: it is in a split, or it is rejected for one cause. The manifest
+counts the outcomes, and rejected.csv lists the rejected examples. If the command is killed, run it
+again to resume. The result does not depend on the number of workers.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from t2i_tpu.options import get_choices
 
 
 def define_flag(field: dataclasses.Field) -> flags.FlagHolder:
-    """Define the flag of an option, with its type, default, lower bound and help."""
+    """Define a flag with the type, default, lower bound and help of an option."""
     name, help_text = field.name, field.metadata["help"]
     default = None if field.default is dataclasses.MISSING else field.default
     lower_bound = field.metadata.get("at_least")
@@ -49,19 +49,21 @@ def define_flag(field: dataclasses.Field) -> flags.FlagHolder:
 
 
 def define_flags(group: type) -> dict[str, flags.FlagHolder]:
-    """Define the flags of all options of a dataclass. Groups inside of it are left out."""
+    """Define a flag for each option of a dataclass, except for options in nested groups."""
     fields = dataclasses.fields(group)
     return {each.name: define_flag(each) for each in fields if "help" in each.metadata}
 
 
 SETTINGS = define_flags(Settings)
 FILTERS = define_flags(Filters)
-OUTPUT = flags.DEFINE_string("output", None, "New folder, local or gs://bucket/path.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "New folder for the data set, local or gs://bucket/path."
+)
 RUNNER = flags.DEFINE_enum(
     "runner",
     "local",
     ["local", "beam"],
-    "How to process the images: local (in processes of this machine), or beam (with Apache Beam, "
+    "How to process the images: local (in processes on this machine), or beam (with Apache Beam, "
     "whose own options follow after --).",
 )
 WORKERS = flags.DEFINE_integer(
@@ -89,18 +91,19 @@ def main(*beam_options: str) -> None:
 
 
 def make_runner(settings: Settings, output: str, beam_options: tuple[str, ...]):
-    """Return the function that processes the units, as `prepare` takes it."""
+    """Return the runner that --runner selects, as an argument for `prepare`."""
     if RUNNER.value == "beam":
         if WORKERS.value:
-            raise UserError("--workers is for --runner=local; give Beam's own options after --")
+            raise UserError(
+                "--workers works only with --runner=local; give Beam's own options after --"
+            )
         from t2i_tpu.data.prepare import beam
 
         pipeline = beam.make_pipeline(beam_options, settings.source, output)
         return functools.partial(beam.process_units, pipeline=pipeline)
     if beam_options:
         raise UserError(
-            f"{beam_options[0]} after -- is an option of Apache Beam; add --runner=beam or leave it "
-            "out"
+            f"{beam_options[0]} after -- is for Apache Beam; add --runner=beam, or leave out the option"
         )
     from t2i_tpu.data.prepare import pool
 

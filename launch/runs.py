@@ -1,8 +1,8 @@
 """Manage the checkpoints of a run: python launch/runs.py runs/emoji32
 
-Lists each checkpoint with its loss, its size, whether it is intact, and its preview.
---compare=500,2000 writes the previews of two steps into one picture, side by side.
---prune removes the checkpoints that the --keep flags do not select.
+By default, lists each checkpoint with its loss, its size, whether it is intact, and its preview.
+--compare=500,2000 writes the previews of two steps side by side into one picture.
+--prune removes all checkpoints except those that the --keep flags select.
 """
 
 import posixpath
@@ -16,24 +16,29 @@ from t2i_tpu.errors import UserError
 
 COMPARE = flags.DEFINE_list("compare", None, "Two steps whose previews to put side by side.")
 OUTPUT = flags.DEFINE_string(
-    "output", None, "PNG file that --compare writes. compare_A_B.png by default."
+    "output", None, "PNG file that --compare writes. Default: compare_A_B.png."
 )
-PRUNE = flags.DEFINE_bool("prune", False, "Remove the checkpoints that are not to be kept.")
+PRUNE = flags.DEFINE_bool(
+    "prune", False, "Remove the checkpoints that the --keep flags do not select."
+)
 KEEP_LAST = flags.DEFINE_integer(
-    "keep_last", 3, "With --prune: how many of the newest checkpoints to keep.", 1
+    "keep_last", 3, "With --prune: number of newest checkpoints to keep.", 1
 )
 KEEP_EVERY = flags.DEFINE_integer(
-    "keep_every", 0, "With --prune: also keep steps that are a multiple of this. 0 = none.", 0
+    "keep_every",
+    0,
+    "With --prune: also keep each step that is a multiple of this number. 0 turns this off.",
+    0,
 )
 KEEP_BEST = flags.DEFINE_integer(
-    "keep_best", 0, "With --prune: also keep this many checkpoints with the lowest loss.", 0
+    "keep_best", 0, "With --prune: also keep this number of checkpoints with the lowest loss.", 0
 )
 
 
 def main(workdir: str) -> None:
     from t2i_tpu.run import workdir as workdir_lib
 
-    workdir_lib.read(workdir)  # raises an error if the folder holds no run
+    workdir_lib.read(workdir)  # raises UserError if the folder contains no run
     if COMPARE.value:
         _compare(workdir)
     elif PRUNE.value:
@@ -48,7 +53,7 @@ def _list(workdir: str) -> None:
 
     from t2i_tpu.run import checkpoint_store
 
-    # Verifying a checkpoint takes time, because all of it is read.
+    # Show progress, because verifying a checkpoint reads all of it.
     steps = checkpoint_store.list_steps(workdir)
     previews = _find_previews(workdir)
     rows = [("step", "loss", "MB", "intact", "preview")]
@@ -87,12 +92,14 @@ def _compare(workdir: str) -> None:
 
     previews, pictures = _find_previews(workdir), []
     if len(COMPARE.value) != 2:
-        raise UserError(f"--compare={','.join(COMPARE.value)}: it takes two steps, as in 500,2000")
+        raise UserError(
+            f"--compare={','.join(COMPARE.value)}: it must be two steps, for example --compare=500,2000"
+        )
     for text in COMPARE.value:
         if not text.strip().isdecimal() or int(text) not in previews:
             known = _join(sorted(previews)) or "none"
             raise UserError(
-                f"--compare: there is no preview of step {text!r}; there are previews of steps: {known}"
+                f"--compare: there is no preview of step {text!r}; choose from these steps: {known}"
             )
         pictures.append((f"step {int(text)}", read_picture(previews[int(text)])))
     output = OUTPUT.value or "compare_{}_{}.png".format(*map(int, COMPARE.value))
@@ -101,7 +108,7 @@ def _compare(workdir: str) -> None:
 
 
 def _prune(workdir: str) -> None:
-    """Remove the checkpoints that are not to be kept, but never the newest intact one."""
+    """Remove the checkpoints that the --keep flags do not select, but never the newest intact one."""
     from t2i_tpu.run import checkpoint_store
     from t2i_tpu.run.lock import Lock
 

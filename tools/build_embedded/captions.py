@@ -20,13 +20,13 @@ class Emoji:
     """An image and the words that describe it.
 
     Attributes:
-      key: the code points, as in "1F469-1F3FD-200D-1F692"; unique.
-      file: name of the image in the package.
-      caption: lowercase ASCII phrase; unique.
-      base: caption without skin tone; equal for the variants of one emoji.
-      tones: zero to two skin tones, as words.
-      keywords: lowercase CLDR keywords, without skin tones.
-      category: as in emoji.json.
+      key: the code points, for example "1F469-1F3FD-200D-1F692". No two emoji have the same key.
+      file: name of the image file in the package.
+      caption: a phrase in lowercase ASCII. No two emoji have the same caption.
+      base: the caption without skin tones. The variants of an emoji have the same base.
+      tones: zero to two skin tones, for example "dark skin tone".
+      keywords: CLDR's keywords in lowercase, without skin tones.
+      category: the category in emoji.json.
     """
 
     key: str
@@ -40,6 +40,10 @@ class Emoji:
 
 def read_emoji(emoji_package: str, cldr_packages: Sequence[str]) -> list[Emoji]:
     """Return every emoji of the package that has an image, in the package's order.
+
+    Args:
+      emoji_package: folder of emoji-datasource-google.
+      cldr_packages: folders of the cldr-annotations packages.
 
     Raises:
       ValueError: an emoji has no CLDR name, or a key or a caption occurs twice.
@@ -97,9 +101,9 @@ def make_caption(name: str, subcategory: str, with_tones: bool = True) -> str:
     """Return the caption of an emoji.
 
     Args:
-      name: from CLDR, as in "man: dark skin tone, red hair".
-      subcategory: from emoji.json.
-      with_tones: whether to name the skin tones.
+      name: the name in CLDR, for example "man: dark skin tone, red hair".
+      subcategory: the subcategory in emoji.json.
+      with_tones: whether the caption names the skin tones.
     """
     name, tones, details = _parse_name(name)
     return _compose(name, details, tones if with_tones else (), subcategory)
@@ -113,7 +117,10 @@ def to_plain(text: str) -> str:
 
 
 def _parse_name(name: str) -> tuple[str, tuple[str, ...], list[str]]:
-    """Split a name: 'man: dark skin tone, red hair' -> 'man', ('dark skin tone',), ['red hair']."""
+    """Split a CLDR name into name, skin tones and details.
+
+    Example: 'man: dark skin tone, red hair' -> 'man', ('dark skin tone',), ['red hair'].
+    """
     name, _, rest = to_plain(name).partition(": ")
     parts = rest.split(", ") if rest else []
     tones = tuple(part for part in parts if part.endswith(_TONE))
@@ -121,7 +128,7 @@ def _parse_name(name: str) -> tuple[str, tuple[str, ...], list[str]]:
 
 
 def _compose(name: str, details: list[str], tones: tuple[str, ...], subcategory: str) -> str:
-    """Return a phrase of the parts of a name."""
+    """Return a phrase that combines the parts of a name."""
     if name in ("kiss", "couple with heart") and details:
         return _compose_couple(name, details, tones)
     if name == "family" and details:
@@ -150,6 +157,7 @@ def _compose(name: str, details: list[str], tones: tuple[str, ...], subcategory:
 
 
 def _compose_couple(name: str, members: list[str], tones: tuple[str, ...]) -> str:
+    """Return a phrase for a kiss or a couple with a heart."""
     first, second = (_add_article(member) for member in members)
     joint = "kiss between" if name == "kiss" else "heart between"
     if len(tones) == 2:

@@ -20,9 +20,9 @@ CONFIG_NAME = "open_clip_config.json"
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the name that open_clip's `local-dir:` looks for
 CONTEXT_LENGTH = 32
 NUM_MERGES = 1500
-# Size of the batches in which all images or texts are encoded.
+# Number of images or texts to encode at a time.
 _CHUNK = 512
-# Emoji of a batch that are there in several skin tones, if they have them.
+# Number of emoji in a batch that appear in several of their skin tones.
 _NUM_HARD = 64
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -60,11 +60,11 @@ def write_weights(folder: str, model: torch.nn.Module) -> None:
 
 
 def load(folder: str, *, trained: bool = True) -> tuple[torch.nn.Module, open_clip.SimpleTokenizer]:
-    """Return the model and the tokenizer, through open_clip's own loaders.
+    """Load the model and the tokenizer with open_clip's own loaders.
 
     Args:
-      folder: as `write_config` wrote it.
-      trained: whether to load the weights too. If not, they are random.
+      folder: the folder that `write_config` wrote.
+      trained: whether to load the weights. Otherwise they are random.
     """
     path = str(pathlib.Path(folder) / vocabulary.MERGES_NAME)
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=trained)
@@ -72,7 +72,7 @@ def load(folder: str, *, trained: bool = True) -> tuple[torch.nn.Module, open_cl
 
 
 def export_text_tower(folder: str) -> None:
-    """Write the text tower as ONNX next to the weights, to which it refers."""
+    """Write the text tower as ONNX next to the weights. The graph refers to them."""
     model, _ = load(folder)
     model.visual = None
     export.export_graph(model, CONTEXT_LENGTH, folder, WEIGHTS_NAME)
@@ -88,7 +88,7 @@ def train(
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> None:
-    """Train a CLIP, and write vocabulary, config and weights into `folder`."""
+    """Train a CLIP, and write its vocabulary, config and weights into `folder`."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     write_config(folder, emoji)
@@ -129,8 +129,8 @@ def train(
 def encode_text(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Return `model.encode_text(tokens, normalize=True)`, at a third of the cost.
 
-    Texts of similar length are encoded together and cut to that length. This does not change the
-    result: the causal mask hides what follows the end of a text.
+    Texts of similar length are encoded together, and padded only to the longest of them. This does not
+    change the result, because the causal mask hides the padding after the end of a text.
     """
     ends = tokens.argmax(-1)
     order = ends.argsort()
@@ -146,13 +146,10 @@ def encode_text(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def prepare(images: np.ndarray) -> torch.Tensor:
-    """Return images as the model's own transform does.
-
-    Args:
-      images: uint8 [N, 64, 64, 3].
+    """Resize and normalize images, uint8 [N, 64, 64, 3], as open_clip's transform does.
 
     Returns:
-      float32 [N, 3, 32, 32].
+      The input of the image tower, float32 [N, 3, 32, 32].
     """
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     small = torch.nn.functional.interpolate(pixels, size=32, mode="bicubic", antialias=True)
@@ -162,14 +159,14 @@ def prepare(images: np.ndarray) -> torch.Tensor:
 def _augment(pixels: torch.Tensor) -> torch.Tensor:
     """Shift images by up to 2 pixels, scale them by up to 10%, and change brightness by up to 5%.
 
-    Images are not flipped, because left and right have a meaning.
+    Images are not flipped, because some captions distinguish left and right.
     """
     count = len(pixels)
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 + (torch.rand(count) - 0.5) * 0.2
     theta[:, :, 2] = (torch.rand(count, 2) - 0.5) * 0.25
     grid = torch.nn.functional.affine_grid(theta, list(pixels.shape), align_corners=False)
-    # grid_sample fills in 0 outside of the image, where it must be white.
+    # grid_sample fills in 0 outside of the image. Subtracting 1 before makes that white.
     moved = torch.nn.functional.grid_sample(pixels - 1, grid, align_corners=False) + 1
     return moved * (1 + (torch.rand(count, 3, 1, 1) - 0.5) * 0.1)
 
@@ -177,7 +174,7 @@ def _augment(pixels: torch.Tensor) -> torch.Tensor:
 def _draw_batch(rng: random.Random, variants: list[list[int]], count: int, size: int) -> list[int]:
     """Return `size` different indices below `count`.
 
-    Some emoji are there in several skin tones, as hard negatives.
+    Some emoji appear in several skin tones, as hard negatives.
     """
     hard = []
     for indices in rng.sample(variants, min(_NUM_HARD, len(variants))):
@@ -187,7 +184,7 @@ def _draw_batch(rng: random.Random, variants: list[list[int]], count: int, size:
 
 
 def schedule(step: int, num_steps: int) -> float:
-    """Return the factor of the learning rate: a warm-up of 50 steps, times half a cosine."""
+    """Return the factor of the learning rate: a linear warm-up of 50 steps times a cosine decay."""
     return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
@@ -203,11 +200,11 @@ def _make_groups(model: torch.nn.Module) -> list[dict]:
 
 @torch.no_grad()
 def measure_recall(folder: str, emoji: Sequence[Emoji], images: np.ndarray) -> dict[str, float]:
-    """Return how often a text finds a correct one among all images, or captions.
+    """Return how often a text finds a correct image, or a correct caption, among all of them.
 
-    For each pair NAME of kinds, NAME@1 is the share of texts whose nearest neighbour is correct, and
-    NAME@5 the share of those with a correct one among the nearest five. A caption's own image is
-    correct for it, and for a keyword all images that have it.
+    The keys are PAIR@1 and PAIR@5 for each pair of kinds, such as caption_to_image: the share of texts
+    whose nearest neighbor is correct, and the share for which one of the nearest five is. Only the
+    image of a caption is correct for the caption. For a keyword, all emoji that have it are correct.
     """
     model, tokenizer = load(folder)
     model.eval()

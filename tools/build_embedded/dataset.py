@@ -1,4 +1,4 @@
-"""Writes the shards, and values that open_clip computes, for tests on machines without it."""
+"""Writes the shards, and reference values of open_clip for tests on machines without it."""
 
 import posixpath
 import random
@@ -25,13 +25,13 @@ UNUSUAL_PROMPTS = (
 
 
 # Half of the emoji are people and hands in five skin tones, and 258 are flags. Each of these
-# resembles many others and is learned together with them. So the things, 40% of the images, get ten
-# of the sixteen streams: a thing is seen 2.5 times as often as a person or a flag.
+# resembles many others and is learned together with them. So the other 40% of the images get ten of
+# the sixteen streams, and training sees each of them 2.5 times as often as a person or a flag.
 _PEOPLE = {"man", "woman", "person", "men", "women", "people", "skin", "flag"}
 
 
 def get_streams(split: str, record: Record) -> range:
-    """Return the streams of its split that a record may go to."""
+    """Return the range of streams that a record may go to; see `write_dataset`."""
     if split == "heldout":
         return range(16)
     return range(10, 16) if _PEOPLE & set(record.caption.split()) else range(10)
@@ -40,11 +40,18 @@ def get_streams(split: str, record: Record) -> range:
 def write_shards(
     output: str, clip_folder: str, emoji_package: str, train: list[Emoji], heldout: list[Emoji]
 ) -> Manifest:
-    """Write both splits, with embeddings and tokens of the captions, in 16 streams each."""
+    """Write both splits as a data set with embeddings and tokens, in 16 streams per split.
+
+    Args:
+      output: folder of the data set.
+      clip_folder: folder of the trained CLIP with its exported text tower.
+      emoji_package: folder of emoji-datasource-google, which contains the images.
+      train, heldout: the emoji of each split.
+    """
     encoder = EmbeddedEncoder(clip_folder)
 
     def make_records(emoji: list[Emoji], seed: int) -> Iterator[Record]:
-        # Shuffle them, because neighbours in emoji.json resemble each other.
+        # Shuffle the emoji, because neighbors in emoji.json resemble each other.
         emoji = random.Random(seed).sample(emoji, len(emoji))
         captions = [item.caption for item in emoji]
         embeddings, tokens = encoder.encode(captions), encoder.tokenize(captions)
@@ -71,9 +78,9 @@ def write_shards(
 
 
 def write_reference(path: str, clip_folder: str, emoji: list[Emoji]) -> None:
-    """Write prompts, and what open_clip makes of them, to an .npz file.
+    """Write N prompts, and the tokens and embeddings that open_clip computes, to an .npz file.
 
-    It has their token ids [N, context_length] and embeddings [N, dim].
+    The arrays are prompts [N], tokens int16 [N, context_length] and embeddings float32 [N, dim].
     """
     import torch
 

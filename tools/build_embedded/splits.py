@@ -1,9 +1,9 @@
-"""Splits the emoji, so that combinations are held out whose parts all occur in training.
+"""Splits the emoji into training emoji and held-out combinations of parts that occur in training.
 
 Two kinds of combinations are held out. A hash of their names chooses them:
-- an emoji in a skin tone ("waving hand with dark skin tone"), but never the emoji's default colour;
-- a concept with a gender or hair ("woman firefighter", "man with red hair"), in all its skin tones,
-  if the concept stays in training with another gender.
+- an emoji in a skin tone ("waving hand with dark skin tone"), but never in its default color;
+- a concept with a gender ("woman firefighter", "man with red hair"), in all of its skin tones, if the
+  concept with another gender stays in training.
 """
 
 import collections
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from tools.build_embedded.captions import Emoji
 
 TONE_PERCENT = 9
-GENDER_PERCENT = 27  # of the concepts; one of the two or three genders of each is held out
+GENDER_PERCENT = 27  # of the concepts; one gender of each of these is held out
 
 _GENDER = re.compile(r"\b(woman|man|person|women|men|people)\b")
 
@@ -37,7 +37,7 @@ def split_emoji(emoji: Iterable[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
         if len(bases) > 1 and _hash_percent(concept) < GENDER_PERCENT:
             heldout_bases.add(min(bases, key=_hash_percent))
 
-    # Hold out those and some skin tones.
+    # Hold out these genders and some skin tones.
     train, heldout = [], []
     for item in emoji:
         is_heldout_tone = item.tones and _hash_percent(item.caption) < TONE_PERCENT
@@ -54,7 +54,7 @@ def split_emoji(emoji: Iterable[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
 def split_gender(base: str) -> tuple[str, str]:
     """Return concept and gender: 'woman firefighter' -> '* firefighter', 'woman'.
 
-    Without a gender, or with two, they are `base` and ''.
+    If `base` does not contain exactly one gender, the result is `base` and ''.
     """
     genders = _GENDER.findall(base)
     return (_GENDER.sub("*", base), genders[0]) if len(genders) == 1 else (base, "")

@@ -1,9 +1,9 @@
 """Tunes the text tower of the trained CLIP, so that a single keyword finds its images.
 
-CLIP's loss has one correct image per text, but "heart" names fifty. Here the image tower is locked
-(LiT, arXiv:2111.07991), so each text can be compared with all images at once; the targets are all
-images that it names. Each text is compared with all captions too, because a denoiser that was
-trained on the embeddings of captions understands only prompts whose embeddings are near them.
+CLIP's loss assumes one correct image per text, but "heart" describes fifty. Here the image tower is
+locked (LiT, arXiv:2111.07991), so each text can be compared with all images at once, and all images
+that it describes are targets. Each text is also compared with all captions, because a denoiser that
+was trained on embeddings of captions understands only prompts whose embeddings are near them.
 """
 
 import collections
@@ -17,7 +17,7 @@ from tools.build_embedded import texts
 from tools.build_embedded.captions import Emoji
 from tools.build_embedded.clip_training import encode_text, load, prepare, schedule, write_weights
 
-_REFRESH_EVERY = 25  # steps after which the embeddings of the captions are computed again
+_REFRESH_EVERY = 25  # number of steps after which the captions are encoded again
 
 
 def tune(
@@ -36,7 +36,7 @@ def tune(
     model, tokenizer = load(folder)
     model.lock_image_tower()
     model.logit_scale.requires_grad = False
-    # Encode the images once, because their tower does not change.
+    # Encode the images only once, because the image tower does not change.
     with torch.inference_mode():
         model.eval()
         features = torch.cat(
@@ -78,11 +78,12 @@ def _encode_captions(model: torch.nn.Module, tokenizer, emoji: list[Emoji]) -> t
 
 
 class _Prompts:
-    """Draws random prompts, and finds the images that they name."""
+    """Draws random prompts, and finds the images that they describe."""
 
     def __init__(self, emoji: list[Emoji], rng: random.Random):
         self.emoji, self.rng = emoji, rng
-        self.indices = collections.defaultdict(set)  # word -> indices of the images that it names
+        # word -> indices of the images that it describes
+        self.indices = collections.defaultdict(set)
         for index, item in enumerate(emoji):
             for word in texts.get_words(item):
                 self.indices[word].add(index)
@@ -91,7 +92,7 @@ class _Prompts:
     def draw_batch(self, size: int) -> tuple[list[str], np.ndarray]:
         """Return `size` prompts, and targets float32 [size, number of images].
 
-        The images that a prompt names have equal targets, whose sum is 1.
+        The images that a prompt describes have equal targets, whose sum is 1. All others have target 0.
         """
         targets = np.zeros((size, len(self.emoji)), np.float32)
         prompts = []
@@ -102,12 +103,12 @@ class _Prompts:
         return prompts, targets
 
     def _draw_prompt(self) -> tuple[str, list[int]]:
-        """Return a prompt and the indices of the images that it names."""
+        """Return a prompt and the indices of the images that it describes."""
         rng, kind = self.rng, self.rng.random()
         if kind < 0.4:  # a caption
             index = rng.randrange(len(self.emoji))
             return texts.draw_phrase(self.emoji[index].caption, rng, 0.4), [index]
-        if kind < 0.8:  # one keyword; rare ones are drawn as often as frequent ones
+        if kind < 0.8:  # a keyword; rare ones are drawn as often as common ones
             word = rng.choice(self.words)
             return texts.draw_phrase(word, rng, 0.3), self._find_named({word}, ())
         # Several keywords of one emoji.
@@ -120,6 +121,6 @@ class _Prompts:
         return texts.draw_phrase(text, rng, 0.3), self._find_named(set(chosen), item.tones)
 
     def _find_named(self, words: set[str], tones: tuple[str, ...]) -> list[int]:
-        """Return the images with these words and skin tones, or if there are none, any tones."""
+        """Return the indices of the images with these words and tones, or, if none, with these words."""
         named = sorted(set.intersection(*(self.indices[word] for word in words)))
         return [index for index in named if self.emoji[index].tones == tones] or named

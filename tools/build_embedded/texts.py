@@ -1,4 +1,4 @@
-"""Texts for an emoji: its caption, its keywords, and phrases with either."""
+"""Draws texts for an emoji: its caption, its keywords, and phrases that contain them."""
 
 import random
 
@@ -19,12 +19,12 @@ def draw_text(emoji: Emoji, rng: random.Random) -> str:
 
 
 def draw_phrase(text: str, rng: random.Random, share: float) -> str:
-    """Return a text in a random phrase, with probability `share`, or as it is."""
+    """Return a text in a random phrase with probability `share`, otherwise unchanged."""
     return rng.choice(_TEMPLATES).format(text) if rng.random() < share else text
 
 
 def get_words(emoji: Emoji) -> tuple[str, ...]:
-    """Return the words for an emoji: keywords, name without skin tone, and a flag's country."""
+    """Return an emoji's keywords, its name without skin tones, and the country of a flag."""
     names = (emoji.base, emoji.base.removeprefix(_FLAG_CAPTION))
     return tuple(dict.fromkeys([*emoji.keywords, *names]))
 
@@ -52,7 +52,7 @@ def _draw_keywords(emoji: Emoji, rng: random.Random) -> str:
 def make_corpus(emoji: list[Emoji]) -> list[str]:
     """Return the texts in which the byte pairs are counted.
 
-    Equal texts count once; otherwise skin tones would crowd out rare words.
+    Equal texts are counted only once, because skin tones would otherwise crowd out rare words.
     """
     texts = [text for item in emoji for text in (item.caption, *item.keywords)]
     fillers = [template.format("") for template in _TEMPLATES] * 20

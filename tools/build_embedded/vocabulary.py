@@ -18,10 +18,14 @@ MERGES_NAME = "bpe_vocab.txt.gz"
 
 
 def train_merges(texts: Iterable[str], num_merges: int) -> list[tuple[str, str]]:
-    """Return the most frequent byte pairs, in the order of merging.
+    """Return the most frequent byte pairs, in the order in which they are merged.
 
-    Of equally frequent pairs the first in the alphabet is taken. This is our own code because the
-    trainer of `tokenizers` breaks ties differently in every run.
+    Ties between equally frequent pairs are broken alphabetically. This does not use the trainer of
+    `tokenizers`, because it breaks ties differently in every run.
+
+    Args:
+      texts: the texts in which pairs are counted.
+      num_merges: the number of pairs to return.
     """
     clean, split = normalizer(), pre_tokenizer()
     counts = collections.Counter(
