@@ -32,7 +32,7 @@ class KnownBad:
         alternative facts, separated by |. An empty specifier matches any version.
       status: WARNING or PROBLEM.
       text: a description of the failure, which follows the names and versions in a message.
-      remedy: what the user should do.
+      remedy: instruction for the user.
       source: where the failure was reported.
     """
 

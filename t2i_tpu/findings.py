@@ -24,9 +24,9 @@ class Finding:
 
     Attributes:
       status: OK, WARNING or PROBLEM.
-      subject: what was checked.
-      text: what the check found.
-      remedy: what the user should do, or "".
+      subject: name of the checked thing, such as "disk".
+      text: result of the check.
+      remedy: instruction for the user, or "".
     """
 
     status: str
@@ -65,7 +65,7 @@ def report(findings: list[Finding]) -> None:
 
 
 def run_isolated(check: Callable[..., Iterable[Finding]], *arguments) -> Iterator[Finding]:
-    """Yield the findings of `check(*arguments)`, which runs in a process of its own.
+    """Yield the findings of `check(*arguments)`, which runs in a separate process.
 
     If that process dies, aborts or hangs, the last finding reports this and quotes its stderr.
     """

@@ -32,9 +32,9 @@ class CheckpointCost:
 
     Attributes:
       num_bytes: size of the checkpoint.
-      copy_seconds: how long a save blocks training, in each round.
+      copy_seconds: time for which a save blocks training, in each round.
       processor_seconds: processor time of the entire save, in each round.
-      added_seconds: how much longer training takes while the checkpoint is written, in each round.
+      added_seconds: additional time that the same steps take during a save, in each round.
     """
 
     num_bytes: int

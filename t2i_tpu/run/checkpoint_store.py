@@ -37,8 +37,7 @@ class CheckpointInfo:
     Attributes:
       step: number of steps that were done.
       metrics: the scalars of the latest log line before the checkpoint.
-      files: for each file, by its name in the folder of checkpoints, its size in bytes and its
-        SHA-256 in hex.
+      files: size in bytes and SHA-256 in hex of each file, by its name in the folder of checkpoints.
       package_version: the version of t2i_tpu that wrote the checkpoint.
       format_version: the format of the checkpoint.
     """
@@ -228,7 +227,7 @@ class Retention:
     best: int = 0
 
     def list_expired(self, workdir: str) -> list[int]:
-        """Return the steps of the checkpoints that need not be kept."""
+        """Return the steps of the checkpoints that may be removed."""
         steps = list_steps(workdir)
         losses = {step: _read_loss(workdir, step) for step in steps} if self.best else {}
         best = sorted(losses, key=losses.get)[: self.best]

@@ -21,8 +21,8 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, gcs, json_files
 
 CONFIG_NAME = "config.json"
-# A run may be resumed with other values of these. They do not change what a step computes, except
-# that data.on_damage decides how a damaged record is treated.
+# Fields that may change when a run is resumed. They do not affect the result of a step, except that
+# data.on_damage decides how a damaged record is treated.
 _CHANGEABLE = (
     "data.on_damage",
     "train.steps_per_loop",

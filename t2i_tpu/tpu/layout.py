@@ -61,8 +61,8 @@ def iter_arrays(module: hlo_pb2.HloModuleProto) -> Iterator[Array]:
         for shape in _iter_leaf_shapes(instruction.shape):
             yield Array(
                 layer=_parse_layer(op_name),
-                num_bytes=math.prod(shape.dimensions) * _element_bits(shape) // 8,
-                padded_bytes=_padded_bytes(shape),
+                num_bytes=math.prod(shape.dimensions) * _count_element_bits(shape) // 8,
+                padded_bytes=_count_padded_bytes(shape),
                 in_hbm=shape.layout.memory_space == HBM,
                 is_state=is_state,
             )
@@ -104,7 +104,9 @@ def count_hbm_traffic(module: hlo_pb2.HloModuleProto) -> int:
             operand_ids = by_id[operand_ids[0]].operand_ids
         for shape in (instruction.shape, *(by_id[number].shape for number in operand_ids)):
             leaves = _iter_leaf_shapes(shape)
-            total += sum(_padded_bytes(leaf) for leaf in leaves if leaf.layout.memory_space == HBM)
+            total += sum(
+                _count_padded_bytes(leaf) for leaf in leaves if leaf.layout.memory_space == HBM
+            )
     return total
 
 
@@ -171,10 +173,10 @@ def _find_op_name(instruction, by_id) -> str:
     return instruction.metadata.op_name
 
 
-def _padded_bytes(shape) -> int:
+def _count_padded_bytes(shape) -> int:
     tiles = [tile.dimensions for tile in shape.layout.tiles]
     elements = padded_elements(shape.dimensions, shape.layout.minor_to_major, tiles)
-    return elements * _element_bits(shape) // 8
+    return elements * _count_element_bits(shape) // 8
 
 
 def _iter_leaf_shapes(shape) -> Iterator:
@@ -182,11 +184,11 @@ def _iter_leaf_shapes(shape) -> Iterator:
     if shape.element_type == xla_data_pb2.TUPLE:
         for inner in shape.tuple_shapes:
             yield from _iter_leaf_shapes(inner)
-    elif _element_bits(shape) and shape.layout.memory_space <= _CORE_MEMORY:
+    elif _count_element_bits(shape) and shape.layout.memory_space <= _CORE_MEMORY:
         yield shape
 
 
-def _element_bits(shape) -> int:
+def _count_element_bits(shape) -> int:
     """Return the number of bits of an element, or 0 if the type has no size.
 
     It is the first number in the name of the type, such as F32, BF16, S8 or F8E5M2, and 8 for PRED.

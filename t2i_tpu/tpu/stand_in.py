@@ -1,7 +1,7 @@
 """A real tf.distribute.TPUStrategy over a TPU that does not exist, for tracing but not for running.
 
-Logical CPU devices stand in for the cores, with the TPU's own topology around them, so that
-variables, input pipelines and the replicated step are built as on a TPU. The hosts of a pod are
+Logical CPU devices stand in for the cores, with the TPU's own topology around them. Variables,
+input pipelines and the replicated step are therefore built as on a TPU. The hosts of a pod are
 TensorFlow servers in this process.
 """
 

@@ -128,14 +128,14 @@ def find_reduction_problems(
     needed = collections.Counter(tuple(shape) for shape in shapes)
     for shape in sorted((actual - needed) | (needed - actual), key=str):
         problems.append(
-            f"there are {actual[shape]} sums over the replicas of tensors of shape {list(shape)}, "
-            f"but {needed[shape]} are needed"
+            f"the number of sums over the replicas of tensors of shape {list(shape)} is "
+            f"{actual[shape]}, but it must be {needed[shape]}"
         )
     return problems
 
 
 def iter_replicated_ops(graph: tf.Graph, is_inside: bool = False) -> Iterator[tf.Operation]:
-    """Yield the ops that TPUStrategy gives to the cores, including those in functions they call.
+    """Yield the ops that TPUStrategy places on the cores, including those in functions that they call.
 
     Args:
       graph: the graph of a function.

@@ -61,8 +61,8 @@ def trained(tmp_path_factory, squares, config_file, run):
 
 
 @pytest.fixture
-def listing():
-    """`listing(folder)` returns the hash and time of every path in a folder; {} if it is absent."""
+def snapshot():
+    """`snapshot(folder)` returns the hash and time of every path in a folder; {} if it is absent."""
 
     def list_folder(folder):
         entries = {}

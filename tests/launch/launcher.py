@@ -54,7 +54,7 @@ class RunningScript:
     """A launch script in a process of its own.
 
     Attributes:
-      folder: the script's working directory, where its output goes too.
+      folder: the script's working directory, which also holds its output.
       process: the process.
     """
 

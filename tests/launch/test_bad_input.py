@@ -14,7 +14,7 @@ from tests.launch.launcher import ROOT
 
 
 @pytest.fixture
-def get_error(tmp_path, config_file, run, listing):
+def get_error(tmp_path, config_file, run, snapshot):
     """`get_error(flags)` runs launch/train.py with wrong flags and returns its error message.
 
     It checks that the workdir, a new one by default, does not change.
@@ -22,10 +22,10 @@ def get_error(tmp_path, config_file, run, listing):
 
     def run_train(*flags, config=config_file, workdir=None):
         workdir = workdir or tmp_path / "workdir"
-        before = listing(workdir), workdir.exists()
+        before = snapshot(workdir), workdir.exists()
         result = run("train.py", [f"--config={config}", f"--workdir={workdir}", *flags])
         assert result.stdout == ""
-        assert (listing(workdir), workdir.exists()) == before
+        assert (snapshot(workdir), workdir.exists()) == before
         return result.error
 
     return run_train
@@ -177,13 +177,13 @@ def test_workdir_of_another_config_or_data_set_is_rejected(get_error, squares, t
         ("interpolate.py", ["--from_prompt=x", "--to_prompt=y", "--frames=1"], ["frames"]),
     ],
 )
-def test_wrong_sampling_flag_is_named(tmp_path, trained, run, listing, script, flags, words):
+def test_wrong_sampling_flag_is_named(tmp_path, trained, run, snapshot, script, flags, words):
     workdir = trained("embedding")
-    before = listing(workdir)
+    before = snapshot(workdir)
     # A later --output replaces the first one.
     error = run(script, [f"--workdir={workdir}", f"--output={tmp_path}/x.png", *flags]).error
     assert_mentions(error, words)
-    assert listing(workdir) == before and not list(tmp_path.iterdir())
+    assert snapshot(workdir) == before and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_workdir_without_a_run_or_checkpoint_is_rejected(tmp_path, trained, run)
 
 
 def test_verbosity_adds_a_traceback_to_the_one_line(tmp_path, config_file):
-    # Fresh processes, so that the one line comes without any output of TensorFlow's import.
+    # Start fresh processes, to check that the import of TensorFlow prints nothing either.
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'workdir'}"]
     flags += ["--config.data.source=shards:/no/such/folder"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -29,7 +29,7 @@ def test_killed_copy_is_continued(gcs, bucket, squares, tmp_path, start, run, di
         return gcs.files(address) if direction == "upload" else read_contents(folder)
 
     flags = [f"--source={source}", f"--output={target}", "--workers=2"]
-    # Slow down the copy, so that it can be killed before it ends.
+    # Slow the copy down, to kill it before it ends.
     with gcs.inject_faults(Faults(0.3, ["slow"])):
         first = start("copy_data.py", flags, inside=gcs.inside)
         while first.process.is_alive() and len(read_target()) < 5:

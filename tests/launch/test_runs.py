@@ -48,9 +48,9 @@ def parse_table(result):
     return [re.split(r"\s{2,}", line) for line in result.stdout.splitlines()]
 
 
-def test_table_lists_every_checkpoint(finished, workdir, run, listing):
+def test_table_lists_every_checkpoint(finished, workdir, run, snapshot):
     damage(workdir, 6)
-    before = listing(workdir)
+    before = snapshot(workdir)
     title, *rows = parse_table(run("runs.py", [workdir]))
     assert title == ["step", "loss", "MB", "intact", "preview"]
     for row, expected_step in zip(rows[:5], (2, 4, 6, 8, 10), strict=True):
@@ -64,7 +64,7 @@ def test_table_lists_every_checkpoint(finished, workdir, run, listing):
             assert intact == "yes" and abs(float(megabytes) - size / 1e6) < 0.06
         assert preview == (f"{workdir}/previews/step_00000010.png" if step == "10" else "-")
     assert rows[5:] == [["previews without a checkpoint: 5"]]
-    assert listing(workdir) == before
+    assert snapshot(workdir) == before
 
 
 def test_compare_puts_two_previews_side_by_side(workdir, run, tmp_path):

@@ -15,7 +15,7 @@ from t2i_tpu.text import make_encoder
 from tests import tiny
 from tests.data.prepare.source_files import write_webdataset
 
-# An encoder that does not exist, so that only the text tower can encode prompts.
+# An encoder that does not exist. Only the text tower can then encode prompts.
 UNKNOWN = "ViT-of-nobody/tag"
 
 

@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh reports an error in one line with the remedy, and retries after errors that may pass."""
+"""launch/tpu_vm.sh reports an error in one line with a remedy, and retries temporary failures."""
 
 import pytest
 

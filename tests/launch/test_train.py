@@ -25,7 +25,7 @@ def read_scalars(folder):
     return scalars
 
 
-def test_run_writes_its_files_and_is_finished(tmp_path, squares, config_file, run, listing):
+def test_run_writes_its_files_and_is_finished(tmp_path, squares, config_file, run, snapshot):
     workdir = tmp_path / "new" / "run"
     flags = [f"--config={config_file}", f"--workdir={workdir}"]
     flags += tiny.make_flags(
@@ -69,7 +69,7 @@ def test_run_writes_its_files_and_is_finished(tmp_path, squares, config_file, ru
     assert min(scalars["images_per_second"][step] for step in (4, 6, 7)) > 0
 
     # Run the same command again.
-    before = listing(workdir)
+    before = snapshot(workdir)
     again = run("train.py", flags)
     assert again.code == 0 and "finished" in again.stderr
-    assert listing(workdir) == before
+    assert snapshot(workdir) == before

@@ -31,7 +31,7 @@ TRAIN = ["train", "tpu", "--config=configs/new one.py", WORKDIR]
 
 
 class Cloud:
-    """Runs launch/tpu_vm.sh in a checkout of its own, against a stand-in for gcloud.
+    """Runs launch/tpu_vm.sh in a separate checkout, against a stand-in for gcloud.
 
     Attributes:
       folder: the folder of the test.
@@ -82,7 +82,7 @@ class Cloud:
         (self.folder / "pci/0/device").write_text(device + "\n")
 
     def plan(self, lives=(("ACTIVE",),), trainings=(), now=None, **script):
-        """Set what gcloud and train.py do from now on, and forget the calls so far.
+        """Set the behaviour of gcloud and train.py from now on, and forget the calls so far.
 
         stand_in_gcloud.py explains `lives`, `now` and the other keys of the script, and
         stand_in_python.py the trainings.
@@ -95,7 +95,7 @@ class Cloud:
             (self.folder / "vm").mkdir(exist_ok=True)
 
     def plan_trainings(self, *trainings):
-        """Set what the next runs of train.py do."""
+        """Set the outcomes of the next runs of train.py."""
         (self.folder / "trainings").write_text(json.dumps(trainings))
 
     def make_environment(self, **more):

@@ -1,4 +1,4 @@
-"""The doctor finds each planted fault, and none on a machine where training works."""
+"""The doctor finds each planted fault, and none if training works."""
 
 import pytest
 import tensorflow as tf

@@ -111,7 +111,7 @@ def test_planted_sum_over_replicas_is_found(squares, strategy):
     graph, shapes = make_faulty_loop(squares, strategy, sum_zeros)
     (problem,) = trace.find_reduction_problems(graph, LOGICAL_DEVICES, shapes)
     assert problem == (
-        "there are 1 sums over the replicas of tensors of shape [3, 7], but 0 are needed"
+        "the number of sums over the replicas of tensors of shape [3, 7] is 1, but it must be 0"
     )
 
 
@@ -163,7 +163,7 @@ print(json.dumps([sorted(hosts), slots]))
 
 @pytest.mark.parametrize(("num_replicas", "num_hosts"), [(8, 1), (32, 4)])
 def test_each_host_reads_its_own_streams(squares, num_replicas, num_hosts):
-    """Each host of a pod reads its streams with the real reader, in a server of its own."""
+    """Each host of a pod reads its streams with the real reader, in a separate server."""
     arguments = [str(num_replicas), str(num_hosts), str(squares)]
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=300
