@@ -81,7 +81,7 @@ def test_compare_puts_two_previews_side_by_side(workdir, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [("5", "takes two steps"), ("5,7", "no preview of step '7'.*5, 10")]
+    ("value", "words"), [("5", "it must be two steps"), ("5,7", "no preview of step '7'.*5, 10")]
 )
 def test_compare_rejects_other_steps(workdir, run, tmp_path, value, words):
     output = tmp_path / "both.png"
