@@ -1,4 +1,4 @@
-"""Fixtures of the tests of data/: small records, small idx folders, and a simple reader."""
+"""Fixtures for the tests of data/: small records, small idx folders, and a simple reader."""
 
 import gzip
 import posixpath
@@ -27,7 +27,7 @@ def make_records():
 
 @pytest.fixture
 def read_shards():
-    """`read_shards(folder, split)` returns parsed examples in numpy, stream after stream."""
+    """`read_shards(folder, split)` returns the parsed examples in numpy, stream after stream."""
 
     def read(folder, split):
         manifest = read_manifest(folder)
@@ -45,7 +45,7 @@ def read_shards():
 
 @pytest.fixture
 def write_idx():
-    """`write_idx(folder, ...)` writes the four files as the format defines, and returns the arrays."""
+    """`write_idx(folder, ...)` writes four idx files, and returns {prefix: (images, labels)}."""
 
     def write(folder, train=20, test=17, gzipped=True, size=28):
         folder.mkdir(parents=True, exist_ok=True)

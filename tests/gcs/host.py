@@ -1,8 +1,8 @@
 """Runs the server and the front inside the namespaces.
 
-harness.py starts it as `python -m tests.gcs.host FOLDER SERVER`. It prints "ready" when gs:// works,
-and ends when its standard input is closed, which also happens when the tests die. The kernel then
-ends the server with it.
+harness.py starts this program as `python -m tests.gcs.host FOLDER SERVER`. It prints "ready" when
+gs:// works, and exits when its standard input is closed, which also happens if the tests are killed.
+If this program is killed, the kernel kills the server too.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ import time
 
 from tests.gcs import front
 
-PORT = 4443  # of the server; nothing else uses this loopback
+PORT = 4443  # the server's port; no other program uses this loopback device
 
 
 def main(folder: pathlib.Path, program: str) -> None:
@@ -39,7 +39,7 @@ def main(folder: pathlib.Path, program: str) -> None:
 
 
 def _bring_loopback_up():
-    """Do what `ip link set lo up` does, without iproute2."""
+    """Bring up the loopback device like `ip link set lo up`, but without iproute2."""
     get_flags, set_flags, up = 0x8913, 0x8914, 1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sH14x", b"lo", 0)

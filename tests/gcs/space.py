@@ -9,15 +9,15 @@ import shutil
 import subprocess
 import sys
 
-# Root needs no user namespace; other users become root in one of their own.
+# Root needs no user namespace. Other users become root in their own user namespace.
 _FLAGS = (("--mount", "--net"), ("--user", "--map-root-user", "--mount", "--net"))
 
 
 def find_unshare_flags() -> tuple[str, ...]:
-    """Return flags with which unshare(1) may create namespaces on this machine.
+    """Return flags with which unshare(1) can create the namespaces on this machine.
 
     Raises:
-      PermissionError: there are none.
+      PermissionError: a tool is missing, or namespaces are not permitted.
     """
     missing = [tool for tool in ("unshare", "mount") if not shutil.which(tool)]
     if missing:

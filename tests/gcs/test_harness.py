@@ -1,4 +1,4 @@
-"""The harness leaves nothing behind, and denies and breaks what it is asked to."""
+"""Tests that the harness leaves nothing behind, and that its denials and faults work."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def find_processes(word: str) -> list[str]:
     return lines
 
 
-def test_nothing_is_left():
+def test_close_leaves_nothing_behind():
     with harness.start_server() as gcs:
         folder = gcs.folder
         processes = pathlib.Path(f"/proc/{gcs.host.pid}/task/{gcs.host.pid}/children").read_text()
@@ -44,8 +44,8 @@ def test_nothing_is_left():
 
 
 @pytest.mark.parametrize("killed", ["tests", "host"])
-def test_nothing_is_left_after_a_kill(killed):
-    """The server ends when the tests or the process in the namespaces are killed."""
+def test_kill_leaves_nothing_behind(killed):
+    """The server exits when the tests or the host process are killed."""
     program = (
         "import pathlib, time; from tests.gcs import harness\n"
         "with harness.start_server() as gcs:\n"
@@ -80,7 +80,7 @@ def _is_running(pid):
 
 
 def test_network_is_private(gcs):
-    """There is only loopback, which has Google's names; the hosts file outside is unchanged."""
+    """Google's names map to loopback, the only device; the hosts file outside is unchanged."""
     result = gcs.run(["getent", "hosts", "storage.googleapis.com"])
     assert result.stdout.split()[0] == "127.0.0.1"
     assert "googleapis" not in pathlib.Path("/etc/hosts").read_text()
@@ -89,7 +89,7 @@ def test_network_is_private(gcs):
 
 
 def test_commands_keep_folder_environment_output_and_exit_code(gcs, bucket, tmp_path, monkeypatch):
-    """The server keeps its state between commands."""
+    """It also tests that the server keeps its state between commands."""
     monkeypatch.chdir(tmp_path)
     gcs.put(f"{bucket}/a/b c.txt", b"x")
     name = bucket.removeprefix("gs://")
@@ -105,7 +105,7 @@ def test_commands_keep_folder_environment_output_and_exit_code(gcs, bucket, tmp_
 
 
 def test_missing_token_or_permission_is_denied(gcs, bucket):
-    """The answers are those of Google."""
+    """The responses are the same as Google's."""
     name = bucket.removeprefix("gs://")
     url = f"https://storage.googleapis.com/storage/v1/b/{name}/o"
     result = gcs.run([*CURL[:4], url])
@@ -120,13 +120,13 @@ def test_missing_token_or_permission_is_denied(gcs, bucket):
     assert gcs.run([*CURL, "-d", "x", upload]).stdout.endswith("200")
 
 
-# The status that curl reports.
+# The HTTP status that curl reports for each kind of fault; 0 means no response.
 CODES = {"429": 429, "503": 503, "cut": 0, "lost": 0, "short": 200, "slow": 200}
 
 
 @pytest.mark.parametrize("kind", [*FAULTS, "slow"])
-def test_each_kind_of_fault(gcs, bucket, kind):
-    """curl reports each fault, and the deletion that it requests happens or does not."""
+def test_each_kind_of_fault_takes_effect(gcs, bucket, kind):
+    """curl reports each fault, and a deletion takes effect only if the request is processed."""
     name = bucket.removeprefix("gs://")
     gcs.put(f"{bucket}/x", b"0123456789")
     url = f"https://storage.googleapis.com/storage/v1/b/{name}/o/x"
@@ -159,13 +159,13 @@ def test_faults_follow_the_seed(gcs, bucket):
     assert len(first) == 40 and 4 <= num_faults <= 20
 
 
-def test_status_of_an_upload():
-    """Google's protocol: https://cloud.google.com/storage/docs/performing-resumable-uploads"""
-    uploads, answer = Uploads(), (200, [], json.dumps({"name": "x"}).encode())
+def test_status_of_an_upload_follows_the_protocol():
+    """The protocol is at https://cloud.google.com/storage/docs/performing-resumable-uploads"""
+    uploads, response = Uploads(), (200, [], json.dumps({"name": "x"}).encode())
     assert uploads.status("u", "bytes */10") == (308, [], b"")
     assert uploads.status("u", "bytes 0-3/10") is None
     uploads.record("u", "bytes 0-3/10", (308, [], b""))
     assert uploads.status("u", "bytes */10") == (308, [("Range", "bytes=0-3")], b"")
     assert uploads.status("u", "bytes */4") is None  # the server finishes it
-    uploads.record("u", "bytes 4-9/10", answer)
-    assert uploads.status("u", "bytes */10") == uploads.status("u", "bytes 4-9/10") == answer
+    uploads.record("u", "bytes 4-9/10", response)
+    assert uploads.status("u", "bytes */10") == uploads.status("u", "bytes 4-9/10") == response

@@ -1,4 +1,4 @@
-"""google-cloud-storage (extra gcs) works with the harness."""
+"""Tests that google-cloud-storage (extra gcs) works with the harness."""
 
 import sys
 

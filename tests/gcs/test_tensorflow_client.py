@@ -1,4 +1,4 @@
-"""TensorFlow's gs:// client works with the harness, in all functions that the package uses."""
+"""Tests that every function of TensorFlow's gs:// client that we use works with the harness."""
 
 import posixpath
 
@@ -34,7 +34,7 @@ def check_gfile(bucket):
     assert sorted(gfile.listdir(f"{bucket}/a")) == ["b/", "folder/", "one.bin"]
     assert gfile.glob(f"{bucket}/a/*.bin") == [f"{bucket}/a/one.bin"]
     gfile.rename(f"{bucket}/a/one.bin", f"{bucket}/a/two.bin")
-    # Do not check that one.bin is gone: if the answer to the deletion was lost, the client's cache
+    # Do not check that one.bin is gone: if the response to the deletion was lost, the client's cache
     # may report for five seconds that it exists.
     assert read(f"{bucket}/a/two.bin") == CONTENT
     write(f"{bucket}/a/one.bin", b"new")
@@ -48,7 +48,7 @@ def check_gfile(bucket):
 
 
 def write_records_and_checkpoints(bucket):
-    """Return the records that are read back, the checkpoints, and the newest one's weights."""
+    """Write records and checkpoints, and return the records, checkpoints and weights as read back."""
     path = f"{bucket}/data/x.tfrecord"
     with tf.io.TFRecordWriter(path) as writer:
         for index in range(500):

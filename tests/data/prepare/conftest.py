@@ -1,4 +1,4 @@
-"""Two thousand real images with captions, and preparation in this process."""
+"""Fixtures: two thousand real images with captions, and a function that prepares a data set."""
 
 import functools
 
@@ -15,7 +15,7 @@ from tests.data.prepare.source_files import compute_digest
 
 @pytest.fixture(scope="session")
 def emoji():
-    """[(key, uint8 [64, 64, 3], caption)]; no two have the same pixels or the same caption."""
+    """A list of (key, image uint8 [64, 64, 3], caption) without equal images or equal captions."""
     examples = open_dataset(locate("embedded:emoji"), "embedding", 64).examples("train", 2100)
     by_digest = {compute_digest(example["image"]): example for example in examples}
     triples = [(each["key"], each["image"], each["caption"]) for each in by_digest.values()]
@@ -26,7 +26,7 @@ def emoji():
 def prepare_from(tmp_path, read_shards):
     """`prepare_from(source, ...)` prepares a data set in tmp_path/out/data, or in `output`.
 
-    It returns the manifest and {split: its examples}. Keyword arguments are those of Settings.
+    It returns the manifest and {split: its examples}. Other keyword arguments go to Settings.
     """
 
     def run_prepare(source, output=None, workers=1, filters=None, **settings):

@@ -1,4 +1,4 @@
-"""Writes the files of each kind of source, with the library that owns the format.
+"""Writes the files of each kind of source with the library that defines the format.
 
 Images are given as triples (key, uint8 [H, W, 3], caption).
 """
@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def compute_digest(image):
-    """Return a hash of an array's content."""
+    """Return the SHA-256 of an array's content in hex."""
     return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
 
 
@@ -88,7 +88,7 @@ def write_npy(folder, images, embeddings=None):
     """Write imgs.npy, captions.csv and, if there are any, embeddings.npy."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "imgs.npy", np.stack([image for _, image, _ in images]))
-    # The same file as pandas' Series.to_csv(index=False) writes.
+    # Write the same file as pandas' Series.to_csv(index=False).
     with open(folder / "captions.csv", "w", newline="") as file:
         csv.writer(file).writerows([["0"], *([caption] for _, _, caption in images)])
     if embeddings is not None:

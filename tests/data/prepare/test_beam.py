@@ -1,4 +1,4 @@
-"""The options of Beam. Preparation with Beam is tested in tests/launch/test_prepare_data.py."""
+"""Tests of Beam's options. tests/launch/test_prepare_data.py tests preparation with Beam."""
 
 import pytest
 

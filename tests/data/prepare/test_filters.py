@@ -1,4 +1,4 @@
-"""Each filter alone: which examples pass, and the cause by which others are rejected."""
+"""Tests each filter alone: which examples pass, and the causes for which others are rejected."""
 
 import dataclasses
 
@@ -39,7 +39,8 @@ CAPTION = "a small red dog"
     ],
 )  # fmt: skip
 def test_check_before_decoding(name, value, size, caption, columns, cause):
-    filters.check_before_decoding(Filters(), size, caption, columns)  # passes: all are off
+    # Without filters, every example passes.
+    filters.check_before_decoding(Filters(), size, caption, columns)
     chosen = dataclasses.replace(Filters(), **{name: value})
     if cause is None:
         filters.check_before_decoding(chosen, size, caption, columns)
@@ -92,7 +93,7 @@ def test_duplicates_are_rejected_by_key_then_content_then_hash():
 
 @pytest.mark.parametrize("distance", [0, 1, 3, 7])
 def test_near_duplicates_match_an_exhaustive_search(distance):
-    """Values are 12 centers with up to 11 bits flipped, so many are near and many are not."""
+    """The values are 12 centers with up to 11 flipped bits, so some are near others and some are not."""
     rng = np.random.default_rng(distance)
     centers = [int(value) for value in rng.integers(0, 2**63, 12, dtype=np.uint64) * 2 + 1]
     kept, index = [], DuplicateIndex(distance)
@@ -110,7 +111,7 @@ def test_near_duplicates_match_an_exhaustive_search(distance):
 
 
 def test_perceptual_hash_barely_changes_when_an_image_is_blurred(emoji):
-    """No two emoji have the same hash."""
+    """It also tests that different emoji have different hashes."""
     hashes = [int.from_bytes(compute_perceptual_hash(image), "big") for _, image, _ in emoji[:40]]
     for (_, image, _), own in zip(emoji, hashes, strict=False):
         blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.6)))

@@ -1,4 +1,4 @@
-"""Every kind of image is decoded to its true colors, known from how the file was made."""
+"""Tests that images of every kind are decoded to the colors with which the file was made."""
 
 import io
 import re
@@ -30,7 +30,7 @@ def encode(image, kind="PNG", **options):
 
 
 def decode(content, size=8, crop="center", channels=3):
-    """Return a file's bytes, or pixels, as a preparation would store them."""
+    """Return the pixels that a preparation stores for a file's bytes or for pixels."""
     return make_square(open_image(content), size, crop, channels)
 
 
@@ -53,7 +53,7 @@ def test_image_of_the_right_size_is_unchanged(emoji):
      ("RGB", "TIFF", 0), ("RGBA", "PNG", 0), ("RGB", "PPM", 0), ("YCbCr", "JPEG", 8),
      ("CMYK", "TIFF", 0), ("CMYK", "JPEG", 8), ("LAB", "TIFF", 3)],
 )  # fmt: skip
-def test_modes_and_formats(mode, kind, tolerance):
+def test_every_mode_and_format_is_decoded(mode, kind, tolerance):
     image = make_halves()
     if mode == "LAB":
         profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
@@ -63,7 +63,7 @@ def test_modes_and_formats(mode, kind, tolerance):
     assert_halves(decode(encode(image, kind)), tolerance)
 
 
-def test_gray_one_bit_and_sixteen_bits():
+def test_gray_one_bit_and_sixteen_bit_images_are_decoded():
     for mode in ("L", "1", "LA"):
         pixels = decode(encode(make_halves(left=(0, 0, 0), right=(255, 255, 255), mode=mode)))
         assert_halves(pixels, 0, (0, 0, 0), (255, 255, 255))
@@ -77,8 +77,8 @@ def test_gray_one_bit_and_sixteen_bits():
     assert decode(encode(make_halves()), channels=1).shape == (8, 8, 1)
 
 
-def test_sixteen_bit_rgb():
-    """The file is made by hand from the PNG specification, since Pillow cannot write it."""
+def test_sixteen_bit_rgb_is_decoded():
+    """The file is made by hand from the PNG specification, because Pillow cannot write it."""
     row = b"\x00" + (struct.pack(">3H", 0xC8C8, 0x1E1E, 0x2828) * 4)
 
     def chunk(name, data):
@@ -93,8 +93,8 @@ def test_sixteen_bit_rgb():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation):
-    """The image is stored so that a viewer that follows the tag shows red on the left."""
+def test_exif_orientation_is_applied(orientation):
+    """The pixels are stored so that applying the tag puts red on the left."""
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -134,7 +134,7 @@ def test_first_frame_is_kept_and_alpha_is_put_on_white():
     np.testing.assert_array_equal(decode(encode(palette, transparency=0)), np.full((8, 8, 3), 255))
 
 
-def test_crop_center_and_none():
+def test_image_is_cropped_or_padded():
     wide = Image.new("RGB", (128, 64), (0, 0, 0))
     wide.paste(RED, (32, 0, 96, 64))
     np.testing.assert_allclose(decode(encode(wide))[:, 2:-2], np.full((8, 4, 3), RED), atol=3)
@@ -153,11 +153,11 @@ def test_resize_is_antialiased():
         assert np.abs(pixels[2:-2, 2:-2].astype(int) - 127).max() <= 3
 
 
-def flip_bits(content, places):
-    """Return the content with some bits flipped in the bytes at the places."""
+def flip_bits(content, positions):
+    """Return the content with some bits flipped in the bytes at the given positions."""
     content = bytearray(content)
-    for place in places:
-        content[place] ^= 0x55
+    for position in positions:
+        content[position] ^= 0x55
     return bytes(content)
 
 
@@ -192,7 +192,7 @@ def test_bad_images_are_rejected_with_their_cause(content, cause):
 
 
 def test_damaged_files_are_decoded_or_rejected():
-    """They raise no other exception, and both outcomes occur."""
+    """No exception other than Rejected is raised, and both outcomes occur."""
     rng = np.random.default_rng(0)
     contents = [
         encode(make_halves(), kind) for kind in ("PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG")

@@ -1,4 +1,4 @@
-"""Bad input: every example ends in exactly one outcome, and rejected.csv lists those rejected."""
+"""Tests that every bad example has exactly one outcome, and that rejected.csv lists it."""
 
 import csv
 import gzip
@@ -24,7 +24,7 @@ from tests.data.prepare.source_files import (
 )
 from tests.data.prepare.test_images import JPEG, make_bomb
 
-NUM_GOOD = 12  # good examples next to the bad ones
+NUM_GOOD = 12  # number of good examples in addition to the bad ones
 
 
 def read_rejected(folder):
@@ -35,7 +35,7 @@ def read_rejected(folder):
     return dict(rows[1:])
 
 
-def test_bad_files_in_a_folder(emoji, prepare_from, tmp_path):
+def test_bad_files_in_a_folder_are_rejected(emoji, prepare_from, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:NUM_GOOD])
     bad = tmp_path / "input" / "zz"
     bad.mkdir()
@@ -69,7 +69,7 @@ def test_bad_files_in_a_folder(emoji, prepare_from, tmp_path):
     }  # fmt: skip
 
 
-def test_table_with_unsafe_or_missing_files(emoji, prepare_from, tmp_path):
+def test_unsafe_and_missing_files_of_a_table_are_rejected(emoji, prepare_from, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:NUM_GOOD], "metadata.jsonl")
     (tmp_path / "secret.png").write_bytes(encode_png(emoji[0][1]))
     with open(tmp_path / "input" / "metadata.jsonl", "a") as file:
@@ -86,7 +86,7 @@ def test_table_with_unsafe_or_missing_files(emoji, prepare_from, tmp_path):
         prepare_from(source, tmp_path / "other")
 
 
-def test_bad_members_and_bad_tars(emoji, prepare_from, tmp_path):
+def test_bad_members_and_bad_tars_are_rejected(emoji, prepare_from, tmp_path):
     folder = tmp_path / "input"
     folder.mkdir()
     with tarfile.open(folder / "a.tar", "w") as tar:
@@ -122,7 +122,7 @@ def test_bad_members_and_bad_tars(emoji, prepare_from, tmp_path):
     assert NUM_GOOD < outcomes["train"] < 2 * NUM_GOOD
 
 
-def test_gzipped_tar_that_was_cut(emoji, prepare_from, tmp_path):
+def test_rest_of_a_truncated_gzipped_tar_is_rejected(emoji, prepare_from, tmp_path):
     path = tmp_path / "a.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         for key, image, caption in emoji[:60]:
@@ -133,11 +133,11 @@ def test_gzipped_tar_that_was_cut(emoji, prepare_from, tmp_path):
     assert "rest_of_a_cut_tar" in read_rejected(tmp_path).values()
 
 
-def test_parquet_with_missing_and_duplicate_images(emoji, prepare_from, tmp_path):
+def test_missing_and_duplicate_images_in_parquet_are_rejected(emoji, prepare_from, tmp_path):
     import pyarrow
     import pyarrow.parquet
 
-    # Keys are row numbers here, so only the bytes are equal.
+    # The keys are row numbers, so the duplicates differ in their keys.
     images = [*emoji[:NUM_GOOD], *emoji[:3]]
     source = write_parquet(tmp_path / "input", images)
     table = {"image": [None, {"bytes": None, "path": "x"}], "text": ["x", "y"]}
@@ -164,7 +164,7 @@ def test_first_of_two_equal_keys_is_kept(emoji, prepare_from, tmp_path):
     assert all(example["caption"].endswith(b" 0") for example in splits["train"])
 
 
-def test_too_few_examples_left(emoji, prepare_from, tmp_path):
+def test_too_few_examples_left_is_an_error(emoji, prepare_from, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:NUM_GOOD])
     message = f"0 train examples are too few for 4 streams .{NUM_GOOD} no_similarity"
     with pytest.raises(UserError, match=message):
@@ -191,8 +191,8 @@ def test_corrupt_idx_file_is_named(prepare_from, tmp_path):
 
 
 @pytest.mark.allowed_skip
-def test_resume_after_a_full_disk(tmp_path):
-    """The output is on a file system of 10 MB, in a mount namespace of its own, which then grows."""
+def test_preparation_resumes_after_a_full_disk(tmp_path):
+    """The output is on a file system of 10 MB in a private mount namespace. It grows before resuming."""
     unshare = ["unshare", "--mount", "--map-root-user"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"]).returncode:
         pytest.skip("no mount namespaces here")
@@ -222,16 +222,16 @@ print("examples:", manifest.num_examples("train"))
     assert examples == "examples: 700"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 @pytest.mark.allowed_skip
-def test_output_without_permission(emoji, prepare_from, tmp_path):
+def test_output_without_permission_is_an_error(emoji, prepare_from, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:NUM_GOOD])
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(UserError, match="closed"):
         prepare_from(source, tmp_path / "closed" / "data")
 
 
-def test_output_below_a_file(emoji, prepare_from, tmp_path):
+def test_output_below_a_file_is_an_error(emoji, prepare_from, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:NUM_GOOD])
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file/data"):

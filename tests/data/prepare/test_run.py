@@ -1,4 +1,4 @@
-"""Preparations that are interrupted or in which something fails."""
+"""Tests of preparations that are interrupted or that fail."""
 
 import contextlib
 import pathlib
@@ -20,9 +20,9 @@ from tests.data.prepare.source_files import write_folder
 def test_unit_processed_twice_keeps_captions_with_embeddings(
     emoji, read_shards, tmp_path, at_once, count
 ):
-    """Two workers process each unit, and the second one cannot read one of the images.
+    """Two workers process each unit, and the second worker cannot read one of the images.
 
-    The result of the first is kept, unless both finish at once and neither sees the other's.
+    The first result is kept, unless both workers finish at once and neither sees the other's result.
     """
     images, missing = emoji[:40], 3
     settings = Settings(write_folder(tmp_path / "input", images), heldout_share=0, num_streams=4)
@@ -30,7 +30,7 @@ def test_unit_processed_twice_keeps_captions_with_embeddings(
     def process_twice(work, processed):
         with pool.process_units(work, settings, processed) as indices:
             yield from indices
-        # All captions are encoded now. Here comes the second worker.
+        # All captions have been encoded. Now the second worker processes the same units.
         key = images[missing][0]
         (tmp_path / "input" / key[:2] / f"{key}.png").unlink()
         for index, unit_ in plan.read_units(work):
@@ -80,7 +80,7 @@ def test_encoder_that_changed_is_rejected(emoji, tmp_path, monkeypatch):
 
 
 def test_preparation_of_an_earlier_version_is_resumed(emoji, tmp_path):
-    """Results of units used to say "lost" where they say "rejected" now."""
+    """The results of units used to call the field "lost" that is now called "rejected"."""
     source, output = write_folder(tmp_path / "input", emoji[:8]), str(tmp_path / "data")
     (tmp_path / "input" / "empty.png").touch()
     settings = Settings(source, encoder="none", heldout_share=0, num_streams=4)

@@ -1,4 +1,4 @@
-"""Every kind of source gives the same examples: each image, by its hash, with its own caption."""
+"""Tests that every kind of source gives the same examples: each image with its own caption."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ def test_every_image_has_its_caption(emoji, prepare_from, tmp_path, kind):
 
 
 @pytest.mark.parametrize("table", ["metadata.jsonl", "captions.csv"])
-def test_tables_of_captions(emoji, prepare_from, tmp_path, table):
+def test_captions_are_read_from_tables(emoji, prepare_from, tmp_path, table):
     images = [(key, image, f'{caption}, "quoted"\nü') for key, image, caption in emoji[:40]]
     _, splits = prepare_from(write_folder(tmp_path / "input", images, table))
     expected = sorted(
@@ -49,8 +49,8 @@ def test_tables_of_captions(emoji, prepare_from, tmp_path, table):
     assert list_pairs(splits["train"]) == expected
 
 
-def test_idx(emoji, prepare_from, tmp_path):
-    """The files are written by hand from the format's definition."""
+def test_idx_source_keeps_images_labels_and_splits(emoji, prepare_from, tmp_path):
+    """The files are written by hand, following the definition of the format."""
     gray = np.stack([image[:, :, 1] for _, image, _ in emoji])
     labels = (np.arange(len(gray)) % 7).astype(np.uint8)
     for prefix, part in (("train", slice(0, 1800)), ("t10k", slice(1800, 2000))):
@@ -72,7 +72,7 @@ def list_labels(examples):
     return sorted((compute_digest(example["image"]), int(example["label"])) for example in examples)
 
 
-def test_tfds(emoji, prepare_from, tmp_path):
+def test_tfds_source_keeps_images_labels_and_splits(emoji, prepare_from, tmp_path):
     import tensorflow_datasets as tfds
 
     images = np.stack([image for _, image, _ in emoji])
@@ -121,7 +121,7 @@ def test_given_embeddings_are_kept(emoji, prepare_from, tmp_path):
 
 
 def test_captions_are_encoded(emoji, prepare_from, tmp_path):
-    """Each embedding is that of its own caption, and training can read them."""
+    """Each example has the embedding of its own caption, and training can read the embeddings."""
     images = [*emoji[:60], ("zz-long", np.zeros((64, 64, 3), np.uint8), "dog " * 60)]
     source = write_folder(tmp_path / "input", images)
     manifest, splits = prepare_from(source, encoder="embedded", heldout_share=0.3)
@@ -200,16 +200,16 @@ def test_denied_access_on_gs_is_not_counted_as_missing_images(gcs, bucket):
         gcs.call(list_problems, folder, names)
 
 
-def test_npy_files_with_different_numbers_of_rows(emoji, prepare_from, tmp_path):
+def test_npy_files_with_different_numbers_of_rows_are_an_error(emoji, prepare_from, tmp_path):
     source = write_npy(tmp_path / "input", emoji[:50], np.zeros((49, 4), np.float32))
     with pytest.raises(UserError, match=r"imgs.npy 50, captions.csv 50, embeddings.npy 49"):
         prepare_from(source)
 
 
-def test_webdataset_with_json_captions_and_names_with_several_dots(emoji, prepare_from, tmp_path):
+def test_webdataset_reads_json_captions_and_names_with_several_dots(emoji, prepare_from, tmp_path):
     (_, first, _), (_, second, _) = emoji[:2]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add_member(tar, "./000.jpg", encode_png(first))  # a PNG; the ending is ignored
+        add_member(tar, "./000.jpg", encode_png(first))  # a PNG; the extension is ignored
         add_member(tar, "./000.json", json.dumps({"caption": "one", "similarity": 0.4}).encode())
         add_member(tar, "b.c/001.seg.png", b"not the image")
         add_member(tar, "b.c/001.png", encode_png(second))

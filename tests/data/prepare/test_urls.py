@@ -1,4 +1,4 @@
-"""Downloads from a server that fails in every way: each URL ends in one outcome."""
+"""Tests downloads from a server that fails in many ways: each URL has exactly one outcome."""
 
 import collections
 import http.server
@@ -23,7 +23,7 @@ RESPONSE_SECONDS = 4
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers GET /BEHAVIOR/INDEX with the method `behavior` and an image of `server.images`."""
+    """Responds to GET /BEHAVIOR/INDEX by calling the method BEHAVIOR with an image of the server."""
 
     def log_message(self, *_):
         pass
@@ -34,7 +34,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         image = encode_png(self.server.images[int(index or 0)])
         getattr(self, behavior)(image)
 
-    def answer(self, content, status=200, **headers):
+    def respond(self, content, status=200, **headers):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -42,53 +42,53 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def good(self, image):
-        self.answer(image, Content_Length=str(len(image)))
+        self.respond(image, Content_Length=str(len(image)))
 
     def slow(self, image):
-        self.answer(image[:100], Content_Length=str(len(image)))
+        self.respond(image[:100], Content_Length=str(len(image)))
         time.sleep(0.7)
         self.wfile.write(image[100:])
 
     def flaky(self, image):
-        """Fails twice before it answers."""
+        """Fails twice, and then sends the image."""
         if self.server.paths.count(self.path) < 3:
-            self.answer(b"", 503)
+            self.respond(b"", 503)
         else:
             self.good(image)
 
     def missing(self, image):
-        self.answer(b"gone", 404)
+        self.respond(b"gone", 404)
 
     def forbidden(self, image):
-        self.answer(b"", 403)
+        self.respond(b"", 403)
 
     def reset(self, image):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.connection.close()
 
     def html(self, image):
-        self.answer(b"<html>not found</html>", Content_Type="image/png")
+        self.respond(b"<html>not found</html>", Content_Type="image/png")
 
     def empty(self, image):
-        self.answer(b"")
+        self.respond(b"")
 
     def short(self, image):
-        self.answer(image[:-50], Content_Length=str(len(image)))
+        self.respond(image[:-50], Content_Length=str(len(image)))
 
     def truncated(self, image):
-        self.answer(JPEG[: len(JPEG) * 2 // 3])
+        self.respond(JPEG[: len(JPEG) * 2 // 3])
 
     def bomb(self, image):
-        self.answer(make_bomb())
+        self.respond(make_bomb())
 
     def large(self, image):
-        self.answer(image + bytes(2 << 20))
+        self.respond(image + bytes(2 << 20))
 
     def silent(self, image):
         time.sleep(4)
 
     def endless(self, image):
-        self.answer(image)
+        self.respond(image)
         self.drip()
 
     def endless_header(self, image):
@@ -104,13 +104,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             pass
 
     def robots(self, image):
-        self.answer(image, X_Robots_Tag="noai")
+        self.respond(image, X_Robots_Tag="noai")
 
     def redirect(self, image):
-        self.answer(b"", 302, Location=f"/good/{self.path.rpartition('/')[2]}")
+        self.respond(b"", 302, Location=f"/good/{self.path.rpartition('/')[2]}")
 
     def redirect_to_itself(self, image):
-        self.answer(b"", 302, Location=self.path)
+        self.respond(b"", 302, Location=self.path)
 
 
 CAUSES = {
@@ -133,7 +133,7 @@ CAUSES = {
 
 @pytest.fixture
 def server(emoji, monkeypatch):
-    """A server on this machine, as its `address` and the list of requested `paths`."""
+    """A server on this machine, with its `address` and the list `paths` of the requested paths."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(bounded_urlopen, "RESPONSE_SECONDS", RESPONSE_SECONDS)
     monkeypatch.setattr(bounded_urlopen, "RESPONSE_BYTES", 1 << 20)
@@ -153,7 +153,7 @@ def write_list(path, columns, **options):
     pyarrow.parquet.write_table(pyarrow.table(columns), path, **options)
 
 
-def test_every_url_ends_in_one_outcome(server, emoji, prepare_from, tmp_path):
+def test_every_url_has_one_outcome(server, emoji, prepare_from, tmp_path):
     behaviors = ["good"] * 30 + ["slow"] * 4 + ["flaky"] * 4 + ["redirect"] * 2
     good = [f"{server.address}/{name}/{index}" for index, name in enumerate(behaviors)]
     bad = [f"{server.address}/{name}" for name in CAUSES]
@@ -169,7 +169,7 @@ def test_every_url_ends_in_one_outcome(server, emoji, prepare_from, tmp_path):
     manifest, splits = prepare_from(
         f"urls:{tmp_path}/laion.parquet", filters=Filters(min_similarity=0.2)
     )
-    # Responses that never end are tried three times each.
+    # Each response that never ends is tried three times.
     assert time.monotonic() - start < 12 * RESPONSE_SECONDS
     expected = collections.Counter(CAUSES.values())
     expected["download_failed"] += len(no_urls)
@@ -206,7 +206,7 @@ def test_rows_that_are_rejected_anyway_are_not_downloaded(server, emoji, prepare
     assert sorted(server.paths) == ["/good/0", "/good/1", "/good/2"]
 
 
-def test_list_without_urls(tmp_path, prepare_from):
+def test_list_without_urls_is_an_error(tmp_path, prepare_from):
     write_list(tmp_path / "a.parquet", {"link": ["x"]})
     with pytest.raises(UserError, match="no column url or URL or image_url, only link"):
         prepare_from(f"urls:{tmp_path}/a.parquet")
