@@ -130,6 +130,9 @@ class Forwarding(http.server.BaseHTTPRequestHandler):
 class Front(Forwarding):
     """Handles the requests of clients as Google does."""
 
+    # Headers and content are sent separately, and the content would wait for the client's delayed
+    # acknowledgement of the headers, 40 ms for each answer.
+    disable_nagle_algorithm = True
     rules: Rules
     uploads: Uploads
 
