@@ -1,14 +1,16 @@
-"""Compares reading and preparing data here, with webdataset, with tfds and as the baseline does.
+"""Compares reading and preparing data with t2i_tpu, webdataset, tfds and the baseline's method.
 
-  python benchmarks/data.py --folder=/tmp/bench        # about 10 minutes; needs extras dev and data
+  python benchmarks/data.py --folder=/tmp/bench     # about 10 minutes; needs the extras dev and data
 
-All use the same images. Every measurement is a process of its own, bound to one or two cores (which
-needs Linux), and the methods take turns. Wall time is what a user waits for; processor time does not
-depend on other programs on the machine.
+All methods use the same images. Every measurement runs in a separate process that is bound to one or
+two cores, which requires Linux, and the methods alternate. Wall time is the time that a user waits.
+Processor time is also given, because it does not depend on other programs on the machine. There are
+two tasks:
 
-read     batches of 64 images of 64x64 with an embedding of 768 numbers, shuffled, from a disk whose
-         files are in the page cache
-prepare  JPEG files of 256x256 with captions, made into what the method reads, at 64x64
+read     reads shuffled batches of 64 images of 64x64 pixels with embeddings of 768 numbers. The files
+         are in the page cache
+prepare  converts JPEG files of 256x256 pixels with captions to the format that the method reads, at
+         64x64 pixels
 """
 
 import functools
@@ -32,11 +34,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks.data_inputs import NUM_FILES, NUM_IMAGES, make_inputs
 
 FOLDER = flags.DEFINE_string(
-    "folder", None, "Folder for inputs and outputs; needs a few GB.", required=True
+    "folder", None, "Folder for inputs and outputs. It needs a few GB.", required=True
 )
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Number of measurements; their median is printed.")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Measurements per case. Their median is printed.")
 SINGLE = flags.DEFINE_string(
-    "single", None, "TASK/METHOD/CORES. Makes a single measurement and prints it as JSON."
+    "single", None, "TASK/METHOD/CORES. Make this single measurement and print it as JSON."
 )
 
 BATCH = 64
@@ -68,13 +70,17 @@ def main(_):
 
 
 def measure_here(folder: pathlib.Path, task: str, method: str, cores: int) -> tuple[float, float]:
-    """Return (examples per second, processor seconds per example), with this process on cores."""
+    """Bind this process to some cores and measure a method in it.
+
+    Returns:
+      The number of examples per second, and the processor seconds per example.
+    """
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     return METHODS[task][method](folder, cores)
 
 
 def measure_in_process(folder: pathlib.Path, case: tuple[str, str, int]) -> tuple[float, float]:
-    """Return what `measure_here` returns, from a process of its own."""
+    """Return the result of `measure_here` in a separate process."""
     single = "/".join(map(str, case))
     command = [sys.executable, __file__, f"--folder={folder}", f"--single={single}"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -101,7 +107,7 @@ def read_ours(folder, cores):
 
 
 def read_webdataset(folder, cores):
-    """Read in one process. torch's DataLoader would add more, at the same cost per example."""
+    """Read in one process. torch's DataLoader uses more, at the same cost per example."""
     import glob
 
     import webdataset
@@ -121,7 +127,7 @@ def read_tfds(folder, cores):
 
 
 def read_baseline(folder, cores):
-    """Keep everything in memory; gather rows and convert them to floats in [-1, 1]."""
+    """Load everything into memory, gather rows and convert images to floats in [-1, 1]."""
     images, embeddings = np.load(folder / "imgs.npy"), np.load(folder / "embeddings.npy")
 
     def make_batches():
@@ -153,7 +159,7 @@ def measure_preparing(folder, method, prepare) -> tuple[float, float]:
 
 
 def read_pictures(folder):
-    """Yield (key, uint8 [64, 64, 3], caption) of the files that are to be prepared."""
+    """Yield the key, uint8 [64, 64, 3] and caption of each file to prepare."""
     for path in sorted((folder / "files").glob("*.jpg")):
         with Image.open(path) as image:
             small = image.convert("RGB").resize((64, 64), Image.Resampling.LANCZOS)
@@ -208,7 +214,7 @@ def prepare_tfds(folder, cores):
 
 
 def prepare_baseline(folder, cores):
-    """Collect all images in a list, then in one array."""
+    """Collect all images in a list and save them as one array."""
 
     def run(output):
         output.mkdir()

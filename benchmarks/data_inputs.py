@@ -1,17 +1,17 @@
-"""The inputs of benchmarks/data.py: the same images in the format of each method."""
+"""Makes the inputs of benchmarks/data.py: the same images in the format of each method."""
 
 import pathlib
 
 import numpy as np
 from PIL import Image
 
-NUM_IMAGES = 20_000  # to read
-NUM_FILES = 1500  # to prepare
-DIM = 768  # of an embedding
+NUM_IMAGES = 20_000  # number of images to read
+NUM_FILES = 1500  # number of files to prepare
+DIM = 768  # width of an embedding
 
 
 def make_images() -> np.ndarray:
-    """Return uint8 [NUM_IMAGES, 64, 64, 3]: shifted copies of the emoji that ship."""
+    """Return uint8 [NUM_IMAGES, 64, 64, 3]: shifted copies of the embedded emoji."""
     from t2i_tpu.data.locate import locate
     from t2i_tpu.data.reader import open_dataset
 
@@ -21,7 +21,7 @@ def make_images() -> np.ndarray:
 
 
 def make_inputs(folder: pathlib.Path) -> None:
-    """Write the inputs of all methods, unless that was done before."""
+    """Write the inputs of all methods, unless they exist already."""
     if (folder / "ready").exists():
         return
     images, rng = make_images(), np.random.default_rng(0)
@@ -76,7 +76,7 @@ def write_tfds(folder, images, embeddings):
 
 
 def write_files(folder, images):
-    """Write the JPEG files and captions that are to be prepared."""
+    """Write the JPEG files and captions to prepare."""
     (folder / "files").mkdir()
     for i in range(NUM_FILES):
         large = Image.fromarray(images[i]).resize((256, 256), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Set-up of all tests: Keras on TensorFlow, four logical CPU devices, common fixtures, skips in CI."""
+"""Sets up all tests: Keras on TensorFlow, four logical CPU devices, fixtures and skips in CI."""
 
 import os
 import pathlib
@@ -7,7 +7,9 @@ import uuid
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else libtpu waits minutes for a metadata server
+os.environ.setdefault(
+    "TPU_SKIP_MDS_QUERY", "1"
+)  # otherwise libtpu waits minutes for a metadata server
 
 import keras
 import pytest
@@ -23,7 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOGICAL_DEVICES = 4  # most tests use one or two
 
-# This is possible only before TensorFlow initializes its devices, so it is not in a fixture.
+# This works only before TensorFlow initializes its devices, so it cannot be in a fixture.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * LOGICAL_DEVICES,
@@ -64,7 +66,7 @@ def launch(tmp_path):
 
 @pytest.fixture(scope="session")
 def gcs_server():
-    """The storage server that all tests share. Tests use the fixture `gcs` instead."""
+    """The storage server that all tests share. Tests should use the fixture `gcs` instead."""
     try:
         with harness.start_server() as server:
             yield server
@@ -74,7 +76,7 @@ def gcs_server():
 
 @pytest.fixture
 def gcs(gcs_server) -> harness.Gcs:
-    """A gs:// on this machine, for `gcs.call(function)` and `gcs.run(command)`; see tests/gcs."""
+    """A local gs://, for use with `gcs.call(function)` and `gcs.run(command)`; see tests/gcs."""
     yield gcs_server
     gcs_server.stop_processes()
 
@@ -92,7 +94,7 @@ def _fail_if_skipped(report):
     if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"T2I_TPU_REQUIRE_ALL=1 allows no skip: {reason}"
+        report.longrepr = f"T2I_TPU_REQUIRE_ALL=1 does not allow skipping: {reason}"
 
 
 def pytest_runtest_setup(item):

@@ -1,4 +1,4 @@
-"""A data set and a config that are so small that a test can train in seconds."""
+"""A data set, a config and a run that are small enough for tests to train in seconds."""
 
 from collections.abc import Iterator
 
@@ -35,11 +35,11 @@ def write_squares(
     the label.
 
     Args:
-      folder: where to write it.
+      folder: the folder to write to.
       count: number of training examples.
       size: height and width of the images.
-      num_streams: of each split.
-      shard_size: examples in a shard.
+      num_streams: number of streams of each split.
+      shard_size: number of examples in a shard.
       heldout: number of held-out examples.
     """
     encoder = make_encoder("embedded")
@@ -91,8 +91,8 @@ def make_settings(folder, **changes) -> dict[str, object]:
     """Return the values of the tiny config by dotted name.
 
     Args:
-      folder: of the data set.
-      **changes: other values, as in train__total_steps=3.
+      folder: the folder of the data set.
+      **changes: values that replace those of the tiny config, as in train__total_steps=3.
     """
     values = {
         "data.source": f"shards:{folder}",
@@ -117,7 +117,7 @@ def make_settings(folder, **changes) -> dict[str, object]:
 
 
 def make_config(folder, **changes) -> Config:
-    """Return the tiny config, resolved; the arguments are those of `make_settings`."""
+    """Return the resolved tiny config. The arguments are those of `make_settings`."""
     config = Config()
     for name, value in make_settings(folder, **changes).items():
         *group, field = name.split(".")
@@ -126,12 +126,12 @@ def make_config(folder, **changes) -> Config:
 
 
 def make_flags(folder, **changes) -> list[str]:
-    """Return flags that turn `CONFIG_FILE` into the tiny config; see `make_settings` for the arguments."""
+    """Return flags that turn `CONFIG_FILE` into the tiny config; see `make_settings`."""
     return [f"--config.{name}={value}" for name, value in make_settings(folder, **changes).items()]
 
 
 class Run:
-    """Training in this process, on the given logical devices.
+    """A run that trains in this process, on the given logical devices.
 
     Attributes:
       dataset: the data set of the config.
@@ -166,7 +166,7 @@ class Run:
         return {name: value.numpy() for name, value in metrics.items()}
 
     def values(self) -> dict[str, np.ndarray]:
-        """Return the values of all variables of the run by their names in a checkpoint."""
+        """Return the values of all variables of the run, by their names in a checkpoint."""
         values = {}
         for group, value in self.state.trackables().items():
             if isinstance(value, dict):
@@ -179,7 +179,7 @@ class Run:
 def read_checkpoint(workdir) -> dict[str, np.ndarray]:
     """Return the values of a workdir's newest checkpoint, by the names that `Run.values` uses.
 
-    They are read with TensorFlow's own functions.
+    TensorFlow's own checkpoint reader reads them.
     """
     step = checkpoint_store.list_steps(str(workdir))[0]
     reader = tf.train.load_checkpoint(str(workdir / "checkpoints" / f"step-{step}"))
