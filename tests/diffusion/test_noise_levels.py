@@ -1,4 +1,4 @@
-"""The noise levels' distributions against simulations and closed forms."""
+"""Tests the distributions of noise levels against simulations and closed forms."""
 
 import math
 from statistics import NormalDist
@@ -25,7 +25,7 @@ def test_half_normal_inverts_the_closed_form():
     np.testing.assert_allclose(cdf, U, atol=2e-6)
 
 
-def test_half_normal_mean():
+def test_half_normal_has_the_mean_of_the_closed_form():
     """E |N| truncated at 3 = sqrt(2 / pi) (1 - exp(-4.5)) / erf(3 / sqrt 2)."""
     u = tf.constant((np.arange(20_000) + 0.5) / 20_000, tf.float32)
     expected = math.sqrt(2 / math.pi) * (1 - math.exp(-4.5)) / math.erf(3 / math.sqrt(2)) / 3
@@ -41,7 +41,7 @@ def test_uniform_returns_the_draws():
     assert np.asarray(uniform(tf.constant([0.25, 0.5]))).tolist() == [0.25, 0.5]
 
 
-def test_shifted_by_hand():
+def test_shifted_follows_the_paper():
     """Esser et al., 2024, equation 23, with alpha = 3: a quarter of the levels lie beyond 0.9."""
     levels = np.asarray(shifted(tf.constant([0.25, 0.5, 0.75])))
     np.testing.assert_allclose(levels, [0.5, 0.75, 0.9], rtol=1e-6)

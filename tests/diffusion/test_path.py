@@ -1,4 +1,4 @@
-"""The two paths against values worked out by hand and against finite differences."""
+"""Tests the paths against hand-computed values and against finite differences."""
 
 import math
 
@@ -11,7 +11,7 @@ from t2i_tpu.diffusion.path import PATHS, corrupt, cosine, linear, snr
 LEVELS = np.linspace(0.0, 1.0, 11)
 
 
-def test_the_baselines_corruption_by_hand():
+def test_linear_corruption_matches_hand_computed_values():
     x = tf.constant([[0.5, -1.0], [1.0, 0.0]])
     z = tf.constant([[-1.0, 2.0], [0.25, 4.0]])
     noise_level = tf.constant([[0.25], [0.8]])
@@ -21,7 +21,7 @@ def test_the_baselines_corruption_by_hand():
     )
 
 
-def test_cosine_by_hand():
+def test_cosine_matches_hand_computed_values():
     scales = cosine(np.array([0.0, 1 / 3, 0.5, 1.0]))
     np.testing.assert_allclose(
         scales.signal, [1, math.sqrt(3) / 2, math.sqrt(0.5), 0], rtol=1e-12, atol=1e-15
@@ -47,8 +47,8 @@ def test_tensors_and_arrays_agree(path):
         np.testing.assert_allclose(tensor, array, atol=1e-6)
 
 
-def test_snr_by_hand():
-    # linear: (3 / 1)**2 at 1/4; cosine: cot(30 degrees)**2 at 1/3
+def test_snr_matches_hand_computed_values():
+    # On the linear path, it is (3 / 1)**2 at 1/4; on the cosine path, cot(30 degrees)**2 at 1/3.
     np.testing.assert_allclose(
         snr(linear, tf.constant([0.25, 0.5, 0.8])), [9, 1, 1 / 16], rtol=1e-5
     )

@@ -1,4 +1,4 @@
-"""Targets against values worked out by hand, and their conversion back to the image."""
+"""Tests targets against hand-computed values, their conversion to the image, and the loss weights."""
 
 import math
 
@@ -13,7 +13,7 @@ from t2i_tpu.diffusion.prediction import target, to_denoised
 TYPES = ("denoised", "noise", "v", "velocity")
 
 
-def numpy_scales(path, level):
+def compute_scales(path, level):
     if path == "linear":
         return 1 - level, level
     return np.cos(level * math.pi / 2), np.sin(level * math.pi / 2)
@@ -32,7 +32,7 @@ def numpy_scales(path, level):
         (cosine, 1 / 3, "velocity", -0.5 * 2 + math.sqrt(3) / 2 * 4),
     ],
 )
-def test_target_by_hand(path, level, kind, expected):
+def test_target_matches_hand_computed_values(path, level, kind, expected):
     got = target(kind, path, tf.constant(2.0), tf.constant(4.0), tf.constant(level))
     assert float(got) == pytest.approx(expected, rel=1e-6)
 
@@ -42,9 +42,9 @@ def test_target_by_hand(path, level, kind, expected):
 def test_the_target_converts_back_to_the_image(name, kind):
     rng = np.random.default_rng(0)
     x0, z = rng.uniform(-1, 1, (2, 12, 4)).astype("float32")
-    # At level 1 nothing is left of the image, so noise alone does not determine it.
+    # At level 1, nothing is left of the image, so the noise does not determine it.
     levels = np.linspace(0, 0.9 if kind == "noise" else 1, 12)[:, None]
-    signal, noise = numpy_scales(name, levels)
+    signal, noise = compute_scales(name, levels)
     x_noisy = tf.constant(signal * x0 + noise * z, tf.float32)
     levels = tf.constant(levels, tf.float32)
     output = target(kind, PATHS[name], x0, z, levels)
@@ -67,24 +67,24 @@ def test_denoised_is_finite_on_the_full_path(path, kind):
 def test_min_snr_weights_the_error_of_the_image(name, kind):
     """weight * (error of the output)**2 = min(SNR, 5) * (error of the implied image)**2."""
     levels = np.linspace(0.05, 0.95, 19)
-    signal, noise = numpy_scales(name, levels)
+    signal, noise = compute_scales(name, levels)
     x_noisy, output, error = (np.full(19, value, "float32") for value in (0.7, -0.2, 0.5))
     as_tensor = tf.constant(levels, tf.float32)
-    one = np.asarray(to_denoised(kind, PATHS[name], output, x_noisy, as_tensor), "float64")
-    other = np.asarray(
+    estimate = np.asarray(to_denoised(kind, PATHS[name], output, x_noisy, as_tensor), "float64")
+    shifted_estimate = np.asarray(
         to_denoised(kind, PATHS[name], output + error, x_noisy, as_tensor), "float64"
     )
     weight = np.asarray(LOSS_WEIGHTS["min_snr"](kind, PATHS[name], as_tensor))
-    expected = np.minimum((signal / noise) ** 2, 5) * (other - one) ** 2
+    expected = np.minimum((signal / noise) ** 2, 5) * (shifted_estimate - estimate) ** 2
     np.testing.assert_allclose(weight * error**2, expected, rtol=1e-3)
 
 
-def test_min_snr_by_hand():
+def test_min_snr_matches_hand_computed_values():
     levels = tf.constant([0.25, 0.5, 0.8])  # SNR 9, 1, 1/16 on the linear path
     np.testing.assert_allclose(
         LOSS_WEIGHTS["min_snr"]("denoised", linear, levels), [5, 1, 1 / 16], rtol=1e-5
     )
-    # noise: min(SNR, 5) / SNR; velocity: times noise_level**2
+    # The weight is min(SNR, 5) / SNR for noise, and min(SNR, 5) * noise_level**2 for velocity.
     np.testing.assert_allclose(
         LOSS_WEIGHTS["min_snr"]("noise", linear, levels), [5 / 9, 1, 1], rtol=1e-5
     )
@@ -96,8 +96,8 @@ def test_min_snr_by_hand():
 @pytest.mark.parametrize("name", PATHS)
 def test_the_velocity_weight_measures_the_error_of_the_velocity(name):
     levels = np.linspace(0.1, 0.95, 18)
-    signal, noise = numpy_scales(name, levels)
-    # v = alpha' x0 + sigma' z with z = (x - alpha x0) / sigma; slopes by hand for the two paths.
+    signal, noise = compute_scales(name, levels)
+    # v = alpha' x0 + sigma' z with z = (x - alpha x0) / sigma. The slopes are computed by hand.
     slopes = (-1, 1) if name == "linear" else (-noise, signal)
     by_image = slopes[0] - slopes[1] * signal / noise
     weight = LOSS_WEIGHTS["velocity"]("denoised", PATHS[name], tf.constant(levels, tf.float32))

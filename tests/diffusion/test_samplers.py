@@ -1,4 +1,4 @@
-"""Samplers against literal loops in numpy float64, and against a trajectory known in closed form."""
+"""Tests samplers against literal loops in numpy and against a trajectory in closed form."""
 
 from itertools import pairwise
 
@@ -16,14 +16,14 @@ NUMPY_SCALES = {
 }
 
 
-def sample(denoise, levels, sampler, path):
+def run_sampler(denoise, levels, sampler, path):
     solver = samplers.SAMPLERS[sampler](np.asarray(levels), PATHS[path])
     x = tf.constant(X, tf.float32)
     return np.asarray(samplers.sample(denoise, x, solver, draw=None), "float64")
 
 
 class Gaussian:
-    """Pixels distributed as N(mean, std**2), with their ideal denoiser, which is linear in x.
+    """The ideal denoiser of pixels distributed as N(mean, std**2), which is linear in x.
 
     The probability flow keeps (x - alpha mean) / sqrt(alpha**2 std**2 + sigma**2) constant.
     """
@@ -39,7 +39,7 @@ class Gaussian:
         return self.mean + gain * (x - alpha * self.mean)
 
     def __call__(self, x, level):
-        """Compute the same as `numpy`, for tensors."""
+        """Return the same as `numpy`, for tensors."""
         alpha, sigma = (1 - level, level)
         if self.scales is NUMPY_SCALES["cosine"]:
             alpha, sigma = tf.cos(level * np.pi / 2), tf.sin(level * np.pi / 2)
@@ -54,7 +54,7 @@ class Gaussian:
 
 
 def toy(x, level):
-    """A denoiser that is not linear in anything."""
+    """Return the estimate of a denoiser that is linear in neither argument."""
     return tf.tanh(1.5 * x + 0.2) * (1 - 0.5 * level) + 0.1 * level**2
 
 
@@ -62,7 +62,7 @@ def numpy_toy(x, level):
     return np.tanh(1.5 * x + 0.2) * (1 - 0.5 * level) + 0.1 * level**2
 
 
-def test_the_baselines_levels():
+def test_baseline_levels_match_a_literal_loop():
     levels = samplers.baseline_levels(35)
     assert len(levels) == 35
     by_hand = []
@@ -77,7 +77,7 @@ def test_the_baselines_levels():
     assert (np.diff(levels) < 0).all()
 
 
-def test_uniform_and_shifted_levels_by_hand():
+def test_uniform_and_shifted_levels_match_hand_computed_values():
     np.testing.assert_allclose(samplers.uniform_levels(4), [1, 0.75, 0.5, 0.25, 0])
     # Esser et al., equation 23, with alpha = 2: 2 t / (1 + t)
     np.testing.assert_allclose(samplers.shifted_levels(4), [1, 6 / 7, 2 / 3, 0.4, 0])
@@ -89,22 +89,22 @@ def test_ddim_is_the_baselines_loop():
     for n, m in pairwise(levels):
         x0 = numpy_toy(x, n)
         x = ((n - m) * x0 + m * x) / n
-    np.testing.assert_allclose(sample(toy, levels, "ddim", "linear"), x0, atol=2e-6)
+    np.testing.assert_allclose(run_sampler(toy, levels, "ddim", "linear"), x0, atol=2e-6)
 
 
 def test_ddim_keeps_the_noise_on_the_cosine_path():
-    """Follows Song et al., 2020, equation 12 with sigma 0."""
+    """The literal loop is Song et al., 2020, equation 12 with sigma = 0."""
     levels = np.linspace(0.98, 0.02, 9)
     x = X.copy()
     for n, m in pairwise(levels):
         x0 = numpy_toy(x, n)
         z = (x - np.cos(n * np.pi / 2) * x0) / np.sin(n * np.pi / 2)
         x = np.cos(m * np.pi / 2) * x0 + np.sin(m * np.pi / 2) * z
-    np.testing.assert_allclose(sample(toy, levels, "ddim", "cosine"), x0, atol=2e-6)
+    np.testing.assert_allclose(run_sampler(toy, levels, "ddim", "cosine"), x0, atol=2e-6)
 
 
-def literal_dpmpp_2m(denoise, x, levels, scales):
-    """Return the last estimate of algorithm 2 in Lu et al., 2022 (DPM-Solver++), line by line."""
+def run_literal_dpmpp_2m(denoise, x, levels, scales):
+    """Run algorithm 2 of Lu et al., 2022 (DPM-Solver++), line by line; return the last estimate."""
     alpha, sigma = np.array([scales(level) for level in levels]).T
     lambdas = np.log(alpha / sigma)
     h = np.diff(lambdas, prepend=np.nan)  # h[i] = lambda[i] - lambda[i - 1]
@@ -122,19 +122,19 @@ def literal_dpmpp_2m(denoise, x, levels, scales):
 @pytest.mark.parametrize("steps", [1, 2, 12])
 def test_dpmpp_2m_is_algorithm_2(path, steps):
     levels = np.linspace(0.99, 0.03, steps + 1) ** 1.3  # steps of unequal length
-    expected = literal_dpmpp_2m(numpy_toy, X, levels, NUMPY_SCALES[path])
-    np.testing.assert_allclose(sample(toy, levels, "dpmpp_2m", path), expected, atol=3e-6)
+    expected = run_literal_dpmpp_2m(numpy_toy, X, levels, NUMPY_SCALES[path])
+    np.testing.assert_allclose(run_sampler(toy, levels, "dpmpp_2m", path), expected, atol=3e-6)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
-def test_order_of_convergence(sampler, order, path):
+def test_samplers_converge_with_their_order(sampler, order, path):
     problem = Gaussian(path)
     errors = []
     for steps in (32, 64, 128):
-        levels = np.append(np.linspace(0.9, 0.1, steps + 1), 0.0)  # estimates at 0.1 last
+        levels = np.append(np.linspace(0.9, 0.1, steps + 1), 0.0)  # the last estimate is at 0.1
         expected = problem.numpy(problem.exact(X, 0.9, 0.1), 0.1)
-        errors.append(np.abs(sample(problem, levels, sampler, path) - expected).max())
+        errors.append(np.abs(run_sampler(problem, levels, sampler, path) - expected).max())
     np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), order, rtol=0.1)
 
 
@@ -145,7 +145,7 @@ def test_the_full_path_ends_near_the_exact_image(levels, path):
     expected = problem.exact(X, 1.0, 0.0)
     errors = {
         sampler: np.abs(
-            sample(problem, samplers.LEVELS[levels](40), sampler, path) - expected
+            run_sampler(problem, samplers.LEVELS[levels](40), sampler, path) - expected
         ).max()
         for sampler in ("ddim", "dpmpp_2m")
     }
@@ -166,14 +166,14 @@ def test_a_path_from_1_to_0_starts_and_ends_exactly(path, coefficients):
     assert (table.carry[-1], table.current[-1], table.previous[-1]) == (0, 1, 0)
 
 
-def euler_ancestral(levels, path):
-    """A sampler that adds noise: k-diffusion's Euler ancestral, on the linear path."""
+def make_euler_ancestral(levels, path):
+    """Return a sampler that adds noise: k-diffusion's Euler ancestral, on the linear path."""
     levels = tf.constant(levels, tf.float32)
 
     def step(index, x, denoised, denoise, draw):
         here, there = levels[index], levels[index + 1]
         denoised = denoise(x, here)
-        keep = 0.98 * there  # most of the next level's noise is kept, the rest is new
+        keep = 0.98 * there  # keep most of the noise at the next level, and draw the rest
         z = (x - (1 - here) * denoised) / here
         return (1 - there) * denoised + keep * z + tf.sqrt(there**2 - keep**2) * draw(
             index
@@ -182,8 +182,8 @@ def euler_ancestral(levels, path):
     return samplers.Sampler(len(levels) - 1, step)
 
 
-def heun(levels, path):
-    """A sampler that evaluates the denoiser twice in a step, on the linear path."""
+def make_heun(levels, path):
+    """Return a sampler that evaluates the denoiser twice per step, on the linear path."""
     levels = tf.constant(levels, tf.float32)
 
     def step(index, x, denoised, denoise, draw):
@@ -201,17 +201,19 @@ def test_the_contract_fits_a_sampler_that_evaluates_twice():
     problem, errors = Gaussian("linear"), []
     for steps in (16, 32, 64):
         levels = np.linspace(0.9, 0.1, steps + 1)
-        x = samplers.sample(problem, tf.constant(X, tf.float32), heun(levels, linear), draw=None)
+        x = samplers.sample(
+            problem, tf.constant(X, tf.float32), make_heun(levels, linear), draw=None
+        )
         errors.append(np.abs(x - problem.exact(X, 0.9, 0.1)).max())
     np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 2, rtol=0.1)
 
 
 def test_the_contract_fits_a_sampler_that_adds_noise():
-    """Noise is drawn once a step. The result keeps the distribution of the data."""
+    """Noise is drawn once per step, and the result has the distribution of the data."""
     problem, rng = Gaussian("linear"), np.random.default_rng(0)
     noise = tf.constant(rng.standard_normal((200, 20_000)), tf.float32)
     start = tf.constant(rng.standard_normal(20_000), tf.float32)
-    sampler = euler_ancestral(np.linspace(1, 0, 201), linear)
+    sampler = make_euler_ancestral(np.linspace(1, 0, 201), linear)
     result = samplers.sample(problem, start, sampler, lambda index: noise[index])
     assert np.mean(result) == pytest.approx(problem.mean, abs=0.02)
     assert np.std(result) == pytest.approx(problem.std, rel=0.05)
@@ -229,7 +231,7 @@ def test_a_loop_of_many_steps_is_traced_once():
     first = run(tf.ones((1, 2, 2, 1)))
     run(tf.zeros((1, 2, 2, 1)))
     assert len(traces) == 1
-    # Each step: x <- n x + (m - n) x ... by hand, (n - m) / n * n x + m / n * x
+    # Compute the steps by hand, with the denoised estimate x0 = n x.
     x, levels = 1.0, np.linspace(1, 0, 31)
     for n, m in pairwise(levels):
         x0 = n * x

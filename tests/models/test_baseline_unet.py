@@ -1,7 +1,7 @@
-"""The baseline's U-Net against the same function in plain Keras layers, with the prompt as an image.
+"""Tests the baseline's U-Net against a literal one in plain Keras layers.
 
-`literal` is written from the description of the network alone. With our weights copied into it, it
-must give the same output, in inference and in training.
+`build_literal` follows the description of the network, with the prompt as an image. If our weights
+are copied into it, it must return the same output in inference and in training.
 """
 
 import keras
@@ -22,7 +22,7 @@ LABEL = ConditionSpec({"label": ((), "int32")}, num_ids=10)
 
 
 class LiteralLayers:
-    """The layers of the literal network by name, and its parts."""
+    """The parts of the literal network, and its layers by name."""
 
     def __init__(self):
         self.by_name = {}
@@ -39,7 +39,7 @@ class LiteralLayers:
         return self.apply(name, layer, x)
 
     def attention(self, name, query, key, value, width):
-        """The rows of the softmax are keys, and nothing is scaled."""
+        """Return unscaled attention. The rows of its matrix are the keys, as in the baseline."""
         _, height, wide, _ = key.shape
         query, key, value = (
             ops.reshape(part, (-1, height * wide, part.shape[-1])) for part in (query, key, value)
@@ -69,11 +69,11 @@ class LiteralLayers:
         return x + self.attention(cross, query, key, value, width)
 
 
-def literal():
-    """Return a keras.Model of [image, noise level, prompt], and its layers by name."""
+def build_literal():
+    """Return a keras.Model that takes [image, noise level, prompt], and its layers by name."""
     made = LiteralLayers()
     image, level, label = (keras.Input(shape) for shape in ((SIZE, SIZE, CHANNELS), (1,), (DIM,)))
-    # The prompt as an image of equal pixels.
+    # Turn the prompt into an image of equal pixels.
     frequencies = np.exp(np.linspace(np.log(1.0), np.log(1000.0), 16))
     angles = level * ops.convert_to_tensor(2 * np.pi * frequencies, "float32")
     waves = ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
@@ -113,10 +113,10 @@ def randomize(layer):
         weight.assign(values)
 
 
-def copy(ours, made):
+def copy_weights(ours, made):
     """Copy our weights into the literal network, by the names of the layers."""
     values = {weight.path.split("unet/", 1)[1]: np.asarray(weight) for weight in ours.weights}
-    # The first block: ours has [image, label, waves], the baseline [image, waves, label].
+    # In the first block, ours has the channels [image, label, waves], theirs [image, waves, label].
     start = WIDTHS[0]
     order = [*range(start), *range(start + DIM, start + DIM + 32), *range(start, start + DIM)]
     for name in ("shortcut", "conv1"):
@@ -130,41 +130,42 @@ def copy(ours, made):
         layer = made[layer_name]
         is_norm = isinstance(layer, layers.BatchNormalization)
         weight = getattr(layer, theirs.get(name, name) if is_norm else name)
-        weight.assign(value.reshape(weight.shape))  # a dense kernel is a 1x1 convolution's
+        # Our dense layers are 1x1 convolutions there.
+        weight.assign(value.reshape(weight.shape))
 
 
 @pytest.fixture(scope="module")
 def networks():
     ours = BaselineUNet(CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM, name="unet")
-    call(ours, *inputs())
+    run_network(ours, *make_inputs())
     randomize(ours)
-    return ours, *literal()
+    return ours, *build_literal()
 
 
 @pytest.fixture
 def pair(networks):
-    """Our network, the literal one with the same weights, and the literal one's layers."""
+    """Our network, the literal one with the same weights, and the layers of the literal one."""
     ours, model, made = networks
-    copy(ours, made)
+    copy_weights(ours, made)
     return ours, model, made
 
 
-def inputs():
+def make_inputs():
     rng = np.random.default_rng(1)
     shapes = (4, SIZE, SIZE, CHANNELS), (4, 1), (4, DIM)
     image, level, label = (rng.standard_normal(shape).astype("float32") for shape in shapes)
     return image, np.abs(level) / 10, label
 
 
-def call(network, image, level, label, training=False):
+def run_network(network, image, level, label, training=False):
     return np.asarray(network(image, level[:, 0], tf.constant(label), training=training)[0])
 
 
 def test_inference_equals_the_literal_network(pair):
     ours, model, _ = pair
-    expected = np.asarray(model(list(inputs()), training=False))
+    expected = np.asarray(model(list(make_inputs()), training=False))
     assert np.std(expected) > 0.1
-    np.testing.assert_allclose(call(ours, *inputs()), expected, atol=1e-4)
+    np.testing.assert_allclose(run_network(ours, *make_inputs()), expected, atol=1e-4)
 
 
 def test_training_equals_the_literal_network(pair):
@@ -174,10 +175,12 @@ def test_training_equals_the_literal_network(pair):
         for name, layer in made.items()
         if isinstance(layer, layers.BatchNormalization)
     }
-    expected = np.asarray(model(list(inputs()), training=True))
-    np.testing.assert_allclose(call(ours, *inputs(), training=True), expected, atol=1e-4)
-    # Keras has moved its averages by a hundredth of the way to the statistics that we return.
-    image, level, label = inputs()
+    expected = np.asarray(model(list(make_inputs()), training=True))
+    np.testing.assert_allclose(
+        run_network(ours, *make_inputs(), training=True), expected, atol=1e-4
+    )
+    # Keras has moved its averages by a hundredth of the distance to the statistics that we return.
+    image, level, label = make_inputs()
     _, statistics = ours(image, level[:, 0], tf.constant(label), training=True)
     for block in (ours.down[1][0], ours.middle[1], ours.up[1][0]):
         names = ["norm", "self_attention/out_norm"] if block.self_attention else ["norm"]
@@ -192,13 +195,13 @@ def test_training_equals_the_literal_network(pair):
 def test_training_does_not_change_the_moving_averages(pair):
     ours = pair[0]
     before = [np.asarray(weight) for weight in ours.non_trainable_weights]
-    call(ours, *inputs(), training=True)
+    run_network(ours, *make_inputs(), training=True)
     for weight, old in zip(ours.non_trainable_weights, before, strict=True):
         np.testing.assert_array_equal(weight, old)
 
 
 def test_only_weights_without_effect_are_missing(pair):
-    """Queries and keys of cross-attention, and its image's norm, which only reaches the keys."""
+    """These are the queries and keys of cross-attention, and the norm that feeds only the keys."""
     ours, model, made = pair
     idle = sum(
         layer.count_params()
@@ -211,22 +214,22 @@ def test_only_weights_without_effect_are_missing(pair):
 
 def test_the_missing_weights_have_no_effect(pair):
     _, model, made = pair
-    before = np.asarray(model(list(inputs()), training=False))
+    before = np.asarray(model(list(make_inputs()), training=False))
     layer = made["middle0/cross_attention/query"]
     layer.kernel.assign(layer.kernel * 3.0 + 1.0)
-    np.testing.assert_allclose(model(list(inputs()), training=False), before, atol=1e-4)
+    np.testing.assert_allclose(model(list(make_inputs()), training=False), before, atol=1e-4)
 
 
 def test_the_initial_output_is_zero():
     network = BaselineUNet(CHANNELS, (8, 16), 1, (False, True), DIM)
-    assert not call(network, *inputs()).any()
+    assert not run_network(network, *make_inputs()).any()
 
 
 @pytest.mark.parametrize(
     ("size", "channels", "widths", "attends", "condition", "millions"),
     [
         (28, 1, (64, 128, 192), (False, True, False), LABEL, 4.1),
-        # A CLIP embedding of 512 numbers, which the baseline halves.
+        # The baseline projects a CLIP embedding of 512 numbers to half its width.
         (64, 3, (96, 192, 288, 384), (False, False, True, False), CLIP, 19.3),
     ],
 )
@@ -248,17 +251,17 @@ def test_upsample_is_keras_bilinear(shape):
 
 @pytest.mark.host_xla
 def test_upsample_has_a_gradient_under_xla():
-    """Keras' own has none (tensorflow #57575); each pixel's shares add up to four."""
+    """Keras' own has none (tensorflow #57575). A pixel contributes four times its value in all."""
 
     @tf.function(jit_compile=True)
-    def gradient(x):
+    def compute_gradient(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
             total = tf.reduce_sum(upsample_bilinear(x))
         return tape.gradient(total, x)
 
     np.testing.assert_allclose(
-        gradient(tf.ones((1, 3, 4, 2))), np.full((1, 3, 4, 2), 4.0), rtol=1e-6
+        compute_gradient(tf.ones((1, 3, 4, 2))), np.full((1, 3, 4, 2), 4.0), rtol=1e-6
     )
 
 

@@ -1,4 +1,4 @@
-"""Conditioners: what dropping, normalizing and padding must and must not change."""
+"""Tests what dropping, normalizing and padding change in the output of the conditioners."""
 
 import keras
 import numpy as np
@@ -47,7 +47,7 @@ def test_dropped_conditions_are_zero(condition):
     assert not dropped[1].any()
 
 
-def test_embedding_conditioner_by_formula():
+def test_embedding_conditioner_follows_the_formula():
     layer, embedding = EmbeddingConditioner(5), np.array([[3.0, 4.0], [0.0, 0.0]], "float32")
     layer(embedding)
     randomize(layer)
@@ -57,7 +57,7 @@ def test_embedding_conditioner_by_formula():
     read = np.concatenate([unit, np.sqrt(2) * np.sin(angles), np.sqrt(2) * np.cos(angles)], -1)
     expected = read @ weights["kernel"] + weights["bias"]
     np.testing.assert_allclose(layer(embedding).vector, expected, atol=1e-4)
-    # So it does not matter whether a data set's embeddings were normalized.
+    # The length does not matter, so a data set may hold unnormalized embeddings.
     np.testing.assert_allclose(layer(embedding * 0.2).vector, layer(embedding).vector, atol=1e-3)
 
 
@@ -108,13 +108,16 @@ def test_a_padding_token_changes_nothing(token_conditioner):
     np.testing.assert_array_equal(after.vector, before.vector)
     mask = TOKENS > 0
     np.testing.assert_array_equal(after.sequence.numpy()[mask], before.sequence.numpy()[mask])
-    # Nor does how much padding there is.
+    # The amount of padding does not matter either.
     np.testing.assert_allclose(token_conditioner(TOKENS[:, :4]).vector, before.vector, atol=1e-6)
 
 
 @pytest.fixture
 def sequence_conditioner():
-    """Of embeddings of 3 numbers and 4 states of 2, and two conditions of 4 and of 2 tokens."""
+    """A layer for embeddings of width 3 and 4 states of width 2, and two conditions.
+
+    The conditions have 4 and 2 tokens.
+    """
     layer = SequenceConditioner(dim=16)
     rng = np.random.default_rng(1)
     states = rng.standard_normal((2, 4, 2)).astype("float32")
@@ -126,7 +129,7 @@ def sequence_conditioner():
     return layer, condition, embeddings, states
 
 
-def test_sequence_conditioner_by_formula(sequence_conditioner):
+def test_sequence_conditioner_follows_the_formula(sequence_conditioner):
     layer, condition, embeddings, states = sequence_conditioner
     got = layer(**condition)
     np.testing.assert_array_equal(got.vector, layer.pooled(embeddings).vector)
@@ -160,7 +163,7 @@ def test_the_null_prompts_vector_is_zero(token_conditioner):
 
 
 def test_a_prompt_is_the_mean_of_its_tokens(token_conditioner):
-    """The transformer's blocks at zero leave the tables' rows, normalized and averaged."""
+    """If the transformer's blocks add nothing, the tables' rows are normalized and averaged."""
     for block in token_conditioner.blocks:
         for weight in block.attention.out.weights + block.contract.weights:
             weight.assign(keras.ops.zeros(weight.shape))

@@ -1,4 +1,4 @@
-"""The Denoiser: its conversion of the network's output, its variables, and the size of clip64."""
+"""Tests the Denoiser: conversion of the output, variables, and the size of clip64's model."""
 
 import importlib.util
 import pathlib
@@ -32,7 +32,7 @@ CONDITIONS = {
 }
 
 
-def config(recipe="modern", kind="embedding", **diffusion):
+def make_config(recipe="modern", kind="embedding", **diffusion):
     made = Config(recipe=recipe)
     made.model.conditioning = kind
     made.data.image_size = 4
@@ -55,7 +55,7 @@ def build_randomized(config, dtype_policy="float32"):
     return denoiser
 
 
-def inputs():
+def make_inputs():
     x = np.random.default_rng(3).standard_normal((2, 4, 4, 3)).astype("float32")
     return tf.constant(x), tf.constant([0.2, 0.9])
 
@@ -69,9 +69,9 @@ def inputs():
         ("cosine", "v", lambda x, o, n: np.cos(n * np.pi / 2) * x - np.sin(n * np.pi / 2) * o),
     ],
 )
-def test_denoise_by_formula(path, kind, expected):
-    denoiser = build_randomized(config(path=path, prediction_type=kind))
-    x, level = inputs()
+def test_denoise_follows_the_formula(path, kind, expected):
+    denoiser = build_randomized(make_config(path=path, prediction_type=kind))
+    x, level = make_inputs()
     output = np.asarray(denoiser(x, level, CONDITIONS["embedding"])[0])
     assert np.std(output) > 0.1
     got = denoiser.denoise(x, level, CONDITIONS["embedding"])
@@ -87,8 +87,8 @@ MODELS = [
 
 @pytest.mark.parametrize(("recipe", "kind"), MODELS)
 def test_every_input_changes_the_output(recipe, kind):
-    denoiser = build_randomized(config(recipe, kind))
-    x, level = inputs()
+    denoiser = build_randomized(make_config(recipe, kind))
+    x, level = make_inputs()
     output, statistics = denoiser(x, level, CONDITIONS[kind])
     assert output.shape == x.shape and statistics == {}
     for field in CONDITIONS[kind]:
@@ -101,12 +101,12 @@ def test_every_input_changes_the_output(recipe, kind):
 
 def test_the_baseline_rejects_a_sequence():
     with pytest.raises(UserError, match="config.model.conditioning is 'sequence'"):
-        build(config("baseline", "sequence"))
+        build(make_config("baseline", "sequence"))
 
 
 def test_padding_tokens_change_no_image():
-    denoiser = build_randomized(config(kind="tokens"))
-    x, level = inputs()
+    denoiser = build_randomized(make_config(kind="tokens"))
+    x, level = make_inputs()
     before = np.asarray(denoiser(x, level, CONDITIONS["tokens"])[0])
     table = denoiser.conditioner.table.embeddings
     table.assign(table + tf.constant([[5.0]] + [[0.0]] * 10))  # the row of padding
@@ -115,35 +115,36 @@ def test_padding_tokens_change_no_image():
 
 @pytest.mark.parametrize(("recipe", "kind"), MODELS)
 def test_paths_of_variables_are_unique_and_stable(recipe, kind):
-    first, second = (build(config(recipe, kind)) for _ in range(2))
+    first, second = (build(make_config(recipe, kind)) for _ in range(2))
     paths = [variable.path for variable in first.variables]
     assert len(set(paths)) == len(paths) > 20
     assert [variable.path for variable in second.variables] == paths
     assert [v.shape for v in second.variables] == [v.shape for v in first.variables]
 
 
-def test_batch_statistics_of_the_baseline():
-    """One for each moving statistic, by its path; the modern blocks have none."""
-    baseline = build(config("baseline", "label"))
-    x, level = inputs()
+def test_only_the_baseline_returns_batch_statistics():
+    """There is one value for each moving statistic, by its path; the modern blocks have none."""
+    baseline = build(make_config("baseline", "label"))
+    x, level = make_inputs()
     _, statistics = baseline(x, level, CONDITIONS["label"], training=True)
     moving = {variable.path: variable.shape for variable in baseline.moving_statistics()}
     assert {path: value.shape for path, value in statistics.items()} == moving
-    # The prompt's norm, one per block (down, middle, up) and the first block's second; in the one
-    # block that attends, two for self- and two for cross-attention. Each has a mean and a variance.
+    # Count the norms: one of the prompt, one of each block (down, middle, up), a second one of the
+    # first block, and in the block that attends two for self- and two for cross-attention. Each
+    # norm has a mean and a variance.
     assert len(moving) == 2 * (1 + 3 + 1 + 4) == len(baseline.non_trainable_variables)
-    modern = build(config(kind="label"))
+    modern = build(make_config(kind="label"))
     assert modern(x, level, CONDITIONS["label"], training=True)[1] == {}
     assert not modern.moving_statistics()
 
 
 def test_mixed_precision_is_close_to_float32():
     full, mixed = (
-        build_randomized(config()),
-        build_randomized(config(), dtype_policy="mixed_bfloat16"),
+        build_randomized(make_config()),
+        build_randomized(make_config(), dtype_policy="mixed_bfloat16"),
     )
     mixed.set_weights(full.get_weights())
-    x, level = inputs()
+    x, level = make_inputs()
     expected, got = (
         np.asarray(d.denoise(x, level, CONDITIONS["embedding"])) for d in (full, mixed)
     )
@@ -152,8 +153,8 @@ def test_mixed_precision_is_close_to_float32():
 
 
 def test_mixed_precision_keeps_the_noise_level():
-    """Keras casts a layer's inputs to its compute type, where 0.501 would be 0.5."""
-    denoiser, seen = build(config(), dtype_policy="mixed_bfloat16"), []
+    """Keras casts a layer's inputs to its compute dtype, and in bfloat16 0.501 would be 0.5."""
+    denoiser, seen = build(make_config(), dtype_policy="mixed_bfloat16"), []
     network = denoiser.network
     call = network.call
 
@@ -162,7 +163,7 @@ def test_mixed_precision_keeps_the_noise_level():
         return call(x, noise_level, *args, **kwargs)
 
     network.call = spy
-    x, _ = inputs()
+    x, _ = make_inputs()
     denoiser(x, tf.constant([0.5, 0.501]), CONDITIONS["embedding"])
     np.testing.assert_array_equal(seen[-1], np.array([0.5, 0.501], "float32"))
 

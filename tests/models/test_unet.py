@@ -1,10 +1,12 @@
-"""The modern U-Net against a second one, written in plain TensorFlow from this description.
+"""Tests the modern U-Net against a second one, written in plain TensorFlow from this description:
 
-A stem (space to depth, 3x3). At each resolution, `block_depth` residual blocks modulated by
-swish(level + condition), each followed by self- and cross-attention behind a norm, with a skip from
-every block. At the coarsest grid, the modulation vector times two matrices is added, and one block
-follows. As many blocks up as down. A norm, swish, and a head that starts at zero (3x3, depth to
-space).
+- The stem is space-to-depth and a 3x3 convolution.
+- Each resolution has `block_depth` residual blocks on the way down, which are modulated by
+  swish(level + condition). If the resolution has attention, self- and cross-attention, each behind
+  a norm, follow every block. The output of every block is a skip connection.
+- On the coarsest grid, the modulation vector times two matrices is added, and one block follows.
+- There are as many blocks on the way up as on the way down.
+- A norm, swish, a 3x3 convolution that starts at zero, and depth-to-space end the network.
 """
 
 import numpy as np
@@ -17,7 +19,7 @@ from t2i_tpu.models.unet import UNet
 SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM = 8, 3, (8, 16), 2, (False, True), 12
 
 
-def inputs(seed=0):
+def make_inputs(seed=0):
     rng = np.random.default_rng(seed)
     x, vector, sequence = (
         rng.standard_normal(shape).astype("float32")
@@ -36,7 +38,7 @@ def build_randomized(patch_size, cross_attention=True):
     network = UNet(
         SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, patch_size, DIM, cross_attention, name="unet"
     )
-    x, level, condition = inputs()
+    x, level, condition = make_inputs()
     network(x, level, *condition)
     rng = np.random.default_rng(1)
     for weight in network.weights:
@@ -130,9 +132,9 @@ class Literal:
 
 
 @pytest.mark.parametrize(("patch_size", "cross_attention"), [(1, True), (2, True), (2, False)])
-def test_the_literal_network_gives_the_same_and_uses_every_weight(patch_size, cross_attention):
+def test_the_literal_network_agrees_and_uses_every_weight(patch_size, cross_attention):
     network = build_randomized(patch_size, cross_attention)
-    x, level, condition = inputs()
+    x, level, condition = make_inputs()
     if not cross_attention:
         condition = EncodedCondition(condition.vector)
     literal = Literal(network, patch_size)
@@ -144,7 +146,7 @@ def test_the_literal_network_gives_the_same_and_uses_every_weight(patch_size, cr
 
 def test_the_initial_output_is_zero():
     network = UNet(SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, cross_attention=False)
-    x, level, condition = inputs()
+    x, level, condition = make_inputs()
     output, _ = network(x, level, condition.vector)
     assert output.shape == x.shape
     assert not np.any(output)
@@ -152,7 +154,7 @@ def test_the_initial_output_is_zero():
 
 def test_a_masked_token_changes_nothing():
     network = build_randomized(2)
-    x, level, condition = inputs()
+    x, level, condition = make_inputs()
     sequence = tf.where(condition.attend_to[..., None], condition.sequence, 9.0)
     before = network(x, level, *condition)[0]
     masked = network(x, level, *condition._replace(sequence=sequence))[0]
@@ -162,14 +164,14 @@ def test_a_masked_token_changes_nothing():
 
 
 def test_mixed_precision_keeps_the_level(monkeypatch):
-    """In bfloat16 the levels 0.5 and 0.501 would be one."""
+    """In bfloat16, the levels 0.5 and 0.501 would be equal."""
     seen = []
     network = UNet(SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, False, dtype="mixed_bfloat16")
     call = network.noise_level_embedding.call
     monkeypatch.setattr(
         network.noise_level_embedding, "call", lambda level: (seen.append(level), call(level))[1]
     )
-    x, _, condition = inputs()
+    x, _, condition = make_inputs()
     network(x, tf.constant([0.5, 0.501]), condition.vector)
     assert {level.dtype for level in seen} == {tf.float32}
     assert seen[-1][0] != seen[-1][1]

@@ -1,4 +1,4 @@
-"""Complete generation against literal loops in numpy, with a toy denoiser of known values."""
+"""Tests generation against literal loops in numpy, with toy denoisers in closed form."""
 
 from itertools import pairwise
 
@@ -42,7 +42,7 @@ def draw(sample, toy=None, **compiled):
     return np.asarray(run(tf.constant(CONDITION, tf.float32), tf.constant(NOISE, tf.float32)))
 
 
-def literal_baseline(guidance_scale, percentile, steps):
+def run_literal_baseline(guidance_scale, percentile, steps):
     """Return the images of the baseline's sampler, but with one percentile for each image."""
     levels = 1 - np.power(np.arange(0.0001, 0.99, 1 / steps), 1 / 3)
     levels[-1] = 0.01
@@ -59,16 +59,16 @@ def literal_baseline(guidance_scale, percentile, steps):
 
 @pytest.mark.parametrize("steps", [35, 10])
 @pytest.mark.parametrize("guidance_scale", [3.0, 1.0, 0.0])
-def test_the_baselines_sampler(guidance_scale, steps):
+def test_the_baselines_sampler_equals_a_literal_loop(guidance_scale, steps):
     sample = resolve(Config(recipe="baseline")).sample
     assert sample == SampleConfig("ddim", "baseline", 35, 3.0, 99.5)
     sample.guidance_scale, sample.steps = guidance_scale, steps
-    expected = literal_baseline(guidance_scale, 99.5, steps)
+    expected = run_literal_baseline(guidance_scale, 99.5, steps)
     np.testing.assert_allclose(draw(sample), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("guidance_scale", [2.0, 1.0])
-def test_clipping_and_uniform_levels(guidance_scale):
+def test_clipping_at_uniform_levels_equals_a_literal_loop(guidance_scale):
     x, null = NOISE.copy(), np.zeros_like(CONDITION)
     for index in range(12):
         n, n_next = 1 - index / 12, 1 - (index + 1) / 12
@@ -91,7 +91,7 @@ class Gaussian(Toy):
 
 @pytest.mark.parametrize(("sampler", "tolerance"), [("ddim", 0.04), ("dpmpp_2m", 0.004)])
 def test_the_result_is_the_end_of_the_flow_in_closed_form(sampler, tolerance):
-    """Noise z ends as mean + std z."""
+    """The flow takes the noise z to mean + std z."""
     got = draw(SampleConfig(sampler, "shifted", 80, 1.0, 0.0), Gaussian())
     expected = 0.2 * CONDITION[:, None, None, :] + 0.15 * NOISE
     np.testing.assert_allclose(got, expected, atol=tolerance)
@@ -107,7 +107,7 @@ def test_no_python_runs_per_step():
 def test_generate_compiles_with_xla():
     sample = SampleConfig("ddim", "baseline", 10, 3.0, 99.5)
     np.testing.assert_allclose(
-        draw(sample, jit_compile=True), literal_baseline(3.0, 99.5, 10), atol=2e-4
+        draw(sample, jit_compile=True), run_literal_baseline(3.0, 99.5, 10), atol=2e-4
     )
 
 
@@ -133,20 +133,20 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch():
     for weight in denoiser.trainable_variables:
         weight.assign(rng.standard_normal(weight.shape) * 0.2)
 
-    def images(labels, seeds):
+    def draw_images(labels, seeds):
         noise = draw_noise(np.array(seeds), denoiser.image_shape)
         condition = {"label": tf.constant(labels)}
         return np.asarray(generate(denoiser, condition, noise, np.array(seeds), config.sample))
 
-    together, others = images([1, 3, 2], [5, 6, 7]), images([4, 3, 4], [1, 6, 0])
+    together, others = draw_images([1, 3, 2], [5, 6, 7]), draw_images([4, 3, 4], [1, 6, 0])
     assert together.std() > 0.05
     np.testing.assert_allclose(together[1], others[1], atol=1e-5)
     assert np.abs(together[0] - others[0]).max() > 1e-2
 
 
-def test_to_uint8_by_hand():
+def test_to_uint8_rounds_and_clips():
     images = tf.constant([-1.5, -1.0, -0.998, 0.0, 0.5, 1.0, 3.0])
-    # (x + 1) * 127.5 rounded, halves to even: 127.5 -> 128, 191.25 -> 191
+    # (x + 1) * 127.5 is rounded, with halves to even: 127.5 to 128, and 191.25 to 191.
     assert np.asarray(to_uint8(images)).tolist() == [0, 0, 0, 128, 191, 255, 255]
     levels = np.arange(256)
     np.testing.assert_array_equal(to_uint8(tf.constant(levels / 127.5 - 1, tf.float32)), levels)

@@ -1,4 +1,4 @@
-"""Pictures contain the pixels they were given; a preview is one grid from fixed seeds."""
+"""Tests that pictures contain the given pixels, and that a preview is a grid of fixed seeds."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from t2i_tpu.sample.preview import Preview
 from tests import tiny
 
 
-def enlarge(image, scale):
+def enlarge_in_numpy(image, scale):
     return np.kron(image, np.ones((scale, scale, 1), np.uint8))
 
 
@@ -30,8 +30,8 @@ def contains(picture, part):
 
 def test_enlarge_repeats_pixels_up_to_64():
     image = np.random.default_rng(0).integers(0, 256, (28, 28, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(pictures.enlarge(image), enlarge(image, 3))
-    np.testing.assert_array_equal(pictures.enlarge(image, 2), enlarge(image, 2))
+    np.testing.assert_array_equal(pictures.enlarge(image), enlarge_in_numpy(image, 3))
+    np.testing.assert_array_equal(pictures.enlarge(image, 2), enlarge_in_numpy(image, 2))
     large = np.zeros((128, 128, 3), np.uint8)
     assert pictures.enlarge(large).size == (128, 128)
     grey = image[..., :1]
@@ -42,7 +42,7 @@ def test_a_strip_runs_from_left_to_right():
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     strip = np.asarray(pictures.draw_strip(images))
     assert strip.shape == (64, 192, 3)
-    np.testing.assert_array_equal(strip[:, 64:128], enlarge(images[1], 2))
+    np.testing.assert_array_equal(strip[:, 64:128], enlarge_in_numpy(images[1], 2))
 
 
 def test_a_grid_contains_every_image_in_its_section():
@@ -59,14 +59,13 @@ def test_a_grid_contains_every_image_in_its_section():
     grid = draw(long)
     rows = [
         next(y for y in range(grid.height) if contains(grid.crop((0, y, grid.width, y + 64)), big))
-        for big in (enlarge(image, 2) for image in images)
+        for big in (enlarge_in_numpy(image, 2) for image in images)
     ]
     assert rows[0] == rows[1] < rows[2] < rows[3] == rows[4]
-    np.testing.assert_array_equal(
-        grid, draw(long + "!")
-    )  # the part that is cut off does not matter
+    # The part of a caption that is cut off does not matter.
+    np.testing.assert_array_equal(grid, draw(long + "!"))
     assert np.any(np.asarray(draw(long, other="other")) != np.asarray(grid))
-    # A title is not cut, over however few images.
+    # A title is never cut, even over a few images.
     titled = draw(long, long * 3)
     assert titled.height > grid.height and titled.width == grid.width
     changed = draw(long, long * 3 + "!")
@@ -113,7 +112,7 @@ def drawing(squares):
 
 
 def test_an_image_does_not_depend_on_the_others(drawing):
-    """Its bytes are the same alone, at any place of a batch, and in a full or padded batch."""
+    """Its bytes are the same alone, at any position in a batch, and in a full or padded batch."""
     _, generator = drawing
     assert generator.batch_size == 4
     rng = np.random.default_rng(0)
@@ -137,8 +136,10 @@ def test_noise_is_a_function_of_its_seed(drawing):
 
 
 def test_a_preview_never_changes(drawing):
-    """Wanted captions come first. Each image's seed is its index, and the real image is on its
-    right."""
+    """The configured captions come first.
+
+    The seed of each image is its index, and the real image is to its right.
+    """
     dataset, generator = drawing
     captions = ("green square train 5", "red square train 0")
     preview = Preview(PreviewConfig(captions, num_train=3, num_heldout=2), dataset)
@@ -152,6 +153,6 @@ def test_a_preview_never_changes(drawing):
         assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
         (drawn,) = generator.draw({"embedding": embedding[None]}, np.array([seed]))
         pair = np.concatenate([drawn, example["image"]], axis=1)
-        assert contains(grid, enlarge(pair, 4))
+        assert contains(grid, enlarge_in_numpy(pair, 4))
     without = Preview(PreviewConfig((), num_train=2, num_heldout=0), dataset)
     assert len(without.sections) == 1 and without.draw(generator).height < grid.height

@@ -1,4 +1,4 @@
-"""A run of several workers: all stop together, one notices when another dies, and any number resumes."""
+"""Tests runs of several workers: stopping together, the death of one, and resuming with others."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def start_workers(squares, tmp_path, launch):
 
 
 def test_signal_to_one_worker_stops_all_at_the_same_step(start_workers, tmp_path, squares):
-    """The second of two workers gets the signal. A single process resumes the run."""
+    """The second of two workers gets the signal, and a single process resumes the run."""
     total = 4000
     first, second = start_workers(2, total)
     second.wait_for_line("starting at")
@@ -56,7 +56,7 @@ def test_signal_to_one_worker_stops_all_at_the_same_step(start_workers, tmp_path
         int(re.search(r"stopped at step (\d+) by SIGTERM", result.stderr)[1]) for result in results
     }
     assert checkpoint_store.list_steps(str(tmp_path / "run")) == [step] and 10 <= step < total
-    # A run in this process computes the same.
+    # A run in this process computes the same values.
     reference = tiny.Run(tiny.make_config(squares, train__total_steps=total, **CHANGES))
     reference.steps(step)
     values = tiny.read_checkpoint(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Training as on a V100, on two logical devices: float16, a dynamic loss scale, XLA, two replicas."""
+"""Tests training with the settings of a V100: float16, a dynamic loss scale, XLA, two replicas."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_loss_falls_in_float16(run):
     assert {weight.dtype.name for weight in run.state.weights} == {"float32"}
     assert run.state.loss_scale.numpy() == state.INITIAL_LOSS_SCALE
     first, _, last = run.steps(10), run.steps(40), run.steps(10)
-    # The initial scale may be too large, and is then lowered.
+    # The initial scale may be too large, in which case the first steps lower it.
     assert first["skipped_steps"] <= 3 and last["skipped_steps"] == 0
     assert compute_mean_loss(last) < 0.8 * compute_mean_loss(first)
     assert np.all(np.isfinite(list(last.values())))
@@ -76,7 +76,7 @@ def test_overflow_halves_the_scale_and_skips_the_step(run):
     # The reported loss is not scaled.
     assert 0 < compute_mean_loss(metrics) < 10
 
-    # The scale comes down by itself, and then the weights change again.
+    # The scale falls until the gradients are finite, and then the weights change again.
     metrics = run.steps(30)
     skipped = metrics["skipped_steps"]
     assert 0 < skipped < 30

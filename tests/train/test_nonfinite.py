@@ -1,4 +1,4 @@
-"""Gradients that stay infinite or NaN: the first bad value is named, and a run can roll back."""
+"""Tests non-finite gradients: the first non-finite value is named, and a run can roll back."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def run(squares):
 
 @pytest.fixture
 def find(run):
-    """`find(change)` names the first bad value in step 0 of a batch that `change` may change."""
+    """`find(change)` names the first non-finite value in step 0 after `change` has changed its batch."""
 
     def find_in_step_0(change=lambda batch: batch):
         batches = run.dataset.batches(run.config.seed, 8, 8, 0).take(1)
@@ -29,14 +29,14 @@ def find(run):
     return find_in_step_0
 
 
-def test_nothing_to_find(find):
+def test_finite_values_are_reported_as_such(find):
     assert find().startswith("recomputing the step gives finite values")
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        # Overflows of finite weights, in layers early and late, within blocks and not.
+        # Finite weights overflow in early and late layers, inside and outside of blocks.
         ("unet/stem/kernel", 3e38, "the output of denoiser/unet/stem is the first"),
         (
             "unet/middle/residual/conv1/kernel",
@@ -108,7 +108,7 @@ def test_skipped_steps_in_a_row_are_counted(squares):
     assert run.state.skipped_in_a_row.numpy() == 0
 
 
-def test_a_learning_rate_that_is_too_high(squares, tmp_path, launch):
+def test_a_rollback_lowers_a_learning_rate_that_is_too_high(squares, tmp_path, launch):
     """The learning rate grows until the squares of the weights overflow float32.
 
     The run stops without saving anything that is not finite. With the flag, it rolls back until the

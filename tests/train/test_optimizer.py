@@ -1,4 +1,4 @@
-"""The update, on a real state, against Keras' optimizers, TensorFlow's clipping and closed forms."""
+"""Tests the update against Keras' optimizers, TensorFlow's clipping and closed forms."""
 
 import math
 
@@ -17,7 +17,7 @@ STEPS, WARMUP, TOTAL, PEAK = 20, 5, 24, 3e-3
 
 
 class Updates:
-    """A state, and a compiled function that updates it with given gradients."""
+    """A training state, and a compiled function that updates it with given gradients."""
 
     def __init__(self, folder, **changes):
         self.config = tiny.make_config(
@@ -43,7 +43,7 @@ class Updates:
 
         return self.strategy.run(update, (gradients,))
 
-    def gradients(self, step):
+    def make_gradients(self, step):
         rng = np.random.default_rng(1000 + step)
         scale = 10.0 ** rng.uniform(-3, 0)
         return [
@@ -75,11 +75,11 @@ def test_twenty_steps_equal_keras(squares, weight_decay):
     reference.build(twins)
     start = [weight.numpy() for weight in updates.state.weights]
     for step in range(STEPS):
-        norm, skipped = updates(updates.gradients(step))
-        reference.apply(updates.gradients(step), twins)
+        norm, skipped = updates(updates.make_gradients(step))
+        reference.apply(updates.make_gradients(step), twins)
         assert skipped == 0
         squared = sum(
-            np.sum(np.square(g.numpy(), dtype=np.float64)) for g in updates.gradients(step)
+            np.sum(np.square(g.numpy(), dtype=np.float64)) for g in updates.make_gradients(step)
         )
         np.testing.assert_allclose(norm, math.sqrt(squared), rtol=1e-5)
     for weight, twin, first in zip(updates.state.weights, twins, start, strict=True):
@@ -91,21 +91,21 @@ def test_clipping_equals_tensorflows(squares):
     """After one step, the first moments are a tenth of the clipped gradients."""
     updates = Updates(squares, train__clip_norm=1.0, train__ema_stds=())
     for scale in (10.0, 1e-4):  # above and below the limit
-        gradients = [gradient * scale for gradient in updates.gradients(3)]
+        gradients = [gradient * scale for gradient in updates.make_gradients(3)]
         clipped, norm = tf.clip_by_global_norm(gradients, 1.0)
         for moment in updates.state.first_moments:
             moment.assign(tf.zeros_like(moment))
-        found, _ = updates(gradients)
-        np.testing.assert_allclose(found, norm, rtol=1e-5)
+        actual_norm, _ = updates(gradients)
+        np.testing.assert_allclose(actual_norm, norm, rtol=1e-5)
         for moment, gradient in zip(updates.state.first_moments, clipped, strict=True):
             np.testing.assert_allclose(moment.numpy(), 0.1 * gradient.numpy(), rtol=2e-5, atol=1e-9)
     assert norm < 1.0
 
 
-def test_averages_and_a_skipped_step(squares):
-    """Averages are sums of all past weights, weighted by the power profile.
+def test_averages_follow_the_power_profile_and_ignore_a_skipped_step(squares):
+    """An average is the sum of all past weights, each times its share in the power profile.
 
-    A step with a non-finite gradient changes nothing but the step counter.
+    A step with a non-finite gradient changes only the step and the counter of skipped steps.
     """
     stds = (0.1, 0.2)
     updates = Updates(
@@ -114,23 +114,23 @@ def test_averages_and_a_skipped_step(squares):
     state, history = updates.state, []
     for step in range(12):
         if step == 7:
-            before = {name: value.copy() for name, value in all_values(state).items()}
-            broken = updates.gradients(step)
+            before = {name: value.copy() for name, value in read_values(state).items()}
+            broken = updates.make_gradients(step)
             flat = broken[5].numpy().ravel()
             flat[-1] = np.nan if step % 2 else np.inf
             broken[5] = tf.constant(flat.reshape(broken[5].shape))
             _, skipped = updates(broken)
             assert skipped == 1
-            after = all_values(state)
+            after = read_values(state)
             changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
             assert changed == {"step", "skipped_in_a_row"} and after["step"] == before["step"] + 1
             continue
-        _, skipped = updates(updates.gradients(step))
+        _, skipped = updates(updates.make_gradients(step))
         assert skipped == 0
         history.append([weight.numpy().astype(np.float64) for weight in state.weights])
     assert state.updates.numpy() == len(history) == 11 and state.step.numpy() == 12
     for std, average in zip(stds, state.averages, strict=True):
-        power = bisected_gamma(std) + 1
+        power = bisect_gamma(std) + 1
         # beta_t = (1 - 1/t)**(gamma + 1): the product of the later betas telescopes to (i/t)**power.
         times = np.arange(0, len(history) + 1) / len(history)
         shares = np.diff(times**power)
@@ -141,39 +141,42 @@ def test_averages_and_a_skipped_step(squares):
             assert np.abs(copy.numpy() - history[-1][index]).max() > 1e-5
 
 
-def all_values(state):
-    found = {}
+def read_values(state):
+    values = {}
     for group, value in state.trackables().items():
         items = value.items() if isinstance(value, dict) else [("", value)]
-        found |= {f"{group}/{name}".rstrip("/"): item.numpy() for name, item in items}
-    return found
+        values |= {f"{group}/{name}".rstrip("/"): item.numpy() for name, item in items}
+    return values
 
 
-def relative_std(gamma):
-    """The standard deviation of the density (gamma + 1) t**gamma on [0, 1] (Karras et al., 2023, equation 123)."""
+def compute_relative_std(gamma):
+    """Return the standard deviation of the density (gamma + 1) t**gamma on [0, 1].
+
+    Source: Karras et al., 2023, equation 123.
+    """
     return math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))
 
 
-def bisected_gamma(std):
+def bisect_gamma(std):
     low, high = 0.0, 1e6
     for _ in range(200):
         middle = (low + high) / 2
-        low, high = (middle, high) if relative_std(middle) > std else (low, middle)
+        low, high = (middle, high) if compute_relative_std(middle) > std else (low, middle)
     return low
 
 
 @pytest.mark.parametrize("std", [0.01, 0.05, 0.1, 0.2, 0.279])
-def test_gamma_of_a_width(std):
-    assert optimizer.ema_gamma(std) == pytest.approx(bisected_gamma(std), rel=1e-6)
-    assert relative_std(optimizer.ema_gamma(std)) == pytest.approx(std, rel=1e-6)
+def test_gamma_gives_the_relative_width(std):
+    assert optimizer.ema_gamma(std) == pytest.approx(bisect_gamma(std), rel=1e-6)
+    assert compute_relative_std(optimizer.ema_gamma(std)) == pytest.approx(std, rel=1e-6)
 
 
-def test_gamma_of_the_paper():
+def test_gamma_matches_the_paper():
     assert optimizer.ema_gamma(0.05) == pytest.approx(16.97, abs=5e-3)
     assert optimizer.ema_gamma(0.10) == pytest.approx(6.94, abs=5e-3)
 
 
-def test_learning_rates_by_hand():
+def test_learning_rates_match_hand_computed_values():
     train = config_lib.resolve(config_lib.Config()).train
     train.learning_rate, train.warmup_steps, train.total_steps = 0.8, 4, 16
     train.decay = "constant"

@@ -1,4 +1,4 @@
-"""A run of thirty steps equals fifteen steps, a stop, and fifteen more steps."""
+"""Tests that a run of 30 steps equals 15 steps, a stop and 15 more steps."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from tests import tiny
 
 
 def test_resume_is_bit_exact(squares, tmp_path, launch):
-    """The weights and previews are equal, whatever the number of steps per device loop."""
+    """The weights and previews are equal, even with other numbers of steps per device loop."""
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
 
@@ -29,7 +29,7 @@ def test_resume_is_bit_exact(squares, tmp_path, launch):
     first.wait_for_line("starting at")
     first.process.terminate()
     first = first.wait()
-    assert first.code == 75, first.stderr  # EX_TEMPFAIL: start it again
+    assert first.code == 75, first.stderr  # EX_TEMPFAIL, which means "start me again"
     assert "stopped at step 15 by SIGTERM; run the same command to resume" in first.stderr
     assert tiny.read_checkpoint(tmp_path / "stopped")["step"] == 15
     second = start("stopped", 4).wait()

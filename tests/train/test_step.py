@@ -1,4 +1,4 @@
-"""A replica's step: what the network sees, its metrics, and that it is traced once."""
+"""Tests a replica's step: the examples that the network sees, the metrics, and tracing."""
 
 import math
 
@@ -13,7 +13,7 @@ from t2i_tpu.train.step import BAND_NAMES, NUM_BANDS, corrupt_batch, make_device
 from tests import tiny
 
 
-def corrupt(config, slots, step, size=6):
+def corrupt_slots(config, slots, step, size=6):
     """Return the result of `corrupt_batch` for images and conditions that depend on the slot."""
     rng = np.random.default_rng(3)
     images = rng.integers(0, 256, (4096, size, size, 3)).astype(np.uint8)[slots]
@@ -31,60 +31,64 @@ def corrupt(config, slots, step, size=6):
 
 
 def test_draws_belong_to_slots_not_to_replicas(squares):
-    """No split and no order of the batch changes an example, but another step or seed does."""
+    """An example depends on the step and the seed, but not on the order or split of its batch."""
     config = tiny.make_config(squares, data__horizontal_flip=True)
     slots = np.arange(12)
-    together = corrupt(config, slots, 5)
+    together = corrupt_slots(config, slots, 5)
     order = np.array([7, 2, 11, 0, 5, 9, 1, 3, 10, 4, 8, 6])
-    parts = [corrupt(config, part, 5) for part in np.split(order, 3)]
+    parts = [corrupt_slots(config, part, 5) for part in np.split(order, 3)]
     # The last bit of a quantile function may depend on a value's place in a vector register.
     for name, tolerance in dict(noise=0, condition=0, noise_level=2e-7, noisy=2e-6).items():
         joined = np.concatenate([part[name] for part in parts])
         np.testing.assert_allclose(joined, together[name][order], rtol=0, atol=tolerance)
     assert len({noise.tobytes() for noise in together["noise"]}) == 12
-    other_step = corrupt(config, slots, 6)
-    other_seed = corrupt(tiny.make_config(squares, data__horizontal_flip=True, seed=1), slots, 5)
+    other_step = corrupt_slots(config, slots, 6)
+    other_seed = corrupt_slots(
+        tiny.make_config(squares, data__horizontal_flip=True, seed=1), slots, 5
+    )
     for other in (other_step, other_seed):
         assert np.abs(other["noise"] - together["noise"]).min(axis=(1, 2, 3)).max() < 1
         assert np.all(np.abs(other["noise"] - together["noise"]).mean(axis=(1, 2, 3)) > 0.5)
         assert not np.any(other["noise_level"] == together["noise_level"])
 
 
-def test_the_distribution_of_what_the_network_sees(squares):
-    """Pixels are in [-1, 1], noisy images are (1 - n) x + n z, and noise has mean 0 and variance 1.
+def test_corrupted_examples_have_the_right_distributions(squares):
+    """Pixels are in [-1, 1], noisy images are (1 - n) x + n z, and z has mean 0 and variance 1.
 
     Half of the images are flipped, a tenth of the conditions are dropped, and no draw correlates
     with another.
     """
     config = tiny.make_config(squares, data__horizontal_flip=True)
-    found = corrupt(config, np.arange(4096), 0)
-    straight = found["raw"] / 127.5 - 1.0
-    flipped = np.any(np.abs(found["image"] - straight) > 1e-6, axis=(1, 2, 3))
+    examples = corrupt_slots(config, np.arange(4096), 0)
+    straight = examples["raw"] / 127.5 - 1.0
+    flipped = np.any(np.abs(examples["image"] - straight) > 1e-6, axis=(1, 2, 3))
     expected = np.where(flipped[:, None, None, None], straight[:, :, ::-1], straight)
-    np.testing.assert_allclose(found["image"], expected, atol=1e-6)
-    level = found["noise_level"][:, None, None, None].astype(np.float64)
-    noisy = (1 - level) * found["image"] + level * found["noise"]
-    np.testing.assert_allclose(found["noisy"], noisy, atol=1e-5)
-    dropped = np.all(found["condition"] == 0, axis=1)
-    np.testing.assert_array_equal(found["condition"][~dropped], found["given"][~dropped])
-    # Five standard deviations of each estimate.
-    count = found["noise"].size
-    assert abs(found["noise"].mean()) < 5 / math.sqrt(count)
-    assert abs(found["noise"].var() - 1) < 5 * math.sqrt(2 / count)
+    np.testing.assert_allclose(examples["image"], expected, atol=1e-6)
+    level = examples["noise_level"][:, None, None, None].astype(np.float64)
+    noisy = (1 - level) * examples["image"] + level * examples["noise"]
+    np.testing.assert_allclose(examples["noisy"], noisy, atol=1e-5)
+    dropped = np.all(examples["condition"] == 0, axis=1)
+    np.testing.assert_array_equal(examples["condition"][~dropped], examples["given"][~dropped])
+    # Allow five standard deviations of each estimate.
+    count = examples["noise"].size
+    assert abs(examples["noise"].mean()) < 5 / math.sqrt(count)
+    assert abs(examples["noise"].var() - 1) < 5 * math.sqrt(2 / count)
     for share, probability in ((flipped, 0.5), (dropped, 0.1)):
         assert abs(share.mean() - probability) < 5 * math.sqrt(
             probability * (1 - probability) / 4096
         )
-    draws = np.stack([flipped, dropped, found["noise_level"], found["noise"][:, 0, 0, 0]])
+    draws = np.stack([flipped, dropped, examples["noise_level"], examples["noise"][:, 0, 0, 0]])
     correlation = np.corrcoef(draws) - np.eye(4)
     assert np.abs(correlation).max() < 5 / math.sqrt(4096)
-    none = corrupt(tiny.make_config(squares, diffusion__cond_dropout_rate=0.0), np.arange(512), 0)
+    none = corrupt_slots(
+        tiny.make_config(squares, diffusion__cond_dropout_rate=0.0), np.arange(512), 0
+    )
     np.testing.assert_array_equal(none["condition"], none["given"])
     np.testing.assert_allclose(none["image"], none["raw"] / 127.5 - 1.0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
-def counted(squares):
+def counted_run(squares):
     """A run on two devices that counts how often Python runs its replica step."""
     target = dict(diffusion__prediction_type="velocity", diffusion__loss_weight="uniform")
     run, calls = tiny.Run(tiny.make_config(squares, **target), ["CPU:0", "CPU:1"]), []
@@ -98,9 +102,9 @@ def counted(squares):
     return run
 
 
-def test_metrics_of_the_first_step_by_hand(counted):
+def test_metrics_of_the_first_step_match_the_formula(counted_run):
     """The network starts as zero, so its first loss is the mean square of the target x - z."""
-    run = counted
+    run = counted_run
     assert run.state.step.numpy() == 0
     (batch,) = run.dataset.batches(0, 8, 8).take(1)
     first = corrupt_batch(run.config, run.state.denoiser.diffusion_path, batch, tf.constant(0))
@@ -114,10 +118,10 @@ def test_metrics_of_the_first_step_by_hand(counted):
         np.testing.assert_allclose(metrics[f"loss/{name}"], sums[index], rtol=1e-5)
         assert metrics[f"examples/{name}"] == counts[index]
     assert metrics["gradient_norm"] > 0 and metrics["skipped_steps"] == 0
-    assert metrics["steps"] == 1  # counted by the first replica only
+    assert metrics["steps"] == 1  # only the first replica contributes
 
 
-def test_averages_of_a_log_line_by_hand():
+def test_average_metrics_matches_hand_computed_values():
     names = BAND_NAMES
     sums = {f"loss/{name}": value for name, value in zip(names, (4.0, 0.0, 3.0, 1.0), strict=True)}
     sums |= {f"examples/{name}": n for name, n in zip(names, (8, 0, 6, 2), strict=True)}
@@ -134,7 +138,7 @@ def test_averages_of_a_log_line_by_hand():
 
 
 def test_the_logged_learning_rate_is_that_of_the_latest_step(squares, caplog):
-    """At the end of a cosine, the next step's rate would be 0."""
+    """At the end of a cosine, the rate of the next step would be 0."""
     run = tiny.Run(tiny.make_config(squares, train__total_steps=10, train__warmup_steps=1))
     log = MetricsLog(run.config.train)
     log.add(run.steps(10), 0.0, 1.0)
@@ -143,10 +147,10 @@ def test_the_logged_learning_rate_is_that_of_the_latest_step(squares, caplog):
     assert log.latest["learning_rate"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_traced_once_whatever_the_length_of_the_loop(counted):
-    run = counted
+def test_the_loop_is_traced_once_for_all_its_lengths(counted_run):
+    run = counted_run
     run.steps(1)
-    assert len(run.calls) == 2  # one trace, in which each of the two replicas runs once
+    assert len(run.calls) == 2  # one trace, which runs each of the two replicas once
     step = run.state.step.numpy()
     for length in (3, 1, 2):
         assert run.steps(length)["steps"] == length
@@ -155,8 +159,8 @@ def test_traced_once_whatever_the_length_of_the_loop(counted):
     assert run.loop.experimental_get_tracing_count() == 1
 
 
-def test_replicas_hold_the_same_bits(counted):
-    run = counted
+def test_replicas_hold_the_same_bits(counted_run):
+    run = counted_run
     run.steps(2)
     for value in (*run.state.weights, *run.state.second_moments, run.state.step):
         first, second = (copy.numpy() for copy in run.strategy.experimental_local_results(value))

@@ -1,4 +1,4 @@
-"""Weights after 20 float32 steps agree to 1e-5 on one device, two devices and two machines."""
+"""Tests that one device, two devices and two machines compute the same, up to rounding errors."""
 
 import hashlib
 import json
@@ -33,51 +33,51 @@ def alone(squares):
     return start, run.values()
 
 
-def loopback_tasks():
-    """The TF_CONFIGs of two workers on this machine."""
+def make_loopback_tasks():
+    """Return the TF_CONFIGs of two workers on this machine."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
-    workers = [f"localhost:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
+    workers = [f"localhost:{server.getsockname()[1]}" for server in sockets]
+    for server in sockets:
+        server.close()
     return [
         {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         for index in range(2)
     ]
 
 
-def assert_same(found, alone):
+def assert_same(values, alone):
     start, end = alone
-    assert found.keys() == end.keys()
+    assert values.keys() == end.keys()
     for name, value in end.items():
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=TOLERANCE, err_msg=name)
-    # As large as the tolerance would be nothing: the weights have moved a hundred times as far.
+        np.testing.assert_allclose(values[name], value, rtol=0, atol=TOLERANCE, err_msg=name)
+    # The tolerance is meaningful, because the weights have moved more than a hundred times as far.
     moved = [np.abs(end[name] - start[name]).max() for name in end if name.startswith("weights/")]
     assert np.median(moved) > 100 * TOLERANCE
 
 
-def test_two_devices(squares, alone):
+def test_two_devices_agree_with_one(squares, alone):
     run = tiny.Run(tiny.make_config(squares, **CHANGES), ["CPU:0", "CPU:1"])
     run.steps(20)
     assert_same(run.values(), alone)
 
 
-def test_two_machines_on_loopback(squares, alone, tmp_path, launch):
+def test_two_machines_agree_with_one_device(squares, alone, tmp_path, launch):
     """Two processes run launch/train.py; only the first one writes."""
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     workdir = tmp_path / "workdir"
     flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
     flags += tiny.make_flags(squares, **CHANGES)
-    running = []
-    for task in loopback_tasks():
-        running.append(launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}))
-    for each in running:
-        result = each.wait()
+    workers = []
+    for task in make_loopback_tasks():
+        workers.append(launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}))
+    for worker in workers:
+        result = worker.wait()
         assert result.code == 0, result.stderr
-    found = tiny.read_checkpoint(workdir)
-    assert_same(found, alone)
+    values = tiny.read_checkpoint(workdir)
+    assert_same(values, alone)
     assert "2 replica(s)" in result.stderr
-    # Only the first wrote: one file of events, one picture, one checkpoint.
+    # Only the first process wrote: there are one file of events and one picture.
     assert len(list((workdir / "logs").iterdir())) == 1
     assert [path.name for path in (workdir / "previews").iterdir()] == ["step_00000020.png"]
 
@@ -96,15 +96,15 @@ def test_a_checkpoint_of_two_devices_resumes_on_one(squares, tmp_path):
     assert start == 10
     one.iterator = one.batches(start)
     one.steps(10)
-    found, expected = one.values(), two.values()
+    values, expected = one.values(), two.values()
     for name in expected:
-        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(values[name], expected[name], rtol=0, atol=TOLERANCE)
 
 
 def iter_examples(config, strategy, start, count):
-    """Yield what the network sees in each step from `start` on, on this process's replicas.
+    """Yield the corrupted examples of each step from `start` on, with their slots.
 
-    These are the examples with their noise, and their slots.
+    They are those of this process's replicas.
     """
     dataset = open_dataset(
         config.data.source.removeprefix("shards:"),
@@ -122,21 +122,21 @@ def iter_examples(config, strategy, start, count):
     for step in range(start, start + count):
         step = tf.constant(step, tf.int64)
 
-        def see(batch, step=step):
+        def corrupt_on_replica(batch, step=step):
             examples = corrupt_batch(config, PATHS[config.diffusion.path], batch, step)
             return examples | examples.pop("condition") | {"slot": batch["slot"]}
 
-        examples = strategy.run(see, (next(iterator),))
+        examples = strategy.run(corrupt_on_replica, (next(iterator),))
         yield {
             name: np.concatenate(
-                [one.numpy() for one in strategy.experimental_local_results(value)]
+                [copy.numpy() for copy in strategy.experimental_local_results(value)]
             )
             for name, value in examples.items()
         }
 
 
 def hash_examples(parts):
-    """Return a hash of what the processes of a run saw in one step, in the order of the slots."""
+    """Return a hash of the examples that all processes saw in one step, ordered by slot."""
     order, digest = np.argsort(np.concatenate([part["slot"] for part in parts])), hashlib.sha256()
     for name in sorted(parts[0]):
         digest.update(np.concatenate([part[name] for part in parts])[order].tobytes())
@@ -147,21 +147,21 @@ def hash_steps(config, strategy, start, count):
     return [hash_examples([part]) for part in iter_examples(config, strategy, start, count)]
 
 
-def iter_as_worker(task, config, start, count, path):
+def save_examples_as_worker(task, config, start, count, path):
     os.environ["TF_CONFIG"] = json.dumps(task)
     with open(path, "wb") as file:
         pickle.dump(list(iter_examples(config, make_strategy("multiworker"), start, count)), file)
 
 
-def seen_by_two_workers(config, start, count, folder):
+def hash_steps_of_two_workers(config, start, count, folder):
     paths = [folder / f"seen-{start}-{index}" for index in range(2)]
-    running = [
-        launcher.start_process(iter_as_worker, (task, config, start, count, path))
-        for task, path in zip(loopback_tasks(), paths, strict=True)
+    workers = [
+        launcher.start_process(save_examples_as_worker, (task, config, start, count, path))
+        for task, path in zip(make_loopback_tasks(), paths, strict=True)
     ]
-    for each in running:
-        each.join(200)
-        assert each.exitcode == 0
+    for worker in workers:
+        worker.join(200)
+        assert worker.exitcode == 0
     first, second = (pickle.loads(path.read_bytes()) for path in paths)
     for ours, theirs in zip(first, second, strict=True):
         assert len(ours["slot"]) == len(theirs["slot"])
@@ -171,17 +171,16 @@ def seen_by_two_workers(config, start, count, folder):
 
 def test_two_machines_see_the_same_examples_as_one(squares, tmp_path):
     config = tiny.make_config(squares)
-    assert seen_by_two_workers(config, 7, 5, tmp_path) == hash_steps(
+    assert hash_steps_of_two_workers(config, 7, 5, tmp_path) == hash_steps(
         config, tf.distribute.get_strategy(), 7, 5
     )
 
 
 @pytest.mark.slow
-def test_a_run_that_changes_its_devices(squares, tmp_path, launch):
-    """100 steps run on 1, 2 and 4 devices and 2 workers in turn, changing at random steps.
+def test_a_run_may_change_its_devices(squares, tmp_path, launch):
+    """A run of 100 steps changes between 1, 2 and 4 devices and 2 workers at random steps.
 
-    Every step sees the same bytes, and the final weights agree with those of one device to a
-    relative 1e-4.
+    Every step sees the same bytes as on one device, and the final weights agree to a relative 1e-4.
     """
     changes = CHANGES | dict(train__total_steps=100, train__steps_per_loop=1, train__log_every=1)
     config, workdir = tiny.make_config(squares, **changes), tmp_path / "workdir"
@@ -194,9 +193,9 @@ def test_a_run_that_changes_its_devices(squares, tmp_path, launch):
     rng, step, turns = np.random.default_rng(0), 0, []
     while step < 100:
         if len(turns) == 2:
-            begin, step = step, two_workers(workdir, tmp_path, squares, changes, launch)
-            found = seen_by_two_workers(config, begin, step - begin, tmp_path)
-            assert found == expected[begin:step]
+            begin, step = step, resume_with_two_workers(workdir, tmp_path, squares, changes, launch)
+            hashes = hash_steps_of_two_workers(config, begin, step - begin, tmp_path)
+            assert hashes == expected[begin:step]
             turns.append(("workers", step))
         run = runs[len(turns) % 3]
         checkpointer = Checkpointer(str(workdir), run.state.trackables(), Retention(2))
@@ -210,27 +209,27 @@ def test_a_run_that_changes_its_devices(squares, tmp_path, launch):
         checkpointer.finish()
         turns.append((run.strategy.num_replicas_in_sync, step))
     assert {turn[0] for turn in turns} == {1, 2, 4, "workers"}
-    found = tiny.read_checkpoint(workdir)
+    values = tiny.read_checkpoint(workdir)
     worst = 0.0
     for name, value in undisturbed.values().items():
         if name.startswith("weights/"):
-            difference = np.abs(found[name] - value).max() / np.abs(value).max()
+            difference = np.abs(values[name] - value).max() / np.abs(value).max()
             worst = max(worst, difference)
     print(f"{turns}: largest relative difference of a weight {worst:.1e}")
     assert worst < 1e-4
 
 
-def two_workers(workdir, tmp_path, squares, changes, launch):
+def resume_with_two_workers(workdir, tmp_path, squares, changes, launch):
     """Resume with two processes for some steps; return the step at which they stopped."""
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
     flags += tiny.make_flags(squares, **changes)
-    running = [
-        launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}) for task in loopback_tasks()
+    workers = [
+        launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}) for task in make_loopback_tasks()
     ]
-    running[0].wait_for(lambda: re.search(r"step \d+/100: ", running[0].stderr_so_far()))
-    running[1].process.terminate()
-    results = [each.wait() for each in running]
+    workers[0].wait_for(lambda: re.search(r"step \d+/100: ", workers[0].stderr_so_far()))
+    workers[1].process.terminate()
+    results = [worker.wait() for worker in workers]
     assert [result.code for result in results] == [75, 75], results
     return int(re.search(r"stopped at step (\d+)", results[0].stderr)[1])
