@@ -1,7 +1,7 @@
 """Paths from image to noise: x_noisy = signal_scale * x + noise_scale * z with z ~ N(0, 1).
 
 A path maps noise_level in [0, 1] (0 is clean, 1 is pure noise) to the two scales and to their
-derivatives, which are known up to a common factor. To add a path, write a function and register it
+derivatives, both divided by the same constant. To add a path, write a function and register it
 in PATHS; its name must also be a choice of `DiffusionConfig.path`.
 """
 
@@ -17,8 +17,8 @@ class Scales(NamedTuple):
 
     signal: object  # alpha
     noise: object  # sigma
-    # The derivatives with respect to the noise level, both divided by the same unknown factor.
-    # Samplers should therefore use differences of the scales instead.
+    # The derivatives with respect to the noise level, both divided by the same constant (1 for
+    # linear, pi / 2 for cosine). Samplers should use differences of the scales instead.
     signal_slope: object
     noise_slope: object
 

@@ -46,7 +46,7 @@ class ConditionSpec:
 
 
 class EncodedCondition(NamedTuple):
-    """A condition in the form that the network reads."""
+    """A condition in the form that the network takes."""
 
     vector: object  # [B, D]
     sequence: object = None  # [B, T, D], for cross-attention
@@ -95,7 +95,7 @@ class Conditioner(Container):
 
 
 class EmbeddingProjection(Conditioner):
-    """Projects an unnormalized precomputed embedding to half its width, as the baseline does."""
+    """Projects a precomputed embedding to half its width without normalizing it, as the baseline."""
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(dim, **kwargs)

@@ -216,14 +216,14 @@ class _Run:
         )
 
     def _count_steps(self, step):
-        """Return the number of steps to run on the device until a log line or the like is due."""
+        """Return the number of steps that the device can run before something else is due."""
         train = self.trainer.config.train
         intervals = (train.log_every, train.preview_every, train.checkpoint_every)
         due = [every - step % every for every in intervals]
         return min(train.steps_per_loop, train.total_steps - step, *due)
 
     def _advance(self, iterator, step, count):
-        """Run `count` steps. Return their metrics, the seconds of waiting for input and all seconds."""
+        """Run `count` steps; return their metrics, the seconds of input waits and the total seconds."""
         begin = time.perf_counter()
         metrics, waited = self.trainer.device_loop(iterator, tf.constant(count))
         metrics = {name: value.numpy() for name, value in metrics.items()}
@@ -243,7 +243,7 @@ class _Run:
         Raises:
           UserError: rollbacks are turned off, or there is no such checkpoint.
         """
-        # Find out what went wrong.
+        # Find the first non-finite value.
         skipped = int(self.state.skipped_in_a_row.numpy())
         strategy = self.trainer.strategy
         host, num_hosts = strategy_lib.get_host_index(strategy)
@@ -256,7 +256,7 @@ class _Run:
         if not rolls_back:
             raise UserError(
                 f"{problem}; no checkpoint contains such values; use --on_nonfinite=rollback to "
-                "resume, or a lower config.train.learning_rate in another --workdir"
+                "resume from an earlier one, or a lower config.train.learning_rate in another --workdir"
             )
         # Agree on a checkpoint with the other hosts.
         self.checkpointer.wait()
@@ -267,7 +267,7 @@ class _Run:
                 f"{problem}; there is no earlier checkpoint to return to; use a lower "
                 "config.train.learning_rate in another --workdir"
             )
-        # Restore it, and continue at a lower learning rate.
+        # Restore it with a lower learning rate.
         self.rollbacks.add(step, target, write=self.is_chief)
         scale = self.rollbacks.learning_rate_scale
         logging.warning(

@@ -13,7 +13,7 @@ from t2i_tpu.train.step import BAND_NAMES, Metrics
 
 
 def average_metrics(sums: dict[str, float]) -> dict[str, float]:
-    """Return the scalars to log for some steps.
+    """Return the scalars to log for the steps since the last log line.
 
     The loss is averaged over the examples, and the gradient norm over the steps that were not
     skipped. skipped_steps is a count. Every other metric is averaged over all steps.

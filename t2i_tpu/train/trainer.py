@@ -21,7 +21,7 @@ class Trainer:
 
     Attributes:
       config: resolved.
-      strategy: the strategy that the model trains under.
+      strategy: the strategy that the config trains under.
       dtype_policy: the Keras dtype policy of the model.
       jit_compile: whether XLA compiles the forward and backward pass, and the sampler.
       replica_batch_size: number of examples per replica and step.

@@ -1,4 +1,4 @@
-"""Tests what dropping, normalizing and padding change in the output of the conditioners."""
+"""Tests the conditioners: formulas, dropped conditions, normalization and padding."""
 
 import keras
 import numpy as np
