@@ -1,4 +1,4 @@
-"""The data set that ships with the package."""
+"""Tests of the data set and the CLIP that ship with the package."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def examples(manifest):
-    """All examples: {split: {feature: values}}."""
+    """All examples, as {split: {feature: values}}."""
 
     def read_columns(split):
         files = [
@@ -88,7 +88,7 @@ def test_images_are_64_pixels_on_white(examples):
     assert images.std((1, 2, 3)).min() > 1
 
 
-def test_embeddings_and_tokens_equal_the_encoder(manifest, examples, encoder):
+def test_embeddings_and_tokens_equal_those_of_the_encoder(manifest, examples, encoder):
     assert manifest.embedding.weights_sha256 == encoder.weights_sha256
     assert manifest.embedding.encoder == encoder.encoder_id
     assert manifest.tokens.vocab_size == encoder.vocab_size
@@ -106,7 +106,9 @@ def test_embeddings_and_tokens_equal_the_encoder(manifest, examples, encoder):
         pytest.param(
             "puppy",
             "dog",
-            marks=pytest.mark.xfail(strict=True, reason="CLDR's puppy is the pleading face too"),
+            marks=pytest.mark.xfail(
+                strict=True, reason="CLDR gives puppy to the pleading face too"
+            ),
         ),
         ("puppies", "dog"),
         ("pet dog", "dog"),
@@ -126,7 +128,7 @@ def test_nearest_image_of_a_prompt(examples, encoder, prompt, expected):
 
 
 def test_skin_tones_are_distinguished(examples, encoder):
-    """A reworded prompt is nearest to the embedding, of the variants of an emoji, with its tone."""
+    """Among the variants of an emoji, a reworded caption is nearest to the one with its skin tone."""
     train = examples["train"]
     hands = [i for i, text in enumerate(train["caption"]) if text.startswith(b"waving hand")]
     assert len(hands) >= 4
@@ -160,7 +162,7 @@ def test_embedded_files_are_small():
         ("family: man, woman, girl, boy", "family of a man, a woman, a girl and a boy"),
     ],
 )  # fmt: skip
-def test_caption_from_cldr_name(name, caption):
+def test_caption_is_made_from_the_cldr_name(name, caption):
     assert captions.make_caption(name, subcategory="") == caption
 
 

@@ -1,4 +1,4 @@
-"""The idx reader with small files, with damaged files and with Fashion MNIST."""
+"""Tests of the idx reader with small files, damaged files and Fashion MNIST."""
 
 import gzip
 import itertools
@@ -47,23 +47,26 @@ def test_fingerprint_depends_on_the_content_only(tmp_path, write_idx):
     assert compute_fingerprint(tmp_path / "c") != fingerprint
 
 
-def inside_gzip(change):
-    """Return a function that applies a change to the content of a gzip file."""
+def apply_inside_gzip(change):
+    """Return a function that applies a change to the decompressed content of a gzip file."""
     return lambda content: gzip.compress(change(gzip.decompress(content)))
 
 
 DAMAGES = {
     "empty": (lambda content: b"", "is empty"),
-    "empty inside": (inside_gzip(lambda content: b""), "is empty"),
+    "empty inside": (apply_inside_gzip(lambda content: b""), "is empty"),
     "cut gzip": (lambda content: content[: len(content) // 2], "cannot read"),
     "not gzip": (lambda content: b"<html>404</html>", "cannot read"),
     "corrupt gzip": (lambda content: content[:200] + b"\0" * 50 + content[250:], "cannot read"),
-    "cut data": (inside_gzip(lambda content: content[:-1]), r"has \d+ bytes of data"),
-    "long data": (inside_gzip(lambda content: content + b"x"), r"has \d+ bytes of data"),
-    "cut header": (inside_gzip(lambda content: content[:6]), "cut header"),
-    "no items": (inside_gzip(lambda content: content[:4] + bytes(12)), "no items"),
-    "magic": (inside_gzip(lambda content: b"\x89PNG" + content[4:]), "not an idx file .*89504e47"),
-    "floats": (inside_gzip(lambda content: b"\0\0\x0d\x03" + content[4:]), "not an idx file"),
+    "cut data": (apply_inside_gzip(lambda content: content[:-1]), r"has \d+ bytes of data"),
+    "long data": (apply_inside_gzip(lambda content: content + b"x"), r"has \d+ bytes of data"),
+    "cut header": (apply_inside_gzip(lambda content: content[:6]), "cut header"),
+    "no items": (apply_inside_gzip(lambda content: content[:4] + bytes(12)), "no items"),
+    "magic": (
+        apply_inside_gzip(lambda content: b"\x89PNG" + content[4:]),
+        "not an idx file .*89504e47",
+    ),
+    "floats": (apply_inside_gzip(lambda content: b"\0\0\x0d\x03" + content[4:]), "not an idx file"),
 }
 
 
@@ -87,7 +90,7 @@ def test_swapped_files_are_detected(tmp_path, write_idx):
         read_idx(tmp_path, "train")
 
 
-def test_different_numbers_of_images_and_labels(tmp_path, write_idx):
+def test_different_numbers_of_images_and_labels_are_an_error(tmp_path, write_idx):
     write_idx(tmp_path / "long", train=30)
     write_idx(tmp_path / "short", train=20)
     name = "train-labels-idx1-ubyte.gz"
@@ -107,7 +110,7 @@ def test_missing_file_is_named(tmp_path, write_idx, stem):
 
 
 def decode_with_tensorflow(path, header):
-    """Return the bytes after the header of a gzipped file."""
+    """Return the bytes of a gzipped file after a header of `header` bytes."""
     content = tf.io.decode_compressed(tf.io.read_file(path), "GZIP")
     return tf.io.decode_raw(content, tf.uint8).numpy()[header:]
 
@@ -132,7 +135,7 @@ def test_fashion_mnist_matches_tensorflow_decoding(fashion_mnist_idx, split, pre
 
 
 def test_fashion_mnist_has_its_published_statistics(fashion_mnist_idx):
-    """The mean and deviation by which it is commonly normalized are 0.2860 and 0.3530."""
+    """The mean and standard deviation that are commonly used to normalize it are 0.2860 and 0.3530."""
     images = np.stack([record.image for record in read_idx(str(fashion_mnist_idx), "train")])
     assert images.shape == (60000, 28, 28, 1)
     assert images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Sources are converted to complete folders of shards once, even by concurrent processes."""
+"""Tests that each source is converted to shards only once, even by concurrent processes."""
 
 import errno
 import os
@@ -72,7 +72,7 @@ def test_unknown_embedded_data_set_error_lists_known_ones(tmp_path, monkeypatch,
         ("shards:", "has nothing after the colon"),
     ],
 )
-def test_unknown_source(source, message):
+def test_unknown_source_is_a_one_line_error(source, message):
     with pytest.raises(UserError, match=message) as raised:
         locate(source)
     assert "\n" not in str(raised.value)
@@ -170,7 +170,7 @@ print(module.locate(sys.argv[1]))
 
 
 def start_locate(source, marks, wanted):
-    """Start `locate` in a process that waits, after writing its shards, for `wanted` - 1 others."""
+    """Start `locate` in a process that, after writing, waits until `wanted` processes have written."""
     marks.mkdir(exist_ok=True)
     command = [sys.executable, "-c", PROCESS, source, str(marks), str(wanted)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -195,13 +195,13 @@ def test_folder_of_a_killed_process_is_not_used(source, cache, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    (left,) = os.listdir(cache)
+    (leftover,) = os.listdir(cache)
     folder = locate(source)
-    assert left.startswith(".partial-") and left not in folder
+    assert leftover.startswith(".partial-") and leftover not in folder
     assert read_manifest(folder).num_examples("train") == 20
 
 
-def test_fashion_mnist(fashion_mnist_idx):
+def test_fashion_mnist_is_prepared(fashion_mnist_idx):
     manifest = read_manifest(locate(f"idx:{fashion_mnist_idx}"))
     assert manifest.label_names[9] == "Ankle boot"
     assert (manifest.num_examples("train"), manifest.num_examples("heldout")) == (60000, 10000)

@@ -1,4 +1,4 @@
-"""The order of the examples against its formula in numpy, for any number of hosts and any start."""
+"""Compares the order of examples with its formula, for several numbers of hosts and start steps."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ MASK = 0xFFFFFFFF
 
 
 def threefry(key, counter):
-    """Threefry-2x32-20 on Python integers, from the paper's description."""
+    """Return Threefry-2x32-20 of Python integers, implemented from the description in the paper."""
     k = [*key, 0x1BD11BDA ^ key[0] ^ key[1]]
     x, y = (counter[0] + k[0]) & MASK, (counter[1] + k[1]) & MASK
     rotations = (13, 15, 26, 6, 17, 29, 16, 24)
@@ -29,37 +29,42 @@ def threefry(key, counter):
     return x, y
 
 
-def test_the_reference_cipher():
-    """Known answers of Random123's kat_vectors."""
+def test_reference_cipher_matches_known_answers():
+    """The values are in Random123's kat_vectors."""
     assert threefry((0, 0), (0, 0)) == (0x6B200159, 0x99BA4EFE)
     assert threefry((MASK, MASK), (MASK, MASK)) == (0x1CB996FC, 0xBB002BE7)
     pi = (0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3)
     assert threefry(*pi) == (0xC4923A9C, 0x483DF7A0)
 
 
-def shuffled(seed, stream, epoch, use, size):
-    """range(size) sorted by draws keyed by (seed, purpose 5), (epoch, stream), (use, index)."""
+def shuffle_range(seed, stream, epoch, use, size):
+    """Return range(size) sorted by draws keyed by (seed, purpose 5), (epoch, stream), (use, index)."""
     key = threefry((seed, 5), (epoch, stream))
     draws = [threefry(key, (use, index))[0] for index in range(size)]
     return sorted(range(size), key=draws.__getitem__)
 
 
-def stream_order(seed, stream, epochs, count=COUNT):
-    """The records of a stream by index, epoch after epoch: its shards in a shuffled order, each
-    shard's records shuffled with the key use = shard + 1."""
+def order_stream(seed, stream, epochs, count=COUNT):
+    """Return the indices of the records that a stream reads, epoch after epoch.
+
+    The shards are in a shuffled order, and the records of a shard are shuffled with use = shard + 1.
+    """
     records = list(range(stream, count, STREAMS))  # record i goes to stream i mod S
     shards = [records[start : start + SHARD] for start in range(0, len(records), SHARD)]
     order = []
     for epoch in range(epochs):
-        for shard in shuffled(seed, stream, epoch, 0, len(shards)):
-            within = shuffled(seed, stream, epoch, shard + 1, len(shards[shard]))
+        for shard in shuffle_range(seed, stream, epoch, 0, len(shards)):
+            within = shuffle_range(seed, stream, epoch, shard + 1, len(shards[shard]))
             order += [shards[shard][index] for index in within]
     return order
 
 
-def global_batches(seed, steps, first=0):
-    """[steps][slot] -> record: slot j of step t is place (t B + j) // S of stream j mod S."""
-    streams = [stream_order(seed, stream, 12) for stream in range(STREAMS)]
+def make_global_batches(seed, steps, first=0):
+    """Return the record in each slot of each step: [steps][slot].
+
+    Slot j of step t reads position (t B + j) // S of stream j mod S.
+    """
+    streams = [order_stream(seed, stream, 12) for stream in range(STREAMS)]
     return [
         [streams[slot % STREAMS][(step * BATCH + slot) // STREAMS] for slot in range(BATCH)]
         for step in range(first, first + steps)
@@ -68,7 +73,7 @@ def global_batches(seed, steps, first=0):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """37 records in 4 streams of 10, 9, 9 and 9, in shards of 4, 4 and 2 or 1, labeled by index."""
+    """A data set of 37 records, labeled by index. Its 4 streams have shards of 4, 4 and 2 or 1 records."""
     folder = tmp_path_factory.mktemp("reader") / "data"
 
     def records():
@@ -83,7 +88,7 @@ def folder(tmp_path_factory):
 
 
 def read(folder, steps, seed=SEED, start=0, num_hosts=1, per_replica=BATCH):
-    """Return what `global_batches` does, but read by all hosts. Images must match their labels."""
+    """Return the same as `make_global_batches`, but read by all hosts. Also check the images."""
     batches = [[None] * BATCH for _ in range(steps)]
     dataset = open_dataset(folder, "label", 4)
     for host in range(num_hosts):
@@ -95,40 +100,40 @@ def read(folder, steps, seed=SEED, start=0, num_hosts=1, per_replica=BATCH):
             for slot, condition, image in zip(
                 element["slot"], element["condition"]["label"], element["image"], strict=True
             ):
-                assert batches[step][slot] is None  # nobody else has read this slot
+                assert batches[step][slot] is None  # no other host has read this slot
                 assert np.all(image == condition - 1)
-                batches[step][slot] = int(condition) - 1  # labels count from 1
+                batches[step][slot] = int(condition) - 1  # conditions start at 1
     return batches
 
 
-def test_the_order_is_the_documented_formula(folder):
-    # 13 steps are 26 places of a stream: into the third epoch of each.
-    assert read(folder, 13) == global_batches(SEED, 13)
-    assert read(folder, 3, seed=2**32 - 1) == global_batches(2**32 - 1, 3)
+def test_order_follows_the_documented_formula(folder):
+    # In 13 steps, each stream reads 26 positions, which ends in its third epoch.
+    assert read(folder, 13) == make_global_batches(SEED, 13)
+    assert read(folder, 3, seed=2**32 - 1) == make_global_batches(2**32 - 1, 3)
 
 
 @pytest.mark.parametrize(("num_hosts", "replicas_of_a_host"), [(1, 4), (2, 1), (2, 2), (4, 2)])
 def test_any_hosts_and_replicas_see_the_same_batches(folder, num_hosts, replicas_of_a_host):
     per_replica = BATCH // num_hosts // replicas_of_a_host
     found = read(folder, 7, num_hosts=num_hosts, per_replica=per_replica)
-    assert found == global_batches(SEED, 7)
+    assert found == make_global_batches(SEED, 7)
 
 
 @pytest.mark.parametrize("start", [1, 4, 5, 9, 10, 18])
 def test_resuming_does_not_change_the_order(folder, start):
-    """Starts inside shards, at their ends and at the ends of epochs of 9 and 10."""
-    assert read(folder, 3, start=start) == global_batches(SEED, 3, first=start)
+    """The starts are inside shards, at ends of shards and at ends of epochs, which have 9 or 10 records."""
+    assert read(folder, 3, start=start) == make_global_batches(SEED, 3, first=start)
 
 
-def test_hosts_resume_too(folder):
+def test_resuming_on_several_hosts_does_not_change_the_order(folder):
     found = read(folder, 3, start=7, num_hosts=2, per_replica=2)
-    assert found == global_batches(SEED, 3, first=7)
+    assert found == make_global_batches(SEED, 3, first=7)
 
 
 def test_every_epoch_has_every_example_in_a_new_order(folder):
     batches = np.array(read(folder, 23))
     for stream in range(STREAMS):
-        places = batches.reshape(-1, STREAMS)[:, stream]  # two places of each stream a step
+        places = batches.reshape(-1, STREAMS)[:, stream]  # two positions of each stream per step
         members = list(range(stream, COUNT, STREAMS))
         epochs = [places[i * len(members) :][: len(members)] for i in range(4)]
         for epoch in epochs:
@@ -138,7 +143,7 @@ def test_every_epoch_has_every_example_in_a_new_order(folder):
 
 
 def test_images_shrink_by_the_mean_of_their_pixels(tmp_path):
-    """64 to 32, and to 16: numpy's mean, rounded half up, in training and in previews alike."""
+    """Images in batches and in examples equal numpy's mean of each block, rounded half up."""
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     image[:2, :2] = [[[0, 0, 0], [0, 1, 1]], [[1, 1, 1], [1, 1, 255]]]  # means 1/2, 3/4, 64 1/4
     write_dataset(
@@ -160,8 +165,8 @@ def test_images_shrink_by_the_mean_of_their_pixels(tmp_path):
             open_dataset(str(tmp_path), "label", size)
 
 
-def test_conditions_as_the_model_reads_them(tmp_path):
-    """Labels count from 1, tokens and states are padded with 0, and missing features are an error."""
+def test_conditions_have_the_fields_that_the_model_reads(tmp_path):
+    """Labels start at 1, tokens and states are padded with 0, and missing features are an error."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(3, 5)).astype(np.float32)
     tokens = [[7], [7, 8, 9], [7, 8]]
@@ -198,16 +203,16 @@ def test_conditions_as_the_model_reads_them(tmp_path):
             assert stacked.dtype == values.dtype == batch["condition"][name].dtype
             assert sorted(batch["condition"][name].tolist()) == sorted(values.tolist())
         bare = tmp_path / f"without {conditioning}"
-        # There are no states without embeddings.
-        gone = {"embedding": ("embedding", "sequence"), "label": ("label_names",)}
-        gone = gone.get(conditioning, (conditioning,))
-        left = {name: value for name, value in contracts.items() if name not in gone}
-        write_dataset(str(bare), {"train": records}, name="b", num_streams=1, **left)
+        # A manifest cannot have sequences without embeddings.
+        removed = {"embedding": ("embedding", "sequence"), "label": ("label_names",)}
+        removed = removed.get(conditioning, (conditioning,))
+        remaining = {name: value for name, value in contracts.items() if name not in removed}
+        write_dataset(str(bare), {"train": records}, name="b", num_streams=1, **remaining)
         with pytest.raises(UserError, match=f"config.model.conditioning is '{conditioning}'"):
             open_dataset(str(bare), conditioning, 4)
 
 
-def test_the_first_examples_and_the_wanted_captions(folder):
+def test_wanted_captions_come_before_the_first_examples(folder):
     dataset = open_dataset(folder, "label", 4)
 
     def keys(*arguments):
@@ -222,7 +227,7 @@ def test_the_first_examples_and_the_wanted_captions(folder):
         dataset.examples("heldout", 1)
 
 
-def test_batches_and_hosts_must_divide(folder):
+def test_batches_and_hosts_must_divide_evenly(folder):
     check_batch_divides(8, 4, 2)
     with pytest.raises(UserError, match="global_batch_size is 10; the data set has 4 streams"):
         open_dataset(folder, "label", 4).batches(0, 10, 5)

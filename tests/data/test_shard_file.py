@@ -1,4 +1,4 @@
-"""Damaged records are named, and can be replaced by the next intact record."""
+"""Tests that damaged records are named, and can be replaced by the next intact record."""
 
 import google_crc32c
 import numpy as np

@@ -1,7 +1,7 @@
-"""TFDS's own builders download small files in the data sets' original formats from this machine.
+"""Tests TFDS's own builders with small files in the original formats, served by this machine.
 
-Only the addresses, the checksums and the sizes that the MNIST builder fixes are replaced. The
-download, the check of the checksums, the unpacking, the builder and the reading are TFDS's.
+Only the URLs, the checksums and the number of examples in the MNIST builder are replaced. TFDS itself
+downloads the files, verifies the checksums, unpacks the files, builds the data set and reads it.
 """
 
 import functools
@@ -42,7 +42,7 @@ NUM_TRAIN, NUM_TEST = 35, 20
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A web server of the folder tmp_path/served; `requests` lists the requested paths."""
+    """A web server for the folder tmp_path/served; `requests` lists the requested paths."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_request(self, *args):
@@ -78,11 +78,16 @@ def add_member(archive, name, content):
 
 
 def serve_cifar(server, monkeypatch, builder_class, folder, parts, label_files, num_classes):
-    """Write the binary version: per image its label bytes, then 3072 bytes, red plane first.
+    """Serve CIFAR's binary version: for each image its label bytes, then 3072 bytes, red plane first.
 
     Args:
-      parts: name of a file -> (split, number of images).
-      label_files: name of a file -> its lines.
+      server: the web server.
+      monkeypatch: pytest's fixture.
+      builder_class: TFDS's builder.
+      folder: name of the folder in the archive.
+      parts: {name of a file: (split, number of images)}.
+      label_files: {name of a file: its lines}.
+      num_classes: 10 or 100.
 
     Returns:
       {split: [(label, image)]}.
@@ -169,7 +174,7 @@ def test_tfds_is_downloaded_prepared_and_trained_on(
         pairs = sorted((int(each["label"]), each["image"].tobytes()) for each in examples)
         assert pairs == sorted((int(label), image.tobytes()) for label, image in truth[split])
 
-    # The second time neither TFDS's files nor the network are needed.
+    # The second call needs neither TFDS's files nor the network.
     num_requests = len(server.requests)
     shutil.rmtree(tmp_path / "tfds")
     assert locate(spec) == folder
@@ -237,7 +242,9 @@ def test_missing_network_is_reported_at_once_and_leaves_no_files(cache, tmp_path
     assert not (tmp_path / "tfds").exists()
 
 
-def test_download_with_a_wrong_checksum(server, cache, tmp_path, monkeypatch, write_idx):
+def test_download_with_a_wrong_checksum_is_an_error(
+    server, cache, tmp_path, monkeypatch, write_idx
+):
     serve_mnist(server, monkeypatch, write_idx)
     (server.folder / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>moved</html>")
     with pytest.raises(UserError, match="could not download mnist/.*checksum") as error:

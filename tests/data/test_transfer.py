@@ -1,4 +1,4 @@
-"""Copies to and from gs:// are complete, checked and resumable, or end with a one-line error."""
+"""Tests that copies to and from gs:// are complete, checked and resumable, and report errors."""
 
 import shutil
 
@@ -32,8 +32,8 @@ def copy(gcs):
     return lambda *arguments: gcs.call(transfer.copy, *map(str, arguments))
 
 
-def contents(folder):
-    """Return the files of a folder that should be copied: {name: bytes}."""
+def read_contents(folder):
+    """Return the files of a folder that should be copied, as {name: content}."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     return {
         name: path.read_bytes()
@@ -46,14 +46,14 @@ def contents(folder):
 def test_copy_to_gs_and_back(gcs, bucket, squares, copy, tmp_path, rate):
     address = f"{bucket}/deep/data"
     with gcs.inject_faults(Faults(rate)):
-        expected = contents(squares)
+        expected = read_contents(squares)
         copied = copy(squares, address)
         assert (copied.files, copied.present) == (len(expected), 0)
         assert copied.num_bytes == sum(map(len, expected.values()))
         assert gcs.files(address) == expected
         assert copy(squares, address).present == len(expected)
         copy(address, tmp_path / "back")
-        assert contents(tmp_path / "back") == expected
+        assert read_contents(tmp_path / "back") == expected
         assert not list(tmp_path.rglob("*.tmp"))
         assert copy(address, tmp_path / "back").present == len(expected)
         assert bool(gcs.report()["faults"]) == bool(rate)
@@ -65,12 +65,12 @@ def test_changed_file_is_copied_again(gcs, bucket, squares, copy):
     name = "train-0001-00001.tfrecord"
     content = (squares / name).read_bytes()
     gcs.put(f"{address}/{name}", content[:-1] + bytes([content[-1] ^ 1]))
-    assert copy(squares, address).present == len(contents(squares)) - 1
+    assert copy(squares, address).present == len(read_contents(squares)) - 1
     assert gcs.files(address)[name] == content
 
 
 def test_damaged_shard_is_not_copied(gcs, bucket, squares, copy, tmp_path):
-    """A flipped bit, which does not change the size, is noticed in an upload and in a download."""
+    """A flipped bit, which does not change the size, is found in an upload and in a download."""
     damaged, name = tmp_path / "damaged", "train-0001-00001.tfrecord"
     shutil.copytree(squares, damaged)
     content = (damaged / name).read_bytes()
@@ -81,7 +81,7 @@ def test_damaged_shard_is_not_copied(gcs, bucket, squares, copy, tmp_path):
     gcs.put_folder(damaged, f"{bucket}/down")
     with pytest.raises(UserError, match="does not match the manifest"):
         copy(f"{bucket}/down", tmp_path / "back")
-    assert not {name, manifest_lib.MANIFEST_NAME} & set(contents(tmp_path / "back"))
+    assert not {name, manifest_lib.MANIFEST_NAME} & set(read_contents(tmp_path / "back"))
 
 
 def test_errors_are_one_line(gcs, bucket, squares, copy, tmp_path):

@@ -1,4 +1,4 @@
-"""Checks of write access against real full, read-only and restricted file systems."""
+"""Tests the check of write access with real full, read-only and restricted file systems."""
 
 import os
 import resource
@@ -15,21 +15,21 @@ from tests.launch.launcher import ROOT
 CHECK = "import sys; from t2i_tpu.storage import access; access.check_writable(sys.argv[1])"
 
 
-def test_check_leaves_nothing(tmp_path):
+def test_check_leaves_no_files(tmp_path):
     before = os.stat(tmp_path).st_mtime_ns
     access.check_writable(str(tmp_path))
-    assert os.stat(tmp_path).st_mtime_ns > before  # it did write
+    assert os.stat(tmp_path).st_mtime_ns > before  # a file was written
     access.check_writable(str(tmp_path / "not" / "yet" / "there"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_in_place_of_a_folder(tmp_path):
+def test_file_in_place_of_a_folder_is_an_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="file/run cannot be written: .*Not a directory"):
         access.check_writable(str(tmp_path / "file" / "run"))
 
 
-def test_limit_on_file_sizes(tmp_path):
+def test_limit_on_file_sizes_is_explained(tmp_path):
     def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 
@@ -53,7 +53,7 @@ def test_limit_on_file_sizes(tmp_path):
         ("mount -o remount,ro disk", "Read-only file system; use another folder"),
     ],
 )
-def test_full_and_read_only_disks(tmp_path, prepare, words):
+def test_full_and_read_only_disks_are_explained(tmp_path, prepare, words):
     unshare = ["unshare", "--mount", "--map-root-user"]
     (tmp_path / "disk").mkdir()
     check = '"$0" -c "$1" disk/run; ls -a disk'
@@ -71,7 +71,7 @@ def test_full_and_read_only_disks(tmp_path, prepare, words):
     assert ".probe" not in result.stdout
 
 
-def test_sizes(tmp_path):
+def test_used_and_free_bytes_are_measured(tmp_path):
     (tmp_path / "one").write_bytes(b"x" * 1000)
     (tmp_path / "folder").mkdir()
     assert access.used_bytes(str(tmp_path)) == 1000

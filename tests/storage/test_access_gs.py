@@ -1,4 +1,4 @@
-"""Checks of write access to gs://, through TensorFlow's own client."""
+"""Tests the check of write access to gs:// with TensorFlow's own client."""
 
 import sys
 
@@ -23,13 +23,13 @@ def check_access(folder):
 
 
 def check_access_and_list(folder):
-    """Return the error, or None, and the files that are in the folder afterwards."""
+    """Return the error of `check_writable`, or None, and the files in the folder afterwards."""
     import tensorflow as tf
 
     return check_access(folder), tf.io.gfile.glob(f"{folder}/**")
 
 
-def test_writable_bucket(gcs, bucket):
+def test_writable_bucket_passes_and_stays_empty(gcs, bucket):
     for folder in (bucket, f"{bucket}/runs/new"):
         assert gcs.call(check_access_and_list, folder) == (None, [])
 
@@ -42,13 +42,13 @@ def test_missing_permission_is_named(gcs, bucket, permission):
     assert ("is left there" in error) == (permission == "delete")
 
 
-def test_missing_bucket(gcs):
+def test_missing_bucket_is_named(gcs):
     error = gcs.call(check_access, "gs://no-such-bucket/x")
     assert "there is no bucket gs://no-such-bucket;" in error
 
 
 @pytest.mark.parametrize("script", ["train.py", "doctor.py"])
-def test_scripts_without_credentials(gcs, bucket, squares, tmp_path, script):
+def test_scripts_explain_missing_credentials(gcs, bucket, squares, tmp_path, script):
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     command = [sys.executable, ROOT / "launch" / script, f"--config={config}"]

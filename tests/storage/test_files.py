@@ -1,4 +1,4 @@
-"""Files are complete or do not exist, and errors say what to do."""
+"""Tests that files are complete or do not exist, and that errors say what to do."""
 
 import pytest
 import tensorflow as tf
@@ -18,7 +18,7 @@ def test_file_is_replaced_completely_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"two"
 
 
-def test_failed_write_leaves_nothing(tmp_path):
+def test_failed_write_leaves_no_files(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "in the way").touch()
     with pytest.raises(tf.errors.OpError):
@@ -27,7 +27,7 @@ def test_failed_write_leaves_nothing(tmp_path):
 
 
 def make_denial(account, permission, code):
-    """Return a message as TensorFlow 2.21 raises it; only the names are ours."""
+    """Return the message of an error that TensorFlow 2.21 raised, with other names."""
     message = f"{account} does not have {permission} access to the Google Cloud Storage object."
     body = (
         f'{{\n  "error": {{\n    "code": {code},\n    "message": "{message} Permission \'x\' denied'

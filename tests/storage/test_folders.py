@@ -1,4 +1,4 @@
-"""A folder gets its name when it is complete, or not at all."""
+"""Tests that a folder gets its name when it is complete, or not at all."""
 
 import os
 
@@ -25,7 +25,7 @@ def test_folder_appears_when_it_is_complete(tmp_path):
     assert os.listdir(tmp_path / "cache") == ["folder"]
 
 
-def test_nothing_is_left_after_an_error(tmp_path):
+def test_error_leaves_no_folder_behind(tmp_path):
     with (
         pytest.raises(ValueError),
         folders.create_atomically(str(tmp_path / "folder"), has_content) as temporary,

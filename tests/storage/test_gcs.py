@@ -1,6 +1,6 @@
-"""Errors of gs:// become one line that says what to do.
+"""Tests that errors of gs:// become one line that says what to do.
 
-tests/launch/test_gcs.py checks that the errors of the real clients are handled in this way.
+tests/launch/test_gcs.py tests this with the errors of the real clients.
 """
 
 import pytest

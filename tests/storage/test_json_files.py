@@ -1,4 +1,4 @@
-"""Damaged JSON becomes one kind of error."""
+"""Tests that damaged JSON raises only one kind of error."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The embedded encoder agrees with values that open_clip computed; encoders report errors."""
+"""Tests that the embedded encoder agrees with open_clip, and that encoders report errors."""
 
 import hashlib
 import importlib.util
@@ -74,7 +74,7 @@ def test_attributes_of_the_embedded_encoder(encoder):
 
 
 def test_changed_tokenizer_has_another_hash(encoder, tmp_path):
-    """One merge of two letters is removed, so that words with it are split."""
+    """The merge of t and h is removed from the vocabulary, which changes the tokens of many words."""
     shutil.copytree(EMBEDDED_CLIP, tmp_path, dirs_exist_ok=True)
     assert EmbeddedEncoder(str(tmp_path)).tokenizer_sha256 == encoder.tokenizer_sha256
     path = tmp_path / "tokenizer.json"

@@ -1,4 +1,4 @@
-"""Exported text towers of open_clip's architectures agree with open_clip itself."""
+"""Tests that exported text towers of open_clip's architectures agree with open_clip itself."""
 
 import dataclasses
 import importlib.util
@@ -61,6 +61,7 @@ def write_tiny_clip(open_clip, folder, **changes):
 
 
 def export(open_clip, spec, name, folder, **options):
+    """Export an encoder into a folder, and compute open_clip's own values; see `Exported`."""
     import torch
 
     folder.mkdir()
@@ -78,7 +79,7 @@ def export(open_clip, spec, name, folder, **options):
 
 @pytest.fixture(scope="module", params=["gelu", "quick_gelu", "wrapped", "ViT-B-32"])
 def tower(request, open_clip, tmp_path_factory):
-    """An exported tower. "wrapped" is open_clip's class of models that keep it in a submodule."""
+    """An exported tower. "wrapped" is open_clip's class of models with the tower in a submodule."""
     folder = tmp_path_factory.mktemp("tower")
     if request.param == "ViT-B-32":
         import torch
@@ -106,7 +107,7 @@ def test_embeddings_equal_open_clip(tower):
 
 
 def test_sequences_equal_open_clip_last_states(tower):
-    """They are rounded to float16, which keeps 11 bits, and have no states of padding."""
+    """The sequences are rounded to float16, which has 11 significant bits, and exclude padding."""
     _, sequences = tower.encoder.encode_sequences(PROMPTS, truncate=True)
     assert tower.encoder.sequence_width == tower.states.shape[2]
     for sequence, states, ids in zip(sequences, tower.states, tower.tokens, strict=True):
@@ -124,7 +125,7 @@ def test_quick_gelu_makes_a_difference(open_clip, tmp_path):
 
 
 def test_export_is_deterministic(open_clip, tmp_path):
-    """The files have the same bytes each time, and no paths of this machine."""
+    """The files have the same bytes each time, and contain no paths of this machine."""
     spec = write_tiny_clip(open_clip, tmp_path)
     for name in "ab":
         (tmp_path / name).mkdir()
