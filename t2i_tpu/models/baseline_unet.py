@@ -72,7 +72,7 @@ class BaselineUNet(Container):
 
     def __init__(
         self,
-        channels: int,  # of the image
+        channels: int,  # channels of the image
         widths: tuple[int, ...],  # channels at each resolution, finest first
         block_depth: int,  # residual blocks per resolution
         attention_levels: tuple[bool, ...],  # which resolutions have attention

@@ -22,7 +22,7 @@ class UNet(Container):
     def __init__(
         self,
         image_size: int,
-        channels: int,  # of the image
+        channels: int,  # channels of the image
         widths: tuple[int, ...],  # channels at each resolution, finest first
         block_depth: int,  # residual blocks per resolution, down and up
         attention_levels: tuple[bool, ...],  # which resolutions have attention
