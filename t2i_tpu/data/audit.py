@@ -30,7 +30,7 @@ _DUPLICATES = {
 }
 # Counts that must be 0.
 _PROBLEMS = ("repeated keys", "empty captions", "embeddings that are not finite")
-_NOT_UNIT_LENGTH = "embeddings whose length is not 1"
+_NOT_UNIT_LENGTH = "embeddings whose norm is not 1"
 
 
 @dataclasses.dataclass
@@ -124,7 +124,7 @@ def _find_unknown_files(folder: str, result: Audit) -> None:
     names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
     for name in sorted(names - known):
         if name.endswith((".tfrecord", ".tmp")):
-            result.problems.append(f"{name}: is not in the manifest")
+            result.problems.append(f"{name} is not in the manifest")
 
 
 def _read_splits(folder: str, near_duplicates: int, result: Audit) -> dict[str, "_Split"]:
@@ -155,7 +155,7 @@ def _read_splits(folder: str, near_duplicates: int, result: Audit) -> dict[str, 
 def _find_shard_problem(path: str, shard: manifest_lib.Shard) -> str | None:
     """Return why a shard does not match the manifest, or None if it does."""
     if not tf.io.gfile.exists(path):
-        return "is missing"
+        return "the file is missing"
     num_bytes, digest = files.measure(path)
     if digest == shard.sha256:
         return None
@@ -182,9 +182,9 @@ def _check_text_tower(folder: str, result: Audit) -> None:
     for stored in result.manifest.text_tower or ():
         path = posixpath.join(folder, stored.file)
         if not tf.io.gfile.exists(path):
-            result.problems.append(f"{stored.file}: is missing")
+            result.problems.append(f"{stored.file} is missing")
         elif files.measure(path)[1] != stored.sha256:
-            result.problems.append(f"{stored.file}: does not match the manifest")
+            result.problems.append(f"{stored.file} does not match the manifest")
 
 
 class _Split:
@@ -261,7 +261,7 @@ class _Split:
         embedding = self.manifest.embedding
         if embedding and embedding.normalized and self.counts[_NOT_UNIT_LENGTH]:
             count = self.counts[_NOT_UNIT_LENGTH]
-            problems.append(f"{count} {_NOT_UNIT_LENGTH}, but the manifest says that it is")
+            problems.append(f"{count} {_NOT_UNIT_LENGTH}, although the manifest says that it is")
         return problems
 
     def _median_words(self) -> int:

@@ -56,9 +56,9 @@ def _describe(result: Audit) -> str:
     manifest = result.manifest
     parts = [f"{manifest.image_size}x{manifest.image_size}x{manifest.channels}"]
     if manifest.embedding:
-        length = "length 1" if manifest.embedding.normalized else "any length"
+        norm = "norm 1" if manifest.embedding.normalized else "any norm"
         parts.append(
-            f"embeddings of {manifest.embedding.encoder}, {manifest.embedding.dim}, {length}"
+            f"embeddings of {manifest.embedding.encoder}, {manifest.embedding.dim} numbers, {norm}"
         )
     if manifest.label_names:
         parts.append(f"{len(manifest.label_names)} classes")

@@ -20,7 +20,7 @@ _SPECIMEN = (
 
 
 class TextEncoder(Protocol):
-    """Turns prompts into embeddings of length 1.
+    """Turns prompts into embeddings of norm 1.
 
     Attributes:
       encoder_id: the argument of `make_encoder`; a manifest's EmbeddingContract stores it.

@@ -129,7 +129,7 @@ def test_bad_values_are_problems(run, tmp_path):
     problems = (
         "2 empty captions",
         "1 embeddings that are not finite",
-        "1 embeddings whose length is not 1, but the manifest says that it is",
+        "1 embeddings whose norm is not 1, although the manifest says that it is",
     )
     assert_mentions(result.stdout, [f"PROBLEM  train: {problem}" for problem in problems])
 
@@ -138,7 +138,7 @@ def test_unknown_shard_is_a_problem(data, run):
     (data / "train-9999-00000.tfrecord").write_bytes(b"")
     result = run("audit_data.py", [data])
     assert result.code == 1
-    assert "train-9999-00000.tfrecord: is not in the manifest" in result.stdout
+    assert "train-9999-00000.tfrecord is not in the manifest" in result.stdout
 
 
 def test_errors_are_one_line(run, tmp_path):
