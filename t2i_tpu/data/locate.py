@@ -57,6 +57,7 @@ def locate(source: str, prepare: bool = True) -> str | None:
 
 
 def _locate_embedded(name: str, prepare: bool) -> str:
+    """Return the folder of a data set that ships with the package."""
     folder = os.path.join(_EMBEDDED, name)
     if not _has_manifest(folder):
         names = os.listdir(_EMBEDDED) if os.path.isdir(_EMBEDDED) else []
@@ -70,6 +71,7 @@ def _locate_shards(path: str, prepare: bool) -> str:
 
 
 def _locate_idx(path: str, prepare: bool) -> str | None:
+    """Return the folder of shards of four idx files, and write it if necessary."""
     folder = os.path.abspath(os.path.expanduser(path))
     name = os.path.basename(folder)
 
@@ -84,6 +86,7 @@ def _locate_idx(path: str, prepare: bool) -> str | None:
 
 
 def _locate_tfds(spec: str, prepare: bool) -> str | None:
+    """Return the folder of shards of a data set of TFDS, and write it if necessary."""
     name, _, data_dir = spec.partition("@")
     data_dir = os.path.expanduser(data_dir) or None
     builder = tfds.open_builder(name, data_dir)

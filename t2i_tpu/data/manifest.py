@@ -162,6 +162,7 @@ class Manifest:
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> "Manifest":
+        """Return a manifest from parsed JSON. Raises ValueError or another error if it is invalid."""
         if fields["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"format_version is {fields['format_version']}, but this version of t2i_tpu reads "
@@ -260,6 +261,7 @@ def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
 
 
 def _check_size(path: str, num_bytes: int) -> None:
+    """Raise UserError if a file is missing or has a different size."""
     try:
         size = tf.io.gfile.stat(path).length
     except (tf.errors.NotFoundError, ValueError):  # ValueError: the name contains "\0"

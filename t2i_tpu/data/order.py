@@ -14,7 +14,17 @@ from t2i_tpu.errors import UserError
 
 
 def check_batch_divides(global_batch_size: int, num_streams: int, num_hosts: int) -> None:
-    """Raise UserError if streams do not divide the batch evenly, or hosts the streams."""
+    """Check that every stream and every host gets equally many examples of a batch.
+
+    Args:
+      global_batch_size: number of examples of a step.
+      num_streams: number of streams of the split.
+      num_hosts: number of hosts that share the streams.
+
+    Raises:
+      UserError: the batch size is not a multiple of the number of streams, or the number of streams is
+        not a multiple of the number of hosts.
+    """
     if global_batch_size % num_streams:
         raise UserError(
             f"config.train.global_batch_size is {global_batch_size}; the data set has {num_streams} "

@@ -91,7 +91,7 @@ class Dataset:
           models/conditioning.py describes; and slot, int32 [b], the position in the global batch.
 
         Raises:
-          UserError: the streams do not divide the batch evenly, or the hosts the streams.
+          UserError: streams and hosts do not divide the batch evenly; see `check_batch_divides`.
         """
         streams = self.manifest.streams("train")
         check_batch_divides(global_batch_size, len(streams), num_hosts)
@@ -150,6 +150,7 @@ class Dataset:
         return ([wanted[caption] for caption in captions] + others)[:count]
 
     def _parse_example(self, serialized: tf.Tensor, caption: str) -> dict[str, object]:
+        """Return a serialized example in the form that `examples` returns."""
         names = ("key", "image", *self._conditioning.features)
         features = parse_records(serialized[None], self.manifest, names)
         condition = self._conditioning.from_features(features)

@@ -41,7 +41,16 @@ def write_atomically(path: str, shared: bool = False) -> Iterator[str]:
 
 
 def write(path: str, content: str | bytes, shared: bool = False) -> None:
-    """Write or replace a file. Raises tf.errors.OpError if it cannot be written."""
+    """Write or replace a file.
+
+    Args:
+      path: path of the file.
+      content: the new content; text is encoded in UTF-8.
+      shared: whether another process may write the same file at the same time.
+
+    Raises:
+      tf.errors.OpError: the file cannot be written.
+    """
     with write_atomically(path, shared) as partial, tf.io.gfile.GFile(partial, "wb") as file:
         file.write(content)
 

@@ -88,7 +88,17 @@ def train(
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> None:
-    """Train a CLIP, and write its vocabulary, config and weights into `folder`."""
+    """Train a CLIP, and write its vocabulary, config and weights.
+
+    Args:
+      folder: the folder to write into.
+      emoji: the emoji of the train split, whose captions and keywords are the texts.
+      images: their images.
+      num_steps: number of training steps.
+      batch_size: number of pairs of image and text per step.
+      learning_rate: the peak of the learning rate.
+      seed: seed of the initial weights, the batches and the augmentations.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     write_config(folder, emoji)

@@ -30,7 +30,17 @@ def tune(
     learning_rate: float = 1e-3,
     seed: int = 1,
 ) -> None:
-    """Tune the text tower of the model in `folder`, and write the model back."""
+    """Tune the text tower of a model, and overwrite the weights of the model.
+
+    Args:
+      folder: the folder of the model, which `clip_training.train` wrote.
+      emoji: the emoji of the train split.
+      images: their images.
+      num_steps: number of tuning steps.
+      batch_size: number of texts per step.
+      learning_rate: the peak of the learning rate.
+      seed: seed of the texts.
+    """
     torch.manual_seed(seed)
     prompts = _Prompts(emoji, random.Random(seed))
     model, tokenizer = load(folder)

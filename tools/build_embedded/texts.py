@@ -30,7 +30,7 @@ def get_words(emoji: Emoji) -> tuple[str, ...]:
 
 
 def add_tones(text: str, tones: tuple[str, ...], rng: random.Random) -> str:
-    """Return a text with skin tones added to it in one of three ways."""
+    """Return a text to which skin tones are added in one of three ways, chosen at random."""
     joint = " and ".join(tones)
     return rng.choice((f"{text} with {joint}", f"{joint} {text}", f"{text}, {joint}"))
 

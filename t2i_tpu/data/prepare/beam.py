@@ -80,7 +80,14 @@ def _parse_options(arguments: Sequence[str]) -> PipelineOptions:
 def process_units(
     work: str, settings: Settings, processed: set[int], pipeline: apache_beam.Pipeline
 ) -> Iterator[Iterator[int]]:
-    """Process units in a Beam pipeline; see `run.Runner` for the interface."""
+    """Process units in a Beam pipeline; see `run.Runner` for the interface.
+
+    Args:
+      work: the work folder.
+      settings: settings of the preparation.
+      processed: indices of the units that have been processed.
+      pipeline: an empty pipeline; see `make_pipeline`.
+    """
     # Let Dataflow's client log the address at which the job can be watched.
     logging.getLogger(_DATAFLOW_CLIENT).setLevel(logging.INFO)
     (

@@ -23,7 +23,11 @@ def process_units(
 ) -> Iterator[Iterator[int]]:
     """Process units in `workers` processes; see `run.Runner` for the interface.
 
-    A single worker runs in this process.
+    Args:
+      work: the work folder.
+      settings: settings of the preparation.
+      processed: indices of the units that have been processed.
+      workers: number of processes. A single worker runs in this process.
 
     Raises:
       UserError: a worker process was killed.

@@ -54,6 +54,7 @@ def prepare(
 
 
 def _prepare(settings: Settings, output: str, process_units: Runner) -> manifest_lib.Manifest:
+    """Do the work of `prepare`, but raise TensorFlow's own errors if the output cannot be written."""
     work = posixpath.join(output, plan.WORK_NAME)
     if tf.io.gfile.exists(posixpath.join(output, manifest_lib.MANIFEST_NAME)):
         return _read_complete(settings, output, work)
