@@ -49,15 +49,13 @@ def write_dataset(
       output: the folder, local or gs://.
       splits: {split: its records}.
       name: name of the data set.
-      num_streams: number of streams per split. Record i of a split goes to stream i mod num_streams.
+      num_streams: number of streams per split. The records of a split go to them in turn.
       shard_size: number of examples per shard.
-      embedding, tokens, sequence: the contracts of these features, or None if the records do not have
-        them.
+      embedding, tokens, sequence: the contracts of these features, or None if there are none.
       label_names: names of the classes, or None if the records have no labels.
-      streams_of: (split, record) -> the range of streams that the record may go to; None means all
-        streams. Record i of the records with the same range goes to stream i mod n of its n streams.
-        Every stream contributes equally many examples to a batch, so the ranges determine the weights
-        of a mixture.
+      streams_of: (split, record) -> the range of streams that the record may go to; None means all.
+        Records with the same range go to its streams in turn. Every stream gives equally many examples
+        to a batch, so the ranges determine the weights of a mixture.
       image_format: "raw", or "png", which takes less space.
 
     Raises:
