@@ -22,8 +22,8 @@ from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import gcs
 
-# Copies the file with a given name if necessary; returns its size in bytes and whether it was already
-# in the target.
+# A function that copies the file with a given name if necessary. It returns the size of the file in
+# bytes and whether the file was already in the target.
 CopyFile = Callable[[str], tuple[int, bool]]
 
 
@@ -46,9 +46,9 @@ class CopyResult:
 def copy(source: str, target: str, workers: int = 8) -> CopyResult:
     """Copy the data set in the folder `source` into the folder `target`; one of them is on gs://.
 
-    A file that already exists in the target with the same checksum is not copied again. The files
-    that the manifest lists are checked against its SHA-256 hashes, and every transfer is checked
-    against the file's CRC32C.
+    A file that already exists in the target with the same CRC32C is not copied again. Every transfer
+    is checked against the file's CRC32C. Files that the manifest lists are also checked against its
+    SHA-256: before an upload, and after a download.
 
     Args:
       source: the folder of the data set, local or gs://.

@@ -184,7 +184,7 @@ class Gcs(Buckets):
 
     @contextlib.contextmanager
     def inject_faults(self, faults: Faults = Faults()) -> Iterator[None]:
-        """Inject faults inside the block. Afterwards, `report` still lists the requests of the block."""
+        """Inject faults inside the block. Call `report` inside it, because its end clears the requests."""
         self._set_rules(**dataclasses.asdict(faults))
         try:
             yield

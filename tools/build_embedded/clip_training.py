@@ -176,7 +176,7 @@ def _augment(pixels: torch.Tensor) -> torch.Tensor:
     theta[:, 0, 0] = theta[:, 1, 1] = 1 + (torch.rand(count) - 0.5) * 0.2
     theta[:, :, 2] = (torch.rand(count, 2) - 0.5) * 0.25
     grid = torch.nn.functional.affine_grid(theta, list(pixels.shape), align_corners=False)
-    # grid_sample fills in 0 outside of the image. Subtracting 1 before makes that white.
+    # grid_sample fills in 0 outside of the image. Subtracting 1 first makes that white.
     moved = torch.nn.functional.grid_sample(pixels - 1, grid, align_corners=False) + 1
     return moved * (1 + (torch.rand(count, 3, 1, 1) - 0.5) * 0.1)
 

@@ -28,7 +28,7 @@ class EncodedUnit:
     Attributes:
       embeddings: float32 [N, dim].
       tokens: N arrays of token ids.
-      sequences: N arrays, float16 [tokens, width], or a list of N None.
+      sequences: N arrays, float16 [tokens, width], or [None] * N if there are no sequences.
       num_cut: number of captions that were cut because they were too long.
     """
 
@@ -38,7 +38,7 @@ class EncodedUnit:
     num_cut: int
 
     def add_to_example(self, example: tf.train.Example, row: int) -> None:
-        """Add the text features in a row to the example of that row."""
+        """Add to an example the text features with the index `row`."""
         records.add_text_features(
             example, self.embeddings[row], self.tokens[row].tolist(), self.sequences[row]
         )
