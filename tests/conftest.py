@@ -1,5 +1,6 @@
 """Sets up all tests: Keras on TensorFlow, four logical CPU devices, fixtures and skips in CI."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -7,9 +8,8 @@ import uuid
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault(
-    "TPU_SKIP_MDS_QUERY", "1"
-)  # otherwise libtpu waits minutes for a metadata server
+# Otherwise libtpu waits minutes for a metadata server.
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import keras
 import pytest
@@ -22,6 +22,9 @@ from tests.launch.launcher import open_launcher
 
 # A background job of a shell ignores Ctrl-C, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A collection visits the millions of objects of all graphs so far, and takes seconds in the end.
+gc.set_threshold(100_000, 20, 50)
 
 LOGICAL_DEVICES = 4  # most tests use one or two
 

@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import tensorflow as tf
+
 from t2i_tpu.config import Config
 from t2i_tpu.profile.bench import CheckpointCost, Measurement, measure
 from t2i_tpu.profile.bench_report import format_measurement
+from t2i_tpu.run import strategy as strategy_lib
 from tests import tiny
 
 MEASUREMENT = Measurement(
@@ -52,14 +55,17 @@ def test_report_says_that_the_share_of_products_is_not_known():
     assert "outside products   not known: the profiler recorded no products" in report
 
 
-def test_step_is_measured(squares):
+def test_step_is_measured(squares, monkeypatch):
+    # "cpu" would take all four logical devices, which doubles the time for tracing.
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    monkeypatch.setattr(strategy_lib, "make_strategy", lambda name: strategy)
     config = Config()
     for name, value in tiny.make_settings(squares).items():
         group, field = name.split(".")
         setattr(getattr(config, group), field, value)
     measurement = measure(config, "cpu", rounds=2, steps=3)
-    assert measurement.parameters == tiny.Run(tiny.make_config(squares)).trainer.count_parameters()
-    assert measurement.global_batch_size == 8
+    assert measurement.global_batch_size == 8 and measurement.num_replicas == 2
+    assert measurement.parameters > 10_000
     assert measurement.dtype_policy == measurement.peak_dtype == "float32"
     assert not measurement.jit_compile
     assert measurement.steps_per_round == 3
