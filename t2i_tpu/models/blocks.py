@@ -1,5 +1,7 @@
 """The building blocks of the modern U-Net. Images are [batch, height, width, channels]."""
 
+import math
+
 from keras import layers, ops
 
 from t2i_tpu.models.container import Container
@@ -147,8 +149,6 @@ def sinusoids(noise_level, frequencies: int):
     Returns:
       float32 [B, 2 * frequencies]. bfloat16 is too coarse: near 2 pi 1000, its values are 32 apart.
     """
-    log_frequencies = ops.linspace(0.0, 6.907755278982137, frequencies, dtype="float32")
-    angles = (
-        6.283185307179586 * ops.exp(log_frequencies) * ops.cast(noise_level, "float32")[:, None]
-    )
+    log_frequencies = ops.linspace(0.0, math.log(1000.0), frequencies, dtype="float32")
+    angles = (2 * math.pi) * ops.exp(log_frequencies) * ops.cast(noise_level, "float32")[:, None]
     return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)

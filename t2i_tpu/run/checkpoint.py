@@ -142,6 +142,8 @@ class Checkpointer:
             # The disk may be full, so free the space that the unfinished checkpoint takes.
             with contextlib.suppress(tf.errors.OpError):
                 checkpoint_store.remove_unfinished(self.workdir)
+        except Exception as error:  # in a thread, it would otherwise pass for success
+            self._record_failure(path, f"{type(error).__name__}: {error}")
 
     def _record_failure(self, path, reason):
         self._failure = f"checkpoint {path} could not be written: {reason}"

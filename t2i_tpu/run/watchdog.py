@@ -30,8 +30,10 @@ class Watchdog:
     def doing(self, activity: str) -> Iterator[None]:
         """Set the activity of the host that reports name while the block runs."""
         previous, self._activity = self._activity, activity
-        yield
-        self._activity = previous
+        try:
+            yield
+        finally:
+            self._activity = previous
 
     def step(self) -> None:
         """Record that a step was done, which restarts the timer."""

@@ -152,6 +152,18 @@ def test_non_finite_weights_are_never_written(tmp_path, other):
     assert checkpoint_store.list_steps(str(tmp_path)) == [8, 7]
 
 
+def test_an_unexpected_error_of_the_writer_is_not_success(tmp_path, other):
+    def lose_the_workdir():
+        raise RuntimeError("the workdir is gone")
+
+    trackables = other.trackables()
+    checkpointer = Checkpointer(str(tmp_path), trackables, Retention(3), lose_the_workdir)
+    checkpointer.save()
+    with pytest.raises(UserError, match="could not be written: RuntimeError: the workdir is gone"):
+        checkpointer.finish()
+    assert checkpoint_store.list_steps(str(tmp_path)) == []
+
+
 def test_damaged_checkpoint_is_skipped_and_can_be_written_again(run, workdir, other, caplog):
     run.state.step.assign(4)
     save(workdir, run.state)
