@@ -37,6 +37,8 @@ def main() -> None:
             'nothing to draw; give --prompt="red heart" or, if the model was trained on classes, '
             "--label=3"
         )
+    if OUTPUT.value.lower().endswith((".jpg", ".jpeg", ".gif", ".webp")):
+        raise UserError(f"--output={OUTPUT.value}: pictures are .png files; use .png, or a folder")
     model = load_trained(**cli.get_values(SAMPLING))
     seeds = np.arange(SEED.value, SEED.value + NUM_IMAGES.value)
     conditions = {

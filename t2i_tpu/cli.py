@@ -205,6 +205,8 @@ def _check_config_flags(arguments: list[str], has_config: bool) -> None:
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         name, equals, value = argument.lstrip("-").partition("=")
         key = name.removeprefix("config.")
+        if key != name and "config" not in flags.FLAGS:
+            raise UserError(f"--{name} is a field of a config, and this script takes no --config")
         if key != name and key not in config_lib.fields():
             raise UserError(f"unknown key {name}{suggest(key, list(config_lib.fields()))}")
         if key != name and not has_config:

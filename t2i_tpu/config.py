@@ -76,7 +76,7 @@ class DiffusionConfig:
         None, "Quantity that the network predicts."
     )
     noise_levels: Literal["half_normal", "uniform", "logit_normal", "shifted"] | None = option(
-        None, "Distribution of the noise levels in training."
+        None, "Distribution of the noise levels in training: see t2i_tpu/diffusion/noise_levels.py."
     )
     loss: Literal["absolute", "squared"] | None = option(
         None, "Function of the difference between the network's output and its target."

@@ -70,3 +70,15 @@ def test_sampling_flags_change_the_image(tmp_path, trained, run):
     for name, sampler in samplers.items():
         assert run("sample.py", [*flags, f"--output={tmp_path / name}", *sampler]).code == 0
     assert read_images(tmp_path / "a") != read_images(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.sample.steps=3", ["config.sample.steps", "takes no --config"]),
+        ("--output=x.jpg", ["--output=x.jpg", ".png"]),
+    ],
+)
+def test_flags_that_cannot_work_are_rejected(run, tmp_path, flag, words):
+    error = run("sample.py", [f"--workdir={tmp_path}", "--prompt=x", flag]).error
+    assert_mentions(error, words)
