@@ -70,10 +70,14 @@ class StreamOrder:
         """Return the index of the shard that a visit reads."""
         return self._order_shards(visit // len(self.counts))[visit % len(self.counts)]
 
-    def records_of(self, visit: tf.Tensor) -> tf.Tensor:
-        """Return the indices of the records that a visit reads, in order, int32 [records]."""
-        shard = self.shard_of(visit)
-        count = tf.constant(self.counts)[shard]
+    def records_of(self, visit: tf.Tensor, shard: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """Return the indices of the records that a visit reads, in order, int32 [records].
+
+        Args:
+          visit: the number of the visit.
+          shard: the shard that it reads, from `shard_of`.
+          count: the number of records of that shard.
+        """
         epoch = visit // len(self.counts)
         order = _shuffle_range(self.seed, self.stream, epoch, shard + 1, count)
         return order[tf.where(visit == self.first_visit, self.skip, 0) :]

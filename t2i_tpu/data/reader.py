@@ -180,8 +180,10 @@ class Dataset:
         order = StreamOrder(seed, stream, counts, position)
 
         def read(visit):
-            shard, indices = order.shard_of(visit), order.records_of(visit)
-            records = self._read_shard(files[shard], tf.constant(counts)[shard])
+            shard = order.shard_of(visit)
+            count = tf.constant(counts)[shard]
+            indices = order.records_of(visit, shard, count)
+            records = self._read_shard(files[shard], count)
             return records.map(lambda records: (records, indices))
 
         def parse(records, indices):
