@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import gcs, json_files
+from t2i_tpu.storage import gcs, json_files, listing
 
 MANIFEST_NAME = "manifest.json"
 TEXT_TOWER = "text_tower"  # a folder next to the manifest
@@ -255,19 +255,19 @@ def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
             "data set again"
         ) from error
     if check_shards:
-        for stored in manifest.files():
-            _check_size(posixpath.join(folder, stored.file), stored.num_bytes)
+        _check_files(folder, manifest.files())
     return manifest
 
 
-def _check_size(path: str, num_bytes: int) -> None:
-    """Raise UserError if a file is missing or has a different size."""
-    try:
-        size = tf.io.gfile.stat(path).length
-    except (tf.errors.NotFoundError, ValueError):  # ValueError: the name contains "\0"
-        raise UserError(f"{path} is missing; restore it or prepare the data set again") from None
-    if size != num_bytes:
-        raise UserError(
-            f"{path} has {size} bytes, but its manifest says {num_bytes}: the file was truncated or "
-            "replaced; restore it or prepare the data set again"
-        )
+def _check_files(folder: str, stored_files: list[Shard | StoredFile]) -> None:
+    """Raise UserError if a file of a data set is missing or has a different size."""
+    infos = listing.find_files(folder, [stored.file for stored in stored_files])
+    for stored in stored_files:
+        path, info = posixpath.join(folder, stored.file), infos.get(stored.file)
+        if info is None:
+            raise UserError(f"{path} is missing; restore it or prepare the data set again")
+        if info.num_bytes != stored.num_bytes:
+            raise UserError(
+                f"{path} has {info.num_bytes} bytes, but its manifest says {stored.num_bytes}: the "
+                "file was truncated or replaced; restore it or prepare the data set again"
+            )

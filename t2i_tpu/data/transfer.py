@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import gcs
+from t2i_tpu.storage import gcs, listing
 
 # A function that copies the file with a given name if necessary. It returns the size of the file in
 # bytes and whether the file was already in the target.
@@ -118,16 +118,15 @@ class _Remote:
                 "copying needs google-cloud-storage, which the extra gcs installs: "
                 'pip install -e ".[gcs]"'
             ) from error
-        self.bucket_name, _, path = address.removeprefix("gs://").partition("/")
-        self.prefix = f"{path.rstrip('/')}/" if path.rstrip("/") else ""
+        self.bucket_name, self.prefix = listing.split_address(address)
         self.options = {"retry": DEFAULT_RETRY}
         with self.translate_gcs_errors():
             self.bucket = storage.Client().bucket(self.bucket_name)
 
     def list_checksums(self) -> dict[str, str]:
         """Return the CRC32C of each file in the folder, in base64."""
-        blobs = self.bucket.client.list_blobs(self.bucket, prefix=self.prefix, **self.options)
-        return {blob.name.removeprefix(self.prefix): blob.crc32c for blob in blobs}
+        files = listing.list_bucket(self.bucket, self.prefix, recursive=True)
+        return {name: info.crc32c for name, info in files.items()}
 
     def upload(self, path: pathlib.Path, name: str) -> None:
         """Upload a local file, and verify its CRC32C."""

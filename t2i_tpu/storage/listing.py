@@ -7,7 +7,7 @@ installed. TensorFlow's own client lists names only, and needs one more request 
 import dataclasses
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent import futures
 from typing import TYPE_CHECKING
 
@@ -53,13 +53,41 @@ def list_files(folder: str, recursive: bool = False) -> dict[str, FileInfo]:
       OSError: a local folder cannot be read.
       tf.errors.OpError: gs:// cannot be read.
     """
-    if "://" not in folder:
+    if _is_local(folder):
         found = dict(_iter_local(folder, recursive))
     else:
         found = _list_with_google(folder, recursive)
         if found is None:
             found = _list_with_tensorflow(folder, recursive)
     return dict(sorted(found.items()))
+
+
+def find_files(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
+    """Return the infos of those files of a folder that exist.
+
+    This lists the folder instead of looking at each file, if it can.
+
+    Args:
+      folder: local or gs://.
+      names: the names of the files relative to the folder.
+
+    Raises:
+      tf.errors.OpError: gs:// cannot be read.
+    """
+    listings = {}
+    for parent in {posixpath.dirname(name) for name in names}:
+        path = posixpath.join(folder, parent) if parent else folder
+        try:
+            files = dict(_iter_local(path, False)) if _is_local(path) else _list_with_google(path)
+        except PermissionError:  # the files may be readable even if the folder cannot be listed
+            files = None
+        if files is None:
+            return _stat_files(folder, names)
+        listings[parent] = files
+    infos = {
+        name: listings[posixpath.dirname(name)].get(posixpath.basename(name)) for name in names
+    }
+    return {name: info for name, info in infos.items() if info}
 
 
 def list_bucket(bucket: "Bucket", prefix: str, recursive: bool) -> dict[str, FileInfo]:
@@ -90,11 +118,15 @@ def split_address(address: str) -> tuple[str, str]:
     return bucket, f"{path}/" if path else ""
 
 
+def _is_local(folder: str) -> bool:
+    return "://" not in folder
+
+
 def _iter_local(folder: str, recursive: bool, prefix: str = "") -> Iterator[tuple[str, FileInfo]]:
     """Yield the name and the info of each file of a local folder. Links are followed to files only."""
     try:
         entries = os.scandir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     with entries:
         for entry in entries:
@@ -110,7 +142,7 @@ def _iter_local(folder: str, recursive: bool, prefix: str = "") -> Iterator[tupl
                 yield prefix + entry.name, FileInfo(stat.st_size, str(stat.st_mtime_ns))
 
 
-def _list_with_google(folder: str, recursive: bool) -> dict[str, FileInfo] | None:
+def _list_with_google(folder: str, recursive: bool = False) -> dict[str, FileInfo] | None:
     """List a folder on gs:// with google-cloud-storage.
 
     Returns:
@@ -138,11 +170,18 @@ def _list_with_tensorflow(folder: str, recursive: bool) -> dict[str, FileInfo]:
         names = list(_iter_names(folder, recursive))
     except tf.errors.NotFoundError:
         return {}
+    return _stat_files(folder, names)
+
+
+def _stat_files(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
+    """Return the infos of those files that exist, with one request for each file."""
 
     def stat(name):
         try:
             found = tf.io.gfile.stat(posixpath.join(folder, name))
-        except tf.errors.NotFoundError:
+        except (tf.errors.NotFoundError, ValueError):  # ValueError: the name contains "\0"
+            return None
+        if found.is_directory:
             return None
         return FileInfo(found.length, str(found.mtime_nsec))
 

@@ -81,3 +81,37 @@ def test_listing_of_many_files_takes_one_page(gcs, bucket):
         requests = [line for line in gcs.report()["requests"] if "/b/" in line]
     # google-cloud-storage 3.17 also looks at the bucket once, in the background.
     assert len(requests) <= 2, requests
+
+
+def find_with_tensorflow(folder, names):
+    """Find files as on a machine that does not have google-cloud-storage."""
+    listing._list_with_google = lambda *_: None
+    return listing.find_files(folder, names)
+
+
+def test_files_are_found_by_name(gcs, bucket, tmp_path):
+    """The names may contain folders, and names that do not exist are missing from the result."""
+    for name, content in FILES.items():
+        gcs.put(f"{bucket}/x/{name}", content)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    names = ["b [1].txt", "in/deep/d", "none", "none/none", "a/x", "in/deep", "a\0"]
+    found = [listing.find_files(str(tmp_path), names)]
+    found += [
+        gcs.call(find, f"{bucket}/x", names[:-1])
+        for find in (listing.find_files, find_with_tensorflow)
+    ]
+    for infos in found:
+        sizes = {name: info.num_bytes for name, info in infos.items()}
+        assert sizes == {"b [1].txt": 1000, "in/deep/d": 1}
+
+
+def test_folder_that_cannot_be_listed_is_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError
+
+    (tmp_path / "a").write_bytes(b"xyz")
+    monkeypatch.setattr(
+        os, "scandir", refuse
+    )  # the tests may run as root, who may list every folder
+    assert listing.find_files(str(tmp_path), ["a", "b"])["a"].num_bytes == 3
