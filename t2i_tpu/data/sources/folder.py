@@ -11,14 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from t2i_tpu.data.sources.source import (
-    IMAGE_ENDINGS,
-    UNIT_SIZE,
-    Item,
-    Unit,
-    is_unsafe_name,
-    select_columns,
-)
+from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS
+from t2i_tpu.data.sources.source import UNIT_SIZE, Item, Unit, is_unsafe_name, select_columns
 from t2i_tpu.errors import UserError
 
 _TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv")

@@ -21,7 +21,7 @@ from t2i_tpu.errors import UserError
 Unit = dict[str, Any]
 
 UNIT_SIZE = 512  # number of items per unit, if the source can choose it
-IMAGE_ENDINGS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
+_FILES_OF_KINDS = {"webdataset": "*.tar", "parquet": "*.parquet", "urls": "*.parquet"}
 
 
 @dataclasses.dataclass
@@ -94,25 +94,42 @@ def expand_pattern(pattern: str, kind: str) -> list[str]:
       UserError: a file does not exist, or no file matches.
     """
     pattern = os.path.expanduser(pattern)
-    try:
-        from braceexpand import braceexpand
-
-        patterns = list(braceexpand(pattern)) if "{" in pattern else [pattern]
-    except ImportError:
-        raise UserError(
-            "{a..b} in a pattern needs braceexpand; pip install -e '.[prepare]', or use * instead"
-        ) from None
     files = []
-    for path in patterns:
-        if any(character in path for character in "*?["):
-            files += sorted(tf.io.gfile.glob(path) if "://" in path else glob.glob(path))
-        elif tf.io.gfile.exists(path):
+    for path in _expand_braces(pattern, kind):
+        if path.endswith("/") or os.path.isdir(path):
+            raise UserError(
+                f"--source={kind}:{path} is a folder; name its files, for example with "
+                f"--source={kind}:{path.rstrip('/')}/{_FILES_OF_KINDS[kind]}"
+            )
+        if tf.io.gfile.exists(path):  # even if its name contains *, ? or [
             files.append(path)
+        elif any(character in path for character in "*?["):
+            matches = tf.io.gfile.glob(path) if "://" in path else glob.glob(path, recursive=True)
+            files += sorted(match for match in matches if not os.path.isdir(match))
         else:
             raise UserError(f"--source={kind}:{pattern}: {path!r} does not exist; check the path")
     if not files:
         raise UserError(f"--source={kind}:{pattern}: no file matches; check the pattern")
     return files
+
+
+def _expand_braces(pattern: str, kind: str) -> list[str]:
+    """Return the patterns without braces that a pattern stands for."""
+    if "{" not in pattern or tf.io.gfile.exists(pattern):
+        return [pattern]
+    try:
+        import braceexpand
+    except ImportError:
+        raise UserError(
+            f"--source={kind}:{pattern}: {{a..b}} needs braceexpand; pip install -e '.[prepare]', "
+            "or use * instead"
+        ) from None
+    try:
+        return list(braceexpand.braceexpand(pattern))
+    except braceexpand.UnbalancedBracesError:
+        raise UserError(
+            f"--source={kind}:{pattern}: a brace is not closed; write {{0000..0099}}, or use * instead"
+        ) from None
 
 
 def get_stem(path: str) -> str:

@@ -13,14 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data.sources.source import (
-    IMAGE_ENDINGS,
-    Item,
-    Unit,
-    expand_pattern,
-    get_stem,
-    is_unsafe_name,
-)
+from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS
+from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, get_stem, is_unsafe_name
 
 _MAX_MEMBER_BYTES = 1 << 28
 

@@ -1,0 +1,56 @@
+"""Decides by its name whether a file is an image, and whether it is only clutter.
+
+Images are the files whose ending Pillow connects with a format that it can decode.
+"""
+
+import fnmatch
+import posixpath
+import re
+from collections.abc import Iterator
+
+from PIL import Image
+
+# Formats that Pillow recognizes but cannot decode by itself. EPS would start Ghostscript.
+_UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+# Images that cannot be read. They are rejected by name.
+_OTHER_IMAGES = (
+    *("svg", "svgz", "heic", "heif", "hif", "jxl", "jxr", "eps", "wmf", "emf", "xcf", "kra", "ai"),
+    *("exr", "hdr", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "pef", "srw"),
+    *("psb", "dcm", "djvu", "avif", "jp2", "webp", "psd", "bpg"),
+)
+
+# Files and folders that operating systems, editors and network storage leave behind.
+_CLUTTER = (
+    *(".?*", "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle"),
+    *("$recycle.bin", "system volume information", "lost+found", "__pycache__"),
+    *("~$*", "*~", "*.swp", "*.swo"),
+)
+_CLUTTER_PATTERN = re.compile("|".join(map(fnmatch.translate, _CLUTTER)))
+
+
+def _list_formats() -> Iterator[tuple[str, str]]:
+    """Yield the endings that Pillow decodes, in lower case and without a dot, and their formats."""
+    for ending, name in Image.registered_extensions().items():  # also loads all plugins
+        if name in Image.OPEN and name not in _UNDECODABLE:
+            yield ending[1:].lower(), name
+
+
+IMAGE_ENDINGS = frozenset(ending for ending, _ in _list_formats())
+# The names of all formats that may be decoded, whatever the ending of the file is.
+IMAGE_FORMATS = tuple(sorted(set(Image.OPEN) - _UNDECODABLE))
+UNREADABLE_ENDINGS = frozenset(_OTHER_IMAGES) - IMAGE_ENDINGS
+
+
+def get_ending(name: str) -> str:
+    """Return the ending of a file's name, in lower case and without a dot, or ""."""
+    return posixpath.splitext(name)[1][1:].lower()
+
+
+def is_clutter(path: str) -> bool:
+    """Return whether a file, or a folder that contains it, is hidden or left by other programs.
+
+    Args:
+      path: a path relative to the source, for example a member of a tar.
+    """
+    parts = (part for part in path.lower().split("/") if part not in ("", ".", ".."))
+    return any(_CLUTTER_PATTERN.match(part) for part in parts)
