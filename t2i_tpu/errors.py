@@ -1,4 +1,4 @@
-"""The error class for mistakes that a user can correct."""
+"""The error class for mistakes that a user can correct, and how other errors are quoted in it."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     Launch scripts print it without a traceback and exit with status 1.
     """
+
+
+def get_first_line(error: Exception) -> str:
+    """Return the first line of an error's message that is not blank, or else the error's type."""
+    text = str(getattr(error, "message", None) or error).strip()
+    return text.splitlines()[0].rstrip() if text else type(error).__name__

@@ -14,7 +14,7 @@ from t2i_tpu.data.manifest import FORMAT_VERSION, MANIFEST_NAME
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources import idx, tfds
 from t2i_tpu.data.writer import write_dataset
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.options import suggest
 from t2i_tpu.storage import folders
 
@@ -155,7 +155,7 @@ def _prepare_once(
             write(temporary)
     except (OSError, tf.errors.OpError) as error:
         raise UserError(
-            f"cannot prepare {kind}:{name} in the cache {root!r} ({str(error).splitlines()[0]}); "
+            f"cannot prepare {kind}:{name} in the cache {root!r} ({get_first_line(error)}); "
             "check its free space and permissions, or set T2I_TPU_CACHE to another folder"
         ) from error
     return folder

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 from absl import logging
 
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.models.denoiser import Denoiser, variables_by_path
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.checkpoint_store import Retention
@@ -203,9 +203,8 @@ def _read_checkpoint(checkpoint: tf.train.Checkpoint, workdir: str, step: int, c
         getattr(status, check)()
         status.expect_partial()
     except _MISMATCHES as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"checkpoint {path} does not match this config and this version of t2i_tpu ({reason}); "
+            f"checkpoint {path} does not match this config and this version of t2i_tpu ({get_first_line(error)}); "
             "use the config and version that it was written with, or another --workdir"
         ) from error
 

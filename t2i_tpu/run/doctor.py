@@ -15,7 +15,7 @@ from t2i_tpu.config import Config, TrainConfig
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.read_errors import translate_data_errors
 from t2i_tpu.data.reader import Dataset, open_dataset
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding, report
 from t2i_tpu.run import capacity
 from t2i_tpu.run import strategy as strategy_lib
@@ -138,7 +138,7 @@ def _check_workdir(workdir: str) -> Finding:
     except UserError as error:
         return _make_problem("workdir", error)
     except tf.errors.OpError as error:
-        return Finding(PROBLEM, "workdir", error.message.splitlines()[0])
+        return Finding(PROBLEM, "workdir", get_first_line(error))
     return Finding(OK, "workdir", f"{workdir}: wrote, read and removed a file")
 
 

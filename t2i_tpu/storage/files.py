@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from t2i_tpu.errors import get_first_line
 from t2i_tpu.storage import gcs
 
 _BLOCK_BYTES = 1 << 22
@@ -78,5 +79,5 @@ def explain_error(path: str, error: tf.errors.OpError) -> str:
     """
     if path.startswith("gs://"):
         return gcs.explain_error(error, path)
-    reason = error.message.splitlines()[0].rpartition("; ")[2]
+    reason = get_first_line(error).rpartition("; ")[2]
     return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"

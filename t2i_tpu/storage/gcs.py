@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 
 _NO_CREDENTIALS = ("Anonymous caller", "HTTP response code 401", "credentials were not found")
 # The least powerful role that includes each permission. objectUser includes the others.
@@ -83,9 +83,9 @@ def explain_error(error: Exception, path: str = "") -> str:
     if is_upload_not_found or "bucket does not exist" in text:
         return _explain_missing_bucket(bucket)
     if isinstance(error, tf.errors.AbortedError | tf.errors.UnavailableError):
-        last = text.rpartition("The last failure: ")[2].splitlines()[0]
+        last = text.rpartition("The last failure: ")[2].partition("\n")[0]
         return f"{bucket} does not answer ({last}); run the same command again when it does"
-    return text.splitlines()[0]
+    return get_first_line(error)
 
 
 def _find_bucket(text: str) -> str | None:

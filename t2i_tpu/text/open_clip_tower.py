@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.storage import files
 from t2i_tpu.text.encoder import Encoder
 from t2i_tpu.text.last_states import encode_sequences, last_norm
@@ -48,9 +48,8 @@ class OpenClipEncoder(Encoder):
             self.dim = open_clip.get_model_config(name)["embed_dim"]
         # The model hub, the weights file and the config each raise different classes of errors.
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"cannot load encoder {self.encoder_id!r}: {reason}; "
+                f"cannot load encoder {self.encoder_id!r}: {get_first_line(error)}; "
                 "to use a local checkpoint, write NAME:FILE"
             ) from error
         model.visual = None  # the image tower takes most of the memory and is not used

@@ -22,7 +22,7 @@ from t2i_tpu.data.prepare import filters, images
 from t2i_tpu.data.prepare.rejected import Rejected
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import Item, Source, Unit
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.storage import files, gcs
 
 # Features that the examples of a unit have, but not those of a shard: the split that the source chose,
@@ -111,7 +111,7 @@ def _read_items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
     try:
         yield from source.read(unit)
     except tf.errors.OpError as error:
-        reason = gcs.explain_error(error) if "gs://" in name else error.message.splitlines()[0]
+        reason = gcs.explain_error(error) if "gs://" in name else get_first_line(error)
         raise UserError(
             f"--source={name}: {reason}; finished units are kept: run the same command again to "
             "resume"

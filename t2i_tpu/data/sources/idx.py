@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources.source import Item, Unit, split_rows
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 
 _PREFIXES = {"train": "train", "heldout": "t10k"}
 _LABELS_FILE = "labels.txt"
@@ -163,7 +163,9 @@ def _read_bytes(path: str) -> bytes:
         if path.endswith(".gz") and content:
             content = gzip.decompress(content)
     except (tf.errors.OpError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path} ({error}); download the file again") from error
+        raise UserError(
+            f"cannot read {path} ({get_first_line(error)}); download the file again"
+        ) from error
     if not content:
         raise UserError(f"{path} is empty; download the file again")
     return content

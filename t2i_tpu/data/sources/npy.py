@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.data.sources.source import Item, Unit, split_rows
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 
 
 class NpySource:
@@ -98,7 +98,7 @@ class _ArrayFile:
                 shape, is_fortran_order, self.dtype = read_header(file)
                 self.offset = file.tell()
         except (tf.errors.OpError, ValueError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = get_first_line(error)
             raise UserError(f"{path} cannot be read as .npy ({reason}); check the path") from error
         if is_fortran_order or self.dtype.hasobject or not shape:
             raise UserError(f"{path} is not a plain array of rows; save it again with np.save")

@@ -16,7 +16,7 @@ from t2i_tpu.data.sources.source import (
     get_stem,
     select_columns,
 )
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 _CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "TEXT", "txt")
@@ -105,7 +105,7 @@ def open_parquet(path: str) -> Iterator[Any]:
         source = pyarrow.PythonFile(_SeekableFile(path), "r") if "://" in path else path
         file = pyarrow.parquet.ParquetFile(source)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = get_first_line(error)
         raise UserError(f"{path} is not a parquet file ({reason}); get the file again") from error
     try:
         yield file

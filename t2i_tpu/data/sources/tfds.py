@@ -8,7 +8,7 @@ from absl import logging
 
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources.source import Item, Unit, split_rows
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.options import suggest
 
 # TFDS's names for each split; the first one that exists is used.
@@ -106,7 +106,7 @@ def open_builder(name: str, data_dir: str | None) -> Any:
         raise UserError(f"TFDS has no data set {name!r}{hint}") from None
     except Exception as error:  # a bad version or config raises AssertionError, ValueError, ...
         raise UserError(
-            f"TFDS cannot open {name!r}: {_get_first_line(error)}; check name, config and version"
+            f"TFDS cannot open {name!r}: {get_first_line(error)}; check name, config and version"
         ) from error
     features = dict(builder.info.features.items())
     has_images = isinstance(features.get("image"), tfds.features.Image)
@@ -173,7 +173,7 @@ def _download_and_prepare(builder: Any) -> None:
         if builder.is_prepared():  # by another process that finished first
             return
         raise UserError(
-            f"TFDS could not download {builder.info.full_name} ({_get_first_line(error)}); prepare it "
+            f"TFDS could not download {builder.info.full_name} ({get_first_line(error)}); prepare it "
             "on a machine with network access "
             f"(tfds.builder({builder.name!r}).download_and_prepare()) and copy its folder to "
             f"{str(builder.data_path)!r}, or name another data_dir with "
@@ -199,7 +199,3 @@ def _has_downloads(builder: Any) -> bool:
     depth = builder.info.full_name.count("/")  # data_path is data_dir/name[/config]/version
     downloads = builder.data_path.parents[depth] / "downloads" / builder.name
     return downloads.exists() and any(downloads.glob("*.INFO"))
-
-
-def _get_first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

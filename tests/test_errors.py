@@ -1,0 +1,29 @@
+"""Tests how an error is quoted in one line."""
+
+import pytest
+import tensorflow as tf
+
+from t2i_tpu.errors import get_first_line
+from t2i_tpu.storage import files, gcs
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError("\n  \n one \ntwo"), "one"),
+        (ValueError(), "ValueError"),
+        (OSError(" \n"), "OSError"),
+        (tf.errors.NotFoundError(None, None, ""), "NotFoundError"),
+        (tf.errors.NotFoundError(None, None, "gone\nfrom here"), "gone"),
+    ],
+)
+def test_first_line_of_an_error(error, line):
+    assert get_first_line(error) == line
+
+
+def test_errors_without_a_message_are_explained():
+    error = tf.errors.UnknownError(None, None, "")
+    assert files.explain_error("/data", error) == "UnknownError; check the path"
+    assert files.explain_error("gs://some/data", error) == "UnknownError"
+    assert gcs.explain_error(tf.errors.AbortedError(None, None, "")).endswith("when it does")
