@@ -12,7 +12,7 @@ from absl import flags
 
 from t2i_tpu import cli
 
-HTML = flags.DEFINE_string("html", None, "File for an HTML report with a contact sheet.")
+HTML = cli.define_path("html", None, "File for an HTML report with a contact sheet.")
 REPAIR = flags.DEFINE_boolean(
     "repair", False, "Move bad shards to quarantine/ and remove them from the manifest."
 )

@@ -10,8 +10,10 @@ from absl import flags
 
 from t2i_tpu import cli
 
-SOURCE = flags.DEFINE_string("source", None, "Folder of the data set, local or on gs://.")
-OUTPUT = flags.DEFINE_string(
+SOURCE = cli.define_path(
+    "source", None, "Folder of the data set, local or on gs://.", is_output=False
+)
+OUTPUT = cli.define_path(
     "output", None, "Folder to copy to. Exactly one of --source and --output must be on gs://."
 )
 WORKERS = flags.DEFINE_integer(

@@ -7,12 +7,10 @@ says ok, warning or PROBLEM, and how to fix a problem. The exit code is 1 if the
 Nothing is trained, and no files are left behind.
 """
 
-from absl import flags
-
 from t2i_tpu import cli, compatibility, findings
 
 CONFIG = cli.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder or gs:// path that the run would write to.")
+WORKDIR = cli.define_path("workdir", None, "Folder or gs:// path that the run would write to.")
 
 
 def main() -> int:

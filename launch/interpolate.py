@@ -35,7 +35,7 @@ TO_SEED = flags.DEFINE_integer(
 FRAMES = flags.DEFINE_integer(
     "frames", 9, "Number of frames, including the first and the last.", lower_bound=2
 )
-OUTPUT = flags.DEFINE_string(
+OUTPUT = cli.define_path(
     "output", "interpolation.png", "A .png or .gif file, local or gs://bucket/path."
 )
 

@@ -15,7 +15,7 @@ CONFIG = cli.define_config()
 TPU = flags.DEFINE_string(
     "tpu", None, "Accelerator type, such as v2-8, v3-8, v4-8, v5litepod-8 or v6e-8."
 )
-OUTPUT = flags.DEFINE_string(
+OUTPUT = cli.define_path(
     "output", None, "File to write the report to, as JSON. A local or gs:// path."
 )
 COMPILE = flags.DEFINE_bool(

@@ -18,7 +18,6 @@ again to resume. The result does not depend on the number of workers.
 
 import dataclasses
 import functools
-import os
 import typing
 
 from absl import flags
@@ -56,9 +55,7 @@ def define_flags(group: type) -> dict[str, flags.FlagHolder]:
 
 SETTINGS = define_flags(Settings)
 FILTERS = define_flags(Filters)
-OUTPUT = flags.DEFINE_string(
-    "output", None, "New folder for the data set, local or gs://bucket/path."
-)
+OUTPUT = cli.define_path("output", None, "New folder for the data set, local or gs://bucket/path.")
 RUNNER = flags.DEFINE_enum(
     "runner",
     "local",
@@ -80,7 +77,7 @@ def main(*beam_options: str) -> None:
 
     filters = Filters(**cli.get_values(FILTERS))
     settings = Settings(**cli.get_values(SETTINGS), filters=filters)
-    output = os.path.expanduser(OUTPUT.value)
+    output = OUTPUT.value
     process_units = make_runner(settings, output, beam_options)
     preparation = prepare(settings, output, process_units).preparation
     for outcome, count in preparation["outcomes"].items():

@@ -15,7 +15,7 @@ from t2i_tpu import cli
 from t2i_tpu.errors import UserError
 
 COMPARE = flags.DEFINE_list("compare", None, "Two steps whose previews to put side by side.")
-OUTPUT = flags.DEFINE_string(
+OUTPUT = cli.define_path(
     "output", None, "PNG file that --compare writes. Default: compare_A_B.png."
 )
 PRUNE = flags.DEFINE_bool(

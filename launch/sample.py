@@ -23,7 +23,7 @@ NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 4, "Number of images for each prompt.", lower_bound=1
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of each prompt's first image.", lower_bound=0)
-OUTPUT = flags.DEFINE_string(
+OUTPUT = cli.define_path(
     "output", "sample.png", "A .png file or a folder, local or gs://bucket/path."
 )
 
@@ -69,10 +69,9 @@ def _save_images(seeds: np.ndarray, images: np.ndarray) -> None:
     """Write each image to a separate file; `images` is uint8 [names, seeds, H, W, C]."""
     from t2i_tpu.sample.pictures import save_picture, to_picture
 
-    folder = OUTPUT.value.rstrip("/")
     for index, row in enumerate(images):
         for seed, image in zip(seeds, row, strict=True):
-            save_picture(to_picture(image), f"{folder}/{index:03d}_seed{seed}.png")
+            save_picture(to_picture(image), f"{OUTPUT.value}/{index:03d}_seed{seed}.png")
 
 
 if __name__ == "__main__":

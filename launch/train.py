@@ -11,7 +11,7 @@ from t2i_tpu import cli
 
 CONFIG = cli.define_config()
 STRATEGY = cli.define_strategy()
-WORKDIR = flags.DEFINE_string(
+WORKDIR = cli.define_path(
     "workdir", None, "Folder or gs://bucket/path for everything that the run writes."
 )
 ON_NONFINITE = flags.DEFINE_enum(

@@ -11,7 +11,6 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -22,6 +21,7 @@ from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
 from t2i_tpu.options import get_choices, suggest
+from t2i_tpu.storage import paths
 
 # TensorFlow reads this when it is imported. 2 hides its informational messages and warnings.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -42,6 +42,30 @@ def define_config() -> flags.FlagHolder:
         "Python file that defines the experiment, such as configs/emoji32.py. Flags change its fields, "
         "as in --config.train.total_steps=100; docs/config.md describes the fields.",
     )
+
+
+class _PathParser(flags.ArgumentParser):
+    """Parses the value of a path flag; see `paths.parse_path`."""
+
+    def __init__(self, name: str, is_output: bool):
+        self.before, self.is_output = f"--{name}=", is_output
+
+    def parse(self, argument: str) -> str:
+        return paths.parse_path(argument, self.before, self.is_output)
+
+
+def define_path(
+    name: str, default: str | None, help: str, is_output: bool = True
+) -> flags.FlagHolder:
+    """Define a flag whose value is a path, local or gs://.
+
+    Args:
+      name: the flag's name.
+      default: the default path, or None.
+      help: the description of the flag.
+      is_output: whether the script writes there.
+    """
+    return flags.DEFINE(_PathParser(name, is_output), name, default, help)
 
 
 def define_strategy() -> flags.FlagHolder:
@@ -67,8 +91,8 @@ def define_sampling() -> dict[str, flags.FlagHolder]:
         return f"{options[name].metadata['help']} The default is the value in the model's config."
 
     holders = {
-        "workdir": flags.DEFINE_string(
-            "workdir", None, "Folder or gs://bucket/path of a trained model."
+        "workdir": define_path(
+            "workdir", None, "Folder or gs://bucket/path of a trained model.", is_output=False
         ),
         "strategy_name": define_strategy(),
         "steps": flags.DEFINE_integer("steps", None, describe("steps")),
@@ -187,23 +211,22 @@ def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
     argv, rest = argv[:end], argv[end + 1 :]
     has_config = any(re.match("--?config(=|$)", argument) for argument in argv[1:])
     _check_config_flags(argv[1:], has_config)
-    arguments = _parse_flags(argv, has_config)
+    arguments = _parse_flags(_normalize_config_flag(argv), has_config)
     if positional and len(arguments) < 2:
         raise UserError(f"{positional} is missing; see --help")
     if len(arguments) > (2 if positional else 1):
         raise UserError(
             f"{arguments[-1]!r} is not a flag; flags are written --name=value (--help lists them)"
         )
+    if positional:
+        arguments[1] = paths.parse_path(arguments[1], before="")
     return arguments + rest
 
 
 def _check_config_flags(arguments: list[str], has_config: bool) -> None:
-    """Raise UserError if a --config flag names an unknown key or an absent file.
-
-    Also add the folder of the config file to Python's path, because a config may import another one.
-    """
-    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-        name, equals, value = argument.lstrip("-").partition("=")
+    """Raise UserError if a --config flag names an unknown key."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
         key = name.removeprefix("config.")
         if key != name and "config" not in flags.FLAGS:
             raise UserError(f"--{name} is a field of a config, and this script takes no --config")
@@ -213,11 +236,28 @@ def _check_config_flags(arguments: list[str], has_config: bool) -> None:
             raise UserError(
                 f"--{name} changes a field of a config; add the config with --config=FILE.py"
             )
-        if name == "config" and argument.startswith("-"):
-            path = value if equals else following
+
+
+def _normalize_config_flag(argv: list[str]) -> list[str]:
+    """Return the arguments with the normal form of the path in --config=PATH or --config PATH.
+
+    Also add the folder of the config file to Python's path, because a config may import another one.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    arguments, rest = [], iter(argv)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            path = paths.parse_path(value if equals else next(rest, ""), "--config=")
             if not os.path.isfile(path):
-                raise UserError(f"--config: there is no file {path!r}")
+                local = "; the config must be a local file" if paths.is_remote(path) else ""
+                raise UserError(f"--config: there is no file {path!r}{local}")
             sys.path.append(os.path.dirname(os.path.abspath(path)))
+            argument = f"--config={path}"
+        arguments.append(argument)
+    return arguments
 
 
 def _parse_flags(argv: list[str], has_config: bool) -> list[str]:
@@ -229,6 +269,8 @@ def _parse_flags(argv: list[str], has_config: bool) -> list[str]:
     except Exception as error:  # the config file is the user's program and may raise anything
         if has_config and _CONFIG_IS_NONE.search(str(error)):
             raise UserError(_WRONG_CONFIG) from error
+        if isinstance(error.__context__, UserError):  # from a parser of our own
+            raise error.__context__ from error
         if isinstance(error, flags.Error):
             raise UserError(_to_one_line(error)) from error
         raise UserError(f"--config: the file fails with {_to_one_line(error)}") from error

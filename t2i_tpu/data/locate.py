@@ -16,7 +16,7 @@ from t2i_tpu.data.sources import idx, tfds
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.options import suggest
-from t2i_tpu.storage import folders
+from t2i_tpu.storage import folders, paths
 
 _EMBEDDED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "embedded")
 _SPLITS = ("train", "heldout")
@@ -45,6 +45,7 @@ def locate(source: str, prepare: bool = True) -> str | None:
     Raises:
       UserError: the source does not exist or cannot be read, or the cache cannot be written.
     """
+    source = paths.parse_source(source, "config.data.source=")
     kind, colon, name = source.partition(":")
     if not colon or kind not in _KINDS:
         near = suggest(kind.lower(), list(_KINDS))
@@ -67,12 +68,12 @@ def _locate_embedded(name: str, prepare: bool) -> str:
 
 
 def _locate_shards(path: str, prepare: bool) -> str:
-    return os.path.expanduser(path)
+    return path
 
 
 def _locate_idx(path: str, prepare: bool) -> str | None:
     """Return the folder of shards of four idx files, and write it if necessary."""
-    folder = os.path.abspath(os.path.expanduser(path))
+    folder = os.path.abspath(path)
     name = os.path.basename(folder)
 
     def write(output: str) -> None:
@@ -88,7 +89,7 @@ def _locate_idx(path: str, prepare: bool) -> str | None:
 def _locate_tfds(spec: str, prepare: bool) -> str | None:
     """Return the folder of shards of a data set of TFDS, and write it if necessary."""
     name, _, data_dir = spec.partition("@")
-    data_dir = os.path.expanduser(data_dir) or None
+    data_dir = data_dir or None
     builder = tfds.open_builder(name, data_dir)
 
     def write(output: str) -> None:

@@ -9,7 +9,7 @@ import uuid
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, paths
 
 # The content must need a block on the disk: some file systems store a small file in its inode.
 _PROBE = b"t2i_tpu checks whether it can write here\n" * 100
@@ -52,7 +52,9 @@ def check_writable(folder: str) -> None:
 
 def free_bytes(folder: str) -> int | None:
     """Return the free space on the disk of a folder, which need not exist yet; None for gs://."""
-    return None if _is_remote(folder) else shutil.disk_usage(_find_nearest_existing(folder)).free
+    return (
+        None if paths.is_remote(folder) else shutil.disk_usage(_find_nearest_existing(folder)).free
+    )
 
 
 def used_bytes(folder: str) -> int:
@@ -60,20 +62,16 @@ def used_bytes(folder: str) -> int:
 
     The result is 0 if the folder does not exist or is on gs://.
     """
-    if _is_remote(folder) or not os.path.isdir(folder):
+    if paths.is_remote(folder) or not os.path.isdir(folder):
         return 0
     return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
 
 
 def _find_nearest_existing(folder: str) -> str:
     """Return the folder, or the nearest one above it that exists."""
-    if _is_remote(folder):
+    if paths.is_remote(folder):
         return folder
     folder = os.path.abspath(folder)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     return folder
-
-
-def _is_remote(folder: str) -> bool:
-    return "://" in folder

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from t2i_tpu.storage import paths
+
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
 
@@ -53,7 +55,7 @@ def list_files(folder: str, recursive: bool = False) -> dict[str, FileInfo]:
       OSError: a local folder cannot be read.
       tf.errors.OpError: gs:// cannot be read.
     """
-    if _is_local(folder):
+    if not paths.is_remote(folder):
         found = dict(_iter_local(folder, recursive))
     else:
         found = _list_with_google(folder, recursive)
@@ -78,7 +80,11 @@ def find_files(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
     for parent in {posixpath.dirname(name) for name in names}:
         path = posixpath.join(folder, parent) if parent else folder
         try:
-            files = dict(_iter_local(path, False)) if _is_local(path) else _list_with_google(path)
+            files = (
+                dict(_iter_local(path, False))
+                if not paths.is_remote(path)
+                else _list_with_google(path)
+            )
         except PermissionError:  # the files may be readable even if the folder cannot be listed
             files = None
         if files is None:
@@ -116,10 +122,6 @@ def split_address(address: str) -> tuple[str, str]:
     bucket, _, path = address.removeprefix("gs://").partition("/")
     path = path.rstrip("/")
     return bucket, f"{path}/" if path else ""
-
-
-def _is_local(folder: str) -> bool:
-    return "://" not in folder
 
 
 def _iter_local(folder: str, recursive: bool, prefix: str = "") -> Iterator[tuple[str, FileInfo]]:

@@ -93,8 +93,8 @@ def test_wrong_config_file_is_explained(get_error, squares, tmp_path, body, word
         ),
         (["--config.seed", "3"], ["--config.seed", "--config=FILE.py"]),
         (["--workdir=x"], ["error: --config must be given"]),
-        (["--config="], ["--config: there is no file ''"]),
-        (["--config"], ["--config: there is no file ''"]),
+        (["--config="], ["--config='' is empty"]),
+        (["--config"], ["--config='' is empty"]),
         ([], ["error: --config and --workdir must be given"]),
     ],
 )

@@ -14,6 +14,7 @@ from t2i_tpu import __version__
 from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.errors import UserError
 from t2i_tpu.options import check_bounds, check_choice, get_choices, option
+from t2i_tpu.storage import paths
 
 # Settings that affect only how examples are distributed over shards. Units, which take nearly all the
 # time, need not be processed again if one of them changes.
@@ -78,6 +79,7 @@ class Settings:
     filters: Filters = dataclasses.field(default_factory=Filters)
 
     def __post_init__(self):
+        object.__setattr__(self, "source", paths.parse_source(self.source, "--source="))
         _check_options(self)
         _check_options(self.filters)
         if self.encoder.startswith("none") and (self.export_text_tower or self.sequence):

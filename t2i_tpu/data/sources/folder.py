@@ -4,7 +4,6 @@ import concurrent.futures
 import csv
 import functools
 import json
-import os
 import posixpath
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ import tensorflow as tf
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS
 from t2i_tpu.data.sources.source import UNIT_SIZE, Item, Unit, is_unsafe_name, select_columns
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import paths
 
 _TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv")
 _FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
@@ -33,7 +33,7 @@ class FolderSource:
     """
 
     def __init__(self, folder: str):
-        self.folder = os.path.expanduser(folder).rstrip("/")
+        self.folder = folder
 
     def list_units(self) -> Iterator[Unit]:
         if not tf.io.gfile.isdir(self.folder):
@@ -66,7 +66,7 @@ class FolderSource:
             item.image = self._read_file(name)
         except tf.errors.OpError as error:
             # Other errors on gs:// concern the bucket, for example its permissions, and not the image.
-            if "://" in self.folder and not isinstance(error, _MISSING_FILE_ERRORS):
+            if paths.is_remote(self.folder) and not isinstance(error, _MISSING_FILE_ERRORS):
                 raise
             item.problem = "missing_image"
         if not is_table and item.problem is None:
@@ -97,7 +97,7 @@ class FolderSource:
             yield from self._list_images(path)
 
     def _is_folder(self, parent: str, name: str) -> bool:
-        if "://" in self.folder:
+        if paths.is_remote(self.folder):
             # On gs:// the names of folders end in a slash. isdir would take a request for each name.
             return len(name) > 1 and name.endswith("/")
         return tf.io.gfile.isdir(self._join(posixpath.join(parent, name)))

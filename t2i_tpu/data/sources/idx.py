@@ -40,7 +40,7 @@ class IdxSource:
     """A folder of four idx files. A unit is a range of rows of one split."""
 
     def __init__(self, folder: str):
-        self.folder = os.path.expanduser(folder)
+        self.folder = folder
 
     def list_units(self) -> Iterator[Unit]:
         for split in _PREFIXES:

@@ -1,7 +1,6 @@
 """Reads the three files of the baseline: imgs.npy, captions.csv and embeddings.npy."""
 
 import csv
-import os
 import posixpath
 from collections.abc import Iterator
 
@@ -20,7 +19,7 @@ class NpySource:
     """
 
     def __init__(self, folder: str):
-        self.folder = os.path.expanduser(folder).rstrip("/")
+        self.folder = folder
 
     def list_units(self) -> Iterator[Unit]:
         images = _ArrayFile(self._join("imgs.npy"))

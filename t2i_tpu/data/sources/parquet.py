@@ -17,6 +17,7 @@ from t2i_tpu.data.sources.source import (
     select_columns,
 )
 from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.storage import paths
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 _CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "TEXT", "txt")
@@ -102,7 +103,7 @@ def open_parquet(path: str) -> Iterator[Any]:
             "reading parquet files needs pyarrow; pip install -e '.[prepare]'"
         ) from None
     try:
-        source = pyarrow.PythonFile(_SeekableFile(path), "r") if "://" in path else path
+        source = pyarrow.PythonFile(_SeekableFile(path), "r") if paths.is_remote(path) else path
         file = pyarrow.parquet.ParquetFile(source)
     except (pyarrow.ArrowInvalid, OSError) as error:
         reason = get_first_line(error)

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
+from t2i_tpu.storage import paths
 
 Unit = dict[str, Any]
 
@@ -93,24 +94,32 @@ def expand_pattern(pattern: str, kind: str) -> list[str]:
     Raises:
       UserError: a file does not exist, or no file matches.
     """
-    pattern = os.path.expanduser(pattern)
     files = []
     for path in _expand_braces(pattern, kind):
-        if path.endswith("/") or os.path.isdir(path):
+        if _is_folder(path):
             raise UserError(
                 f"--source={kind}:{path} is a folder; name its files, for example with "
-                f"--source={kind}:{path.rstrip('/')}/{_FILES_OF_KINDS[kind]}"
+                f"--source={kind}:{path}/{_FILES_OF_KINDS[kind]}"
             )
         if tf.io.gfile.exists(path):  # even if its name contains *, ? or [
             files.append(path)
         elif any(character in path for character in "*?["):
-            matches = tf.io.gfile.glob(path) if "://" in path else glob.glob(path, recursive=True)
+            matches = (
+                tf.io.gfile.glob(path) if paths.is_remote(path) else glob.glob(path, recursive=True)
+            )
             files += sorted(match for match in matches if not os.path.isdir(match))
         else:
             raise UserError(f"--source={kind}:{pattern}: {path!r} does not exist; check the path")
     if not files:
         raise UserError(f"--source={kind}:{pattern}: no file matches; check the pattern")
     return files
+
+
+def _is_folder(path: str) -> bool:
+    """Return whether a path is a folder. On gs:// a name with an ending passes for a file unasked."""
+    if paths.is_remote(path):
+        return "." not in posixpath.basename(path) and tf.io.gfile.isdir(path)
+    return os.path.isdir(path)
 
 
 def _expand_braces(pattern: str, kind: str) -> list[str]:

@@ -1,6 +1,5 @@
 """Reads image classification data sets of tensorflow-datasets (TFDS)."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ class TfdsSource:
 
     def __init__(self, spec: str):
         self.name, _, data_dir = spec.partition("@")
-        self.data_dir = os.path.expanduser(data_dir) or None
+        self.data_dir = data_dir or None
 
     def list_units(self) -> Iterator[Unit]:
         builder = prepare_builder(self.name, self.data_dir)
