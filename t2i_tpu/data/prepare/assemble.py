@@ -87,13 +87,21 @@ def write_manifest(output: str, manifest: manifest_lib.Manifest) -> None:
 
 
 def _inspect_given_embeddings(work: str, num_units: int) -> tuple[int | None, bool]:
-    """Return the dimension of the embeddings that came with the data, and whether all have norm 1."""
-    dim, normalized = None, True
+    """Return the most frequent dimension of the embeddings that came with the data.
+
+    Returns:
+      That dimension, or None if there are no embeddings, and whether all embeddings that have it have
+      norm 1.
+    """
+    counts, normalized = collections.Counter(), collections.defaultdict(lambda: True)
     for index in range(num_units):
-        result = read_result(work, index)
-        dim = dim or result.dim
-        normalized &= result.normalized
-    return dim, normalized
+        for dim, (count, is_normalized) in read_result(work, index).embeddings.items():
+            counts[dim] += count
+            normalized[dim] &= is_normalized
+    if not counts:
+        return None, True
+    ((dim, _),) = counts.most_common(1)
+    return dim, normalized[dim]
 
 
 def _draw(seed: int, name: str) -> float:
@@ -144,7 +152,7 @@ class _Assembly:
         if not cause and self.required_dim:
             embedding = _get_bytes(features, "embedding") or b""
             if len(embedding) != 4 * self.required_dim:  # float32
-                cause = "no_embedding"
+                cause = "bad_embedding" if embedding else "no_embedding"
         if cause:
             self.reject(key, cause)
             return

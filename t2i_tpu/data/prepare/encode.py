@@ -56,7 +56,7 @@ class UnitEncoder:
         self.sequence = settings.sequence
         self.encoder: TextEncoder | None = None
         self.given_encoder = ""  # name of the encoder whose embeddings come with the data
-        if spec.startswith("none"):
+        if settings.keeps_embeddings:
             self.given_encoder = spec.partition(":")[2]
         else:
             self.encoder = make_encoder(spec)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from t2i_tpu.data.prepare.clean import clean_caption
 from t2i_tpu.data.prepare.rejected import Rejected
 from t2i_tpu.options import option
 
-_MAX_CAPTION_CHARACTERS = 8192  # a longer text is a page, not a caption
 _SIMILARITY_COLUMNS = (
     "similarity",
     "SIMILARITY",
@@ -59,33 +59,14 @@ class Filters:
     )
 
 
-def clean_caption(caption: str | bytes | None) -> str:
-    """Return a caption as one line of text.
-
-    Raises:
-      Rejected: no_caption, caption_not_utf8 or caption_too_long.
-    """
-    if isinstance(caption, bytes):
-        caption = caption.decode("utf-8", "surrogateescape")
-    if caption is None or not caption.strip("\ufeff\x00 \t\r\n"):
-        raise Rejected("no_caption")
-    try:
-        caption.encode()
-    except UnicodeEncodeError:
-        raise Rejected("caption_not_utf8") from None
-    if len(caption) > _MAX_CAPTION_CHARACTERS:
-        raise Rejected("caption_too_long")
-    return " ".join(caption.replace("\ufeff", "").replace("\x00", " ").split())
-
-
 def find_cause_without_image(
-    filters: Filters, caption: str | None, columns: Mapping[str, Any]
+    filters: Filters, caption: Any, columns: Mapping[str, Any]
 ) -> str | None:
     """Return the cause for which an example is rejected whatever its image shows, or None.
 
     Args:
       filters: the filters to apply.
-      caption: the caption of the example, or None.
+      caption: the caption of the example, in any form that `clean_caption` accepts.
       columns: the example's other values, by column name. They may include the size of the image.
     """
     size = None

@@ -82,7 +82,7 @@ class Settings:
         object.__setattr__(self, "source", paths.parse_source(self.source, "--source="))
         _check_options(self)
         _check_options(self.filters)
-        if self.encoder.startswith("none") and (self.export_text_tower or self.sequence):
+        if self.keeps_embeddings and (self.export_text_tower or self.sequence):
             flag = "export_text_tower" if self.export_text_tower else "sequence"
             raise UserError(
                 f"--{flag} needs an encoder, but --encoder={self.encoder} has no text tower; "
@@ -90,6 +90,11 @@ class Settings:
             )
         if self.channels not in (1, 3):
             raise UserError(f"--channels is {self.channels}; it must be 1 or 3")
+
+    @property
+    def keeps_embeddings(self) -> bool:
+        """Whether the embeddings that come with the data are stored."""
+        return self.encoder.startswith("none")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a nested dict without the filters that are off."""

@@ -9,16 +9,18 @@ import dataclasses
 import hashlib
 import json
 import posixpath
+import traceback
 import uuid
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from PIL import Image
 
 from t2i_tpu.data import records
 from t2i_tpu.data.pipeline import disable_autotuning
-from t2i_tpu.data.prepare import filters, images
+from t2i_tpu.data.prepare import clean, filters, images
 from t2i_tpu.data.prepare.rejected import Rejected
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import Item, Source, Unit
@@ -38,15 +40,13 @@ class UnitResult:
       file: name of the file of examples in the work folder.
       num_examples: number of examples in that file.
       rejected: (key, cause) of each rejected item.
-      dim: dimension of the embeddings that came with the items, or None if there are none.
-      normalized: whether all of these embeddings have norm 1.
+      embeddings: {dim: (count, whether all have norm 1)} of the embeddings that came with the items.
     """
 
     file: str
     num_examples: int
     rejected: tuple[tuple[str, str], ...]
-    dim: int | None
-    normalized: bool
+    embeddings: dict[int, tuple[int, bool]]
 
 
 def make_unit_path(work: str, index: int) -> str:
@@ -65,6 +65,10 @@ def read_result(work: str, index: int) -> UnitResult:
         fields = json.load(file)
     if "lost" in fields:  # an earlier version of t2i_tpu used this name
         fields["rejected"] = fields.pop("lost")
+    if "dim" in fields:  # so did a version that did not count embeddings
+        dim, normalized = fields.pop("dim"), fields.pop("normalized")
+        fields["embeddings"] = {dim: (fields["num_examples"], normalized)} if dim else {}
+    fields["embeddings"] = {int(dim): tuple(value) for dim, value in fields["embeddings"].items()}
     return UnitResult(**fields)
 
 
@@ -85,37 +89,65 @@ def process_unit(work: str, index: int, unit: Unit, source: Source, settings: Se
     # Two workers may process the same unit if one outlives its killed parent or Beam retries too
     # early. Their downloads may differ, so each worker writes its own file.
     examples = f"{path}.{uuid.uuid4().hex}.tfrecord"
-    rejected, dim, normalized, count = [], None, True, 0
+    rejected, embeddings, count = [], {}, 0
     label_names = source.read_label_names()
     with files.write_atomically(examples) as partial, tf.io.TFRecordWriter(partial) as writer:
-        for item in _read_items(source, unit, settings.source):
+        for item in _read_items(source, index, unit, settings.source):
             try:
-                example = _make_example(item, settings, label_names)
+                example, embedding = _process_item(item, settings, label_names)
             except Rejected as rejection:
                 key = item.key.encode("utf-8", "replace").decode()
                 rejected.append((key, rejection.cause))
                 continue
-            if item.embedding is not None:
-                dim = dim or len(item.embedding)
-                normalized &= bool(abs(np.linalg.norm(item.embedding) - 1) < 1e-3)
+            if embedding is not None:
+                seen, normalized = embeddings.get(len(embedding), (0, True))
+                normalized &= bool(abs(np.linalg.norm(embedding) - 1) < 1e-3)
+                embeddings[len(embedding)] = seen + 1, normalized
             writer.write(example)
             count += 1
-    result = UnitResult(posixpath.basename(examples), count, tuple(rejected), dim, normalized)
+    result = UnitResult(posixpath.basename(examples), count, tuple(rejected), embeddings)
     # Keep the first result, because shards may already have been written from it.
     if not is_processed(work, index):
         files.write(path + ".json", json.dumps(dataclasses.asdict(result)), shared=True)
 
 
-def _read_items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
-    """Yield the items of a unit. Raises UserError, which names the source, if reading fails."""
+def _read_items(source: Source, index: int, unit: Unit, name: str) -> Iterator[Item]:
+    """Yield the items of a unit.
+
+    If the source raises an unforeseen error, the last item stands for the rest of the unit, which is
+    rejected.
+
+    Raises:
+      UserError: reading fails. The message names the source.
+    """
+    count = 0
     try:
-        yield from source.read(unit)
-    except tf.errors.OpError as error:
+        for item in source.read(unit):
+            count += 1
+            yield item
+    except (tf.errors.OpError, OSError) as error:
         reason = gcs.explain_error(error) if "gs://" in name else get_first_line(error)
         raise UserError(
             f"--source={name}: {reason}; finished units are kept: run the same command again to "
             "resume"
         ) from error
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        key = f"unit {index} after item {count}"
+        yield Item(key, problem=f"rest_{_log_unforeseen(error, key)}")
+
+
+def _log_unforeseen(error: Exception, key: str) -> str:
+    """Log the first unforeseen error of this process, and return the cause of the rejection."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    logging.log_first_n(
+        logging.WARNING,
+        "%s is rejected because of an unforeseen %s (%s, line %d): %s; please report it",
+        1,
+        *(key, type(error).__name__, place.filename, place.lineno, get_first_line(error)),
+    )
+    return f"unreadable_{type(error).__name__}"
 
 
 def read_examples(work: str, result: UnitResult) -> Iterator[tf.train.Example]:
@@ -125,8 +157,29 @@ def read_examples(work: str, result: UnitResult) -> Iterator[tf.train.Example]:
         yield from map(tf.train.Example.FromString, batch.numpy())
 
 
-def _make_example(item: Item, settings: Settings, label_names: tuple[str, ...] | None) -> bytes:
-    """Return an item as a serialized example. Raises Rejected with the first fault that is found."""
+def _process_item(
+    item: Item, settings: Settings, label_names: tuple[str, ...] | None
+) -> tuple[bytes, np.ndarray | None]:
+    """Return what `_make_example` returns.
+
+    An unforeseen error rejects the item too, because one item in millions must not end a preparation.
+    """
+    try:
+        return _make_example(item, settings, label_names)
+    except (Rejected, UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise Rejected(_log_unforeseen(error, item.key)) from error
+
+
+def _make_example(
+    item: Item, settings: Settings, label_names: tuple[str, ...] | None
+) -> tuple[bytes, np.ndarray | None]:
+    """Return an item as a serialized example, and its embedding if it came with one.
+
+    Raises:
+      Rejected: the item has a fault, of which the first is given.
+    """
     if item.problem:
         raise Rejected(item.problem)
     try:
@@ -135,14 +188,14 @@ def _make_example(item: Item, settings: Settings, label_names: tuple[str, ...] |
         raise Rejected("key_not_utf8") from None
 
     # Check everything that does not need the pixels.
-    caption = filters.clean_caption(item.caption)
+    caption = clean.clean_caption(item.caption)
     image = images.open_image(item.image)
     filters.check_before_decoding(settings.filters, image.size, caption, item.columns)
     if label_names and item.label not in range(len(label_names)):
         raise Rejected("bad_label")
-    embedding = item.embedding if settings.encoder.startswith("none") else None
-    if embedding is not None and (embedding.ndim != 1 or not np.isfinite(embedding).all()):
-        raise Rejected("bad_embedding")
+    embedding = None
+    if settings.keeps_embeddings and item.embedding is not None:
+        embedding = clean.clean_embedding(item.embedding)
 
     # Decode the image.
     pixels = images.make_square(image, settings.image_size, settings.crop, settings.channels)
@@ -160,7 +213,7 @@ def _make_example(item: Item, settings: Settings, label_names: tuple[str, ...] |
         features["sha256"].bytes_list.value.append(hashlib.sha256(content).digest())
     if settings.filters.near_duplicates is not None:
         features["hash"].bytes_list.value.append(compute_perceptual_hash(pixels))
-    return example.SerializeToString(deterministic=True)
+    return example.SerializeToString(deterministic=True), embedding
 
 
 def compute_perceptual_hash(pixels: np.ndarray) -> bytes:

@@ -32,9 +32,10 @@ class Item:
     Attributes:
       key: a text that is unique within the source.
       image: the bytes of a file, or pixels, uint8 [H, W] or [H, W, C].
-      caption: text, bytes that should be UTF-8, or None.
+      caption: text, bytes that should be UTF-8, None, or another form that `clean_caption` accepts.
       label: index of the class, or None.
-      embedding: the embedding that came with the item, float32 [dim], or None.
+      embedding: the embedding that came with the item, in a form that `clean_embedding` accepts, or
+        None.
       split: "train" or "heldout" if the source has splits, otherwise None.
       columns: other values, by column name.
       problem: the cause for which the item must be rejected, in snake_case, or None.
@@ -42,9 +43,9 @@ class Item:
 
     key: str
     image: bytes | np.ndarray | None = None
-    caption: str | bytes | None = None
+    caption: Any = None
     label: int | None = None
-    embedding: np.ndarray | None = None
+    embedding: Any = None
     split: str | None = None
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problem: str | None = None

@@ -4,13 +4,11 @@ Consecutive members whose paths agree up to the first dot of the file name form 
 caption in .txt (or as "caption" in .json), and optionally an embedding in .npy.
 """
 
-import io
 import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS
@@ -83,8 +81,7 @@ def _make_item(key: str, parts: dict[str, bytes]) -> Item:
         columns = json.loads(parts["json"]) if "json" in parts else {}
         item.columns = columns if isinstance(columns, dict) else {}
         item.caption = parts.get("txt", item.columns.get("caption"))
-        if "npy" in parts:
-            item.embedding = np.load(io.BytesIO(parts["npy"]), allow_pickle=False)
+        item.embedding = parts.get("npy")
     except ValueError:
         item.problem = "bad_metadata"
     if item.image is None:

@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 from t2i_tpu.data.prepare import filters
 from t2i_tpu.data.prepare.duplicates import DuplicateIndex
-from t2i_tpu.data.prepare.filters import Filters, clean_caption, script_share
+from t2i_tpu.data.prepare.filters import Filters, script_share
 from t2i_tpu.data.prepare.rejected import Rejected
 from t2i_tpu.data.prepare.unit import compute_perceptual_hash
 
@@ -55,21 +55,6 @@ def test_mostly_white_images_are_rejected():
     filters.check_pixels(Filters(max_white=0.75), pixels)
     with pytest.raises(Rejected, match="too_white"):
         filters.check_pixels(Filters(max_white=0.74), pixels)
-
-
-def test_captions_become_one_line_or_are_rejected():
-    assert clean_caption(b"\xef\xbb\xbf a  red\n dog\x00 ") == "a red dog"
-    assert clean_caption("ü" * 8192) == "ü" * 8192
-    for caption, cause in {
-        None: "no_caption",
-        b"": "no_caption",
-        " \n\ufeff": "no_caption",
-        b"caf\xe9": "caption_not_utf8",
-        "x\udce9": "caption_not_utf8",
-        "a " * 4097: "caption_too_long",
-    }.items():
-        with pytest.raises(Rejected, match=f"^{cause}$"):
-            clean_caption(caption)
 
 
 def test_script_share():

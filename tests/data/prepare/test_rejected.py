@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2i_tpu.data.prepare import sources
 from t2i_tpu.data.prepare.filters import Filters
+from t2i_tpu.data.sources.source import Item
 from t2i_tpu.errors import UserError
 from tests.data.prepare.source_files import (
     add_member,
@@ -59,13 +61,13 @@ def test_bad_files_in_a_folder_are_rejected(emoji, prepare_from, tmp_path):
         "zz/cut.jpg": "truncated_image",
         "zz/bomb.png": "decompression_bomb",
         "zz/latin1.png": "caption_not_utf8",
-        "zz/blank.png": "no_caption",
+        "zz/blank.png": "empty_caption",
         "zz/long.png": "caption_too_long",
         "zz/alone.png": "no_caption",
     }
     assert manifest.preparation["outcomes"] == {
-        "caption_not_utf8": 1, "caption_too_long": 1, "decompression_bomb": 1, "empty_image": 1,
-        "no_caption": 2, "not_an_image": 1, "train": NUM_GOOD, "truncated_image": 1,
+        "caption_not_utf8": 1, "caption_too_long": 1, "decompression_bomb": 1, "empty_caption": 1,
+        "empty_image": 1, "no_caption": 1, "not_an_image": 1, "train": NUM_GOOD, "truncated_image": 1,
     }  # fmt: skip
 
 
@@ -247,3 +249,31 @@ def test_first_frame_of_an_animation_is_stored(emoji, prepare_from, tmp_path):
     _, splits = prepare_from(source)
     (example,) = [example for example in splits["train"] if example["caption"] == b"red"]
     np.testing.assert_array_equal(example["image"], np.asarray(frames[0]))
+
+
+class FaultySource:
+    """Yields good items, one whose image raises an error, and then raises an error itself."""
+
+    def list_units(self):
+        return iter([{}])
+
+    def read(self, unit):
+        for key in "abcd":
+            columns = [] if key == "c" else {"similarity": 0.5}
+            yield Item(key, np.zeros((8, 8, 3), np.uint8), key, columns=columns)
+        raise KeyError("unforeseen")
+
+    def read_label_names(self):
+        return None
+
+
+def test_unforeseen_errors_reject_an_item_or_the_rest_of_a_unit(
+    prepare_from, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sources.SOURCES, "folder", lambda path: FaultySource())
+    manifest, _ = prepare_from("folder:x", filters=Filters(min_similarity=0.1), num_streams=1)
+    assert manifest.preparation["outcomes"]["train"] == 3
+    assert read_rejected(tmp_path) == {
+        "c": "unreadable_AttributeError",
+        "unit 0 after item 4": "rest_unreadable_KeyError",
+    }

@@ -120,6 +120,26 @@ def test_given_embeddings_are_kept(emoji, prepare_from, tmp_path):
     assert manifest.preparation["outcomes"] == {"bad_embedding": 1, "train": 49}
 
 
+def test_embeddings_of_an_unusual_length_are_rejected(prepare_from, tmp_path):
+    """The most frequent length counts, even if another one comes first."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for index, dim in enumerate([3, 2, 2, 2, 0, None]):
+            add_member(tar, f"{index}.png", encode_png(np.full((8, 8, 3), index, np.uint8)))
+            add_member(tar, f"{index}.txt", b"x")
+            if dim is not None:
+                embedding = np.eye(1, dim, dtype=np.float32)  # norm 1
+                np.save(tmp_path / "one.npy", embedding if dim < 3 else 7 * embedding)
+                add_member(tar, f"{index}.npy", (tmp_path / "one.npy").read_bytes())
+    source = f"webdataset:{tmp_path}/a.tar"
+    manifest, _ = prepare_from(source, encoder="none:x", num_streams=1)
+    assert (manifest.embedding.dim, manifest.embedding.normalized) == (2, True)
+    outcomes = manifest.preparation["outcomes"]
+    assert outcomes == {"bad_embedding": 2, "no_embedding": 1, "train": 3}
+    # An encoder makes the given embeddings superfluous, whatever they are.
+    manifest, _ = prepare_from(source, tmp_path / "other", encoder="embedded", num_streams=1)
+    assert manifest.preparation["outcomes"] == {"train": 6}
+
+
 def test_captions_are_encoded(emoji, prepare_from, tmp_path):
     """Each example has the embedding of its own caption, and training can read the embeddings."""
     images = [*emoji[:60], ("zz-long", np.zeros((64, 64, 3), np.uint8), "dog " * 60)]

@@ -189,7 +189,7 @@ def test_rows_that_are_rejected_anyway_are_not_downloaded(server, emoji, prepare
         (0.1, 64, 64, "x", "low_similarity"),
         (None, 64, 64, "x", "no_similarity"),
         (0.4, 64, 10, "x", "too_small"),
-        (0.4, 64, 64, " ", "no_caption"),
+        (0.4, 64, 64, " ", "empty_caption"),
     ]
     similarities, widths, heights, captions, outcomes = zip(*rows, strict=True)
     columns = {
