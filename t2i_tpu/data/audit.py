@@ -22,9 +22,8 @@ from t2i_tpu.storage import files
 QUARANTINE = "quarantine"
 _NUM_SHOWN = 64  # examples on a split's contact sheet
 _MAX_WORDS = 100  # longer captions are counted as this long
-# The causes that `DuplicateIndex.add` returns, and their names in a report.
+# The causes that `DuplicateIndex.add_image` returns, and their names in a report.
 _DUPLICATES = {
-    "duplicate_key": "repeated keys",
     "duplicate_image": "repeated images",
     "near_duplicate": "near-duplicates",
 }
@@ -221,8 +220,9 @@ class _Split:
 
     def _add_image(self, key: str, image: np.ndarray) -> None:
         digest, image_hash = hashlib.sha256(image).digest(), compute_perceptual_hash(image)
-        cause = self.images.add(key, digest, image_hash)
-        if cause:
+        if self.images.claim_key(key, b"") is None:
+            self.counts["repeated keys"] += 1
+        if cause := self.images.add_image(digest, image_hash):
             self.counts[_DUPLICATES[cause]] += 1
         if self.train:
             self.counts["same image in train"] += int(self.train.images.has_image(digest))
@@ -284,5 +284,5 @@ class _Split:
 
 def _count_repeats(seen: DuplicateIndex, contents: list[bytes]) -> int:
     """Return how many of the contents have been seen before, and add them to `seen`."""
-    digests = (hashlib.sha256(content).hexdigest() for content in contents)
-    return sum(1 for digest in digests if seen.add(digest, None, None) is not None)
+    digests = (hashlib.sha256(content).digest() for content in contents)
+    return sum(1 for digest in digests if seen.add_image(digest, None))

@@ -78,14 +78,14 @@ def _parse_options(arguments: Sequence[str]) -> PipelineOptions:
 
 @contextlib.contextmanager
 def process_units(
-    work: str, settings: Settings, processed: set[int], pipeline: apache_beam.Pipeline
-) -> Iterator[Iterator[int]]:
+    work: str, settings: Settings, processed: set[str], pipeline: apache_beam.Pipeline
+) -> Iterator[Iterator[str]]:
     """Process units in a Beam pipeline; see `run.Runner` for the interface.
 
     Args:
       work: the work folder.
       settings: settings of the preparation.
-      processed: indices of the units that have been processed.
+      processed: names of the units that have been processed.
       pipeline: an empty pipeline; see `make_pipeline`.
     """
     # Let Dataflow's client log the address at which the job can be watched.
@@ -110,8 +110,8 @@ def process_units(
     yield _watch_units(work, set(processed), job)
 
 
-def _watch_units(work: str, known: set[int], job: concurrent.futures.Future) -> Iterator[int]:
-    """Yield the indices of new units as their results appear, until the job has ended.
+def _watch_units(work: str, known: set[str], job: concurrent.futures.Future) -> Iterator[str]:
+    """Yield the names of new units as their results appear, until the job has ended.
 
     The results are polled because Beam's runners do not report the progress of single units.
 
@@ -134,7 +134,7 @@ def _watch_units(work: str, known: set[int], job: concurrent.futures.Future) -> 
     for problem in plan.read_problems(work):
         raise UserError(problem)
     # Units are left if the job was cancelled.
-    if num_left := sum(1 for _ in plan.read_units(work)) - len(known):
+    if num_left := sum(name not in known for name, _ in plan.read_units(work)):
         raise UserError(
             f"Beam: the job ended with {num_left} units unprocessed; run the same command again to "
             "resume"
@@ -153,10 +153,10 @@ class _ProcessUnit(apache_beam.DoFn):
     def setup(self) -> None:
         self.source = make_source(self.settings)
 
-    def process(self, indexed_unit: tuple[int, Unit]) -> None:
-        index, unit = indexed_unit
+    def process(self, named_unit: tuple[str, Unit]) -> None:
+        name, unit = named_unit
         try:
-            if not is_processed(self.work, index):
-                process_unit(self.work, index, unit, self.source, self.settings)
+            if not is_processed(self.work, name):
+                process_unit(self.work, name, unit, self.source, self.settings)
         except UserError as error:
-            plan.write_problem(self.work, index, str(error))
+            plan.write_problem(self.work, name, str(error))

@@ -1,5 +1,6 @@
 """An index on disk that finds duplicate examples by key, content and perceptual hash."""
 
+import hashlib
 import itertools
 import os
 import sqlite3
@@ -9,7 +10,9 @@ _STATEMENTS = (
     # The index need not survive a crash.
     "PRAGMA journal_mode = OFF",
     "PRAGMA synchronous = OFF",
-    "CREATE TABLE keys (value TEXT PRIMARY KEY) WITHOUT ROWID",
+    # count is the number of the last key KEY~count that was made from the key.
+    "CREATE TABLE keys (value TEXT PRIMARY KEY, digest BLOB, count INT) WITHOUT ROWID",
+    "CREATE TABLE repeats (value BLOB PRIMARY KEY) WITHOUT ROWID",
     "CREATE TABLE contents (value BLOB PRIMARY KEY) WITHOUT ROWID",
     "CREATE TABLE hashes (band INT, part INT, value INT, PRIMARY KEY (band, part, value)) "
     "WITHOUT ROWID",
@@ -32,19 +35,45 @@ class DuplicateIndex:
         for statement in _STATEMENTS:
             self.index.execute(statement)
 
-    def add(self, key: str, sha256: bytes | None, phash: bytes | None) -> str | None:
-        """Add an example unless it duplicates an earlier one.
+    def claim_key(self, key: str, digest: bytes) -> str | None:
+        """Return a unique key for an example: `key`, or if it is taken KEY~2, KEY~3 and so on.
 
         Args:
           key: key of the example.
-          sha256: hash of its image, or None to allow equal images.
-          phash: perceptual hash of its image, or None to allow similar images.
+          digest: hash of everything by which examples with the same key differ.
 
         Returns:
-          None if the example is new; otherwise duplicate_key, duplicate_image or near_duplicate.
+          The unique key, or None if an example with the same key and digest was added before.
         """
-        if not self._insert("keys", key):
-            return "duplicate_key"
+        row = self.index.execute(
+            "SELECT digest, count FROM keys WHERE value = ?", (key,)
+        ).fetchone()
+        if row is None:
+            self.index.execute("INSERT INTO keys VALUES (?, ?, 1)", (key, digest))
+            return key
+        first_digest, count = row
+        repeat = hashlib.sha256(key.encode() + b"\0" + digest).digest()
+        if digest == first_digest or not self._insert("repeats", repeat):
+            return None
+        unique, is_new = key, False
+        while not is_new:
+            count += 1
+            unique = f"{key}~{count}"
+            # This key has no digest: an example that comes with such a key is a different one.
+            is_new = self._insert("keys", unique, None, 1)
+        self.index.execute("UPDATE keys SET count = ? WHERE value = ?", (count, key))
+        return unique
+
+    def add_image(self, sha256: bytes | None, phash: bytes | None) -> str | None:
+        """Add an image unless it duplicates an earlier one.
+
+        Args:
+          sha256: hash of the image, or None to allow equal images.
+          phash: perceptual hash of the image, or None to allow similar images.
+
+        Returns:
+          None if the image is new; otherwise duplicate_image or near_duplicate.
+        """
         if sha256 is not None and not self._insert("contents", sha256):
             return "duplicate_image"
         if phash is None:
@@ -79,9 +108,10 @@ class DuplicateIndex:
         self.index.close()
         self.folder.cleanup()
 
-    def _insert(self, table: str, value: str | bytes) -> bool:
-        """Insert a value and return whether it is new."""
-        cursor = self.index.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (value,))
+    def _insert(self, table: str, *row: str | bytes | int | None) -> bool:
+        """Insert a row and return whether its first value is new."""
+        places = ", ".join("?" * len(row))
+        cursor = self.index.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", row)
         return cursor.rowcount > 0
 
     def _split_into_bands(self, value: int) -> list[tuple[int, int]]:

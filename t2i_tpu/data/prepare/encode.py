@@ -85,9 +85,9 @@ class UnitEncoder:
                     "another --output"
                 )
 
-    def encode_unit(self, work: str, index: int) -> UnitResult:
+    def encode_unit(self, work: str, name: str) -> UnitResult:
         """Encode the captions of a unit if necessary, and return the unit's result."""
-        result = read_result(work, index)
+        result = read_result(work, name)
         path = _make_path(work, result)
         if self.encoder is None or tf.io.gfile.exists(path):
             return result

@@ -1,10 +1,12 @@
 """The plan of a preparation and its progress, in the work folder OUTPUT/preparing.
 
-The work folder holds settings.json, units.jsonl with one unit per line, and the files that `unit`
-and `encode` write.
+The work folder holds settings.json, units.jsonl with the name and content of one unit per line, and the
+files that `unit` and `encode` write. The units are listed anew whenever the command starts. The results
+of units whose input is unchanged are used again.
 """
 
 import contextlib
+import itertools
 import json
 import posixpath
 import re
@@ -12,6 +14,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from t2i_tpu.data.prepare.inputs import InputReader, InputSummary
+from t2i_tpu.data.prepare.progress import show_progress
 from t2i_tpu.data.prepare.settings import SHARD_SETTINGS, Settings
 from t2i_tpu.data.prepare.unit import make_unit_path
 from t2i_tpu.data.sources.source import Source, Unit
@@ -24,8 +28,10 @@ _UNITS_NAME = "units.jsonl"
 _PROBLEM_EXTENSION = ".problem"  # of the file that a unit has instead of a result if it failed
 
 
-def make_plan(settings: Settings, source: Source, output: str, work: str) -> int:
-    """Write the plan, or check an existing one against the settings.
+def make_plan(
+    settings: Settings, source: Source, output: str, work: str
+) -> tuple[list[str], InputSummary]:
+    """Write the plan, after checking that a preparation that was interrupted had the same settings.
 
     Incomplete files and recorded problems of an earlier run are removed.
 
@@ -36,79 +42,82 @@ def make_plan(settings: Settings, source: Source, output: str, work: str) -> int
       work: the work folder inside `output`.
 
     Returns:
-      The number of units.
+      The names of the units, and a summary of the input.
 
     Raises:
-      UserError: the output folder holds something else, or a preparation with different settings.
+      UserError: the source has no units, or the output folder holds something else or a preparation
+        with different settings.
     """
-    settings_path = posixpath.join(work, _SETTINGS_NAME)
-    if tf.io.gfile.exists(settings_path):
-        _update_settings(settings, output, settings_path)
-    else:
-        _write_plan(settings, source, output, work)
+    _check_output(settings, output, work)
+    reader = InputReader(source)
+    with show_progress("reading the source", "units") as progress:
+        units = progress.iterate(reader.list_units())
+        first = next(units, None)
+        if first is None:
+            raise UserError(f"--source={settings.source} holds no images; check the path")
+        names = _write_units(work, itertools.chain([first], units))
+    files.write(posixpath.join(work, _SETTINGS_NAME), settings.to_json())
     for name in tf.io.gfile.listdir(work):
         if name.endswith((".tmp", _PROBLEM_EXTENSION)):
             with contextlib.suppress(tf.errors.NotFoundError):
                 tf.io.gfile.remove(posixpath.join(work, name))
-    return sum(1 for _ in read_units(work))
+    return names, reader.summary
 
 
-def _write_plan(settings: Settings, source: Source, output: str, work: str) -> None:
-    """Write the units and then the settings. Raises UserError if `output` is not empty."""
-    if tf.io.gfile.isdir(output):
-        names = {name.rstrip("/") for name in tf.io.gfile.listdir(output)}
-        if names - {WORK_NAME}:
-            raise UserError(f"--output={output} is not empty; choose another folder")
-    tf.io.gfile.makedirs(work)
-    units_path = posixpath.join(work, _UNITS_NAME)
-    with files.write_atomically(units_path) as partial, tf.io.gfile.GFile(partial, "w") as file:
-        for unit in source.list_units():
-            file.write(json.dumps(unit) + "\n")
-    # The settings are written last, so the plan is complete if their file exists.
-    files.write(posixpath.join(work, _SETTINGS_NAME), settings.to_json())
-
-
-def _update_settings(settings: Settings, output: str, settings_path: str) -> None:
-    """Store the new settings and remove the shards if only SHARD_SETTINGS have changed.
-
-    Raises:
-      UserError: another setting has changed.
-    """
+def _check_output(settings: Settings, output: str, work: str) -> None:
+    """Raise UserError if the output folder holds something else than this preparation."""
+    settings_path = posixpath.join(work, _SETTINGS_NAME)
+    if not tf.io.gfile.exists(settings_path):
+        if tf.io.gfile.isdir(output):
+            names = {name.rstrip("/") for name in tf.io.gfile.listdir(output)}
+            if names - {WORK_NAME}:
+                raise UserError(f"--output={output} is not empty; choose another folder")
+        return
     with tf.io.gfile.GFile(settings_path) as file:
         old = json.load(file)
     new = json.loads(settings.to_json())
-    changed = [name for name in new if new[name] != old.get(name)]
-    for name in changed:
-        if name not in SHARD_SETTINGS:
+    for name in new:
+        if name not in SHARD_SETTINGS and new[name] != old.get(name):
             raise UserError(
                 f"--output={output} holds an unfinished preparation with a different {name} "
-                f"({old.get(name)!r}); finish it, delete it, or choose another --output"
+                f"({old.get(name)!r}); finish it, delete {output}, or choose another --output"
             )
-    if changed:
-        for shard in tf.io.gfile.glob(posixpath.join(output, "*.tfrecord")):
-            tf.io.gfile.remove(shard)
-        files.write(settings_path, settings.to_json())
 
 
-def read_units(work: str) -> Iterator[tuple[int, Unit]]:
-    """Yield each unit with its index, as (index, unit)."""
+def _write_units(work: str, units: Iterator[tuple[str, Unit]]) -> list[str]:
+    """Write the list of units, and return their names."""
+    tf.io.gfile.makedirs(work)
+    names = []
+    path = posixpath.join(work, _UNITS_NAME)
+    with files.write_atomically(path) as partial, tf.io.gfile.GFile(partial, "w") as file:
+        for name, unit in units:
+            file.write(json.dumps({"name": name, "unit": unit}) + "\n")
+            names.append(name)
+    return names
+
+
+def read_units(work: str) -> Iterator[tuple[str, Unit]]:
+    """Yield (name, unit) of each unit."""
     with tf.io.gfile.GFile(posixpath.join(work, _UNITS_NAME)) as file:
-        yield from enumerate(map(json.loads, file))
+        for line in file:
+            fields = json.loads(line)
+            yield fields["name"], fields["unit"]
 
 
-def list_processed(work: str) -> set[int]:
-    """Return the indices of the units that have a result."""
-    matches = (re.fullmatch(r"unit-(\d+)\.json", name) for name in tf.io.gfile.listdir(work))
-    return {int(match[1]) for match in matches if match}
+def list_processed(work: str) -> set[str]:
+    """Return the names of the units that have a result, including those of an earlier input."""
+    matches = (re.fullmatch(r"unit-(\w+)\.json", name) for name in tf.io.gfile.listdir(work))
+    return {match[1] for match in matches if match}
 
 
-def write_problem(work: str, index: int, message: str) -> None:
+def write_problem(work: str, name: str, message: str) -> None:
     """Record why a unit cannot be processed, for runners that do not pass on exceptions."""
-    files.write(make_unit_path(work, index) + _PROBLEM_EXTENSION, message, shared=True)
+    files.write(make_unit_path(work, name) + _PROBLEM_EXTENSION, message, shared=True)
 
 
 def read_problems(work: str) -> Iterator[str]:
     """Yield the messages that `write_problem` recorded."""
-    for path in sorted(tf.io.gfile.glob(posixpath.join(work, "*" + _PROBLEM_EXTENSION))):
-        with tf.io.gfile.GFile(path) as file:
-            yield file.read()
+    for name in sorted(tf.io.gfile.listdir(work)):
+        if name.endswith(_PROBLEM_EXTENSION):
+            with tf.io.gfile.GFile(posixpath.join(work, name)) as file:
+                yield file.read()

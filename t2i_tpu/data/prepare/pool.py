@@ -19,20 +19,20 @@ from t2i_tpu.errors import UserError
 
 @contextlib.contextmanager
 def process_units(
-    work: str, settings: Settings, processed: set[int], workers: int = 1
-) -> Iterator[Iterator[int]]:
+    work: str, settings: Settings, processed: set[str], workers: int = 1
+) -> Iterator[Iterator[str]]:
     """Process units in `workers` processes; see `run.Runner` for the interface.
 
     Args:
       work: the work folder.
       settings: settings of the preparation.
-      processed: indices of the units that have been processed.
+      processed: names of the units that have been processed.
       workers: number of processes. A single worker runs in this process.
 
     Raises:
       UserError: a worker process was killed.
     """
-    remaining = ((index, unit) for index, unit in plan.read_units(work) if index not in processed)
+    remaining = ((name, unit) for name, unit in plan.read_units(work) if name not in processed)
     if workers == 1:
         yield _process_here(work, settings, remaining)
         return
@@ -54,19 +54,19 @@ def process_units(
 
 
 def _process_here(
-    work: str, settings: Settings, units: Iterator[tuple[int, Unit]]
-) -> Iterator[int]:
-    """Process units in this process, and yield their indices."""
+    work: str, settings: Settings, units: Iterator[tuple[str, Unit]]
+) -> Iterator[str]:
+    """Process units in this process, and yield their names."""
     source = make_source(settings)
-    for index, unit in units:
-        process_unit(work, index, unit, source, settings)
-        yield index
+    for name, unit in units:
+        process_unit(work, name, unit, source, settings)
+        yield name
 
 
 def _process_in_pool(
-    pool: concurrent.futures.Executor, units: Iterator[tuple[int, Unit]], max_waiting: int
-) -> Iterator[int]:
-    """Yield the indices of units as they finish; at most `max_waiting` units are queued."""
+    pool: concurrent.futures.Executor, units: Iterator[tuple[str, Unit]], max_waiting: int
+) -> Iterator[str]:
+    """Yield the names of units as they finish; at most `max_waiting` units are queued."""
 
     def submit(count):
         return {pool.submit(_process_in_worker, *unit) for unit in itertools.islice(units, count)}
@@ -94,7 +94,7 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _process_in_worker(index: int, unit: Unit) -> int:
+def _process_in_worker(name: str, unit: Unit) -> str:
     state = _worker_state
-    process_unit(state["work"], index, unit, state["source"], state["settings"])
-    return index
+    process_unit(state["work"], name, unit, state["source"], state["settings"])
+    return name

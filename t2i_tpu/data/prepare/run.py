@@ -2,29 +2,29 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import posixpath
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
 from t2i_tpu.data import manifest as manifest_lib
 from t2i_tpu.data import text_tower
-from t2i_tpu.data.prepare import assemble, plan, pool
+from t2i_tpu.data.prepare import assemble, inputs, plan, pool
 from t2i_tpu.data.prepare.encode import UnitEncoder
+from t2i_tpu.data.prepare.progress import show_progress
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.prepare.sources import make_source
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
 # A function that processes all units that have not been processed. Its arguments are the work folder,
-# the settings and the indices of the processed units. It returns a context manager whose value is an
-# iterator of the indices of the other units as they finish, in any order. There are
+# the settings and the names of the processed units. It returns a context manager whose value is an
+# iterator of the names of the other units as they finish, in any order. There are
 # `pool.process_units` and `beam.process_units`.
-Runner = Callable[[str, Settings, set[int]], contextlib.AbstractContextManager[Iterator[int]]]
+Runner = Callable[[str, Settings, set[str]], contextlib.AbstractContextManager[Iterator[str]]]
 
 
 def prepare(
@@ -61,7 +61,7 @@ def _prepare(settings: Settings, output: str, process_units: Runner) -> manifest
 
     # Set up.
     source, encoder = make_source(settings), UnitEncoder(settings)
-    num_units = plan.make_plan(settings, source, output, work)
+    units, summary = plan.make_plan(settings, source, output, work)
     encoder.check_unchanged(work)
     tower = None
     if settings.export_text_tower:
@@ -70,31 +70,82 @@ def _prepare(settings: Settings, output: str, process_units: Runner) -> manifest
 
     # Process the units and encode their captions.
     processed = plan.list_processed(work)
-    progress = tqdm(total=num_units, initial=len(processed), unit=" units", disable=None)
-    with progress, process_units(work, settings, processed) as new_units:
-        for index in itertools.chain(sorted(processed), new_units):
-            encoder.encode_unit(work, index)
-            if index not in processed:
-                progress.update()
+    old_units = [name for name in units if name in processed]
+    with (
+        show_progress("processing", "units", len(units), len(old_units)) as progress,
+        process_units(work, settings, processed) as new_units,
+    ):
+        for name in old_units:
+            encoder.encode_unit(work, name)
+        for name in progress.iterate(new_units):
+            encoder.encode_unit(work, name)
 
     # Write the data set.
-    logging.info("%d units are processed; writing the shards", num_units)
     label_names = source.read_label_names()
-    manifest = assemble.assemble(output, work, num_units, settings, encoder, label_names)
-    manifest = dataclasses.replace(manifest, text_tower=tower)
+    manifest = assemble.assemble(output, work, units, settings, encoder, label_names)
+    preparation = manifest.preparation | {"input": dataclasses.asdict(summary)}
+    manifest = dataclasses.replace(manifest, text_tower=tower, preparation=preparation)
     assemble.write_manifest(output, manifest)
     _clean_up(output, work)
     return manifest
 
 
 def _read_complete(settings: Settings, output: str, work: str) -> manifest_lib.Manifest:
-    """Return the manifest of a complete data set. Raises UserError if its settings differ."""
+    """Return the manifest of a complete data set.
+
+    Raises:
+      UserError: its settings differ, or its source has changed since.
+    """
     manifest = manifest_lib.read_manifest(output)
-    if (manifest.preparation or {}).get("fingerprint") != settings.compute_fingerprint():
+    preparation = manifest.preparation or {}
+    if preparation.get("fingerprint") != settings.compute_fingerprint():
         raise UserError(f"--output={output} already holds another data set; choose another folder")
+    _check_source_unchanged(settings, output, preparation.get("input"))
     logging.info("%s is already complete", output)
     _clean_up(output, work)
     return manifest
+
+
+def _check_source_unchanged(settings: Settings, output: str, old: dict[str, Any] | None) -> None:
+    """Compare the source with what a complete data set was made from.
+
+    Only a warning is logged if the source cannot be read any more, or if no more than the times of its
+    files differ, because then their content may be the same.
+
+    Args:
+      settings: settings of the preparation.
+      output: folder of the data set.
+      old: the manifest's summary of the input, or None if an earlier version wrote the manifest.
+
+    Raises:
+      UserError: files were added, removed, or have another size, or a table has other rows.
+    """
+    if old is None:
+        return
+    reader = inputs.InputReader(make_source(settings))
+    try:
+        with show_progress("comparing the source", "units") as progress:
+            for _ in progress.iterate(reader.list_units()):
+                pass
+    except (UserError, tf.errors.OpError) as error:
+        logging.warning("the source cannot be compared with %s: %s", output, error)
+        return
+    new = dataclasses.asdict(reader.summary)
+    remedy = f"to prepare it anew, delete {output} or choose another --output"
+    if new["content_sha256"] != old["content_sha256"]:
+        raise UserError(
+            f"--source={settings.source} has changed since {output} was prepared (it had "
+            f"{old['files']} files of {old['num_bytes']} bytes and has {new['files']} of "
+            f"{new['num_bytes']}); {remedy}"
+        )
+    if new["versions_sha256"] != old["versions_sha256"]:
+        logging.warning(
+            "files of --source=%s were written again after %s was prepared, with the same sizes; if "
+            "their content has changed, %s",
+            settings.source,
+            output,
+            remedy.removeprefix("to prepare it anew, "),
+        )
 
 
 def _export_text_tower(
@@ -123,8 +174,9 @@ def _export_text_tower(
 def _clean_up(output: str, work: str) -> None:
     """Remove the work folder and temporary files."""
     # On gs:// a rename is a copy and a deletion. A kill between the two leaves a .tmp file.
-    for partial in tf.io.gfile.glob(posixpath.join(output, "*.tmp")):
-        tf.io.gfile.remove(partial)
+    for name in tf.io.gfile.listdir(output):
+        if name.endswith(".tmp"):
+            tf.io.gfile.remove(posixpath.join(output, name))
     _remove_folder(work)
 
 

@@ -68,10 +68,10 @@ class Settings:
         at_least=0,
         below=1,
     )
-    num_streams: int = option(
-        16,
+    num_streams: int | None = option(
+        None,
         "Number of streams per split. It must divide the global batch size and be a multiple of the "
-        "number of hosts.",
+        "number of hosts. Default: 16, or fewer for a split of fewer examples.",
         at_least=1,
     )
     shard_size: int = option(1024, "Number of examples per shard.", at_least=1)

@@ -1,8 +1,8 @@
 """Processes one unit: rejects or converts its items and writes the examples to a file.
 
 The file contains examples that `records.to_example` made, with the additional TEMPORARY_FEATURES. The
-unit's result, unit-NNNNNN.json, names that file and is written last: if it exists, the unit has been
-processed.
+unit's result, unit-NAME.json, names that file and is written last: if it exists, the unit has been
+processed. The unit's name changes with its input, so a result never belongs to a different input.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.storage import files, gcs
 
 # Features that the examples of a unit have, but not those of a shard: the split that the source chose,
-# and the hashes by which duplicates are found.
-TEMPORARY_FEATURES = ("split", "sha256", "hash")
+# and the hashes by which equal examples and duplicate images are found.
+TEMPORARY_FEATURES = ("split", "digest", "sha256", "hash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,35 +49,30 @@ class UnitResult:
     embeddings: dict[int, tuple[int, bool]]
 
 
-def make_unit_path(work: str, index: int) -> str:
+def make_unit_path(work: str, name: str) -> str:
     """Return the path of a unit's files in the work folder, without an extension."""
-    return posixpath.join(work, f"unit-{index:06d}")
+    return posixpath.join(work, f"unit-{name}")
 
 
-def is_processed(work: str, index: int) -> bool:
+def is_processed(work: str, name: str) -> bool:
     """Return whether a unit has a result."""
-    return tf.io.gfile.exists(make_unit_path(work, index) + ".json")
+    return tf.io.gfile.exists(make_unit_path(work, name) + ".json")
 
 
-def read_result(work: str, index: int) -> UnitResult:
+def read_result(work: str, name: str) -> UnitResult:
     """Read the result of a processed unit."""
-    with tf.io.gfile.GFile(make_unit_path(work, index) + ".json") as file:
+    with tf.io.gfile.GFile(make_unit_path(work, name) + ".json") as file:
         fields = json.load(file)
-    if "lost" in fields:  # an earlier version of t2i_tpu used this name
-        fields["rejected"] = fields.pop("lost")
-    if "dim" in fields:  # so did a version that did not count embeddings
-        dim, normalized = fields.pop("dim"), fields.pop("normalized")
-        fields["embeddings"] = {dim: (fields["num_examples"], normalized)} if dim else {}
     fields["embeddings"] = {int(dim): tuple(value) for dim, value in fields["embeddings"].items()}
     return UnitResult(**fields)
 
 
-def process_unit(work: str, index: int, unit: Unit, source: Source, settings: Settings) -> None:
+def process_unit(work: str, name: str, unit: Unit, source: Source, settings: Settings) -> None:
     """Read a unit, and write its examples and its result into the work folder.
 
     Args:
       work: the work folder.
-      index: index of the unit in the plan.
+      name: name of the unit in the plan.
       unit: the unit.
       source: the source that listed the unit.
       settings: settings of the preparation.
@@ -85,14 +80,14 @@ def process_unit(work: str, index: int, unit: Unit, source: Source, settings: Se
     Raises:
       UserError: the source cannot be read, or a package that a filter needs is missing.
     """
-    path = make_unit_path(work, index)
+    path = make_unit_path(work, name)
     # Two workers may process the same unit if one outlives its killed parent or Beam retries too
     # early. Their downloads may differ, so each worker writes its own file.
     examples = f"{path}.{uuid.uuid4().hex}.tfrecord"
     rejected, embeddings, count = [], {}, 0
     label_names = source.read_label_names()
     with files.write_atomically(examples) as partial, tf.io.TFRecordWriter(partial) as writer:
-        for item in _read_items(source, index, unit, settings.source):
+        for item in _read_items(source, unit, settings.source):
             try:
                 example, embedding = _process_item(item, settings, label_names)
             except Rejected as rejection:
@@ -107,11 +102,11 @@ def process_unit(work: str, index: int, unit: Unit, source: Source, settings: Se
             count += 1
     result = UnitResult(posixpath.basename(examples), count, tuple(rejected), embeddings)
     # Keep the first result, because shards may already have been written from it.
-    if not is_processed(work, index):
+    if not is_processed(work, name):
         files.write(path + ".json", json.dumps(dataclasses.asdict(result)), shared=True)
 
 
-def _read_items(source: Source, index: int, unit: Unit, name: str) -> Iterator[Item]:
+def _read_items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
     """Yield the items of a unit.
 
     If the source raises an unforeseen error, the last item stands for the rest of the unit, which is
@@ -134,7 +129,7 @@ def _read_items(source: Source, index: int, unit: Unit, name: str) -> Iterator[I
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        key = f"unit {index} after item {count}"
+        key = f"{unit.get('file', 'input')} after item {count}"
         yield Item(key, problem=f"rest_{_log_unforeseen(error, key)}")
 
 
@@ -208,6 +203,8 @@ def _make_example(
     features = example.features.feature
     if item.split:
         features["split"].bytes_list.value.append(item.split.encode())
+    digest = hashlib.sha256(pixels.tobytes() + caption.encode()).digest()
+    features["digest"].bytes_list.value.append(digest[:16])
     if settings.filters.drop_same_images:
         content = item.image if isinstance(item.image, bytes) else item.image.tobytes()
         features["sha256"].bytes_list.value.append(hashlib.sha256(content).digest())

@@ -46,6 +46,11 @@ class FolderSource:
         rows = self._read_table(tables[0]) if tables else self._list_images()
         yield from _group_rows(rows, is_table=bool(tables))
 
+    def list_files(self, unit: Unit) -> list[str]:
+        images = [name for name, *_ in unit["rows"]]
+        texts = [] if unit["table"] else [posixpath.splitext(name)[0] + ".txt" for name in images]
+        return [self._join(name) for name in (*images, *texts)]
+
     def read(self, unit: Unit) -> Iterator[Item]:
         rows = unit["rows"]
         read_item = functools.partial(self._read_item, unit["table"])

@@ -41,14 +41,20 @@ class IdxSource:
 
     def __init__(self, folder: str):
         self.folder = folder
+        self._read_records = functools.lru_cache(maxsize=2)(self._read_records)
 
     def list_units(self) -> Iterator[Unit]:
         for split in _PREFIXES:
-            for rows in split_rows(len(_read_records(self.folder, split))):
+            for rows in split_rows(len(self._read_records(split))):
                 yield rows | {"split": split}
 
+    def list_files(self, unit: Unit) -> list[str]:
+        prefix = _PREFIXES[unit["split"]]
+        stems = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        return [*(_find(self.folder, stem) for stem in stems), f"{self.folder}/{_LABELS_FILE}"]
+
     def read(self, unit: Unit) -> Iterator[Item]:
-        records = _read_records(self.folder, unit["split"])
+        records = self._read_records(unit["split"])
         for record in records[unit["start"] : unit["stop"]]:
             image = record.image[:, :, 0]
             yield Item(record.key, image, record.caption, record.label, split=unit["split"])
@@ -56,10 +62,8 @@ class IdxSource:
     def read_label_names(self) -> tuple[str, ...]:
         return read_label_names(self.folder)
 
-
-@functools.lru_cache(maxsize=2)
-def _read_records(folder: str, split: str) -> list[Record]:
-    return list(read_idx(folder, split))
+    def _read_records(self, split: str) -> list[Record]:
+        return list(read_idx(self.folder, split))
 
 
 def read_idx(folder: str, split: str) -> Iterator[Record]:

@@ -34,6 +34,9 @@ class NpySource:
             count = unit["stop"] - unit["start"]
             yield unit | {"captions": [next(captions) for _ in range(count)]}
 
+    def list_files(self, unit: Unit) -> list[str]:
+        return [self._join("imgs.npy"), self._join("embeddings.npy")]
+
     def read(self, unit: Unit) -> Iterator[Item]:
         start, stop = unit["start"], unit["stop"]
         images = _ArrayFile(self._join("imgs.npy")).read(start, stop)

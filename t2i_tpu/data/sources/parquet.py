@@ -44,6 +44,9 @@ class ParquetSource:
             for group in range(num_groups):
                 yield {"file": path, "group": group}
 
+    def list_files(self, unit: Unit) -> list[str]:
+        return [unit["file"]]
+
     def read(self, unit: Unit) -> Iterator[Item]:
         index = 0
         with open_parquet(unit["file"]) as file:

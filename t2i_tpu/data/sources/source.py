@@ -57,6 +57,12 @@ class Source(Protocol):
     def list_units(self) -> Iterator[Unit]:
         """Yield the units. Raises UserError if there is nothing to read."""
 
+    def list_files(self, unit: Unit) -> list[str]:
+        """Return the paths of the files, some of which may not exist, from which a unit is read.
+
+        A file need not be listed if the unit has all that is used of it.
+        """
+
     def read(self, unit: Unit) -> Iterator[Item]:
         """Yield the items of a unit. Faults of an item are stored in its `problem`, not raised."""
 

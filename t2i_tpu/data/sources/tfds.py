@@ -28,6 +28,11 @@ class TfdsSource:
             for rows in split_rows(count_examples(builder, split)):
                 yield rows | {"split": split}
 
+    def list_files(self, unit: Unit) -> list[str]:
+        builder = open_builder(self.name, self.data_dir)
+        names = builder.info.splits[_find_split(builder, unit["split"])].filenames
+        return [f"{builder.data_path}/{name}" for name in sorted(names)]
+
     def read(self, unit: Unit) -> Iterator[Item]:
         rows = unit["start"], unit["stop"]
         for record in read_tfds(self.name, self.data_dir, unit["split"], rows):

@@ -67,6 +67,9 @@ class UrlsSource:
             for start in range(0, num_rows, _UNIT_ROWS):
                 yield {"file": path, "start": start}
 
+    def list_files(self, unit: Unit) -> list[str]:
+        return [unit["file"]]
+
     def read(self, unit: Unit) -> Iterator[Item]:
         rows = _read_rows(unit["file"], unit["start"])
         url_column = find_column(rows[0], _URL_COLUMNS)

@@ -26,6 +26,9 @@ class WebdatasetSource:
     def list_units(self) -> Iterator[Unit]:
         return ({"file": file} for file in expand_pattern(self.pattern, "webdataset"))
 
+    def list_files(self, unit: Unit) -> list[str]:
+        return [unit["file"]]
+
     def read(self, unit: Unit) -> Iterator[Item]:
         prefix = get_stem(unit["file"])
         group, parts = None, {}  # the current item: its path without extension, and its members

@@ -66,13 +66,38 @@ def to_bytes(value):
     return value.to_bytes(8, "big")
 
 
-def test_duplicates_are_rejected_by_key_then_content_then_hash():
+def test_duplicate_images_are_found_by_content_then_hash():
     index = DuplicateIndex(distance=2)
-    assert index.add("a", b"1", to_bytes(0)) is None
-    assert index.add("a", b"2", to_bytes(2**40)) == "duplicate_key"
-    assert index.add("b", b"1", to_bytes(2**40)) == "duplicate_image"
-    assert index.add("c", b"3", to_bytes(0b11 << 62)) == "near_duplicate"
-    assert index.add("d", None, None) is None
+    assert index.add_image(b"1", to_bytes(0)) is None
+    assert index.add_image(b"1", to_bytes(2**40)) == "duplicate_image"
+    assert index.add_image(b"3", to_bytes(0b11 << 62)) == "near_duplicate"
+    assert index.add_image(None, None) is None
+    index.close()
+
+
+def test_repeated_keys_are_numbered_unless_the_example_is_the_same():
+    index = DuplicateIndex(None)
+    claims = [
+        ("a", b"1", "a"),
+        ("a", b"1", None),
+        ("a", b"2", "a~2"),
+        ("a~3", b"1", "a~3"),  # a key of the input that looks like a numbered one
+        ("a", b"3", "a~4"),
+        ("a", b"2", None),
+        ("a~2", b"2", "a~2~2"),  # not the example with that number
+        ("a~2", b"2", None),
+        ("b", b"1", "b"),
+    ]
+    for key, digest, expected in claims:
+        assert index.claim_key(key, digest) == expected, (key, digest)
+    index.close()
+
+
+def test_a_key_that_repeats_often_is_numbered_quickly():
+    index = DuplicateIndex(None)
+    keys = [index.claim_key("x", f"{number}".encode()) for number in range(20_000)]
+    assert keys == ["x", *(f"x~{number}" for number in range(2, 20_001))]
+    assert not any(index.claim_key("x", f"{number}".encode()) for number in range(20_000))
     index.close()
 
 
@@ -87,7 +112,7 @@ def test_near_duplicates_match_an_exhaustive_search(distance):
         for place in rng.choice(64, rng.integers(0, 12), replace=False):
             value ^= 1 << int(place)
         is_near = any((value ^ other).bit_count() <= distance for other in kept)
-        cause = index.add(f"key {number}", None, to_bytes(value))
+        cause = index.add_image(None, to_bytes(value))
         assert cause == ("near_duplicate" if is_near else None)
         if not is_near:
             kept.append(value)

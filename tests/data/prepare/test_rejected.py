@@ -153,7 +153,7 @@ def test_missing_and_duplicate_images_in_parquet_are_rejected(emoji, prepare_fro
         prepare_from(source, tmp_path / "other")
 
 
-def test_first_of_two_equal_keys_is_kept(emoji, prepare_from, tmp_path):
+def test_repeated_keys_are_numbered(emoji, prepare_from, tmp_path):
     folder = tmp_path / "input"
     folder.mkdir()
     with tarfile.open(folder / "a.tar", "w") as tar:
@@ -162,13 +162,14 @@ def test_first_of_two_equal_keys_is_kept(emoji, prepare_from, tmp_path):
                 add_member(tar, f"{key}.png", encode_png(image))
                 add_member(tar, f"{key}.txt", f"{caption} {turn}".encode())
     manifest, splits = prepare_from(f"webdataset:{folder}/a.tar")
-    assert manifest.preparation["outcomes"] == {"duplicate_key": NUM_GOOD, "train": NUM_GOOD}
-    assert all(example["caption"].endswith(b" 0") for example in splits["train"])
+    assert manifest.preparation["outcomes"] == {"train": 2 * NUM_GOOD}
+    for example in splits["train"]:
+        assert example["caption"].endswith(b" 1" if example["key"].endswith(b"~2") else b" 0")
 
 
 def test_too_few_examples_left_is_an_error(emoji, prepare_from, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:NUM_GOOD])
-    message = f"0 train examples are too few for 4 streams .{NUM_GOOD} no_similarity"
+    message = f"no example can be used: {NUM_GOOD} no_similarity .*leave out --min_similarity"
     with pytest.raises(UserError, match=message):
         prepare_from(source, filters=Filters(min_similarity=0.3))
 
@@ -257,6 +258,9 @@ class FaultySource:
     def list_units(self):
         return iter([{}])
 
+    def list_files(self, unit):
+        return []
+
     def read(self, unit):
         for key in "abcd":
             columns = [] if key == "c" else {"similarity": 0.5}
@@ -275,5 +279,5 @@ def test_unforeseen_errors_reject_an_item_or_the_rest_of_a_unit(
     assert manifest.preparation["outcomes"]["train"] == 3
     assert read_rejected(tmp_path) == {
         "c": "unreadable_AttributeError",
-        "unit 0 after item 4": "rest_unreadable_KeyError",
+        "input after item 4": "rest_unreadable_KeyError",
     }

@@ -33,10 +33,10 @@ def test_unit_processed_twice_keeps_captions_with_embeddings(
         # All captions have been encoded. Now the second worker processes the same units.
         key = images[missing][0]
         (tmp_path / "input" / key[:2] / f"{key}.png").unlink()
-        for index, unit_ in plan.read_units(work):
+        for name, unit_ in plan.read_units(work):
             if at_once:
-                pathlib.Path(unit.make_unit_path(work, index) + ".json").unlink()
-            unit.process_unit(work, index, unit_, make_source(settings), settings)
+                pathlib.Path(unit.make_unit_path(work, name) + ".json").unlink()
+            unit.process_unit(work, name, unit_, make_source(settings), settings)
 
     @contextlib.contextmanager
     def process_units(work, settings, processed):
@@ -77,27 +77,6 @@ def test_encoder_that_changed_is_rejected(emoji, tmp_path, monkeypatch):
         ):
             prepare(settings, output)
     assert prepare(settings, output).num_examples("train") == 8
-
-
-def test_preparation_of_an_earlier_version_is_resumed(emoji, tmp_path):
-    """The results of units used to call the field "lost" that is now called "rejected"."""
-    source, output = write_folder(tmp_path / "input", emoji[:8]), str(tmp_path / "data")
-    (tmp_path / "input" / "empty.png").touch()
-    settings = Settings(source, encoder="none", heldout_share=0, num_streams=4)
-
-    @contextlib.contextmanager
-    def process_and_stop(work, settings, processed):
-        with pool.process_units(work, settings, processed) as indices:
-            list(indices)
-        (result,) = pathlib.Path(work).glob("unit-*.json")
-        result.write_text(result.read_text().replace('"rejected"', '"lost"'))
-        raise UserError("stopped")
-        yield
-
-    with pytest.raises(UserError, match="stopped"):
-        prepare(settings, output, process_and_stop)
-    outcomes = prepare(settings, output).preparation["outcomes"]
-    assert outcomes == {"no_caption": 1, "train": 8}
 
 
 def test_text_tower_that_cannot_be_exported_can_be_left_out(

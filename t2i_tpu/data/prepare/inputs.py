@@ -1,0 +1,86 @@
+"""Identifies the input of each unit by the names, sizes and versions of its files.
+
+A file that was changed, added or removed therefore gives its unit another name, under which there is no
+result yet. No file is read for this.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Iterator
+
+from t2i_tpu.data.sources.source import Source, Unit
+from t2i_tpu.storage import listing
+
+_CACHED_FILES = 4096
+_CACHED_FOLDERS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSummary:
+    """Identifies the complete input of a preparation.
+
+    Attributes:
+      files: number of files, counted once for each unit that needs them.
+      num_bytes: their total size.
+      content_sha256: hash of the units with the sizes of their files.
+      versions_sha256: hash of the versions of the files.
+    """
+
+    files: int
+    num_bytes: int
+    content_sha256: str
+    versions_sha256: str
+
+
+class InputReader:
+    """Lists the units of a source with the names that identify their input.
+
+    Attributes:
+      summary: the summary of the units that have been listed so far.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self._content, self._versions = hashlib.sha256(), hashlib.sha256()
+        self._files = self._bytes = 0
+        # Units share files and folders.
+        self._stat = functools.lru_cache(_CACHED_FILES)(_stat)
+        self._list_folder = functools.lru_cache(_CACHED_FOLDERS)(listing.list_files)
+
+    def list_units(self) -> Iterator[tuple[str, Unit]]:
+        """Yield (name, unit) of every unit. Raises UserError if the source cannot be read."""
+        for unit in self.source.list_units():
+            found = [self._find_file(path) for path in self.source.list_files(unit)]
+            sizes = [info.num_bytes if info else None for info in found]
+            versions = [(info.crc32c or info.version) if info else None for info in found]
+            content = json.dumps([unit, sizes]).encode()
+            version = json.dumps(versions).encode()
+            self._content.update(content)
+            self._versions.update(version)
+            self._files += sum(info is not None for info in found)
+            self._bytes += sum(size or 0 for size in sizes)
+            yield hashlib.sha256(content + version).hexdigest()[:20], unit
+
+    @property
+    def summary(self) -> InputSummary:
+        content, versions = self._content.hexdigest(), self._versions.hexdigest()
+        return InputSummary(self._files, self._bytes, content, versions)
+
+    def _find_file(self, path: str) -> listing.FileInfo | None:
+        """Return the size and version of a file, or None if it does not exist."""
+        if "://" not in path:
+            return self._stat(path)
+        folder, name = posixpath.split(path)
+        return self._list_folder(folder).get(name)
+
+
+def _stat(path: str) -> listing.FileInfo | None:
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):  # ValueError: the name contains "\0"
+        return None
+    return listing.FileInfo(stat.st_size, str(stat.st_mtime_ns))
