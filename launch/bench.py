@@ -14,9 +14,11 @@ from t2i_tpu import cli
 CONFIG = cli.define_config()
 STRATEGY = cli.define_strategy()
 ROUNDS = flags.DEFINE_integer(
-    "rounds", 5, "Number of times to repeat the measurement.", lower_bound=1
+    "rounds", 5, "Number of times to repeat the measurement.", lower_bound=1, upper_bound=10**6
 )
-STEPS = flags.DEFINE_integer("steps", 5, "Number of training steps in each round.", lower_bound=1)
+STEPS = flags.DEFINE_integer(
+    "steps", 5, "Number of training steps in each round.", lower_bound=1, upper_bound=10**6
+)
 flags.mark_flag_as_required("config")
 
 

@@ -17,7 +17,7 @@ OUTPUT = cli.define_path(
     "output", None, "Folder to copy to. Exactly one of --source and --output must be on gs://."
 )
 WORKERS = flags.DEFINE_integer(
-    "workers", 8, "Number of files to copy at the same time.", lower_bound=1
+    "workers", 8, "Number of files to copy at the same time.", lower_bound=1, upper_bound=1024
 )
 flags.mark_flags_as_required(["source", "output"])
 

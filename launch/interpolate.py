@@ -13,6 +13,7 @@ from absl import flags
 
 from t2i_tpu import cli
 from t2i_tpu.errors import UserError
+from t2i_tpu.flag_values import MAX_SEED, check_ending
 
 SAMPLING = cli.define_sampling()
 MODE = flags.DEFINE_enum(
@@ -28,12 +29,22 @@ TO_PROMPT = flags.DEFINE_string(
 LABEL = flags.DEFINE_string(
     "label", None, "Class to draw if the model was trained on classes, for --mode=noise."
 )
-FROM_SEED = flags.DEFINE_integer("from_seed", 0, "Seed of the first frame.", lower_bound=0)
+FROM_SEED = flags.DEFINE_integer(
+    "from_seed", 0, "Seed of the first frame.", lower_bound=0, upper_bound=MAX_SEED
+)
 TO_SEED = flags.DEFINE_integer(
-    "to_seed", None, "Seed of the last frame, for --mode=noise.", lower_bound=0
+    "to_seed",
+    None,
+    "Seed of the last frame, for --mode=noise.",
+    lower_bound=0,
+    upper_bound=MAX_SEED,
 )
 FRAMES = flags.DEFINE_integer(
-    "frames", 9, "Number of frames, including the first and the last.", lower_bound=2
+    "frames",
+    9,
+    "Number of frames, including the first and the last.",
+    lower_bound=2,
+    upper_bound=1000,
 )
 OUTPUT = cli.define_path(
     "output", "interpolation.png", "A .png or .gif file, local or gs://bucket/path."
@@ -61,9 +72,8 @@ def _check_flags() -> None:
         if not (FROM_PROMPT.value and TO_PROMPT.value):
             raise UserError("--mode=embedding needs --from_prompt and --to_prompt")
     elif TO_SEED.value is None or not (FROM_PROMPT.value or LABEL.value):
-        raise UserError("--mode=noise needs --from_prompt (or --label), --from_seed and --to_seed")
-    if not OUTPUT.value.lower().endswith((".png", ".gif")):
-        raise UserError(f"--output={OUTPUT.value}: it must end in .png or .gif")
+        raise UserError("--mode=noise needs --to_seed, and --from_prompt or --label")
+    check_ending("output", OUTPUT.value, (".png", ".gif"))
 
 
 def _interpolate_prompts(model) -> dict[str, np.ndarray]:

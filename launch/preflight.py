@@ -22,12 +22,17 @@ COMPILE = flags.DEFINE_bool(
     "compile", True, "Whether to compile with the TPU's compiler, which takes minutes."
 )
 COMPILE_SECONDS = flags.DEFINE_integer(
-    "compile_timeout", 1800, "Time limit for compiling each program, in seconds.", lower_bound=1
+    "compile_timeout",
+    1800,
+    "Time limit for compiling each program, in seconds.",
+    lower_bound=1,
+    upper_bound=10**6,
 )
 PRICE = flags.DEFINE_float(
     "price_per_hour",
     None,
     "Price of the entire TPU in US dollars per hour. Default: the list price.",
+    lower_bound=0,
 )
 flags.mark_flags_as_required(["config", "tpu"])
 

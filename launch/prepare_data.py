@@ -18,7 +18,6 @@ again to resume. The result does not depend on the number of workers.
 
 import dataclasses
 import functools
-import typing
 
 from absl import flags
 
@@ -26,31 +25,13 @@ from t2i_tpu import cli, installed
 from t2i_tpu.data.prepare.filters import Filters
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.errors import UserError
-from t2i_tpu.options import get_choices
-
-
-def define_flag(field: dataclasses.Field) -> flags.FlagHolder:
-    """Define a flag with the type, default, lower bound and help of an option."""
-    name, help_text = field.name, field.metadata["help"]
-    default = None if field.default is dataclasses.MISSING else field.default
-    lower_bound = field.metadata.get("at_least")
-    if choices := get_choices(field):
-        return flags.DEFINE_enum(name, default, choices, help_text)
-    # The annotation is a type, or an optional one such as int | None.
-    kind = (typing.get_args(field.type) or (field.type,))[0]
-    if kind is int:
-        return flags.DEFINE_integer(name, default, help_text, lower_bound=lower_bound)
-    if kind is float:
-        return flags.DEFINE_float(name, default, help_text, lower_bound=lower_bound)
-    if kind is bool:
-        return flags.DEFINE_boolean(name, default, help_text)
-    return flags.DEFINE_string(name, default, help_text)
+from t2i_tpu.flag_values import define_option
 
 
 def define_flags(group: type) -> dict[str, flags.FlagHolder]:
     """Define a flag for each option of a dataclass, except for options in nested groups."""
     fields = dataclasses.fields(group)
-    return {each.name: define_flag(each) for each in fields if "help" in each.metadata}
+    return {each.name: define_option(each) for each in fields if "help" in each.metadata}
 
 
 SETTINGS = define_flags(Settings)
@@ -68,6 +49,7 @@ WORKERS = flags.DEFINE_integer(
     None,
     "Number of processes with --runner=local. Default: the number of CPU cores.",
     lower_bound=1,
+    upper_bound=1024,
 )
 flags.mark_flags_as_required(["source", "output"])
 

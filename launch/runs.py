@@ -13,6 +13,7 @@ from absl import flags
 
 from t2i_tpu import cli
 from t2i_tpu.errors import UserError
+from t2i_tpu.flag_values import check_ending
 
 COMPARE = flags.DEFINE_list("compare", None, "Two steps whose previews to put side by side.")
 OUTPUT = cli.define_path(
@@ -103,6 +104,7 @@ def _compare(workdir: str) -> None:
             )
         pictures.append((f"step {int(text)}", read_picture(previews[int(text)])))
     output = OUTPUT.value or "compare_{}_{}.png".format(*map(int, COMPARE.value))
+    check_ending("output", output, (".png",))
     save_picture(join_pictures(pictures), output)
     print(output)
 

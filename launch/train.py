@@ -26,6 +26,7 @@ WATCHDOG_MINUTES = flags.DEFINE_float(
     10,
     "Minutes without a training step before the log says what the run is waiting for. 0 turns this off.",
     lower_bound=0,
+    upper_bound=10**6,
 )
 flags.mark_flags_as_required(["config", "workdir"])
 

@@ -16,11 +16,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from t2i_tpu import config as config_lib
-from t2i_tpu import installed
+from t2i_tpu import flag_values, installed
 from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
-from t2i_tpu.options import get_choices, suggest
+from t2i_tpu.options import suggest
 from t2i_tpu.storage import paths
 
 # TensorFlow reads this when it is imported. 2 hides its informational messages and warnings.
@@ -87,19 +87,16 @@ def define_sampling() -> dict[str, flags.FlagHolder]:
     """
     options = {field.name: field for field in dataclasses.fields(config_lib.SampleConfig)}
 
-    def describe(name):
-        return f"{options[name].metadata['help']} The default is the value in the model's config."
+    def define(name):
+        text = f"{options[name].metadata['help']} The default is the value in the model's config."
+        return flag_values.define_option(options[name], text)
 
     holders = {
         "workdir": define_path(
             "workdir", None, "Folder or gs://bucket/path of a trained model.", is_output=False
         ),
         "strategy_name": define_strategy(),
-        "steps": flags.DEFINE_integer("steps", None, describe("steps")),
-        "sampler": flags.DEFINE_enum(
-            "sampler", None, get_choices(options["sampler"]), describe("sampler")
-        ),
-        "guidance_scale": flags.DEFINE_float("guidance_scale", None, describe("guidance_scale")),
+        **{name: define(name) for name in ("steps", "sampler", "guidance_scale")},
     }
     flags.mark_flag_as_required("workdir")
     return holders
@@ -130,9 +127,10 @@ def run(
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that tf.distribute works with
     _set_up_logging()
-    # --help lists the flags of the script's own module, so add those that were defined here.
-    for flag in flags.FLAGS.flags_by_module_dict().get(__name__, []):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    # --help lists the flags of the script's own module, so add those that were defined by the package.
+    for module in (__name__, flag_values.__name__):
+        for flag in flags.FLAGS.flags_by_module_dict().get(module, []):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def parse(argv):
         with _exit_on_user_error():
@@ -211,7 +209,10 @@ def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
     argv, rest = argv[:end], argv[end + 1 :]
     has_config = any(re.match("--?config(=|$)", argument) for argument in argv[1:])
     _check_config_flags(argv[1:], has_config)
-    arguments = _parse_flags(_normalize_config_flag(argv), has_config)
+    tuples = [f"config.{name}" for name in config_lib.fields() if config_lib.is_tuple(name)]
+    argv = flag_values.keep_last_tuples(_normalize_config_flag(argv), tuples)
+    arguments = _parse_flags(argv, has_config)
+    flag_values.check_values()
     if positional and len(arguments) < 2:
         raise UserError(f"{positional} is missing; see --help")
     if len(arguments) > (2 if positional else 1):
@@ -272,7 +273,8 @@ def _parse_flags(argv: list[str], has_config: bool) -> list[str]:
         if isinstance(error.__context__, UserError):  # from a parser of our own
             raise error.__context__ from error
         if isinstance(error, flags.Error):
-            raise UserError(_to_one_line(error)) from error
+            explanation = flag_values.explain_illegal_value(error)
+            raise UserError(explanation or _to_one_line(error)) from error
         raise UserError(f"--config: the file fails with {_to_one_line(error)}") from error
     if has_config and type(flags.FLAGS["config"].value) is not config_lib.Config:
         raise UserError(_WRONG_CONFIG)

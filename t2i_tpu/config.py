@@ -50,10 +50,13 @@ class ModelConfig:
     )
     blocks: Literal["modern", "baseline"] | None = option(None, "Building blocks of the U-Net.")
     widths: tuple[int, ...] | None = option(
-        None, "Number of channels at each resolution, finest first."
+        None,
+        "Number of channels at each resolution, finest first.",
+        at_least=1,
+        at_most=2**16,
     )
     block_depth: int | None = option(
-        None, "Number of residual blocks at each resolution.", at_least=1
+        None, "Number of residual blocks at each resolution.", at_least=1, at_most=64
     )
     attention_levels: tuple[bool, ...] | None = option(
         None, "Whether each resolution has attention layers, finest first."
@@ -66,6 +69,7 @@ class ModelConfig:
         "Width of the encoded condition. The baseline blocks ignore it for conditioning=embedding "
         "and use half of the embedding's width.",
         at_least=1,
+        at_most=2**16,
     )
 
 
@@ -105,9 +109,13 @@ class SampleConfig:
         None,
         "Number of sampling steps. More steps give better images but take longer.",
         at_least=2,
+        at_most=10_000,
     )
     guidance_scale: float | None = option(
-        None, "Strength of classifier-free guidance. 1 turns guidance off.", at_least=0
+        None,
+        "Strength of classifier-free guidance. 1 turns guidance off.",
+        at_least=0,
+        at_most=1000,
     )
     threshold_percentile: float | None = option(
         None,
@@ -119,14 +127,16 @@ class SampleConfig:
 
 @dataclass
 class TrainConfig:
-    total_steps: int = option(10_000, "Number of training steps.", at_least=1)
+    # Steps are counted with 32 bits in the keys of random draws.
+    total_steps: int = option(10_000, "Number of training steps.", at_least=1, below=2**31)
     global_batch_size: int = option(
-        64, "Number of examples per step, over all replicas.", at_least=1
+        64, "Number of examples per step, over all replicas.", at_least=1, at_most=2**20
     )
     steps_per_loop: int = option(
         20,
         "Maximum number of steps that the device runs before it returns to the host.",
         at_least=1,
+        below=2**31,
     )
     log_every: int = option(20, "Number of steps between log lines.", at_least=1)
     preview_every: int = option(500, "Number of steps between previews.", at_least=1)
@@ -150,7 +160,9 @@ class TrainConfig:
         at_least=1,
     )
     learning_rate: float | None = option(None, "Peak learning rate.", at_least=0)
-    warmup_steps: int | None = option(None, "Number of steps of linear warm-up.", at_least=0)
+    warmup_steps: int | None = option(
+        None, "Number of steps of linear warm-up.", at_least=0, below=2**31
+    )
     decay: Literal["constant", "cosine"] | None = option(
         None, "Schedule of the learning rate after the warm-up. cosine reaches zero at total_steps."
     )
@@ -179,8 +191,8 @@ class PreviewConfig:
     captions: tuple[str, ...] = option(
         (), "Captions of the training examples to show first. () shows the first examples."
     )
-    num_train: int = option(16, "Number of training examples to show.", at_least=1)
-    num_heldout: int = option(16, "Number of held-out examples to show.", at_least=0)
+    num_train: int = option(16, "Number of training examples to show.", at_least=1, at_most=4096)
+    num_heldout: int = option(16, "Number of held-out examples to show.", at_least=0, at_most=4096)
 
 
 @dataclass
@@ -258,6 +270,11 @@ def fields() -> dict[str, dataclasses.Field]:
         else:
             named[outer.name] = outer
     return named
+
+
+def is_tuple(name: str) -> bool:
+    """Return whether the field with a dotted name holds a tuple."""
+    return "tuple[" in str(fields()[name].type)
 
 
 def _as_dict(config: Any) -> dict[str, Any]:

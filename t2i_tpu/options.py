@@ -7,7 +7,8 @@ one of these with `| None`.
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -19,6 +20,7 @@ def option(
     help: str,
     at_least: float | None = None,
     below: float | None = None,
+    at_most: float | None = None,
 ) -> Any:
     """Return a dataclass field with a default, a description and bounds on its value.
 
@@ -27,8 +29,9 @@ def option(
       help: the description, in one or more full sentences.
       at_least: the lowest allowed value, or None.
       below: a number that the value must be below, or None.
+      at_most: the highest allowed value, or None.
     """
-    metadata = {"help": help, "at_least": at_least, "below": below}
+    metadata = {"help": help, "at_least": at_least, "below": below, "at_most": at_most}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -67,17 +70,55 @@ def get_choices(field: dataclasses.Field) -> tuple[str, ...]:
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise UserError if a value is not one of the choices. The message names the nearest one."""
     if value not in choices:
-        allowed = f"it must be one of {', '.join(choices)}"
-        raise UserError(f"{name} is {value!r}; {allowed}{suggest(str(value), choices)}")
+        raise UserError(f"{name} is {value!r}; it must be {describe_choices(value, choices)}")
+
+
+def describe_choices(value: Any, choices: Sequence[str]) -> str:
+    """Return "one of A, B, C", and the choice that is nearest to a wrong value, if one is near."""
+    return f"one of {', '.join(choices)}{suggest(str(value), choices)}"
 
 
 def check_bounds(name: str, value: Any, field: dataclasses.Field) -> None:
-    """Raise UserError if a value lies outside the bounds of its field."""
-    at_least, below = field.metadata.get("at_least"), field.metadata.get("below")
-    if at_least is not None and value < at_least:
-        raise UserError(f"{name} is {value}; it must be at least {at_least}")
-    if below is not None and value >= below:
-        raise UserError(f"{name} is {value}; it must be below {below}")
+    """Raise UserError if a value, or an entry of a tuple, lies outside the bounds of its field.
+
+    A float must also be finite in float32, with which models compute, and is rounded to it before it
+    is compared with `below`.
+    """
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float):
+            item = check_float(name, item)
+        _check_range(name, value, item, field.metadata)
+
+
+def check_float(name: str, value: float) -> float:
+    """Return a value rounded to float32. Raises UserError if it is infinite or NaN there."""
+    try:
+        rounded = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        rounded = math.inf
+    if not math.isfinite(rounded):
+        raise UserError(f"{name} is {value}; it must be a finite number of at most 3.4e38 in size")
+    return rounded
+
+
+def _check_range(name: str, value: Any, item: Any, bounds: Mapping[str, Any]) -> None:
+    """Raise UserError if `item`, which is `value` or an entry of it, is out of bounds."""
+    at_least, below, at_most = map(bounds.get, ("at_least", "below", "at_most"))
+    is_low = at_least is not None and item < at_least
+    is_high = (below is not None and item >= below) or (at_most is not None and item > at_most)
+    if is_low or is_high:
+        subject = "each entry" if item is not value and isinstance(value, tuple) else "it"
+        raise UserError(
+            f"{name} is {value}; {subject} must be {describe_bounds(at_least, below, at_most)}"
+        )
+
+
+def describe_bounds(
+    at_least: float | None = None, below: float | None = None, at_most: float | None = None
+) -> str:
+    """Return bounds in words, such as "at least 0 and below 1", or "" if there are none."""
+    parts = [(at_least, "at least"), (below, "below"), (at_most, "at most")]
+    return " and ".join(f"{words} {bound}" for bound, words in parts if bound is not None)
 
 
 def suggest(word: str, known: Sequence[str]) -> str:

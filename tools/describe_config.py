@@ -3,7 +3,7 @@
 import pathlib
 
 from t2i_tpu.config import fields
-from t2i_tpu.options import get_choices
+from t2i_tpu.options import describe_bounds, get_choices
 from t2i_tpu.recipes import RECIPES
 
 PATH = pathlib.Path(__file__).parents[1] / "docs/config.md"
@@ -34,10 +34,8 @@ def _describe_values(field) -> str:
     """Return the choices or the bounds of a field."""
     if choices := get_choices(field):
         return ", ".join(f"`{choice}`" for choice in choices)
-    at_least, below = field.metadata["at_least"], field.metadata["below"]
-    bounds = [] if at_least is None else [f"at least {at_least}"]
-    bounds += [] if below is None else [f"below {below}"]
-    return ", ".join(bounds)
+    bounds = {name: field.metadata[name] for name in ("at_least", "below", "at_most")}
+    return describe_bounds(**bounds)
 
 
 def _describe_default(name, field) -> str:

@@ -57,13 +57,14 @@ class Generator:
           uint8 [N, H, W, C].
         """
         seeds = np.asarray(seeds, np.int64)
-        noise = self.initial_noise(seeds) if noise is None else noise
         drawn = []
         for start in range(0, len(seeds), self.batch_size):
             rows = slice(start, start + self.batch_size)
+            batch = {name: values[rows] for name, values in conditions.items()}
+            batch_noise = self.initial_noise(seeds[rows]) if noise is None else noise[rows]
             inputs = tf.nest.map_structure(
-                lambda values, rows=rows: self._distribute(_repeat(values[rows], self.batch_size)),
-                (conditions, noise, seeds),
+                lambda values: self._distribute(_repeat(values, self.batch_size)),
+                (batch, batch_noise, seeds[rows]),
             )
             result = self._images(*inputs)
             drawn.append(self.strategy.gather(result, axis=0).numpy().astype(np.uint8))

@@ -11,6 +11,8 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
 
 COLUMNS = 8
+# Maximum number of images in a grid that a user asks for.
+MAX_CELLS = 4096
 # Images are enlarged until their shorter side has at least this many pixels.
 CELL = 64
 GAP, LINE = 8, 14

@@ -38,7 +38,7 @@ def get_error(tmp_path, config_file, run, snapshot):
         ("--config.train.total_steps=abc", ["--config.train.total_steps=abc"]),
         ("--config.train.total_steps=0", ["config.train.total_steps is 0", "at least 1"]),
         ("--config.recipe=modren", ["config.recipe", "'modern'"]),
-        ("--config.model.widths=(8,-1)", ["config.model.widths", "positive"]),
+        ("--config.model.widths=(8,-1)", ["config.model.widths", "each entry must be at least 1"]),
         ("--config.sample.sampler=dpmpp", ["config.sample.sampler", "'dpmpp_2m'"]),
         ("--strategy=quantum", ["--strategy=quantum", "multiworker"]),
         ("--stategy=cpu", ["stategy", "strategy"]),

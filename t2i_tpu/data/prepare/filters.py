@@ -28,13 +28,21 @@ class Filters:
     """The settings of all filters. None turns a filter off."""
 
     max_aspect_ratio: float | None = option(
-        None, "Largest allowed ratio of an image's longer side to its shorter side."
+        None,
+        "Largest allowed ratio of an image's longer side to its shorter side.",
+        at_least=1,
     )
     min_side: int | None = option(
-        None, "Smallest allowed length of an image's shorter side in pixels, before resizing."
+        None,
+        "Smallest allowed length of an image's shorter side in pixels, before resizing.",
+        at_least=0,
     )
-    min_words: int | None = option(None, "Smallest allowed number of words in a caption.")
-    max_words: int | None = option(None, "Largest allowed number of words in a caption.")
+    min_words: int | None = option(
+        None, "Smallest allowed number of words in a caption.", at_least=0
+    )
+    max_words: int | None = option(
+        None, "Largest allowed number of words in a caption.", at_least=1
+    )
     script: str | None = option(
         None,
         "Script to which at least 80% of a caption's letters must belong: latin, cyrillic, greek, "
@@ -46,7 +54,9 @@ class Filters:
     min_aesthetic: float | None = option(
         None, "Smallest allowed aesthetic score, from a column of the source (LAION)."
     )
-    max_white: float | None = option(None, "Largest allowed share of white pixels, from 0 to 1.")
+    max_white: float | None = option(
+        None, "Largest allowed share of white pixels, from 0 to 1.", at_least=0, at_most=1
+    )
     drop_same_images: bool | None = option(
         None, "Reject images whose files have the same bytes as an earlier one."
     )

@@ -55,7 +55,7 @@ class Settings:
         "Also export the encoder's text tower next to the shards, so that sampling needs neither "
         "torch nor a model hub.",
     )
-    image_size: int = option(64, "Side of the square images in pixels.", at_least=4)
+    image_size: int = option(64, "Side of the square images in pixels.", at_least=4, at_most=4096)
     channels: int = option(3, "Number of channels of the images: 3, or 1 for gray.")
     crop: Literal["center", "none"] = option(
         "center",
@@ -73,9 +73,10 @@ class Settings:
         "Number of streams per split. It must divide the global batch size and be a multiple of the "
         "number of hosts. Default: 16, or fewer for a split of fewer examples.",
         at_least=1,
+        at_most=2**16,
     )
-    shard_size: int = option(1024, "Number of examples per shard.", at_least=1)
-    seed: int = option(0, "Seed for the shuffle and the held-out split.", at_least=0)
+    shard_size: int = option(1024, "Number of examples per shard.", at_least=1, below=2**31)
+    seed: int = option(0, "Seed for the shuffle and the held-out split.", at_least=0, below=2**32)
     filters: Filters = dataclasses.field(default_factory=Filters)
 
     def __post_init__(self):

@@ -1,0 +1,133 @@
+"""The values of flags: flags for options, bounds, and plain words for values that are rejected."""
+
+import dataclasses
+import re
+import typing
+from collections.abc import Sequence
+
+from absl import flags
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.options import (
+    check_bounds,
+    check_float,
+    describe_bounds,
+    describe_choices,
+    get_choices,
+)
+
+# Every allowed seed gives other images: a seed is one 32-bit word of a Threefry key or counter.
+MAX_SEED = 2**32 - 1
+
+_ILLEGAL_VALUE = re.compile(r"flag --([\w.]+)=(.*?): ", re.DOTALL)
+# The options that flags were defined for, by the names of the flags.
+_OPTIONS: dict[str, dataclasses.Field] = {}
+
+
+def define_option(field: dataclasses.Field, help: str = "") -> flags.FlagHolder:
+    """Define a flag with the name, type, choices, default and help of an option.
+
+    `check_values` compares its value with the bounds of the option.
+
+    Args:
+      field: the option; see `options.option`.
+      help: text that replaces the help of the option.
+    """
+    _OPTIONS[field.name] = field
+    name, text = field.name, help or field.metadata["help"]
+    default = None if field.default is dataclasses.MISSING else field.default
+    if choices := get_choices(field):
+        return flags.DEFINE_enum(name, default, choices, text)
+    # The annotation is a type, or an optional one such as int | None.
+    kind = (typing.get_args(field.type) or (field.type,))[0]
+    define = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_boolean,
+        str: flags.DEFINE_string,
+    }[kind]
+    return define(name, default, text)
+
+
+def check_values() -> None:
+    """Raise UserError if a parsed flag is out of its bounds, infinite or NaN.
+
+    The flags of a config's fields are not checked here, but by `config.resolve`.
+    """
+    for name in flags.FLAGS:
+        value = flags.FLAGS[name].value
+        if name.startswith("config") or value is None:
+            continue
+        if name in _OPTIONS:
+            check_bounds(f"--{name}", value, _OPTIONS[name])
+        elif isinstance(value, float):
+            check_float(f"--{name}", value)
+
+
+def check_ending(flag: str, path: str, endings: Sequence[str], otherwise: str = "") -> None:
+    """Raise UserError if a path has the ending of a picture format that a script does not write.
+
+    Args:
+      flag: name of the flag that gave the path.
+      path: its value.
+      endings: the endings that the script writes, such as ".png".
+      otherwise: what a path without the ending of a picture means, or "" if it must have one.
+    """
+    from PIL import Image
+
+    name = path.lower().rpartition("/")[2]
+    if name.endswith(tuple(endings)):
+        return
+    _, dot, ending = name.rpartition(".")
+    if otherwise and dot + ending not in Image.registered_extensions():
+        return
+    allowed = " or ".join(endings) + (f", or {otherwise}" if otherwise else "")
+    raise UserError(f"--{flag}={path}: a picture must end in {allowed}")
+
+
+def explain_illegal_value(error: flags.Error) -> str | None:
+    """Return which values a flag takes, in one line, or None if that is not known."""
+    match = _ILLEGAL_VALUE.search(str(error))
+    if not match or match[1] not in flags.FLAGS:
+        return None
+    name, value = match.groups()
+    words = _describe_values(flags.FLAGS[name].parser, value)
+    return words and f"--{name}={value}: it must be {words}"
+
+
+def keep_last_tuples(arguments: Sequence[str], tuples: Sequence[str]) -> list[str]:
+    """Return a command line in which each --config flag of a tuple is given at most once.
+
+    ml_collections would join the values. As for all other flags, the last one counts.
+
+    Args:
+      arguments: the command line.
+      tuples: the names of the flags, such as "config.model.widths".
+    """
+    kept, positions = [], {}
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        group = [argument]
+        if argument.startswith("-") and name in tuples:
+            if not equals:
+                group += [value for value in [next(remaining, None)] if value is not None]
+            if name in positions:
+                kept[positions[name]] = []
+            positions[name] = len(kept)
+        kept.append(group)
+    return [argument for group in kept for argument in group]
+
+
+def _describe_values(parser: flags.ArgumentParser, value: str) -> str | None:
+    """Return which values a parser accepts, or None if that is not known."""
+    if isinstance(parser, flags.EnumParser):
+        return describe_choices(value, parser.enum_values)
+    if isinstance(parser, flags.BooleanParser):
+        return "true or false"
+    kinds = {flags.IntegerParser: "a whole number", flags.FloatParser: "a number"}
+    for kind, words in kinds.items():
+        if isinstance(parser, kind):
+            bounds = describe_bounds(at_least=parser.lower_bound, at_most=parser.upper_bound)
+            return f"{words}, {bounds}" if bounds else words
+    return None
