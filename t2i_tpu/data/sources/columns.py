@@ -26,7 +26,7 @@ COLUMNS = {
     "embedding": ("embedding", "embeddings", "text_embedding", "clip_embedding", "emb"),
 }
 _HOLDINGS = {
-    "file": "names of image files",
+    "file": "the names of images",
     "image": "images",
     "url": "URLs",
     "caption": "captions",

@@ -1,35 +1,49 @@
-"""Reads a folder of images with a caption file next to each image, or with one table of captions."""
+"""Reads a folder of images with a caption file next to each image, or with a table of captions."""
 
 import concurrent.futures
-import csv
 import functools
-import json
+import os
 import posixpath
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
-from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS
-from t2i_tpu.data.sources.source import UNIT_SIZE, Item, Unit, is_unsafe_name, select_columns
+from t2i_tpu.data.sources.file_index import FileIndex
+from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, get_ending
+from t2i_tpu.data.sources.folder_survey import FolderSurvey
+from t2i_tpu.data.sources.source import UNIT_SIZE, Item, Unit, is_unsafe_name
+from t2i_tpu.data.sources.tables import MAIN_TABLE_ENDINGS, check_table, is_table, read_table
+from t2i_tpu.data.sources.walk import list_folder, walk
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import paths
 
-_TABLES = ("metadata.jsonl", "captions.jsonl", "metadata.csv", "captions.csv")
-_FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
-_CAPTION_COLUMNS = ("text", "caption", "prompt", "TEXT")
 _MISSING_FILE_ERRORS = tf.errors.NotFoundError, tf.errors.InvalidArgumentError
 _PARALLEL_READS = 16  # on gs:// reading a file takes several requests
+_CAPTION_ENDINGS = ("txt", "caption")  # the first one wins
+# Names of texts that are no captions, up to the first dot, hyphen or underscore.
+_DOCUMENTS = {"readme", "license", "licence", "copying", "notice", "requirements"}
+# The splits of folders that have a table each, as on the Hugging Face Hub.
+_SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(
+    ("test", "testing", "validation", "valid", "val", "dev", "eval", "heldout"), "heldout"
+)
 
-# An image's path relative to the folder, its caption if there is a table, and its other columns.
-Row = tuple[str, str | None, dict[str, Any]]
+# An image's path relative to the folder, its caption or the path of its caption file (None for NAME.txt),
+# and its other columns.
+Row = tuple[str, Any, dict[str, Any]]
 
 
 class FolderSource:
     """A folder that contains images at any depth.
 
-    If the folder has a table (metadata.jsonl in Hugging Face's format, captions.jsonl or .csv), the
-    rows of the table are the items. Otherwise every image is an item with NAME.txt as its caption.
+    If a folder has a table (metadata.* or captions.*), the rows of the table are the items, and images
+    below it that no row names are rejected. Elsewhere every image is an item, with NAME.txt or
+    NAME.caption as its caption. If the folders train and test have a table each, they are the splits.
+
+    A unit has rows, whether they are from a table, and their split if they have one. Or it has items that
+    are rejected, as pairs of key and cause.
     """
 
     def __init__(self, folder: str):
@@ -37,14 +51,15 @@ class FolderSource:
 
     def list_units(self) -> Iterator[Unit]:
         if not tf.io.gfile.isdir(self.folder):
-            raise UserError(f"--source=folder:{self.folder}: no such folder; check the path")
-        tables = [name for name in _TABLES if tf.io.gfile.exists(self._join(name))]
-        if len(tables) > 1:
-            raise UserError(
-                f"--source=folder:{self.folder} has {' and '.join(tables)}; keep only one of them"
-            )
-        rows = self._read_table(tables[0]) if tables else self._list_images()
-        yield from _group_rows(rows, is_table=bool(tables))
+            reason = "not a folder" if tf.io.gfile.exists(self.folder) else "no such folder"
+            raise UserError(f"--source=folder:{self.folder}: {reason}; check the path")
+        survey = FolderSurvey(self.folder)
+        try:
+            yield from self._list_units(survey)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"--source=folder:{self.folder} cannot be read: {reason}") from error
+        survey.check_usable()
 
     def list_files(self, unit: Unit) -> list[str]:
         images = [name for name, *_ in unit["rows"]]
@@ -52,8 +67,10 @@ class FolderSource:
         return [self._join(name) for name in (*images, *texts)]
 
     def read(self, unit: Unit) -> Iterator[Item]:
-        rows = unit["rows"]
-        read_item = functools.partial(self._read_item, unit["table"])
+        for key, cause in unit.get("rejected", ()):
+            yield Item(key, problem=cause)
+        rows = unit.get("rows", ())
+        read_item = functools.partial(self._read_item, unit)
         with concurrent.futures.ThreadPoolExecutor(_PARALLEL_READS) as pool:
             for start in range(0, len(rows), _PARALLEL_READS):
                 yield from pool.map(read_item, rows[start : start + _PARALLEL_READS])
@@ -61,89 +78,180 @@ class FolderSource:
     def read_label_names(self) -> None:
         return None
 
-    def _read_item(self, is_table: bool, row: Row) -> Item:
+    def _list_units(self, survey: FolderSurvey) -> Iterator[Unit]:
+        groups = {}
+        rejected, splits = [], {}
+        for path, files, folders in walk(self.folder, "", survey.unreadable_folders.append):
+            survey.count_files(files)
+            table = self._choose_table(path, files, survey)
+            if table:
+                folders.clear()  # the table is responsible for all folders below it
+                unit, rows = {"table": True}, self._list_table(path, table, rejected, survey)
+                if split := splits.get(path):
+                    unit["split"] = split
+            else:
+                splits |= self._find_splits(path, folders)
+                unit, rows = {"table": False}, self._list_images(path, files, rejected, survey)
+            group = groups.setdefault(tuple(unit.items()), [])
+            yield from _take_full_units(group, rows, unit)
+        for kind, group in groups.items():
+            if group:
+                yield {"rows": group} | dict(kind)
+        rejected += ((path, "unreadable_folder") for path in survey.unreadable_folders)
+        for start in range(0, len(rejected), UNIT_SIZE):
+            yield {"rejected": rejected[start : start + UNIT_SIZE]}
+
+    def _list_images(
+        self, path: str, files: list[str], rejected: list[tuple[str, str]], survey: FolderSurvey
+    ) -> Iterator[Row]:
+        """Yield the images of one folder, and add what cannot be used to `rejected`."""
+        captions = _find_captions(files)
+        unused = set(captions.values())
+        for name in files:
+            ending = get_ending(name)
+            stem = posixpath.splitext(name)[0]
+            if ending not in IMAGE_ENDINGS and ending not in UNREADABLE_ENDINGS:
+                continue
+            caption = captions.get(stem) or captions.get(name)
+            unused.discard(caption)
+            if ending in UNREADABLE_ENDINGS:
+                rejected.append((posixpath.join(path, name), f"unsupported_{ending}"))
+                continue
+            survey.count_image(posixpath.join(path, name), caption is not None)
+            is_usual = caption in (None, stem + ".txt")
+            yield (
+                posixpath.join(path, name),
+                None if is_usual else posixpath.join(path, caption),
+                {},
+            )
+        for name in sorted(unused):
+            if name.lower().replace("-", ".").replace("_", ".").split(".")[0] not in _DOCUMENTS:
+                rejected.append((posixpath.join(path, name), "missing_image"))
+
+    def _list_table(
+        self, path: str, table: str, rejected: list[tuple[str, str]], survey: FolderSurvey
+    ) -> Iterator[Row]:
+        """Yield the rows of a table, and add images that it does not name to `rejected`."""
+        names = []
+        for folder, files, _ in walk(self.folder, path, survey.unreadable_folders.append):
+            if folder != path:
+                survey.count_files(files)
+            relative = folder[len(path) :].lstrip("/")
+            names += (posixpath.join(relative, file) for file in files)
+        index = FileIndex(name for name in names if name != table)
+        count, found, first = 0, 0, ""
+        for row in read_table(self._join(posixpath.join(path, table))):
+            count += 1
+            if row.file is None:
+                rejected.append((posixpath.join(path, f"{table}:{row.number}"), "missing_image"))
+                continue
+            name = index.find(row.file)
+            found += name is not None
+            first = first or row.file
+            key = posixpath.join(path, name or row.file)
+            survey.count_image(key, True)
+            yield key, row.caption, row.columns
+        if not found:
+            survey.fail_unfound(posixpath.join(path, table), count, first, names)
+        rejected += (
+            (posixpath.join(path, name), "not_in_table") for name in index.list_unnamed_images()
+        )
+
+    def _choose_table(self, path: str, files: list[str], survey: FolderSurvey) -> str | None:
+        """Return the name of the table of a folder, or None. Raises UserError if there are several."""
+        names = [name for name in files if is_table(name)]
+        if len(names) == 1 and get_ending(names[0]) in MAIN_TABLE_ENDINGS:
+            return names[0]
+        usable, errors = [], {}
+        for name in names:
+            try:
+                check_table(self._join(posixpath.join(path, name)))
+                usable.append(name)
+            except UserError as error:
+                errors[name] = error
+        if len(usable) > 1:
+            raise UserError(
+                f"--source=folder:{posixpath.join(self.folder, path)} has {' and '.join(usable)}; keep "
+                "only one of them"
+            )
+        for name, error in errors.items():
+            if not usable and get_ending(name) in MAIN_TABLE_ENDINGS:
+                raise error
+            logging.warning("%s is not used: %s", posixpath.join(path, name), error)
+            survey.unusable_tables.append(str(error))
+        return usable[0] if usable else None
+
+    def _find_splits(self, path: str, folders: list[str]) -> dict[str, str]:
+        """Return the splits of subfolders by path, if both splits have a folder with a table."""
+        splits = {}
+        for name in folders:
+            if split := _SPLITS.get(name.lower()):
+                subfolder = posixpath.join(path, name)
+                files, _ = list_folder(self.folder, subfolder)
+                if any(map(is_table, files)):
+                    splits[subfolder] = split
+        return splits if len(set(splits.values())) == 2 else {}
+
+    def _read_item(self, unit: Unit, row: Row) -> Item:
         """Read an image and, if there is no table, its caption."""
         name, caption, columns = row
+        item = Item(name, split=unit.get("split"), columns=columns)
         if is_unsafe_name(name):
-            return Item(name, problem="unsafe_name")
-        item = Item(name, caption=caption, columns=columns)
-        try:
-            item.image = self._read_file(name)
-        except tf.errors.OpError as error:
-            # Other errors on gs:// concern the bucket, for example its permissions, and not the image.
-            if paths.is_remote(self.folder) and not isinstance(error, _MISSING_FILE_ERRORS):
-                raise
-            item.problem = "missing_image"
-        if not is_table and item.problem is None:
-            try:
-                item.caption = self._read_file(posixpath.splitext(name)[0] + ".txt")
-            except tf.errors.NotFoundError:
-                item.problem = "no_caption"
+            item.problem = "unsafe_name"
+        elif not _is_utf8(name):
+            item.problem = "key_not_utf8"
+        else:
+            item.image, item.problem = self._read_file(name, "missing_image")
+        if unit["table"]:
+            item.caption = caption
+        elif item.problem is None:
+            caption = caption or posixpath.splitext(name)[0] + ".txt"
+            item.caption, item.problem = self._read_file(caption, "no_caption")
         return item
 
     def _join(self, name: str) -> str:
         return posixpath.join(self.folder, name)
 
-    def _read_file(self, name: str) -> bytes:
-        with tf.io.gfile.GFile(self._join(name), "rb") as file:
-            return file.read()
-
-    def _list_images(self, folder: str = "") -> Iterator[Row]:
-        """Yield the images in sorted order, because the file system's order is not reproducible."""
-        subfolders = []
-        names = tf.io.gfile.listdir(self._join(folder))
-        for name in sorted(names, key=lambda name: name.rstrip("/")):
-            path = posixpath.join(folder, name)
-            if name.lower().rpartition(".")[2] in IMAGE_ENDINGS:
-                yield path, None, {}
-            elif self._is_folder(folder, name):
-                subfolders.append(path)
-        for path in subfolders:
-            yield from self._list_images(path)
-
-    def _is_folder(self, parent: str, name: str) -> bool:
-        if paths.is_remote(self.folder):
-            # On gs:// the names of folders end in a slash. isdir would take a request for each name.
-            return len(name) > 1 and name.endswith("/")
-        return tf.io.gfile.isdir(self._join(posixpath.join(parent, name)))
-
-    def _read_table(self, table: str) -> Iterator[Row]:
-        """Yield the rows of a table. Raises UserError if a row does not name an image."""
-        with tf.io.gfile.GFile(self._join(table), "rb") as file:
-            lines = (line.decode("utf-8", "surrogateescape") for line in file)
-            rows = csv.DictReader(lines) if table.endswith(".csv") else map(_parse_json, lines)
-            for number, row in enumerate(rows, 1):
-                name = _find_value(row, _FILE_COLUMNS)
-                if not isinstance(name, str):
-                    raise UserError(
-                        f"{self._join(table)}: row {number} does not name an image; it needs a column "
-                        f"{' or '.join(_FILE_COLUMNS)}"
-                    )
-                caption = _find_value(row, _CAPTION_COLUMNS)
-                yield name, caption if isinstance(caption, str) else None, select_columns(row)
+    def _read_file(self, name: str, cause_if_missing: str) -> tuple[bytes | None, str | None]:
+        """Return (content, None), or (None, cause) if the file cannot be read."""
+        path, is_remote = self._join(name), paths.is_remote(self.folder)
+        try:
+            # Opening a pipe would wait forever.
+            if not is_remote and not stat.S_ISREG(os.stat(path).st_mode):
+                return None, "not_a_file"
+            with tf.io.gfile.GFile(path, "rb") as file:
+                return file.read(), None
+        except (*_MISSING_FILE_ERRORS, FileNotFoundError):
+            return None, cause_if_missing
+        except (tf.errors.OpError, OSError, ValueError):
+            # On gs:// the error concerns the bucket, for example its permissions, and not the file.
+            if is_remote:
+                raise
+            return None, "unreadable_file"
 
 
-def _find_value(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
-    """Return the first of a row's values in these columns that is not empty, or None."""
-    return next((row[column] for column in columns if row.get(column)), None)
-
-
-def _parse_json(line: str) -> dict[str, Any]:
-    """Return a line as a JSON object, or an empty dict if it is not one."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) else {}
-
-
-def _group_rows(rows: Iterator[Row], is_table: bool) -> Iterator[Unit]:
-    """Yield units of UNIT_SIZE rows."""
-    group = []
+def _take_full_units(group: list[Row], rows: Iterable[Row], unit: Unit) -> Iterator[Unit]:
+    """Add rows to a group, and yield it as a unit whenever it is full."""
     for row in rows:
         group.append(row)
         if len(group) == UNIT_SIZE:
-            yield {"rows": group, "table": is_table}
-            group = []
-    if group:
-        yield {"rows": group, "table": is_table}
+            yield {"rows": group.copy()} | unit
+            group.clear()
+
+
+def _find_captions(files: list[str]) -> dict[str, str]:
+    """Return the caption files of a folder by their name without its ending."""
+    captions = {}
+    for ending in _CAPTION_ENDINGS:
+        for name in files:
+            if get_ending(name) == ending:
+                captions.setdefault(posixpath.splitext(name)[0], name)
+    return captions
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -84,7 +84,7 @@ def test_unsafe_and_missing_files_of_a_table_are_rejected(emoji, prepare_from, t
         "unsafe_name",
     ]
     (tmp_path / "input" / "metadata.jsonl").write_text('{"text": "no file"}\n')
-    with pytest.raises(UserError, match="row 1 does not name an image"):
+    with pytest.raises(UserError, match="no column of the names of images; its columns are text"):
         prepare_from(source, tmp_path / "other")
 
 

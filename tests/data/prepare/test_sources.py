@@ -189,6 +189,7 @@ def test_folder_is_read_in_sorted_order(tmp_path):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "1.png").touch()
+        (tmp_path / folder / "1.txt").touch()
     assert list_names(str(tmp_path)) == sorted(f"{folder}/1.png" for folder in folders)
 
 
@@ -201,6 +202,7 @@ def test_folder_on_gs_is_read_in_the_same_order(gcs, bucket, tmp_path):
     for name in ("a", "a-b", "a/c", "a/c+"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").touch()
+        (tmp_path / name / "1.txt").touch()
     names = gcs.call(list_names, gcs.put_folder(tmp_path, f"{bucket}/input"))
     assert names == list_names(str(tmp_path))
     assert len(names) == 4

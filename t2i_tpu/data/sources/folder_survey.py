@@ -1,0 +1,106 @@
+"""Says what was found in a folder in which nothing can be used, and what was expected."""
+
+import collections
+from collections.abc import Iterable
+
+from t2i_tpu.data.sources.columns import list_names
+from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, get_ending
+from t2i_tpu.data.sources.tables import has_table_ending, is_table
+from t2i_tpu.errors import UserError
+
+_SHOWN_ENDINGS = 6
+_SHOWN_NAMES = 3
+_OTHER_SOURCES = {
+    "tar": "webdataset:{}/*.tar",
+    "parquet": "parquet:{}/*.parquet",
+    "npy": "npy:{}",
+    "tfrecord": None,
+}
+_EXPECTED = (
+    "expected images, each with its caption in a file next to it (a.jpg and a.txt), or a table "
+    "metadata.csv or metadata.jsonl with the columns file_name and text"
+)
+
+
+class FolderSurvey:
+    """Counts what a folder contains.
+
+    Args:
+      folder: the folder.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.endings, self.names, self.tables = collections.Counter(), {}, []
+        self.num_images, self.num_captions, self.first_image = 0, 0, ""
+        self.unusable_tables, self.unreadable_folders = [], []
+
+    def count_files(self, names: Iterable[str]) -> None:
+        """Count the files of a folder by their ending."""
+        for name in names:
+            ending = get_ending(name)
+            self.endings[ending] += 1
+            self.names.setdefault(ending, name)
+            if has_table_ending(name) and not is_table(name) and len(self.tables) < _SHOWN_NAMES:
+                self.tables.append(name)
+
+    def count_image(self, path: str, has_caption: bool) -> None:
+        """Count an image that can be read."""
+        self.num_images += 1
+        self.num_captions += has_caption
+        self.first_image = self.first_image or path
+
+    def check_usable(self) -> None:
+        """Raise UserError if no image was found, or none with a caption."""
+        if self.num_captions:
+            return
+        source = f"--source=folder:{self.folder}"
+        if not self.endings:
+            extra = f" ({len(self.unreadable_folders)} folders cannot be read)"
+            raise UserError(
+                f"{source} has no files{extra if self.unreadable_folders else ''}; {_EXPECTED}"
+            )
+        problem = "no image that can be read"
+        if self.num_images:
+            problem = f"{self.num_images} images, for example {self.first_image}, but no captions"
+        raise UserError(
+            f"{source} has {problem}; found {self._describe_files()}; {_EXPECTED}{self._advise()}"
+        )
+
+    def fail_unfound(self, table: str, num_rows: int, first: str, files: list[str]) -> None:
+        """Raise UserError because no row of a table names a file of its folder."""
+        images = (name for name in files if get_ending(name) in IMAGE_ENDINGS)
+        example = next(images, None)
+        there = f"its images are like {list_names([example])}" if example else "it has no images"
+        raise UserError(
+            f"--source=folder:{self.folder}: none of the {num_rows} rows of {table} names a file of "
+            f"the folder: the first names {list_names([first])}, but {there}; correct the table or "
+            "the path"
+        )
+
+    def _describe_files(self) -> str:
+        parts = [
+            f"{count} {'.' + ending if ending else 'without ending'} (for example {name})"
+            for (ending, count), name in (
+                (item, list_names([self.names[item[0]]]))
+                for item in self.endings.most_common(_SHOWN_ENDINGS)
+            )
+        ]
+        if len(self.endings) > _SHOWN_ENDINGS:
+            parts.append(f"{len(self.endings) - _SHOWN_ENDINGS} other endings")
+        return ", ".join(parts)
+
+    def _advise(self) -> str:
+        """Return what the user probably has to do, beginning with "; ", or ""."""
+        for ending, source in _OTHER_SOURCES.items():
+            if self.endings[ending] and not self.num_images and source:
+                return f"; for .{ending} files use --source={source.format(self.folder)}"
+        if self.unusable_tables:
+            return f"; {self.unusable_tables[0]}"
+        if self.tables:
+            name = f"metadata.{get_ending(self.tables[0])}"
+            return f"; if {self.tables[0]} is the table of captions, rename it to {name}"
+        unreadable = sorted(UNREADABLE_ENDINGS & self.endings.keys())
+        if unreadable and not self.num_images:
+            return f"; convert .{unreadable[0]} files to .png or .jpg"
+        return ""

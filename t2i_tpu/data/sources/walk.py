@@ -1,0 +1,77 @@
+"""Walks through a folder and its subfolders, local or gs://, in an order that depends only on names."""
+
+import os
+import posixpath
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+from t2i_tpu.data.sources.file_names import is_clutter
+from t2i_tpu.storage import paths
+
+
+def walk(
+    root: str, start: str, on_error: Callable[[str], None]
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder as (path, names of its files, names of its subfolders).
+
+    A folder comes before its subfolders, and names are sorted. Clutter of operating systems is left out.
+    Links are followed, except to a folder that contains the link. The caller may remove names of
+    subfolders from the list, to leave them out.
+
+    Args:
+      root: the folder.
+      start: path of the subfolder at which to start, relative to the root, or "" for the root.
+      on_error: is called with the path of a subfolder that cannot be read. All paths are relative.
+
+    Raises:
+      OSError: `start` cannot be read.
+    """
+    stack, is_remote = [(start, ())], paths.is_remote(root)
+    while stack:
+        path, parents = stack.pop()
+        try:
+            files, folders = list_folder(root, path)
+        except OSError:
+            if path == start:
+                raise
+            on_error(path)
+            continue
+        yield path, files, folders
+        if not is_remote:
+            parents = (*parents, os.path.realpath(posixpath.join(root, path)))
+        for name in reversed(folders):
+            subfolder = posixpath.join(path, name)
+            if is_remote or not _leads_back(posixpath.join(root, subfolder), parents):
+                stack.append((subfolder, parents))
+
+
+def list_folder(root: str, path: str) -> tuple[list[str], list[str]]:
+    """Return the sorted names of a folder's files and of its subfolders, without clutter."""
+    files, folders = [], []
+    folder = posixpath.join(root, path)
+    if paths.is_remote(folder):
+        # On gs:// the names of folders end in a slash. isdir would take a request for each name.
+        for name in tf.io.gfile.listdir(folder):
+            (folders if name.endswith("/") else files).append(name.rstrip("/"))
+    else:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                (folders if _is_folder(entry) else files).append(entry.name)
+    return _sort(files), _sort(folders)
+
+
+def _sort(names: list[str]) -> list[str]:
+    return sorted(name for name in names if name and not is_clutter(name))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _leads_back(path: str, parents: tuple[str, ...]) -> bool:
+    """Return whether a folder is a link to one of the folders that lead to it."""
+    return os.path.islink(path) and os.path.realpath(path) in parents
