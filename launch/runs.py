@@ -129,11 +129,11 @@ def _prune(workdir: str) -> None:
 
 def _find_previews(workdir: str) -> dict[int, str]:
     """Return the path of each preview by its step."""
-    import tensorflow as tf
+    from t2i_tpu.storage import files
 
-    paths = tf.io.gfile.glob(posixpath.join(workdir, "previews", "step_*.png"))
-    matches = [(re.search(r"step_(\d+)\.png$", path), path) for path in paths]
-    return {int(match[1]): path for match, path in matches if match}
+    folder = posixpath.join(workdir, "previews")
+    matches = [re.fullmatch(r"step_(\d+)\.png", name) for name in files.list_names(folder)]
+    return {int(match[1]): posixpath.join(folder, match[0]) for match in matches if match}
 
 
 def _join(steps: list[int]) -> str:

@@ -17,7 +17,7 @@ from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.prepare.duplicates import DuplicateIndex
 from t2i_tpu.data.prepare.unit import compute_perceptual_hash
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, paths
 
 QUARANTINE = "quarantine"
 _NUM_SHOWN = 64  # examples on a split's contact sheet
@@ -120,9 +120,8 @@ def _find_unknown_files(folder: str, result: Audit) -> None:
     """Add a problem for each shard or unfinished file that is not in the manifest."""
     splits = result.manifest.splits.values()
     known = {shard.file for streams in splits for stream in streams for shard in stream}
-    names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
-    for name in sorted(names - known):
-        if name.endswith((".tfrecord", ".tmp")):
+    for name in files.list_names(folder):
+        if name not in known and (name.endswith(".tfrecord") or paths.is_partial(name)):
             result.problems.append(f"{name} is not in the manifest")
 
 

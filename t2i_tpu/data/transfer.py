@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import gcs, listing
+from t2i_tpu.storage import gcs, listing, paths
 
 # A function that copies the file with a given name if necessary. It returns the size of the file in
 # bytes and whether the file was already in the target.
@@ -101,7 +101,7 @@ def _is_data(name: str) -> bool:
     Hidden files, files that are still being written, and the placeholders of folders on gs:// do not
     belong to it.
     """
-    if not name or name.endswith((".tmp", "/")):
+    if not name or name.endswith("/") or paths.PARTIAL_SUFFIX in name:
         return False
     return not any(part.startswith(".") for part in name.split("/"))
 
@@ -196,7 +196,7 @@ class _Download:
         is_present = path.exists() and _hash_file(path)[0] == self.checksums[name]
         if not is_present:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".tmp")
+            partial = path.with_name(path.name + paths.PARTIAL_SUFFIX)
             self.remote.download(name, partial)
             _check_file(partial, self.sha256.get(name))
             os.replace(partial, path)

@@ -20,7 +20,7 @@ from t2i_tpu.data.manifest import (
 )
 from t2i_tpu.data.records import Record, serialize
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, paths
 
 # Examples per shard. The reader holds two shards of each stream in memory to shuffle them.
 SHARD_SIZE = 1024
@@ -216,7 +216,7 @@ class StreamWriter:
     def write(self, serialized: bytes) -> None:
         """Write an example."""
         if self.count == 0 and not (self.keep and tf.io.gfile.exists(self._path())):
-            self.writer = tf.io.TFRecordWriter(self._path() + ".tmp")
+            self.writer = tf.io.TFRecordWriter(self._path() + paths.PARTIAL_SUFFIX)
         if self.writer:
             self.writer.write(serialized)
         self.count += 1
@@ -238,7 +238,7 @@ class StreamWriter:
         path = self._path()
         if self.writer:
             self.writer.close()
-            tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+            tf.io.gfile.rename(path + paths.PARTIAL_SUFFIX, path, overwrite=True)
         num_bytes, digest = files.measure(path)
         self.shards.append(Shard(posixpath.basename(path), self.count, num_bytes, digest))
         self.writer, self.count = None, 0

@@ -1,6 +1,7 @@
 """The cost of a traced TensorFlow function: FLOPs and bytes of its products, and time by kind of op."""
 
 import math
+import pathlib
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -63,10 +64,9 @@ def count_activation_bytes(graph: tf.Graph, batch_size: int) -> int:
 def read_op_seconds(folder: str) -> dict[str, float]:
     """Return the seconds by kind of op in a trace that `tf.profiler` wrote into a folder."""
     seconds: dict[str, float] = {}
-    for path in tf.io.gfile.glob(f"{folder}/plugins/profile/*/*.xplane.pb"):
+    for path in pathlib.Path(folder).glob("plugins/profile/*/*.xplane.pb"):
         space = xplane_pb2.XSpace()
-        with tf.io.gfile.GFile(path, "rb") as file:
-            space.ParseFromString(file.read())
+        space.ParseFromString(path.read_bytes())
         for plane in space.planes:
             names = {key: metadata.name for key, metadata in plane.event_metadata.items()}
             for event in (event for line in plane.lines for event in line.events):

@@ -20,10 +20,15 @@ from absl import logging
 
 from t2i_tpu import __version__
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files, json_files
+from t2i_tpu.storage import files, json_files, paths
 
 FORMAT_VERSION = 1
-_FILE_NAME = re.compile(r"step-(\d+)[._].*")
+# The files of a checkpoint, finished or not. TensorFlow's unfinished files end in .tempstateN or are
+# in a folder step-N_temp.
+_FILE_NAME = re.compile(
+    rf"step-(\d+)(\.json({re.escape(paths.PARTIAL_SUFFIX)})?|"
+    r"(\.index|\.data-\d{5}-of-\d{5})(\.tempstate\d+)?|_temp\w*/?)"
+)
 
 
 class DamagedCheckpoint(Exception):

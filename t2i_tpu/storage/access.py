@@ -26,7 +26,9 @@ def check_writable(folder: str) -> None:
     Raises:
       UserError: one of the three steps failed. The message says why and what to do.
     """
-    path = posixpath.join(_find_nearest_existing(folder), f".probe-{uuid.uuid4().hex}.tmp")
+    path = posixpath.join(
+        _find_nearest_existing(folder), f".probe-{uuid.uuid4().hex}{paths.PARTIAL_SUFFIX}"
+    )
     probe_exists = False
     try:
         with tf.io.gfile.GFile(path, "wb") as file:

@@ -2,13 +2,14 @@
 
 import contextlib
 import hashlib
+import posixpath
 import uuid
 from collections.abc import Iterator
 
 import tensorflow as tf
 
 from t2i_tpu.errors import get_first_line
-from t2i_tpu.storage import gcs
+from t2i_tpu.storage import gcs, paths
 
 _BLOCK_BYTES = 1 << 22
 _LOCAL_REMEDIES = {
@@ -28,14 +29,17 @@ def write_atomically(path: str, shared: bool = False) -> Iterator[str]:
       path: path of the file. An existing file is replaced.
       shared: whether another process may write the same file at the same time.
 
+    After any error, the temporary file is removed if possible.
+
     Raises:
-      tf.errors.OpError: the file cannot be written. The temporary file is removed if possible.
+      tf.errors.OpError: the file cannot be written.
     """
-    partial = f"{path}.{uuid.uuid4().hex}.tmp" if shared else path + ".tmp"
+    unique = f".{uuid.uuid4().hex}" if shared else ""
+    partial = f"{path}{unique}{paths.PARTIAL_SUFFIX}"
     try:
         yield partial
         tf.io.gfile.rename(partial, path, overwrite=True)
-    except tf.errors.OpError:
+    except BaseException:
         with contextlib.suppress(tf.errors.OpError):
             tf.io.gfile.remove(partial)
         raise
@@ -54,6 +58,35 @@ def write(path: str, content: str | bytes, shared: bool = False) -> None:
     """
     with write_atomically(path, shared) as partial, tf.io.gfile.GFile(partial, "wb") as file:
         file.write(content)
+
+
+def list_names(folder: str) -> list[str]:
+    """Return the names of the files and folders in a folder in sorted order; [] if it does not exist.
+
+    Unlike a pattern, this works whatever characters the folder's name has.
+
+    Args:
+      folder: local or gs://.
+
+    Raises:
+      tf.errors.OpError: the folder cannot be read.
+    """
+    try:
+        names = {name.rstrip("/") for name in tf.io.gfile.listdir(folder)}
+    except tf.errors.NotFoundError:
+        return []
+    return sorted(names - {""})
+
+
+def remove_partial(folder: str) -> None:
+    """Remove the unfinished files in a folder that killed processes have left there.
+
+    Raises:
+      tf.errors.OpError: a file cannot be removed.
+    """
+    for name in filter(paths.is_partial, list_names(folder)):
+        with contextlib.suppress(tf.errors.NotFoundError):  # its writer may have just finished it
+            tf.io.gfile.remove(posixpath.join(folder, name))
 
 
 def measure(path: str) -> tuple[int, str]:

@@ -6,6 +6,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 
+from t2i_tpu.storage import paths
+
 
 @contextlib.contextmanager
 def create_atomically(folder: str, is_complete: Callable[[str], bool]) -> Iterator[str]:
@@ -25,7 +27,7 @@ def create_atomically(folder: str, is_complete: Callable[[str], bool]) -> Iterat
     """
     parent = os.path.dirname(folder)
     os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=".partial-", dir=parent)
+    temporary = tempfile.mkdtemp(prefix=".", suffix=paths.PARTIAL_SUFFIX, dir=parent)
     try:
         yield temporary
         try:

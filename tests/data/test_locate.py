@@ -197,7 +197,7 @@ def test_folder_of_a_killed_process_is_not_used(source, cache, tmp_path):
     process.communicate()
     (leftover,) = os.listdir(cache)
     folder = locate(source)
-    assert leftover.startswith(".partial-") and leftover not in folder
+    assert leftover.endswith(".t2i_tpu-partial") and leftover not in folder
     assert read_manifest(folder).num_examples("train") == 20
 
 

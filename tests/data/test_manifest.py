@@ -97,7 +97,7 @@ def test_records_are_dealt_to_the_streams_in_turn(tmp_path, make_records, read_s
     keys = [example["key"].decode() for example in read_shards(str(tmp_path), "train")]
     assert keys == [f"r{index}" for stream in range(3) for index in range(stream, 23, 3)]
     listed = {s.file for split in splits for stream in manifest.streams(split) for s in stream}
-    assert set(read_files(tmp_path)) == listed | {"manifest.json"}  # no .tmp is left
+    assert set(read_files(tmp_path)) == listed | {"manifest.json"}  # no unfinished file is left
 
 
 def test_writing_again_gives_the_same_bytes(tmp_path):

@@ -21,7 +21,7 @@ def squares(tmp_path_factory):
     (folder / "text_tower" / "tower.onnx").write_bytes(b"onnx" * 1000)
     (folder / ".state").mkdir()
     # Neither of these is a part of the data set.
-    for name in ("train-9999-00000.tfrecord.tmp", ".state/x"):
+    for name in ("train-9999-00000.tfrecord.t2i_tpu-partial", ".state/x"):
         (folder / name).write_bytes(b"half")
     return folder
 
@@ -38,7 +38,7 @@ def read_contents(folder):
     return {
         name: path.read_bytes()
         for name, path in files.items()
-        if path.is_file() and not name.endswith(".tmp") and not name.startswith(".")
+        if path.is_file() and not name.endswith("-partial") and not name.startswith(".")
     }
 
 
@@ -54,7 +54,7 @@ def test_copy_to_gs_and_back(gcs, bucket, squares, copy, tmp_path, rate):
         assert copy(squares, address).present == len(expected)
         copy(address, tmp_path / "back")
         assert read_contents(tmp_path / "back") == expected
-        assert not list(tmp_path.rglob("*.tmp"))
+        assert not list(tmp_path.rglob("*-partial"))
         assert copy(address, tmp_path / "back").present == len(expected)
         assert bool(gcs.report()["faults"]) == bool(rate)
 

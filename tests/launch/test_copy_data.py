@@ -12,7 +12,9 @@ from tests.gcs.harness import Faults
 
 def read_contents(folder):
     """Return the complete files of a folder: {name: bytes}."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp"]
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and path.suffix != ".t2i_tpu-partial"
+    ]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

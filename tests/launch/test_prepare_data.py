@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from t2i_tpu.data.prepare.plan import WORK_NAME
 from tests.data.prepare.source_files import (
     write_folder,
     write_npy,
@@ -183,7 +184,7 @@ def test_files_that_a_killed_rename_left_are_removed(source, run, start, uninter
     first.process.kill()
     first.process.join()
     # The first file is left by an unfinished preparation, the second by a complete one.
-    for name in ("train-0003-00009.tfrecord.tmp", "manifest.json.tmp"):
+    for name in ("train-0003-00009.tfrecord.t2i_tpu-partial", "manifest.json.t2i_tpu-partial"):
         (output / name).write_bytes(b"a file, or a part of one")
         result = run("prepare_data.py", make_flags(source, output))
         assert result.code == 0, result.stderr
@@ -254,7 +255,7 @@ def copy_tars(source, folder):
 
 
 def list_processed(output):
-    return sorted((output / "preparing").glob("unit-*.json"))
+    return sorted((output / WORK_NAME).glob("unit-*.json"))
 
 
 @pytest.mark.beam

@@ -10,6 +10,7 @@ import pytest
 
 from t2i_tpu.data import text_tower
 from t2i_tpu.data.manifest import MANIFEST_NAME, TEXT_TOWER, read_manifest
+from t2i_tpu.data.prepare.plan import WORK_NAME
 from t2i_tpu.errors import UserError
 from t2i_tpu.text import make_encoder
 from tests import tiny
@@ -168,7 +169,7 @@ def test_preparation_exports_the_tower(tars, run, start, tmp_path):
     """The preparation is killed after the export and run again."""
     output = tmp_path / "data"
     first = start("prepare_data.py", make_flags(tars, output))
-    first.wait_for((output / "preparing" / "text_tower.json").exists)
+    first.wait_for((output / WORK_NAME / "text_tower.json").exists)
     first.process.kill()
     first.process.join()
     result = run("prepare_data.py", make_flags(tars, output))

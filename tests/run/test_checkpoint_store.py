@@ -82,12 +82,14 @@ def test_unfinished_checkpoint_does_not_count(tmp_path, write, caplog):
     write(5)
     (folder / "step-20_temp").mkdir()
     (folder / "step-20_temp" / "part-00000-of-00001.index").touch()
-    (folder / "step-30.json.tmp").touch()
-    (folder / "notes.txt").touch()
+    (folder / "step-30.json.t2i_tpu-partial").touch()
+    users = {"notes.txt", "step-40.txt", "step-40.index.bak", "step-5.data-copy", "step-40-old"}
+    for name in users:
+        (folder / name).touch()
     assert list_intact(tmp_path) == [5]
     checkpoint_store.remove_unfinished(str(tmp_path))
     names = {path.name for path in folder.iterdir()}
-    assert names == {"step-5.index", "step-5.data-00000-of-00001", "step-5.json", "notes.txt"}
+    assert names == {"step-5.index", "step-5.data-00000-of-00001", "step-5.json", *users}
 
 
 def test_interrupted_removal_leaves_no_damaged_checkpoint(tmp_path, write):

@@ -1,5 +1,7 @@
 """Tests that files are complete or do not exist, and that errors say what to do."""
 
+import os
+
 import pytest
 import tensorflow as tf
 
@@ -16,6 +18,7 @@ def test_file_is_replaced_completely_or_not_at_all(tmp_path):
         tf.io.gfile.GFile(partial, "w").write("half")
         raise ValueError
     assert path.read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_failed_write_leaves_no_files(tmp_path):
@@ -24,6 +27,18 @@ def test_failed_write_leaves_no_files(tmp_path):
     with pytest.raises(tf.errors.OpError):
         files.write(str(tmp_path / "folder"), "text")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_only_unfinished_files_of_the_package_are_removed(tmp_path):
+    folder = tmp_path / "[a] b\\c"
+    folder.mkdir()
+    names = ["notes.tmp", "notes.partial", "x.t2i_tpu-partial", "ü.txt"]
+    for name in names:
+        (folder / name).touch()
+    assert files.list_names(str(folder)) == sorted(names)
+    files.remove_partial(str(folder))
+    assert files.list_names(str(folder)) == sorted({*names} - {"x.t2i_tpu-partial"})
+    assert files.list_names(str(folder / "missing")) == []
 
 
 def make_denial(account, permission, code):

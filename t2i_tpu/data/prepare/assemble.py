@@ -22,7 +22,7 @@ from t2i_tpu.data.prepare.settings import Settings, collect_versions
 from t2i_tpu.data.prepare.shards import ShardWriter, keep_only_shards_of
 from t2i_tpu.data.prepare.unit import TEMPORARY_FEATURES, read_examples, read_result
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, paths
 
 REJECTED_NAME = "rejected.csv"
 
@@ -217,7 +217,7 @@ class _RejectedWriter:
 
     def __init__(self, path: str):
         self.path = path
-        self.file = tf.io.gfile.GFile(path + ".tmp", "wb")
+        self.file = tf.io.gfile.GFile(path + paths.PARTIAL_SUFFIX, "wb")
         self.write("key", "cause")
 
     def write(self, key: str, cause: str) -> None:
@@ -227,4 +227,4 @@ class _RejectedWriter:
 
     def close(self) -> None:
         self.file.close()
-        tf.io.gfile.rename(self.path + ".tmp", self.path, overwrite=True)
+        tf.io.gfile.rename(self.path + paths.PARTIAL_SUFFIX, self.path, overwrite=True)

@@ -1,4 +1,4 @@
-"""The plan of a preparation and its progress, in the work folder OUTPUT/preparing.
+"""The plan of a preparation and its progress, in a work folder in the output.
 
 The work folder holds settings.json, units.jsonl with the name and content of one unit per line, and the
 files that `unit` and `encode` write. The units are listed anew whenever the command starts. The results
@@ -20,9 +20,10 @@ from t2i_tpu.data.prepare.settings import SHARD_SETTINGS, Settings
 from t2i_tpu.data.prepare.unit import make_unit_path
 from t2i_tpu.data.sources.source import Source, Unit
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, paths
 
-WORK_NAME = "preparing"  # the work folder, which is removed when the data set is complete
+# The work folder, which is removed when the data set is complete.
+WORK_NAME = f"preparing{paths.PARTIAL_SUFFIX}"
 _SETTINGS_NAME = "settings.json"
 _UNITS_NAME = "units.jsonl"
 _PROBLEM_EXTENSION = ".problem"  # of the file that a unit has instead of a result if it failed
@@ -57,8 +58,8 @@ def make_plan(
             raise UserError(f"--source={settings.source} holds no images; check the path")
         names = _write_units(work, itertools.chain([first], units))
     files.write(posixpath.join(work, _SETTINGS_NAME), settings.to_json())
-    for name in tf.io.gfile.listdir(work):
-        if name.endswith((".tmp", _PROBLEM_EXTENSION)):
+    for name in files.list_names(work):
+        if paths.is_partial(name) or name.endswith(_PROBLEM_EXTENSION):
             with contextlib.suppress(tf.errors.NotFoundError):
                 tf.io.gfile.remove(posixpath.join(work, name))
     return names, reader.summary
@@ -106,7 +107,7 @@ def read_units(work: str) -> Iterator[tuple[str, Unit]]:
 
 def list_processed(work: str) -> set[str]:
     """Return the names of the units that have a result, including those of an earlier input."""
-    matches = (re.fullmatch(r"unit-(\w+)\.json", name) for name in tf.io.gfile.listdir(work))
+    matches = (re.fullmatch(r"unit-(\w+)\.json", name) for name in files.list_names(work))
     return {match[1] for match in matches if match}
 
 
@@ -117,7 +118,7 @@ def write_problem(work: str, name: str, message: str) -> None:
 
 def read_problems(work: str) -> Iterator[str]:
     """Yield the messages that `write_problem` recorded."""
-    for name in sorted(tf.io.gfile.listdir(work)):
+    for name in files.list_names(work):
         if name.endswith(_PROBLEM_EXTENSION):
             with tf.io.gfile.GFile(posixpath.join(work, name)) as file:
                 yield file.read()

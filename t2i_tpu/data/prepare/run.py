@@ -172,12 +172,10 @@ def _export_text_tower(
 
 
 def _clean_up(output: str, work: str) -> None:
-    """Remove the work folder and temporary files."""
-    # On gs:// a rename is a copy and a deletion. A kill between the two leaves a .tmp file.
-    for name in tf.io.gfile.listdir(output):
-        if name.endswith(".tmp"):
-            tf.io.gfile.remove(posixpath.join(output, name))
+    """Remove the work folder and unfinished files."""
     _remove_folder(work)
+    # On gs:// a rename is a copy and a deletion. A kill between the two leaves an unfinished file.
+    files.remove_partial(output)
 
 
 def _remove_folder(folder: str) -> None:

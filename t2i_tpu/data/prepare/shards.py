@@ -9,10 +9,12 @@ import tensorflow as tf
 from t2i_tpu.data import manifest as manifest_lib
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.writer import StreamWriter
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, paths
 
 _KEY_NAME = "shards.txt"  # in the work folder: identifies what the shards are written from
-_SHARD_PATTERN = re.compile(r"(train|heldout)-\d{4,}-\d{5,}\.tfrecord(\.tmp)?")
+_SHARD_PATTERN = re.compile(
+    rf"(train|heldout)-\d{{4,}}-\d{{5,}}\.tfrecord({re.escape(paths.PARTIAL_SUFFIX)})?"
+)
 _DEFAULT_STREAMS = 16
 
 
@@ -27,7 +29,7 @@ def keep_only_shards_of(key: str, output: str, work: str) -> None:
         with tf.io.gfile.GFile(path) as file:
             if file.read() == key:
                 return
-    for name in tf.io.gfile.listdir(output):
+    for name in files.list_names(output):
         if _SHARD_PATTERN.fullmatch(name):
             tf.io.gfile.remove(posixpath.join(output, name))
     files.write(path, key)
