@@ -62,9 +62,12 @@ class FolderSource:
         survey.check_usable()
 
     def list_files(self, unit: Unit) -> list[str]:
-        images = [name for name, *_ in unit["rows"]]
-        texts = [] if unit["table"] else [posixpath.splitext(name)[0] + ".txt" for name in images]
-        return [self._join(name) for name in (*images, *texts)]
+        names = []
+        for name, caption, _ in unit.get("rows", ()):
+            names.append(name)
+            if not unit["table"]:
+                names.append(caption or _make_caption_path(name))
+        return [self._join(name) for name in names]
 
     def read(self, unit: Unit) -> Iterator[Item]:
         for key, cause in unit.get("rejected", ()):
@@ -205,7 +208,7 @@ class FolderSource:
         if unit["table"]:
             item.caption = caption
         elif item.problem is None:
-            caption = caption or posixpath.splitext(name)[0] + ".txt"
+            caption = caption or _make_caption_path(name)
             item.caption, item.problem = self._read_file(caption, "no_caption")
         return item
 
@@ -228,6 +231,11 @@ class FolderSource:
             if is_remote:
                 raise
             return None, "unreadable_file"
+
+
+def _make_caption_path(name: str) -> str:
+    """Return the path of the usual caption file of an image."""
+    return posixpath.splitext(name)[0] + ".txt"
 
 
 def _take_full_units(group: list[Row], rows: Iterable[Row], unit: Unit) -> Iterator[Unit]:
