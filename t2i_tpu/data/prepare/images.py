@@ -4,13 +4,20 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from t2i_tpu.data.prepare.rejected import Rejected
+from t2i_tpu.data.sources.file_names import IMAGE_FORMATS
 
 _MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
 _SRGB = ImageCms.createProfile("sRGB")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")  # more than 8 bits per channel
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+# The keywords of texts that may say how the image is rotated.
+_PNG_ROTATIONS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
+# Pillow refuses an image if a compressed profile or text is larger than this, 1 MB by default.
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24
 
 
 def open_image(source: bytes | np.ndarray) -> Image.Image:
@@ -30,7 +37,7 @@ def open_image(source: bytes | np.ndarray) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns about large images, which are checked below.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(source))
+            image = Image.open(io.BytesIO(_drop_texts(source)), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError:
         raise Rejected("decompression_bomb") from None
     except Exception:  # hostile bytes can make a decoder raise any error
@@ -38,6 +45,25 @@ def open_image(source: bytes | np.ndarray) -> Image.Image:
     if image.width * image.height > _MAX_PIXELS:
         raise Rejected("decompression_bomb")
     return image
+
+
+def _drop_texts(content: bytes) -> bytes:
+    """Remove texts from a PNG file, in which editors and image generators store megabytes.
+
+    Pillow would refuse the image if they are too large. Other files are returned unchanged.
+    """
+    if not content.startswith(_PNG_SIGNATURE):
+        return content
+    parts, start = [], len(_PNG_SIGNATURE)
+    kept_from = 0
+    while start + 12 <= len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        is_text = content[start + 4 : start + 8] in _PNG_TEXTS
+        if is_text and not content.startswith(_PNG_ROTATIONS, start + 8):
+            parts.append(content[kept_from:start])
+            kept_from = end
+        start = end
+    return b"".join((*parts, content[kept_from:])) if parts else content
 
 
 def _open_pixels(pixels: np.ndarray) -> Image.Image:
@@ -62,16 +88,18 @@ def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> 
       Pixels, uint8 [size, size, channels].
 
     Raises:
-      Rejected: truncated_image or not_an_image.
+      Rejected: truncated_image, not_an_image or decompression_bomb.
     """
     try:
         if image.format == "JPEG":
             # Decode at 1/2, 1/4 or 1/8 of the resolution if that is still at least twice the size.
             image.draft(None, (2 * size, 2 * size))
         image.load()
-        image = put_on_white(convert_to_srgb(ImageOps.exif_transpose(image)))
+        image = put_on_white(convert_to_srgb(_rotate_upright(image)))
+    except Image.DecompressionBombError:
+        raise Rejected("decompression_bomb") from None
     except OSError as error:
-        is_truncated = "truncated" in str(error)
+        is_truncated = "truncated" in str(error).lower()
         raise Rejected("truncated_image" if is_truncated else "not_an_image") from None
     except Exception:  # hostile bytes can make a decoder raise any error
         raise Rejected("not_an_image") from None
@@ -82,6 +110,14 @@ def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> 
     else:
         image = ImageOps.pad(image, (size, size), Image.Resampling.LANCZOS, color="white")
     return np.asarray(image).reshape(size, size, channels)
+
+
+def _rotate_upright(image: Image.Image) -> Image.Image:
+    """Rotate an image as its EXIF data say. Damaged EXIF data are ignored."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # hostile bytes can raise any error
+        return image
 
 
 def convert_to_srgb(image: Image.Image) -> Image.Image:

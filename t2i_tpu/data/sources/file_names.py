@@ -3,12 +3,18 @@
 Images are the files whose ending Pillow connects with a format that it can decode.
 """
 
+import contextlib
 import fnmatch
 import posixpath
 import re
 from collections.abc import Iterator
 
 from PIL import Image
+
+with contextlib.suppress(ImportError):  # Pillow reads HEIC if this package is installed
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 # Formats that Pillow recognizes but cannot decode by itself. EPS would start Ghostscript.
 _UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -37,7 +43,7 @@ def _list_formats() -> Iterator[tuple[str, str]]:
 
 IMAGE_ENDINGS = frozenset(ending for ending, _ in _list_formats())
 # The names of all formats that may be decoded, whatever the ending of the file is.
-IMAGE_FORMATS = tuple(sorted(set(Image.OPEN) - _UNDECODABLE))
+IMAGE_FORMATS = tuple(name for name in Image.ID if name not in _UNDECODABLE)
 UNREADABLE_ENDINGS = frozenset(_OTHER_IMAGES) - IMAGE_ENDINGS
 
 

@@ -209,3 +209,50 @@ def test_damaged_files_are_decoded_or_rejected():
                 assert pixels.shape == (8, 8, 3) and pixels.dtype == np.uint8
                 num_decoded += 1
     assert num_decoded > 50 and num_rejected > 50
+
+
+def make_chunk(name, data):
+    """Return a chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def insert(png, chunk, before):
+    """Return a PNG file with one more chunk, before the first one of the given name."""
+    start = png.index(before) - 4
+    return png[:start] + chunk + png[start:]
+
+
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize("start", [b"zTXtworkflow\0\0", b"iTXtworkflow\0\1\0\0\0"])
+def test_large_texts_of_a_png_file_do_not_matter(start, before):
+    """The text has 100 MB, and 100 KB compressed."""
+    chunk = make_chunk(start[:4], start[4:] + zlib.compress(bytes(100 << 20)))
+    assert_halves(decode(insert(encode(make_halves()), chunk, before)))
+
+
+def test_rotation_in_the_texts_of_a_png_file_is_kept():
+    text = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="3"/>'
+    content = insert(encode(make_halves()), make_chunk(b"iTXt", text), b"IDAT")
+    assert_halves(decode(content), 0, BLUE, RED)
+
+
+def test_large_or_damaged_metadata_do_not_matter():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    chunk = make_chunk(b"iCCP", b"x\0\0" + zlib.compress(profile + bytes(2 << 20)))
+    assert_halves(decode(insert(encode(make_halves()), chunk, b"IDAT")))
+    jpeg = encode(make_halves(), "JPEG", quality=95)
+    for start in (b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff",
+                  b"http://ns.adobe.com/xap/1.0/\0<", b"ICC_PROFILE\0\x01\x14"):  # fmt: skip
+        segment = struct.pack(">BBH", 0xFF, 0xE1 + (start[:1] == b"I"), 65535)
+        segment += start.ljust(65533, b"<")
+        assert_halves(decode(jpeg[:2] + segment * 20 + jpeg[2:]), 8)
+
+
+@pytest.mark.parametrize("kind", ["TGA", "JPEG2000", "AVIF", "ICO", "QOI", "PCX", "DDS", "MPO"])
+def test_other_formats_are_decoded(kind):
+    assert_halves(decode(encode(make_halves(), kind)), 12)
+
+
+def test_formats_that_need_other_programs_are_rejected():
+    with pytest.raises(Rejected, match="not_an_image"):
+        decode(encode(make_halves(), "EPS"))
