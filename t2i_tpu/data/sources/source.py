@@ -8,6 +8,7 @@ units are finished.
 
 import dataclasses
 import glob
+import itertools
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
@@ -151,3 +152,20 @@ def _expand_braces(pattern: str, kind: str) -> list[str]:
 def get_stem(path: str) -> str:
     """Return the name of a file without its folder and its last extension."""
     return posixpath.splitext(posixpath.basename(path))[0]
+
+
+def name_files(paths: Iterable[str]) -> dict[str, str]:
+    """Return {path: a name with which the keys of its items begin}, without repeated paths.
+
+    The names are those of the files without folder and extension if these differ. Otherwise they are
+    the paths relative to the folder that all files have in common.
+    """
+    paths = list(dict.fromkeys(paths))
+    parents = zip(*(posixpath.dirname(path).split("/") for path in paths), strict=False)
+    depth = sum(1 for _ in itertools.takewhile(lambda parent: len(set(parent)) == 1, parents))
+    relative = ["/".join(path.split("/")[depth:]) for path in paths]
+    stems = [posixpath.splitext(path)[0] for path in relative]
+    for names in ([get_stem(path) for path in paths], stems, relative):
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(paths, names, strict=True))
