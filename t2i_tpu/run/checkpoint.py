@@ -199,7 +199,8 @@ def _read_checkpoint(checkpoint: tf.train.Checkpoint, workdir: str, step: int, c
     """
     path = checkpoint_store.get_prefix(workdir, step)
     try:
-        status = checkpoint.read(path)
+        with checkpoint_store.provide_prefix(workdir, step) as prefix:
+            status = checkpoint.read(prefix)
         getattr(status, check)()
         status.expect_partial()
     except _MISMATCHES as error:

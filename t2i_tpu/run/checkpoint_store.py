@@ -7,12 +7,15 @@ The info file is written last, and a checkpoint without one does not count. The 
 the one with the highest step; file times are ignored.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import posixpath
 import re
+import tempfile
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -23,6 +26,8 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, json_files, paths
 
 FORMAT_VERSION = 1
+# Characters that have a meaning in TensorFlow's patterns of paths.
+PATTERN_CHARACTERS = frozenset("*?[\\")
 # The files of a checkpoint, finished or not. TensorFlow's unfinished files end in .tempstateN or are
 # in a folder step-N_temp.
 _FILE_NAME = re.compile(
@@ -104,8 +109,24 @@ def get_folder(workdir: str) -> str:
 
 
 def get_prefix(workdir: str, step: int) -> str:
-    """Return the path of a checkpoint as tf.train.load_checkpoint expects it."""
+    """Return the path of a checkpoint's files without their endings."""
     return posixpath.join(get_folder(workdir), f"step-{step}")
+
+
+@contextlib.contextmanager
+def provide_prefix(workdir: str, step: int) -> Iterator[str]:
+    """Yield the prefix of a checkpoint as `tf.train.Checkpoint.read` accepts it.
+
+    TensorFlow takes the prefix for a pattern. If a local path contains PATTERN_CHARACTERS, the prefix
+    leads through a link whose name has none.
+    """
+    if paths.is_remote(workdir) or not set(workdir) & PATTERN_CHARACTERS:
+        yield get_prefix(workdir, step)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, "workdir")
+        os.symlink(os.path.abspath(workdir), link)
+        yield get_prefix(link, step)
 
 
 def list_steps(workdir: str) -> list[int]:

@@ -18,12 +18,17 @@ from t2i_tpu.config import Config, differences, from_dict, to_json
 from t2i_tpu.data import text_tower
 from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files, gcs, json_files
+from t2i_tpu.run import checkpoint_store
+from t2i_tpu.storage import files, gcs, json_files, outputs, paths
 
 CONFIG_NAME = "config.json"
+# What a run that was killed at its start may have left.
+_FIRST_NAMES = ("lock.json", "logs", text_tower.TEXT_TOWER)
 # Fields that may change when a run is resumed. They do not affect the result of a step, except that
-# data.on_damage decides how a damaged record is treated.
+# data.on_damage decides how a damaged record is treated. The data set may have been moved; its manifest
+# is compared.
 _CHANGEABLE = (
+    "data.source",
     "data.on_damage",
     "train.steps_per_loop",
     "train.log_every",
@@ -40,11 +45,11 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
     """Check that a run can be started or resumed in a workdir.
 
     Raises:
-      UserError: the workdir holds a run with another config or another data set, or its bucket
-        cannot be used.
+      UserError: the workdir holds something else, or a run with another config or another data set,
+        or it cannot be used.
     """
     if not tf.io.gfile.exists(posixpath.join(workdir, CONFIG_NAME)):
-        gcs.check_bucket(workdir, write=True)
+        _check_unused(workdir, manifest)
         return
     old_config, old_manifest = read(workdir)
     changeable = tuple(f"config.{name}:" for name in _CHANGEABLE)
@@ -58,6 +63,25 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
         raise UserError(
             f"{workdir!r} holds a run that was trained on other data than {config.data.source!r} now "
             "contains; use another --workdir or the same data"
+        )
+
+
+def _check_unused(workdir: str, manifest: Manifest) -> None:
+    """Raise UserError if a workdir without a config cannot be used, or holds files of something else."""
+    gcs.check_bucket(workdir, write=True)
+    outputs.check_folder(workdir, "--workdir=")
+    if paths.is_remote(workdir) and set(workdir) & checkpoint_store.PATTERN_CHARACTERS:
+        raise UserError(
+            f"--workdir={workdir}: TensorFlow cannot read checkpoints from a gs:// path that contains "
+            "*, ?, [ or \\; choose another name"
+        )
+    names = [name for name in outputs.list_visible(workdir) if name not in _FIRST_NAMES]
+    if MANIFEST_NAME in names and _read_file(workdir, MANIFEST_NAME) == manifest.to_json().encode():
+        names.remove(MANIFEST_NAME)
+    if names:
+        raise UserError(
+            f"--workdir={workdir} holds no run but other files ({outputs.describe_names(names)}); "
+            "choose a new folder"
         )
 
 
@@ -92,14 +116,12 @@ def read(workdir: str) -> tuple[Config, Manifest]:
     """
     contents = []
     for name in (CONFIG_NAME, MANIFEST_NAME):
-        path = posixpath.join(workdir, name)
-        if not tf.io.gfile.exists(path):
+        if not tf.io.gfile.exists(posixpath.join(workdir, name)):
             gcs.check_bucket(workdir)
             raise UserError(
                 f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir"
             )
-        with tf.io.gfile.GFile(path, "rb") as file:
-            contents.append(file.read())
+        contents.append(_read_file(workdir, name))
     try:
         return json_files.parse(contents[0], from_dict), Manifest.from_json(contents[1])
     except (UserError, json_files.DamagedJson) as error:
@@ -107,3 +129,8 @@ def read(workdir: str) -> tuple[Config, Manifest]:
             f"{workdir!r}: {CONFIG_NAME} or {MANIFEST_NAME} is damaged, or another version of "
             f"t2i_tpu wrote it ({error}); restore the file from a backup, or use that version"
         ) from error
+
+
+def _read_file(workdir: str, name: str) -> bytes:
+    with tf.io.gfile.GFile(posixpath.join(workdir, name), "rb") as file:
+        return file.read()

@@ -37,12 +37,15 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, squares, config_file, run):
-    """`trained("embedding")` returns the workdir of a model with that conditioning after 12 steps."""
+    """`trained("embedding")` returns the workdir of a model with that conditioning after 12 steps.
+
+    The name of the workdir has characters that have a meaning in patterns.
+    """
     workdirs = {}
 
     def train_once(conditioning):
         if conditioning not in workdirs:
-            workdir = tmp_path_factory.mktemp("runs") / conditioning
+            workdir = tmp_path_factory.mktemp("runs") / f"[{conditioning}] a\\b*?"
             flags = tiny.make_flags(
                 squares,
                 model__conditioning=conditioning,

@@ -33,9 +33,10 @@ def finished(tmp_path_factory, squares, config_file, run):
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-    """A copy of the finished run's workdir."""
-    shutil.copytree(finished[0], tmp_path / "run")
-    return tmp_path / "run"
+    """A copy of the finished run's workdir. Its name has characters of patterns."""
+    copy = tmp_path / "[a] b\\c*?"
+    shutil.copytree(finished[0], copy)
+    return copy
 
 
 def damage(workdir, *steps):

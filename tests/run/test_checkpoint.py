@@ -72,6 +72,17 @@ def test_every_variable_is_restored(run, workdir, other):
     assert tiny.read_checkpoint(workdir).keys() == expected.keys()
 
 
+@pytest.mark.parametrize("name", ["lr[1e-4]", "a\\b", "a*?", "ü 'a' \"b\"", "-a", "{a,b}"])
+def test_any_name_of_a_workdir_can_be_restored(run, other, tmp_path, name):
+    """TensorFlow would take some of these names for patterns."""
+    workdir = tmp_path / name
+    save(workdir, run.state)
+    other.step.assign(0)
+    assert make_checkpointer(workdir, other).restore() == 3
+    assert restore_weights(str(workdir), other.denoiser, "weights") == 3
+    assert_equal_values(read_values(other), run.values())
+
+
 def test_empty_workdir_is_trained_from_step_0_and_cannot_be_sampled(tmp_path, other):
     other.step.assign(0)
     assert make_checkpointer(tmp_path, other).restore() == 0

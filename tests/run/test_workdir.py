@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -67,6 +68,66 @@ def test_empty_or_missing_workdir_can_be_used(tmp_path, squares):
     for folder in (tmp_path, tmp_path / "absent"):
         workdir.check(str(folder), config, manifest)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_moved_data_set_can_be_used(run, squares):
+    folder, config, manifest = run
+    config.data.source = f"shards:{squares}/moved"
+    workdir.check(str(folder), config, manifest)
+
+
+def test_start_that_was_killed_is_resumed(run, squares):
+    folder, config, manifest = run
+    (folder / "config.json").unlink()
+    for name in ("lock.json", "logs/events.out.tfevents.1", "text_tower/x", ".DS_Store"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    workdir.check(str(folder), config, manifest)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"notes.txt": "mine"},
+        {"manifest.json": '{"mine": true}'},
+        {"manifest.json": "{}", "train-0000-00000.tfrecord": ""},
+        {"model.tmp": "mine"},
+        {"checkpoints/step-3.index": ""},
+        {"Ünï [1].txt": ""},
+    ],
+    ids=lambda content: list(content)[-1],
+)
+def test_folder_of_something_else_is_rejected(tmp_path, squares, content):
+    for name, text in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="holds no run but other files") as error:
+        workdir.check(str(tmp_path), tiny.make_config(squares), read_manifest(str(squares)))
+    assert next(iter(content)).partition("/")[0] in str(error.value)
+
+
+def test_data_set_is_no_workdir(tmp_path, squares):
+    """Not even that of the same data: the run's files would be mixed with the shards."""
+    shutil.copytree(squares, tmp_path / "data")
+    with pytest.raises(UserError, match="holds no run but other files"):
+        workdir.check(
+            str(tmp_path / "data"), tiny.make_config(squares), read_manifest(str(squares))
+        )
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "dangling", "dangling/run", "loop/run"])
+def test_file_or_broken_link_is_no_workdir(tmp_path, squares, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match="cannot be a folder"):
+        workdir.check(str(tmp_path / name), tiny.make_config(squares), read_manifest(str(squares)))
+
+
+def test_linked_workdir_can_be_used(run, tmp_path):
+    folder, config, manifest = run
+    (tmp_path / "link").symlink_to(folder)
+    workdir.check(str(tmp_path / "link"), config, manifest)
 
 
 @pytest.mark.parametrize("name", ["config.json", "manifest.json"])
