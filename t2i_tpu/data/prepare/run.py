@@ -131,21 +131,26 @@ def _check_source_unchanged(settings: Settings, output: str, old: dict[str, Any]
         logging.warning("the source cannot be compared with %s: %s", output, error)
         return
     new = dataclasses.asdict(reader.summary)
-    remedy = f"to prepare it anew, delete {output} or choose another --output"
+    remedy = f"delete {output} or choose another --output"
     if new["content_sha256"] != old["content_sha256"]:
         raise UserError(
-            f"--source={settings.source} has changed since {output} was prepared (it had "
-            f"{old['files']} files of {old['num_bytes']} bytes and has {new['files']} of "
-            f"{new['num_bytes']}); {remedy}"
+            f"--source={settings.source} has changed since {output} was prepared from it "
+            f"({_compare_counts(old, new)}); to prepare it anew, {remedy}"
         )
     if new["versions_sha256"] != old["versions_sha256"]:
         logging.warning(
-            "files of --source=%s were written again after %s was prepared, with the same sizes; if "
-            "their content has changed, %s",
-            settings.source,
-            output,
-            remedy.removeprefix("to prepare it anew, "),
+            "files of --source=%s have other times but the same sizes as when %s was prepared; if their "
+            "content has changed, %s",
+            *(settings.source, output, remedy),
         )
+
+
+def _compare_counts(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return how the number and the size of the files of a source have changed."""
+    for name, unit in (("files", "files"), ("num_bytes", "bytes")):
+        if old[name] != new[name]:
+            return f"{old[name]:,} {unit} then, {new[name]:,} now"
+    return "the same number of files and bytes, but other names, sizes or captions"
 
 
 def _export_text_tower(
