@@ -1,9 +1,10 @@
 """Finds the file that a table means by a name, and the images that no table names."""
 
+import os
 import posixpath
 import unicodedata
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, get_ending
 
@@ -13,29 +14,37 @@ class FileIndex:
 
     A name is found as it is, or else
 
-    - with slashes for backslashes, without ./ or / in front, or decoded from a URL;
+    - with slashes for backslashes, without ./, / or the path of the folder in front, or decoded from a
+      URL;
     - in other case, or without the ending, if that fits only one file;
     - without the folders in front of it, if these are the same for the complete table;
     - in any subfolder, if there is only one file of that name.
 
     The last two ways are for tables that are relative to another folder. So they are used only if no name
-    was found as it is.
+    of the table is found in one of the first ways, other case and missing endings aside.
 
     Args:
       files: the paths of all files relative to the folder.
+      folder: path of the folder.
+      read_names: returns an iterator of all names in the table. It is called more than once.
     """
 
-    def __init__(self, files: Iterable[str]):
+    def __init__(self, files: Iterable[str], folder: str, read_names: Callable[[], Iterator[str]]):
         self.is_named = dict.fromkeys(files, False)  # whether the table names the file
-        self.is_relative = False  # whether the table's names are relative to this folder
-        self.prefix = (
-            None  # the folders in front of the table's names, once a name is found without
-        )
+        self.folders = {folder + "/", os.path.abspath(folder) + "/"}
         self.endings = None
+        fitting = (self._find_prefix(name) for name in read_names())
+        prefixes = (prefix for prefix in fitting if prefix is not None)
+        # The folders in front of the table's names, or "" if they are relative to this folder.
+        self.prefix = next(prefixes, None)
+        if self.prefix and "" in prefixes:
+            self.prefix = ""
+        if self.prefix and not all(map(self._has_prefix, read_names())):
+            self.prefix = None
 
     def find(self, name: str) -> str | None:
         """Return the path of the file that a table means, or None. The file then counts as named."""
-        path = self._find(list(dict.fromkeys(_list_spellings(name))))
+        path = self._find(name)
         if path is not None:
             self.is_named[path] = True
         return path
@@ -46,33 +55,48 @@ class FileIndex:
             if not is_named and get_ending(path) in IMAGE_ENDINGS:
                 yield path
 
-    def _find(self, spellings: list[str]) -> str | None:
+    def _find(self, name: str) -> str | None:
+        spellings = self._list_spellings(name)
         for path in spellings:
             if path in self.is_named:
-                self.is_relative = True
                 return path
-        if not self.is_relative:
-            for path in spellings:
-                if rest := self._strip_prefix(path):
-                    return rest
+        if self.prefix:
+            spellings = [path.removeprefix(self.prefix) for path in spellings]
+            return next((path for path in spellings if path in self.is_named), None)
         if self.endings is None:
             self.endings = _PathEndings(self.is_named)
         for path in spellings:
-            if found := self.endings.find(path, in_subfolders=not self.is_relative):
+            if found := self.endings.find(path, in_subfolders=self.prefix is None):
                 return found
         return None
 
-    def _strip_prefix(self, path: str) -> str | None:
-        if self.prefix is not None:
-            rest = path.removeprefix(self.prefix)
-            return rest if rest != path and rest in self.is_named else None
-        parts = path.split("/")
-        for start in range(1, len(parts)):
-            rest = "/".join(parts[start:])
-            if rest in self.is_named:
-                self.prefix = path.removesuffix(rest)
-                return rest
+    def _find_prefix(self, name: str) -> str | None:
+        """Return the folders without which a name is found, or None if it is not found."""
+        spellings = self._list_spellings(name)
+        for path in spellings:
+            if path in self.is_named:
+                return ""
+        for path in spellings:
+            parts = path.split("/")
+            for start in range(1, len(parts)):
+                rest = "/".join(parts[start:])
+                if rest in self.is_named:
+                    return path.removesuffix(rest)
         return None
+
+    def _has_prefix(self, name: str) -> bool:
+        return any(path.startswith(self.prefix) for path in self._list_spellings(name))
+
+    def _list_spellings(self, name: str) -> list[str]:
+        """Return a name, and what it could mean on another system or as a URL."""
+        spellings = [name]
+        for text in (name.strip(), urllib.parse.unquote(name.strip())):
+            path = text.removeprefix("file://").replace("\\", "/")
+            for folder in self.folders:
+                path = path.removeprefix(folder)
+            if path and ".." not in path.split("/"):
+                spellings.append(posixpath.normpath(path).lstrip("/"))
+        return spellings
 
 
 class _PathEndings:
@@ -97,15 +121,6 @@ class _PathEndings:
         if not fitting and in_subfolders:
             fitting = {path for spelling, path in candidates if spelling.endswith("/" + name)}
         return fitting.pop() if len(fitting) == 1 else None
-
-
-def _list_spellings(name: str) -> Iterator[str]:
-    """Yield a name, and what it could mean on another system or as a URL."""
-    yield name
-    for text in (name.strip(), urllib.parse.unquote(name.strip())):
-        path = text.removeprefix("file://").replace("\\", "/")
-        if path and ".." not in path.split("/"):
-            yield posixpath.normpath(path).lstrip("/")
 
 
 def _fold(path: str) -> str:

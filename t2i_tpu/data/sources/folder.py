@@ -141,9 +141,15 @@ class FolderSource:
                 survey.count_files(files)
             relative = folder[len(path) :].lstrip("/")
             names += (posixpath.join(relative, file) for file in files)
-        index = FileIndex(name for name in names if name != table)
+        table_path = self._join(posixpath.join(path, table))
+
+        def read_names() -> Iterator[str]:
+            return (row.file for row in read_table(table_path) if row.file)
+
+        files = (name for name in names if name != table)
+        index = FileIndex(files, self._join(path), read_names)
         count, found, first = 0, 0, ""
-        for row in read_table(self._join(posixpath.join(path, table))):
+        for row in read_table(table_path):
             count += 1
             if row.file is None:
                 rejected.append((posixpath.join(path, f"{table}:{row.number}"), "missing_image"))
@@ -251,9 +257,9 @@ def _find_captions(files: list[str]) -> dict[str, str]:
     """Return the caption files of a folder by their name without its ending."""
     captions = {}
     for ending in _CAPTION_ENDINGS:
-        for name in files:
-            if get_ending(name) == ending:
-                captions.setdefault(posixpath.splitext(name)[0], name)
+        texts = (name for name in files if get_ending(name) == ending)
+        for name in sorted(texts, key=lambda name: not name.endswith(ending)):  # .txt before .TXT
+            captions.setdefault(posixpath.splitext(name)[0], name)
     return captions
 
 

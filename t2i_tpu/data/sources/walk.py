@@ -39,7 +39,7 @@ def walk(
             continue
         yield path, files, folders
         if not is_remote:
-            parents = (*parents, os.path.realpath(posixpath.join(root, path)))
+            parents = (*parents, _get_identity(posixpath.join(root, path)))
         for name in reversed(folders):
             subfolder = posixpath.join(path, name)
             if is_remote or not _leads_back(posixpath.join(root, subfolder), parents):
@@ -72,6 +72,12 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _leads_back(path: str, parents: tuple[str, ...]) -> bool:
+def _leads_back(path: str, parents: tuple[tuple[int, int], ...]) -> bool:
     """Return whether a folder is a link to one of the folders that lead to it."""
-    return os.path.islink(path) and os.path.realpath(path) in parents
+    return os.path.islink(path) and _get_identity(path) in parents
+
+
+def _get_identity(path: str) -> tuple[int, int]:
+    """Return two numbers that are the same for all paths of a folder."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
