@@ -8,6 +8,9 @@ the training images. The exit code is 1 if there are problems. --repair moves ba
 quarantine/ and removes them from the manifest.
 """
 
+from t2i_tpu import interrupts  # noqa: F401
+
+# isort: split
 from absl import flags
 
 from t2i_tpu import cli

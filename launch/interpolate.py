@@ -8,6 +8,9 @@ The interpolation is spherical. If --output ends in .gif, the frames become an a
 forward and back. Otherwise they are placed side by side in one picture.
 """
 
+from t2i_tpu import interrupts  # noqa: F401
+
+# isort: split
 import numpy as np
 from absl import flags
 

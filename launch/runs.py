@@ -5,6 +5,9 @@ By default, lists each checkpoint with its loss, its size, whether it is intact,
 --prune removes all checkpoints except those that the --keep flags select.
 """
 
+from t2i_tpu import interrupts  # noqa: F401
+
+# isort: split
 import posixpath
 import re
 import sys

@@ -5,6 +5,9 @@
 Run the same command again to resume a stopped run.
 """
 
+from t2i_tpu import interrupts  # noqa: F401
+
+# isort: split
 from absl import flags
 
 from t2i_tpu import cli

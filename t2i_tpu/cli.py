@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from t2i_tpu import config as config_lib
-from t2i_tpu import flag_values, installed
+from t2i_tpu import flag_values, installed, interrupts
 from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
@@ -152,7 +152,8 @@ def run(
             with translate_gcs_errors():
                 return main(*argv[1:])
 
-    app.run(start, flags_parser=parse)
+    with interrupts.exit_quietly():
+        app.run(start, flags_parser=parse)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from absl import logging
 
 from t2i_tpu.errors import UserError
+from t2i_tpu.workers import exit_with_parent, start_spawned
 
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
 # A check that yields nothing for this long is considered hung, for example on a disk or a bucket.
@@ -73,7 +74,7 @@ def run_isolated(check: Callable[..., Iterable[Finding]], *arguments) -> Iterato
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile() as stderr:
         process = context.Process(target=_send, args=(sender, stderr.name, check, *arguments))
-        process.start()
+        start_spawned(process)
         sender.close()
         count, is_hanging = 0, False
         try:
@@ -81,10 +82,11 @@ def run_isolated(check: Callable[..., Iterable[Finding]], *arguments) -> Iterato
                 yield receiver.recv()
                 count += 1
             is_hanging = True
+        except EOFError:  # the process ends
+            process.join()
+        finally:
             process.kill()
-        except EOFError:  # the process has ended
-            pass
-        process.join()
+            process.join()
         if is_hanging or process.exitcode:
             output = stderr.read().decode(errors="replace")
             yield _describe_crash(process.exitcode, is_hanging, count, output)
@@ -92,6 +94,7 @@ def run_isolated(check: Callable[..., Iterable[Finding]], *arguments) -> Iterato
 
 def _send(sender: Connection, stderr: str, check: Callable, *arguments) -> None:
     """Send the findings of a check, with stderr redirected to the file of that name."""
+    exit_with_parent()
     os.dup2(os.open(stderr, os.O_WRONLY), 2)
     for finding in check(*arguments):
         sender.send(finding)

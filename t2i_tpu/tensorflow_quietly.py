@@ -8,6 +8,8 @@ import os
 import sys
 import tempfile
 
+from t2i_tpu import interrupts
+
 
 def _import_tensorflow() -> None:
     sys.stderr.flush()
@@ -17,8 +19,9 @@ def _import_tensorflow() -> None:
         try:
             import tensorflow  # noqa: F401
         except BaseException:
-            output.seek(0)
-            os.write(stderr, output.read())
+            if not interrupts.was_received():
+                output.seek(0)
+                os.write(stderr, output.read())
             raise
         finally:
             os.dup2(stderr, 2)

@@ -12,6 +12,8 @@ PACKAGE = ROOT / "t2i_tpu"
 # A part of the package imports itself and the parts before it. The README lists the folders.
 BASE = (
     "errors",
+    "interrupts",
+    "workers",
     "options",
     "recipes",
     "config_checks",

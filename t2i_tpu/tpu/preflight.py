@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import multiprocessing
 import os
 from collections.abc import Callable
 
@@ -18,6 +17,7 @@ from t2i_tpu.tpu.compile import CompiledProgram, compile_program
 from t2i_tpu.tpu.compiler_environment import prepare_environment
 from t2i_tpu.tpu.estimate import Estimate, Work, estimate_run
 from t2i_tpu.tpu.hardware import Tpu, format_gib
+from t2i_tpu.workers import exit_with_parent, start_fork_server
 
 _MAX_PADDING_WASTE = 1.3
 
@@ -144,9 +144,8 @@ def _trace_in_subprocess(report: Report, config: Config, manifest: Manifest) -> 
     config.train.global_batch_size = report.per_replica_batch_size * replicas
 
     # Trace.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["t2i_tpu.tensorflow_quietly", __name__])
-    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+    context = start_fork_server(["t2i_tpu.tensorflow_quietly", __name__])
+    with concurrent.futures.ProcessPoolExecutor(1, context, exit_with_parent) as pool:
         try:
             trace = pool.submit(_trace_with_stand_in, config, manifest, replicas, hosts).result()
         except concurrent.futures.process.BrokenProcessPool:
@@ -154,6 +153,9 @@ def _trace_in_subprocess(report: Report, config: Config, manifest: Manifest) -> 
                 "the trace was killed; if memory ran out, use a machine with more of it"
             )
             return
+        except BaseException:  # do not wait for the trace
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     report.trace = trace.facts
     report.failures += [f"trace: {problem}" for problem in trace.problems]
 

@@ -3,10 +3,6 @@
 import concurrent.futures
 import contextlib
 import itertools
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Iterator
 
 from t2i_tpu.data.prepare import plan
@@ -15,6 +11,7 @@ from t2i_tpu.data.prepare.sources import make_source
 from t2i_tpu.data.prepare.unit import process_unit
 from t2i_tpu.data.sources.source import Unit
 from t2i_tpu.errors import UserError
+from t2i_tpu.workers import exit_with_parent, start_fork_server
 
 
 @contextlib.contextmanager
@@ -36,8 +33,7 @@ def process_units(
     if workers == 1:
         yield _process_here(work, settings, remaining)
         return
-    context = multiprocessing.get_context("forkserver")  # TensorFlow does not survive a fork
-    context.set_forkserver_preload(["t2i_tpu.tensorflow_quietly", __name__])
+    context = start_fork_server(["t2i_tpu.tensorflow_quietly", __name__])
     with concurrent.futures.ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(work, settings)
     ) as pool:
@@ -84,14 +80,8 @@ _worker_state = {}
 
 def _start_worker(work: str, settings: Settings) -> None:
     """Set up the state of a worker process."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     _worker_state.update(work=work, source=make_source(settings), settings=settings)
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent process ends; otherwise a worker would survive a SIGKILL of its parent."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def _process_in_worker(name: str, unit: Unit) -> str:
