@@ -9,6 +9,18 @@ _NUM_SHOWN = 3  # keys of rejected examples
 _REMEDIES = {
     "no_caption": "put each caption into a text file next to its image (cat.jpg, cat.txt), or into a "
     "column text or caption",
+    "empty_caption": "give each image a caption with visible characters",
+    "caption_not_text": "store each caption as text",
+    "bad_metadata": "write the .json files again, or give each image a .txt",
+    "separate_from_its_image": "write the members of each example next to each other "
+    "(tar --sort=name)",
+    "several_": "give each image and its caption the same name",
+    "link_in_tar": "store the files in place of the links (tar --dereference)",
+    "unsupported_": "convert the images to PNG or JPEG",
+    "bad_embedding": "store each embedding as numbers, all of the same length",
+    "bad_label": "check that each label is a number with a name",
+    "damaged_row_group": "get the files again",
+    "rest_of_a_": "get the files again",
     "missing_image": "check that the names in the table are those of the images",
     "not_an_image": "check that the files are images",
     "truncated_image": "copy the files again",

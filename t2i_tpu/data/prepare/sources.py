@@ -37,4 +37,7 @@ def make_source(settings: Settings) -> Source:
     if kind == "urls":
         # Do not download images that the filters will reject anyway.
         return UrlsSource(path, functools.partial(find_cause_without_image, settings.filters))
+    if kind in ("parquet", "npy"):
+        # Embeddings that an encoder replaces need not be readable.
+        return SOURCES[kind](path, settings.keeps_embeddings)
     return SOURCES[kind](path)

@@ -18,8 +18,8 @@ class NpySource:
     is the caption. embeddings.npy, [N, dim], is optional. A unit is a range of rows.
     """
 
-    def __init__(self, folder: str):
-        self.folder = folder
+    def __init__(self, folder: str, keeps_embeddings: bool = True):
+        self.folder, self.keeps_embeddings = folder, keeps_embeddings
 
     def list_units(self) -> Iterator[Unit]:
         images = _ArrayFile(self._join("imgs.npy"))
@@ -67,7 +67,7 @@ class NpySource:
         return posixpath.join(self.folder, name)
 
     def _has_embeddings(self) -> bool:
-        return tf.io.gfile.exists(self._join("embeddings.npy"))
+        return self.keeps_embeddings and tf.io.gfile.exists(self._join("embeddings.npy"))
 
     def _read_captions(self) -> Iterator[str]:
         path = self._join("captions.csv")

@@ -1,135 +1,185 @@
 """Reads parquet files with columns of image bytes and captions, as in Hugging Face's data sets."""
 
-import contextlib
-import json
-from collections.abc import Iterator
-from typing import Any
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
-import tensorflow as tf
+from t2i_tpu.data.sources import parquet_columns
+from t2i_tpu.data.sources.columns import explain_missing_column, find_column
+from t2i_tpu.data.sources.parquet_file import iterate_rows, open_parquet
+from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, name_files, select_columns
+from t2i_tpu.errors import UserError
 
-from t2i_tpu.data.sources.source import (
-    Item,
-    Unit,
-    expand_pattern,
-    find_column,
-    get_stem,
-    select_columns,
-)
-from t2i_tpu.errors import UserError, get_first_line
-from t2i_tpu.storage import paths
-
-_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
-_CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "TEXT", "txt")
-_KEY_COLUMNS = ("key", "__key__", "id", "image_id")
 _BATCH_ROWS = 64  # number of rows to decode at a time
 
 
-class ParquetSource:
-    """Parquet files of images. A unit is a row group of a file."""
+class _Columns(NamedTuple):
+    """The names of the columns that are read from a file.
 
-    def __init__(self, pattern: str):
-        self.pattern = pattern
+    Attributes:
+      image: the images.
+      captions: the captions, best first. Without any, the names of the labels are the captions.
+      key: the keys, or None.
+      label: the labels, or None.
+      embedding: the embeddings, or None.
+      others: numbers and text, which filters can use.
+    """
+
+    image: str
+    captions: list[str]
+    key: str | None
+    label: str | None
+    embedding: str | None
+    others: list[str]
+
+    def list_names(self) -> list[str]:
+        """Return the names of all columns."""
+        names = self.image, *self.captions, self.key, self.label, self.embedding, *self.others
+        return list(dict.fromkeys(name for name in names if name))
+
+
+class ParquetSource:
+    """Parquet files of images. A unit is a row group of a file.
+
+    Args:
+      pattern: a path or pattern of the files.
+      keeps_embeddings: whether to read the embeddings.
+    """
+
+    def __init__(self, pattern: str, keeps_embeddings: bool = True):
+        self.pattern, self.keeps_embeddings = pattern, keeps_embeddings
 
     def list_units(self) -> Iterator[Unit]:
-        for path in expand_pattern(self.pattern, "parquet"):
+        units, problem, has_images = [], None, False
+        for path, name in name_files(self._paths).items():
             with open_parquet(path) as file:
-                names, num_groups = file.schema_arrow.names, file.num_row_groups
-            if not find_column(names, _IMAGE_COLUMNS):
-                raise UserError(
-                    f"{path} has no column of images ({', '.join(_IMAGE_COLUMNS)}), only "
-                    f"{', '.join(names)}; rename the column of images, or use --source=urls:FILE if "
-                    "this is a list of URLs"
-                )
-            for group in range(num_groups):
-                yield {"file": path, "group": group}
+                if not file.metadata.num_rows:
+                    continue
+                self._choose_columns(path, file.schema_arrow)
+                if parquet_columns.has_images(file.schema_arrow):
+                    has_images = True
+                else:
+                    problem = parquet_columns.explain_unusable(path, file.schema_arrow, "image")
+                for group in range(file.num_row_groups):
+                    units.append({"file": path, "name": name, "group": group})
+        if problem and not has_images:
+            raise UserError(problem)
+        yield from units
 
     def list_files(self, unit: Unit) -> list[str]:
         return [unit["file"]]
 
     def read(self, unit: Unit) -> Iterator[Item]:
-        index = 0
+        prefix = f"{unit['name']}-{unit['group']:04d}"
         with open_parquet(unit["file"]) as file:
-            names = file.schema_arrow.names
-            image_column = find_column(names, _IMAGE_COLUMNS)
-            caption_column = find_column(names, _CAPTION_COLUMNS)
-            key_column = find_column(names, _KEY_COLUMNS)
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[unit["group"]]):
-                for row in batch.to_pylist():
-                    key = f"{get_stem(unit['file'])}-{unit['group']:04d}-{index:06d}"
-                    index += 1
-                    if key_column:
-                        key = str(row[key_column])
-                    caption = row[caption_column] if caption_column else None
-                    yield _make_item(key, row[image_column], caption, row)
+            columns = self._choose_columns(unit["file"], file.schema_arrow)
+            rows = iterate_rows(file, unit["group"], columns.list_names(), _BATCH_ROWS)
+            for index, row in enumerate(rows):
+                key = f"{prefix}-{index:06d}"
+                if row is None:
+                    yield Item(key, problem="damaged_row_group")
+                else:
+                    yield _make_item(key, row, columns, self.read_label_names())
 
     def read_label_names(self) -> tuple[str, ...] | None:
-        """Return the class names of the feature `label` in Hugging Face's metadata, or None."""
-        with open_parquet(expand_pattern(self.pattern, "parquet")[0]) as file:
-            metadata = (file.schema_arrow.metadata or {}).get(b"huggingface")
-        try:
-            features = json.loads(metadata)["info"]["features"]
-            return tuple(features["label"]["names"])
-        except (TypeError, KeyError, ValueError):
+        """Return the class names of the labels in Hugging Face's metadata, or None."""
+        return self._labels and self._labels[1]
+
+    @functools.cached_property
+    def _paths(self) -> list[str]:
+        return expand_pattern(self.pattern, "parquet")
+
+    @functools.cached_property
+    def _labels(self) -> tuple[str, tuple[str, ...]] | None:
+        """The column of labels and the class names of the first file that has rows."""
+        for path in self._paths:
+            with open_parquet(path) as file:
+                if file.metadata.num_rows:
+                    return parquet_columns.find_class_names(file.schema_arrow)
+        return None
+
+    def _choose_columns(self, path: str, schema: Any) -> _Columns:
+        """Return the columns to read. Raises UserError if one that is needed is missing."""
+        url = find_column(schema.names, "url")
+        if url and not find_column(schema.names, "image"):
+            message = explain_missing_column(path, schema.names, "image")
+            raise UserError(f"{message}, or download the images with --source=urls:{self.pattern}")
+        embedding = None
+        if self.keeps_embeddings and find_column(schema.names, "embedding"):
+            embedding = parquet_columns.choose_columns(path, schema, "embedding")[0]
+        return _Columns(
+            image=parquet_columns.choose_columns(path, schema, "image")[0],
+            captions=self._choose_captions(path, schema),
+            key=next(iter(parquet_columns.find_usable_columns(schema, "key")), None),
+            label=self._choose_label(path, schema),
+            embedding=embedding,
+            others=parquet_columns.find_simple_columns(schema),
+        )
+
+    def _choose_captions(self, path: str, schema: Any) -> list[str]:
+        """Return the columns of captions, or [] if the names of the labels are the captions."""
+        captions = parquet_columns.find_usable_columns(schema, "caption")
+        if captions or self._labels:
+            return captions
+        labels = parquet_columns.find_usable_columns(schema, "label")
+        if not labels:
+            return parquet_columns.choose_columns(path, schema, "caption")  # raises an error
+        if parquet_columns.describe_column(schema, labels[0]) == "text":
+            return labels
+        raise UserError(
+            f"{explain_missing_column(path, schema.names, 'caption')}; the labels in {labels[0]!r} are "
+            "numbers without names, which are no captions"
+        )
+
+    def _choose_label(self, path: str, schema: Any) -> str | None:
+        """Return the column of labels. Raises UserError if it differs from the first file's."""
+        if not self._labels:
             return None
+        label, names = parquet_columns.find_class_names(schema) or self._labels
+        is_usable = label in schema.names and (
+            parquet_columns.describe_column(schema, label) == "numbers"
+        )
+        if not is_usable or names != self._labels[1]:
+            raise UserError(
+                f"{path} does not have the labels of {self._paths[0]} (column {self._labels[0]!r}); "
+                "prepare the two separately"
+            )
+        return label
 
 
-def _make_item(key: str, image: Any, caption: Any, row: dict[str, Any]) -> Item:
-    """Return the item of a row. The values of its image and caption may have any type."""
+def _make_item(
+    key: str, row: Mapping[str, Any], columns: _Columns, class_names: tuple[str, ...] | None
+) -> Item:
+    """Return the item of a row. `key` is used if the row has none."""
+    image = row[columns.image]
     if isinstance(image, dict):
         image = image.get("bytes")
-    if isinstance(caption, list) and caption:
-        caption = caption[0]
-    item = Item(key, image, caption if isinstance(caption, (str, bytes)) else None)
+    item = Item(_get_key(row[columns.key] if columns.key else None) or key, image)
+    item.columns = select_columns(row)
+    captions = [row[name] for name in columns.captions]
+    item.caption = captions[0] if len(captions) == 1 else captions
+    if columns.embedding:
+        item.embedding = row[columns.embedding]
+    if columns.label:
+        item.label = _to_index(row[columns.label])
+        if not columns.captions and item.label in range(len(class_names)):
+            item.caption = class_names[item.label]
+        elif not columns.captions:
+            item.problem = "bad_label"
     if not isinstance(image, bytes):
         item.image, item.problem = None, "missing_image"
-    if row.get("embedding") is not None:
-        item.embedding = np.array(row["embedding"], np.float32)
-    if isinstance(row.get("label"), int):
-        item.label = row["label"]
-    item.columns = select_columns(row)
     return item
 
 
-@contextlib.contextmanager
-def open_parquet(path: str) -> Iterator[Any]:
-    """Open a local or gs:// path as a pyarrow ParquetFile.
-
-    Raises:
-      UserError: pyarrow is not installed, or the file is not a parquet file.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError(
-            "reading parquet files needs pyarrow; pip install -e '.[prepare]'"
-        ) from None
-    try:
-        source = pyarrow.PythonFile(_SeekableFile(path), "r") if paths.is_remote(path) else path
-        file = pyarrow.parquet.ParquetFile(source)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        reason = get_first_line(error)
-        raise UserError(f"{path} is not a parquet file ({reason}); get the file again") from error
-    try:
-        yield file
-    finally:
-        file.close()
+def _get_key(value: Any) -> str | None:
+    """Return the value of a column of keys as text, or None if it is missing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
-class _SeekableFile:
-    """Gives a file of tf.io.gfile the interface that pyarrow needs."""
-
-    closed = False
-
-    def __init__(self, path: str):
-        self.file = tf.io.gfile.GFile(path, "rb")
-        self.read, self.tell = self.file.read, self.file.tell
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.file.seek(offset, whence)
-        return self.file.tell()
-
-    def close(self) -> None:
-        self.closed = True
-        self.file.close()
+def _to_index(label: Any) -> int | None:
+    """Return a label as an integer, or None. Labels of which some are missing may be floats."""
+    is_whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
+    return int(label) if is_whole else None

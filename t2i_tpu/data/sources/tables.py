@@ -12,7 +12,7 @@ from t2i_tpu.data.sources.columns import explain_missing_column, find_column, fi
 from t2i_tpu.data.sources.csv_table import read_csv
 from t2i_tpu.data.sources.file_names import get_ending
 from t2i_tpu.data.sources.json_table import read_json, read_json_lines
-from t2i_tpu.data.sources.parquet import open_parquet
+from t2i_tpu.data.sources.parquet_file import open_parquet
 from t2i_tpu.data.sources.source import select_columns
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.storage import paths

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from t2i_tpu.data.sources.bounded_urlopen import urlopen
-from t2i_tpu.data.sources.parquet import open_parquet
+from t2i_tpu.data.sources.parquet_file import open_parquet
 from t2i_tpu.data.sources.source import (
     Item,
     Unit,

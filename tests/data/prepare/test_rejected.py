@@ -149,7 +149,9 @@ def test_missing_and_duplicate_images_in_parquet_are_rejected(emoji, prepare_fro
     outcomes = manifest.preparation["outcomes"]
     assert outcomes == {"duplicate_image": 3, "missing_image": 2, "train": NUM_GOOD}
     pyarrow.parquet.write_table(pyarrow.table({"url": ["x"], "TEXT": ["y"]}), path)
-    with pytest.raises(UserError, match=r"no column of images .* only url, TEXT; .*urls:FILE"):
+    with pytest.raises(
+        UserError, match=r"no column of images; its columns are url, TEXT; .* --source=urls:"
+    ):
         prepare_from(source, tmp_path / "other")
 
 

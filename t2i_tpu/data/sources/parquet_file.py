@@ -1,0 +1,108 @@
+"""Opens local and remote parquet files, and reads their rows even if some values are damaged."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from t2i_tpu.errors import UserError, get_first_line
+
+
+@contextlib.contextmanager
+def open_parquet(path: str) -> Iterator[Any]:
+    """Open a local or gs:// path as a pyarrow ParquetFile.
+
+    Raises:
+      UserError: pyarrow is not installed, or the file is not a parquet file.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(
+            "reading parquet files needs pyarrow; pip install -e '.[prepare]'"
+        ) from None
+    try:
+        source = pyarrow.PythonFile(_SeekableFile(path), "r") if "://" in path else path
+        file = pyarrow.parquet.ParquetFile(source)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is not a parquet file ({get_first_line(error)}); get the file again, or leave it "
+            "out of the pattern"
+        ) from error
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def iterate_rows(
+    file: Any, group: int, columns: list[str], batch_rows: int
+) -> Iterator[dict[str, Any] | None]:
+    """Yield the rows of a row group as {column: value}, or None for rows that are damaged.
+
+    Args:
+      file: a pyarrow ParquetFile.
+      group: index of the row group.
+      columns: the columns to read.
+      batch_rows: number of rows to decode at a time.
+
+    Raises:
+      OSError: the file cannot be read from the disk.
+    """
+    import pyarrow
+
+    count = 0
+    try:
+        for batch in file.iter_batches(batch_rows, row_groups=[group], columns=columns):
+            indices = [batch.schema.get_all_field_indices(name)[0] for name in columns]
+            values = [_to_values(batch.column(index)) for index in indices]
+            for row in zip(*values, strict=True):
+                count += 1
+                yield dict(zip(columns, row, strict=True))
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # a fault of the disk, not of the data
+            raise
+        logging.warning("row group %d is damaged (%s)", group, get_first_line(error))
+    for _ in range(count, file.metadata.row_group(group).num_rows):
+        yield None
+
+
+def _to_values(array: Any) -> list[Any]:
+    """Return the values of a pyarrow.Array. Text that is not UTF-8 gets lone surrogates."""
+    try:
+        return array.to_pylist()
+    except (ValueError, OverflowError):
+        return [_to_value(scalar) for scalar in array]
+
+
+def _to_value(scalar: Any) -> Any:
+    """Return the value of a pyarrow.Scalar, or None if Python cannot represent it."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError) as error:  # for example a date after the year 9999
+        if hasattr(scalar, "as_buffer") and isinstance(error, UnicodeDecodeError):
+            return bytes(scalar.as_buffer()).decode("utf-8", "surrogateescape")
+    if hasattr(scalar, "dictionary"):
+        return _to_value(scalar.value)
+    return [_to_value(value) for value in scalar.values] if hasattr(scalar, "values") else None
+
+
+class _SeekableFile:
+    """Gives a file of tf.io.gfile the interface that pyarrow needs."""
+
+    closed = False
+
+    def __init__(self, path: str):
+        self.file = tf.io.gfile.GFile(path, "rb")
+        self.read, self.tell = self.file.read, self.file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.file.seek(offset, whence)
+        return self.file.tell()
+
+    def close(self) -> None:
+        self.closed = True
+        self.file.close()
