@@ -88,7 +88,7 @@ def list_names(names: Iterable[str]) -> str:
     if len(names) > _SHOWN_NAMES:
         shown.append(f"and {len(names) - _SHOWN_NAMES} more")
     text = ", ".join(shown) or "(none)"
-    return text.encode("utf-8", "replace").decode()
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _simplify(name: str) -> str:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple, NoReturn
 
-from t2i_tpu.data.sources.columns import find_column, list_names
+from t2i_tpu.data.sources.columns import explain_missing_column, find_column, list_names
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, get_ending
 from t2i_tpu.data.sources.text_lines import read_lines
 from t2i_tpu.errors import UserError
@@ -14,7 +14,8 @@ from t2i_tpu.errors import UserError
 _DELIMITERS = ",;\t|"
 _SHOWN_CHARACTERS = 60
 # A longer field is taken for one whose quotation mark is never closed.
-csv.field_size_limit(1 << 24)
+_MAX_FIELD_CHARACTERS = 1 << 20
+csv.field_size_limit(_MAX_FIELD_CHARACTERS)
 
 
 class _Record(NamedTuple):
@@ -34,7 +35,8 @@ def read_csv(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     more fields because its caption has commas without quotation marks, the caption is complete.
 
     Raises:
-      UserError: a quotation mark is not closed, or a row has too many fields.
+      UserError: no column has the names of images, a quotation mark is not closed, or a row has too
+        many fields.
     """
     lines = _number_lines(path)
     heading = next(lines, None)
@@ -46,7 +48,10 @@ def read_csv(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     while columns and not columns[-1]:
         columns.pop()
     _check_unique(path, columns)
-    file_index = columns.index(name) if (name := find_column(columns, "file")) else 0
+    file_column = find_column(columns, "file")
+    if not file_column:
+        raise UserError(explain_missing_column(path, columns, "file"))
+    file_index = columns.index(file_column)
     for record in _read_records(path, lines, options):
         if _contains_row(record, options["delimiter"], file_index):
             _fail(path, record, "has a quotation mark that is not closed; close or remove it")
@@ -107,6 +112,8 @@ def _read_records(path: str, lines: Iterator[tuple[int, str]], options: dict) ->
         except csv.Error:
             if len(used) > 1:
                 _fail(path, record, "has a quotation mark that is not closed; close or remove it")
+            if len(line) > _MAX_FIELD_CHARACTERS:
+                _fail(path, record, "is longer than a million characters; shorten it")
             fields = _parse_loosely(line, options)
         yield record._replace(fields=fields)
 
@@ -136,10 +143,12 @@ def _contains_row(record: _Record, delimiter: str, file_index: int) -> bool:
         for line in field.split("\n")[1:]
     )
     return any(
-        len(values) > max(file_index, 1)
-        and get_ending(values[file_index].strip(' "')) in IMAGE_ENDINGS
-        for values in lines
+        len(values) > max(file_index, 1) and _is_image(values[file_index]) for values in lines
     )
+
+
+def _is_image(field: str) -> bool:
+    return get_ending(field.strip(' "')) in IMAGE_ENDINGS
 
 
 def _fit(path: str, record: _Record, columns: list[str], delimiter: str) -> list[str]:
@@ -152,7 +161,9 @@ def _fit(path: str, record: _Record, columns: list[str], delimiter: str) -> list
     if len(columns) == 2 and not record.is_quoted:
         if find_column(columns[1:], "file"):
             return record.text.rsplit(delimiter, 1)
-        if find_column(columns[:1], "file"):
+        # A first field that numbers the rows, as R writes it, is not the name of an image.
+        is_numbered = _is_image(fields[1]) and not _is_image(fields[0])
+        if find_column(columns[:1], "file") and not is_numbered:
             return record.text.split(delimiter, 1)
     name = {"\t": "tabs"}.get(delimiter, repr(delimiter))
     _fail(

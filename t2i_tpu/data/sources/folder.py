@@ -1,6 +1,7 @@
 """Reads a folder of images with a caption file next to each image, or with a table of captions."""
 
 import concurrent.futures
+import errno
 import functools
 import os
 import posixpath
@@ -16,11 +17,13 @@ from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, g
 from t2i_tpu.data.sources.folder_survey import FolderSurvey
 from t2i_tpu.data.sources.source import UNIT_SIZE, Item, Unit, is_unsafe_name
 from t2i_tpu.data.sources.tables import MAIN_TABLE_ENDINGS, check_table, is_table, read_table
+from t2i_tpu.data.sources.text_lines import decode_text
 from t2i_tpu.data.sources.walk import list_folder, walk
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import paths
 
 _MISSING_FILE_ERRORS = tf.errors.NotFoundError, tf.errors.InvalidArgumentError
+_MISSING_FILE_CODES = errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG
 _PARALLEL_READS = 16  # on gs:// reading a file takes several requests
 _CAPTION_ENDINGS = ("txt", "caption")  # the first one wins
 # Names of texts that are no captions, up to the first dot, hyphen or underscore.
@@ -184,6 +187,8 @@ class FolderSource:
                 "only one of them"
             )
         for name, error in errors.items():
+            if get_ending(name) in _CAPTION_ENDINGS:
+                continue  # it is the caption of captions.png
             if not usable and get_ending(name) in MAIN_TABLE_ENDINGS:
                 raise error
             logging.warning("%s is not used: %s", posixpath.join(path, name), error)
@@ -215,7 +220,8 @@ class FolderSource:
             item.caption = caption
         elif item.problem is None:
             caption = caption or _make_caption_path(name)
-            item.caption, item.problem = self._read_file(caption, "no_caption")
+            content, item.problem = self._read_file(caption, "no_caption")
+            item.caption = content and decode_text(content)
         return item
 
     def _join(self, name: str) -> str:
@@ -224,15 +230,20 @@ class FolderSource:
     def _read_file(self, name: str, cause_if_missing: str) -> tuple[bytes | None, str | None]:
         """Return (content, None), or (None, cause) if the file cannot be read."""
         path, is_remote = self._join(name), paths.is_remote(self.folder)
+        if "\0" in name:
+            return None, cause_if_missing
         try:
             # Opening a pipe would wait forever.
             if not is_remote and not stat.S_ISREG(os.stat(path).st_mode):
                 return None, "not_a_file"
             with tf.io.gfile.GFile(path, "rb") as file:
                 return file.read(), None
-        except (*_MISSING_FILE_ERRORS, FileNotFoundError):
+        except _MISSING_FILE_ERRORS:
             return None, cause_if_missing
-        except (tf.errors.OpError, OSError, ValueError):
+        except OSError as error:
+            is_missing = error.errno in _MISSING_FILE_CODES
+            return None, cause_if_missing if is_missing else "unreadable_file"
+        except tf.errors.OpError:
             # On gs:// the error concerns the bucket, for example its permissions, and not the file.
             if is_remote:
                 raise

@@ -62,7 +62,8 @@ class FolderSurvey:
             )
         problem = "no image that can be read"
         if self.num_images:
-            problem = f"{self.num_images} images, for example {self.first_image}, but no captions"
+            images = "1 image" if self.num_images == 1 else f"{self.num_images} images"
+            problem = f"{images}, for example {list_names([self.first_image])}, but no captions"
         raise UserError(
             f"{source} has {problem}; found {self._describe_files()}; {_EXPECTED}{self._advise()}"
         )
@@ -100,6 +101,8 @@ class FolderSurvey:
         if self.tables:
             name = f"metadata.{get_ending(self.tables[0])}"
             return f"; if {self.tables[0]} is the table of captions, rename it to {name}"
+        if sheets := sorted({"xlsx", "xls", "ods"} & self.endings.keys()):
+            return f"; save {list_names([self.names[sheets[0]]])} as metadata.csv (CSV UTF-8)"
         unreadable = sorted(UNREADABLE_ENDINGS & self.endings.keys())
         if unreadable and not self.num_images:
             return f"; convert .{unreadable[0]} files to .png or .jpg"

@@ -47,8 +47,8 @@ def is_table(name: str) -> bool:
 
 
 def has_table_ending(name: str) -> bool:
-    """Return whether a file could be a table, whatever its name is."""
-    return get_ending(name) in _READERS
+    """Return whether a file could be a table, whatever its name is. A text rather is a caption."""
+    return get_ending(name) in _READERS.keys() - {"txt"}
 
 
 def read_table(path: str) -> Iterator[TableRow]:
@@ -93,7 +93,7 @@ def _interpret_rows(path: str, rows: Rows) -> Iterator[TableRow]:
         caption = _to_json(_find_value(row, captions))
         yield TableRow(number, file, caption, select_columns(row))
     if first_names is None:
-        raise UserError(f"{path} has no rows; it needs one row for each image")
+        raise UserError(f"{path} has no rows; it needs one row for each image, or remove it")
     if not has_captions:
         raise UserError(explain_missing_column(path, first_names, "caption"))
 
@@ -139,9 +139,11 @@ def _warn_of_encoding(path: str, number: int, row: Mapping[str, Any]) -> bool:
             if isinstance(value, str):
                 value.encode()
     except UnicodeEncodeError:
-        logging.warning(
+        logging.log_first_n(  # a table is read more than once
+            logging.WARNING,
             "%s: row %d is not UTF-8. Such rows are rejected; save the table again as UTF-8 (in Excel: "
             "'CSV UTF-8').",
+            1,
             path,
             number,
         )
@@ -162,6 +164,7 @@ _READERS = {
     "jsonl": read_json_lines,
     "csv": read_csv,
     "tsv": read_csv,
+    "txt": read_csv,
     "json": read_json,
     "parquet": _read_parquet,
 }

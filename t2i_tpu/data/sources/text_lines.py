@@ -57,6 +57,14 @@ def _detect_encoding(content: bytes) -> str:
     )
 
 
+def decode_text(content: bytes) -> str | bytes:
+    """Decode a text in UTF-16 or UTF-32. Any other is returned unchanged, because it should be UTF-8."""
+    encoding = _detect_encoding(content)
+    if encoding.startswith("utf-8"):
+        return content
+    return content.decode(encoding, "replace")
+
+
 def _find_end(text: str) -> str | None:
     """Return the end of the first line, or None if the text has no complete line."""
     newline, carriage_return = text.find("\n"), text.find("\r")

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from PIL import Image
 
+from t2i_tpu.data.prepare.clean import clean_caption
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, is_clutter
 from t2i_tpu.data.sources.folder import FolderSource
 from t2i_tpu.errors import UserError
@@ -121,6 +122,7 @@ def test_names_that_are_not_utf8_are_rejected(tmp_path):
         ({"a.png": None, "s/b.png": None}, "2 images, for example a.png, but no captions; found 2 .png"),
         ({"a.png": None, "labels.csv": "x"}, "if labels.csv is the table.*rename it to metadata.csv"),
         ({"a.png": None, "metadata.json": "3"}, "no captions.*metadata.json is JSON of an unknown form"),
+        ({"a.png": None, "a.xlsx": "x"}, "1 image, .*; save a.xlsx as metadata.csv .CSV UTF-8."),
         ({"0.tar": "x", "1.tar": "x"}, "for .tar files use --source=webdataset:.*/\\*.tar"),
         ({"train.parquet": "x"}, "use --source=parquet:.*/\\*.parquet"),
         ({"imgs.npy": "x"}, "use --source=npy:"),
@@ -206,6 +208,22 @@ def test_no_image_gets_the_caption_of_another(tmp_path, files, names, outcomes):
         for key, value in outcomes.items()
     }
     assert read_captions(tmp_path) == expected
+
+
+def test_captions_txt_is_a_table_if_it_has_a_heading(tmp_path):
+    """This is the layout of Flickr8k."""
+    table = "image,caption\n0.jpg,a dog , running\n1.jpg,red\n"
+    write_files(tmp_path, {"Images/0.jpg": None, "Images/1.jpg": None, "captions.txt": table})
+    assert read_captions(tmp_path) == {"Images/0.jpg": "a dog , running", "Images/1.jpg": "red"}
+    write_files(tmp_path / "b", {"captions.jpg": None, "captions.txt": "a red, red wall"})
+    assert read_captions(tmp_path / "b") == {"captions.jpg": "a red, red wall"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_caption_files_in_encodings_of_unicode(tmp_path, encoding):
+    write_files(tmp_path, {"0.png": None, "0.txt": "red, grün".encode(encoding)})
+    (item,) = read_items(tmp_path)
+    assert clean_caption(item.caption) == "red, grün"
 
 
 def test_rows_without_an_image_or_a_caption_are_counted(tmp_path):

@@ -90,8 +90,9 @@ def test_caption_may_come_first(tmp_path, heading):
         ('0.png,a\n1.png,"open\n2.png,b "quoted"\n3.png,c\n', "row 2 .line 3. .*not closed"),
         ('0.png,a\n1.png,"open\n2.png,5"\n3.png,c\n', "row 2 .line 3. .*not closed"),
         ('0.png,a\n1.png,"open\n2.png,"b"\n', "row 2 .line 3. .*not closed"),
+        ('0.png,"' + "x" * (2 << 20) + '"', "row 1 .* longer than a million"),
         ('0.png,a\n1.png,"b", c, d\n', "row 2 .line 3. has 4 fields, but there are 2 columns"),
-        ('0.png,"' + "x\n" * (9 << 20), "row 1 .line 2. .*not closed"),
+        ('0.png,"' + "x\n" * (1 << 20), "row 1 .line 2. .*not closed"),
     ],
 )
 def test_row_that_cannot_be_read_is_named(tmp_path, body, words):
@@ -112,6 +113,9 @@ def test_row_that_cannot_be_read_is_named(tmp_path, body, words):
         ("a.csv", "file_name,text,n\n0.png,a,b,c\n", "row 1 .* has 4 fields"),
         ("a.csv", "0.png,red\n1.png,green\n", "its columns are 0.png, red"),
         ("a.csv", "file_name,text\n", "has no rows"),
+        ("a.csv", "file_name,text\n1,0.png,red\n", "row 1 .* has 3 fields, but there are 2"),
+        ("a.csv", "<html>", "its columns are <html>"),
+        ("a.csv", "PK\x03\x1b", "its columns are PK\\?\\?"),
         ("a.csv", "", "has no rows"),
         ("a.jsonl", "\n", "has no rows"),
         ("a.jsonl", '{"file_name": "0.png", "text": "a"}\n{"file_name": \n', "line 2 is not JSON"),
