@@ -45,6 +45,8 @@ def read_csv(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     options = _choose_format(heading[1])
     (columns,) = csv.reader([heading[1]], **options)
     columns = [column.replace("\ufeff", "").strip() for column in columns]
+    # With a third column, even if it has no name, a row of three fields is not a caption with a comma.
+    has_two = len(columns) == 2
     while columns and not columns[-1]:
         columns.pop()
     _check_unique(path, columns)
@@ -55,7 +57,7 @@ def read_csv(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     for record in _read_records(path, lines, options):
         if _contains_row(record, options["delimiter"], file_index):
             _fail(path, record, "has a quotation mark that is not closed; close or remove it")
-        fields = _fit(path, record, columns, options["delimiter"])
+        fields = _fit(path, record, columns, options["delimiter"], has_two)
         yield record.number, dict(zip(columns, fields, strict=False))
 
 
@@ -151,14 +153,16 @@ def _is_image(field: str) -> bool:
     return get_ending(field.strip(' "')) in IMAGE_ENDINGS
 
 
-def _fit(path: str, record: _Record, columns: list[str], delimiter: str) -> list[str]:
+def _fit(
+    path: str, record: _Record, columns: list[str], delimiter: str, has_two: bool
+) -> list[str]:
     """Return at most one field for each column. Raises UserError if there are too many."""
     fields = list(record.fields)
     while len(fields) > len(columns) and not fields[-1].strip():
         fields.pop()
     if len(fields) <= len(columns):
         return fields
-    if len(columns) == 2 and not record.is_quoted:
+    if has_two and not record.is_quoted:
         if find_column(columns[1:], "file"):
             return record.text.rsplit(delimiter, 1)
         # A first field that numbers the rows, as R writes it, is not the name of an image.

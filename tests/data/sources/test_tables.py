@@ -111,6 +111,7 @@ def test_row_that_cannot_be_read_is_named(tmp_path, body, words):
         ("a.csv", "file_name,label\n0.png,3\n", "labels in label are numbers"),
         ("a.csv", "file_name,text,text\n0.png,a,b\n", "2 columns named text"),
         ("a.csv", "file_name,text,n\n0.png,a,b,c\n", "row 1 .* has 4 fields"),
+        ("a.csv", "file_name,text,\n0.png,a,1\n", "row 1 .* has 3 fields, but there are 2 col"),
         ("a.csv", "0.png,red\n1.png,green\n", "its columns are 0.png, red"),
         ("a.csv", "file_name,text\n", "has no rows"),
         ("a.csv", "file_name,text\n1,0.png,red\n", "row 1 .* has 3 fields, but there are 2"),
