@@ -31,12 +31,14 @@ NEAR_DUPLICATES = flags.DEFINE_integer(
 
 def main(folder: str) -> int:
     from t2i_tpu.data import audit, audit_report
-    from t2i_tpu.storage import files
+    from t2i_tpu.storage import outputs
 
+    if HTML.value:
+        outputs.check_file(HTML.value, "--html=")
     result = audit.audit(folder, NEAR_DUPLICATES.value)
     print(audit_report.to_text(folder, result))
     if HTML.value:
-        files.write(HTML.value, audit_report.to_html(folder, result))
+        outputs.write_file(HTML.value, audit_report.to_html(folder, result).encode())
     num_problems = len(result.problems)
     if REPAIR.value and result.bad_shards:
         print("\n".join(audit.repair(folder, result)))

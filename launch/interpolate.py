@@ -70,13 +70,16 @@ def main() -> None:
 
 
 def _check_flags() -> None:
-    """Raise UserError if --mode needs a flag that is missing, or if --output is not .png or .gif."""
+    """Raise UserError if --mode needs a flag that is missing, or if --output cannot be written."""
+    from t2i_tpu.storage import outputs
+
     if MODE.value == "embedding":
         if not (FROM_PROMPT.value and TO_PROMPT.value):
             raise UserError("--mode=embedding needs --from_prompt and --to_prompt")
     elif TO_SEED.value is None or not (FROM_PROMPT.value or LABEL.value):
         raise UserError("--mode=noise needs --to_seed, and --from_prompt or --label")
     check_ending("output", OUTPUT.value, (".png", ".gif"))
+    outputs.check_file(OUTPUT.value, "--output=")
 
 
 def _interpolate_prompts(model) -> dict[str, np.ndarray]:

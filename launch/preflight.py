@@ -41,18 +41,18 @@ flags.mark_flags_as_required(["config", "tpu"])
 
 
 def main() -> int:
-    import tensorflow as tf
-
+    from t2i_tpu.storage import outputs
     from t2i_tpu.tpu import report as report_lib
     from t2i_tpu.tpu.preflight import run_preflight
 
+    if OUTPUT.value:
+        outputs.check_file(OUTPUT.value, "--output=")
     report = run_preflight(
         CONFIG.value, TPU.value, COMPILE.value, COMPILE_SECONDS.value, PRICE.value
     )
     print(report_lib.to_text(report))
     if OUTPUT.value:
-        with tf.io.gfile.GFile(OUTPUT.value, "w") as file:
-            file.write(report_lib.to_json(report))
+        outputs.write_file(OUTPUT.value, report_lib.to_json(report).encode())
     return 1 if report.failures else 0
 
 

@@ -93,6 +93,7 @@ def _describe(workdir: str, step: int) -> tuple[str, str, str]:
 def _compare(workdir: str) -> None:
     """Write the previews of two steps into one picture."""
     from t2i_tpu.sample.pictures import join_pictures, read_picture, save_picture
+    from t2i_tpu.storage import outputs
 
     previews, pictures = _find_previews(workdir), []
     if len(COMPARE.value) != 2:
@@ -108,6 +109,7 @@ def _compare(workdir: str) -> None:
         pictures.append((f"step {int(text)}", read_picture(previews[int(text)])))
     output = OUTPUT.value or "compare_{}_{}.png".format(*map(int, COMPARE.value))
     check_ending("output", output, (".png",))
+    outputs.check_file(output, "--output=")
     save_picture(join_pictures(pictures), output)
     print(output)
 

@@ -11,6 +11,8 @@ prompt. Otherwise it is a folder, and each image becomes a separate file in its 
 from t2i_tpu import interrupts  # noqa: F401
 
 # isort: split
+import re
+
 import numpy as np
 from absl import flags
 
@@ -53,6 +55,7 @@ def main() -> None:
 def _check_flags(names: list[str], is_picture: bool) -> None:
     """Raise UserError if there is nothing to draw, or if the flags contradict each other."""
     from t2i_tpu.sample.pictures import MAX_CELLS
+    from t2i_tpu.storage import outputs
 
     if not names:
         raise UserError(
@@ -71,6 +74,20 @@ def _check_flags(names: list[str], is_picture: bool) -> None:
             f"{count}; use a folder as --output, which has no limit"
         )
     check_ending("output", OUTPUT.value, (".png",), "a folder")
+    if is_picture:
+        outputs.check_file(OUTPUT.value, "--output=")
+    else:
+        outputs.check_files(OUTPUT.value, lambda name: _will_write(name, len(names)), "--output=")
+
+
+def _will_write(name: str, num_names: int) -> bool:
+    """Return whether `_save_images` will write a file with this name."""
+    match = re.fullmatch(r"(\d{3,})_seed(\d+)\.png", name)
+    return (
+        bool(match)
+        and int(match[1]) < num_names
+        and 0 <= int(match[2]) - SEED.value < NUM_IMAGES.value
+    )
 
 
 def _draw(model, conditions: dict[str, np.ndarray], num_names: int):

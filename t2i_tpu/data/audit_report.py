@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from t2i_tpu.data.audit import Audit
+from t2i_tpu.storage import outputs
 
 _STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 72em; }
 table { border-collapse: collapse; } td { padding: .1em 1em .1em 0; }
@@ -46,7 +47,8 @@ def to_html(folder: str, result: Audit) -> str:
             parts.append(f'<div class="sheet">{figures}</div>')
     body = "\n".join(parts)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(folder)}'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="generator" content="{outputs.MARK}"><title>{html.escape(folder)}'
         f"</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
     )
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import outputs
 
 COLUMNS = 8
 # Maximum number of images in a grid that a user asks for.
@@ -142,13 +142,10 @@ def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] 
     """
     buffer = io.BytesIO()
     if path.lower().endswith(".gif"):
-        picture.save(buffer, "GIF", save_all=True, append_images=list(frames), duration=80, loop=0)
+        options = dict(duration=80, loop=0, comment=outputs.MARK)
+        picture.save(buffer, "GIF", save_all=True, append_images=list(frames), **options)
     else:
-        picture.save(buffer, "PNG")
-    folder = path.rpartition("/")[0]
-    try:
-        if folder:
-            tf.io.gfile.makedirs(folder)
-        files.write(path, buffer.getvalue())
-    except tf.errors.OpError as error:
-        raise UserError(f"cannot write {path}: {files.explain_error(path, error)}") from error
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Software", outputs.MARK)
+        picture.save(buffer, "PNG", pnginfo=text)
+    outputs.write_file(path, buffer.getvalue())

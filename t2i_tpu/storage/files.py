@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import posixpath
 import uuid
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ def write_atomically(path: str, shared: bool = False) -> Iterator[str]:
     """Yield a temporary path to write to, and rename it to `path` when the block ends.
 
     Args:
-      path: path of the file. An existing file is replaced.
+      path: path of the file. An existing file is replaced. A link is kept: the file that it leads to
+        is replaced.
       shared: whether another process may write the same file at the same time.
 
     After any error, the temporary file is removed if possible.
@@ -34,6 +36,8 @@ def write_atomically(path: str, shared: bool = False) -> Iterator[str]:
     Raises:
       tf.errors.OpError: the file cannot be written.
     """
+    if not paths.is_remote(path) and os.path.islink(path):
+        path = os.path.realpath(path)
     unique = f".{uuid.uuid4().hex}" if shared else ""
     partial = f"{path}{unique}{paths.PARTIAL_SUFFIX}"
     try:

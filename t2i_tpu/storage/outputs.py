@@ -5,13 +5,14 @@ start. A file without it belongs to the user.
 """
 
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, paths
 
-MARK = b"t2i_tpu"
+MARK = "t2i_tpu"
 _MARKED_BYTES = 1024  # the mark is within this many bytes from the start of a file
 # Names that operating systems put into folders unasked. Names that start with "." are hidden too.
 _HIDDEN = ("lost+found", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information")
@@ -39,19 +40,8 @@ def check_folder(folder: str, before: str) -> None:
     Raises:
       UserError: the path, or one above it, is a file or a link that leads nowhere.
     """
-    if paths.is_remote(folder):
-        if tf.io.gfile.exists(folder) and not tf.io.gfile.isdir(folder):
-            raise UserError(f"{before}{folder} is a file; choose a folder")
-        return
-    path = os.path.abspath(folder)
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-    if os.path.isdir(path):
-        return
-    what = f"{path!r} is a file"
-    if not os.path.exists(path):
-        what = f"{path!r} is a link to {os.readlink(path)!r}, which does not exist"
-    raise UserError(f"{before}{folder} cannot be a folder: {what}; choose another path")
+    if obstacle := _find_obstacle(folder):
+        raise UserError(f"{before}{folder} cannot be a folder: {obstacle}; choose another path")
 
 
 def check_file(path: str, before: str) -> None:
@@ -65,9 +55,9 @@ def check_file(path: str, before: str) -> None:
       UserError: the path is a folder, there is a file that t2i_tpu did not write, or the folder above
         it is none.
     """
-    parent = path.rpartition("/")[0]
-    if not paths.is_remote(path):
-        check_folder(parent or ("/" if path.startswith("/") else "."), before)
+    obstacle = None if paths.is_remote(path) else _find_obstacle(os.path.dirname(path))
+    if obstacle:
+        raise UserError(f"{before}{path} cannot be written: {obstacle}; choose another path")
     if tf.io.gfile.isdir(path):
         raise UserError(f"{before}{path} is a folder; add the name of a file")
     if not paths.is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
@@ -79,7 +69,58 @@ def check_file(path: str, before: str) -> None:
         return
     except tf.errors.OpError as error:
         raise UserError(f"{before}{path}: {files.explain_error(path, error)}") from error
-    if start and MARK not in start:
+    if start and MARK.encode() not in start:
         raise UserError(
             f"{before}{path} exists, and t2i_tpu did not write it; remove it or choose another name"
         )
+
+
+def _find_obstacle(folder: str) -> str | None:
+    """Return why a path is not a folder and why none can be created there, or None."""
+    if paths.is_remote(folder):
+        is_file = tf.io.gfile.exists(folder) and not tf.io.gfile.isdir(folder)
+        return f"{folder!r} is a file" if is_file else None
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if os.path.isdir(path):
+        return None
+    if not os.path.exists(path):
+        return f"{path!r} is a link to {os.readlink(path)!r}, which does not exist"
+    return f"{path!r} is a file"
+
+
+def check_files(folder: str, will_write: Callable[[str], bool], before: str) -> None:
+    """Check that files may be written or replaced in a folder.
+
+    Args:
+      folder: local or gs://.
+      will_write: a function that returns whether a file with a given name will be written.
+      before: what precedes the folder in the user's command, for messages.
+
+    Raises:
+      UserError: the path cannot be a folder, or one of the files exists and t2i_tpu did not write it.
+    """
+    check_folder(folder, before)
+    for name in files.list_names(folder):
+        if will_write(name):
+            check_file(f"{folder}/{name}", before)
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Write or replace a file that the user named, and create the folder above it if necessary.
+
+    Args:
+      path: local or gs://. It should have passed `check_file` before the content was computed.
+      content: the content, with MARK near its start.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    parent = path.rpartition("/")[0]
+    try:
+        if parent:
+            tf.io.gfile.makedirs(parent)
+        files.write(path, content)
+    except tf.errors.OpError as error:
+        raise UserError(f"cannot write {path}: {files.explain_error(path, error)}") from error

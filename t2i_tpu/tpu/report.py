@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 
+from t2i_tpu.storage import outputs
 from t2i_tpu.tpu import hardware
 from t2i_tpu.tpu.compile import CompiledProgram
 from t2i_tpu.tpu.estimate import UTILIZATION
@@ -26,7 +27,7 @@ def to_text(report: Report) -> str:
 
 def to_json(report: Report) -> str:
     """Return all figures of the report as a JSON object."""
-    values = dataclasses.asdict(report)
+    values = {"generator": outputs.MARK} | dataclasses.asdict(report)
     values["passed"] = not report.failures
     del values["step"]["hlo"]
     for name, compiled in report.programs.items():
