@@ -28,11 +28,16 @@ class _Record(NamedTuple):
     is_quoted: bool
 
 
-def read_csv(path: str) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(path: str, names_files: bool = True) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield each row as (number, values by column). A row may lack values at its end.
 
     The heading decides on the delimiter. Empty lines are no rows. If a table has two columns, and a row
-    more fields because its caption has commas without quotation marks, the caption is complete.
+    more fields because its caption has commas without quotation marks, the caption is complete. So is the
+    value of the only column of a table.
+
+    Args:
+      path: path of the table, local or gs://.
+      names_files: whether it must have a column with the names of images.
 
     Raises:
       UserError: no column has the names of images, a quotation mark is not closed, or a row has too
@@ -46,18 +51,18 @@ def read_csv(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     (columns,) = csv.reader([heading[1]], **options)
     columns = [column.replace("\ufeff", "").strip() for column in columns]
     # With a third column, even if it has no name, a row of three fields is not a caption with a comma.
-    has_two = len(columns) == 2
+    width = len(columns)
     while columns and not columns[-1]:
         columns.pop()
     _check_unique(path, columns)
     file_column = find_column(columns, "file")
-    if not file_column:
+    if names_files and not file_column:
         raise UserError(explain_missing_column(path, columns, "file"))
-    file_index = columns.index(file_column)
+    file_index = columns.index(file_column) if file_column else 0
     for record in _read_records(path, lines, options):
         if _contains_row(record, options["delimiter"], file_index):
             _fail(path, record, "has a quotation mark that is not closed; close or remove it")
-        fields = _fit(path, record, columns, options["delimiter"], has_two)
+        fields = _fit(path, record, columns, options["delimiter"], width)
         yield record.number, dict(zip(columns, fields, strict=False))
 
 
@@ -153,16 +158,16 @@ def _is_image(field: str) -> bool:
     return get_ending(field.strip(' "')) in IMAGE_ENDINGS
 
 
-def _fit(
-    path: str, record: _Record, columns: list[str], delimiter: str, has_two: bool
-) -> list[str]:
+def _fit(path: str, record: _Record, columns: list[str], delimiter: str, width: int) -> list[str]:
     """Return at most one field for each column. Raises UserError if there are too many."""
     fields = list(record.fields)
     while len(fields) > len(columns) and not fields[-1].strip():
         fields.pop()
     if len(fields) <= len(columns):
         return fields
-    if has_two and not record.is_quoted:
+    if width == 1 and not record.is_quoted:
+        return [record.text]
+    if width == 2 and not record.is_quoted:
         if find_column(columns[1:], "file"):
             return record.text.rsplit(delimiter, 1)
         # A first field that numbers the rows, as R writes it, is not the name of an image.

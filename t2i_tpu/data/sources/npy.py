@@ -1,12 +1,14 @@
 """Reads the three files of the baseline: imgs.npy, captions.csv and embeddings.npy."""
 
-import csv
+import math
 import posixpath
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
+from t2i_tpu.data.sources.columns import find_columns
+from t2i_tpu.data.sources.csv_table import read_csv
 from t2i_tpu.data.sources.source import Item, Unit, split_rows
 from t2i_tpu.errors import UserError, get_first_line
 
@@ -14,8 +16,13 @@ from t2i_tpu.errors import UserError, get_first_line
 class NpySource:
     """A folder with three files that have N rows each.
 
-    imgs.npy is uint8 [N, H, W] or [N, H, W, C]. captions.csv has a header and N rows; its last column
-    is the caption. embeddings.npy, [N, dim], is optional. A unit is a range of rows.
+    imgs.npy is uint8 [N, H, W] or [N, H, W, C] with C = 1, 3 or 4. captions.csv has a heading and N rows;
+    the caption is in its last column, unless only another one has the name of a caption.
+    embeddings.npy, [N, dim], is optional. A unit is a range of rows.
+
+    Args:
+      folder: the folder, local or gs://.
+      keeps_embeddings: whether to read the embeddings.
     """
 
     def __init__(self, folder: str, keeps_embeddings: bool = True):
@@ -23,11 +30,7 @@ class NpySource:
 
     def list_units(self) -> Iterator[Unit]:
         images = _ArrayFile(self._join("imgs.npy"))
-        if images.dtype != np.uint8 or len(images.row_shape) not in (2, 3):
-            raise UserError(
-                f"{images.path} holds rows of {images.dtype} {images.row_shape}; they must be uint8 "
-                "[H, W] or [H, W, C]"
-            )
+        _check_images(images)
         self._check_equal_counts(images.count)
         captions = self._read_captions()
         for unit in split_rows(images.count):
@@ -42,8 +45,7 @@ class NpySource:
         images = _ArrayFile(self._join("imgs.npy")).read(start, stop)
         embeddings = [None] * (stop - start)
         if self._has_embeddings():
-            file = _ArrayFile(self._join("embeddings.npy"))
-            embeddings = file.read(start, stop).astype(np.float32)
+            embeddings = _ArrayFile(self._join("embeddings.npy")).read(start, stop)
         rows = zip(images, unit["captions"], embeddings, strict=True)
         for index, (image, caption, embedding) in enumerate(rows, start):
             yield Item(f"{index:08d}", image, caption, embedding=embedding)
@@ -55,12 +57,19 @@ class NpySource:
         """Raise UserError if the files differ in their number of rows."""
         counts = {"imgs.npy": num_images, "captions.csv": sum(1 for _ in self._read_captions())}
         if self._has_embeddings():
-            counts["embeddings.npy"] = _ArrayFile(self._join("embeddings.npy")).count
+            embeddings = _ArrayFile(self._join("embeddings.npy"))
+            if embeddings.dtype.kind not in "fiu" or not embeddings.row_shape:
+                raise UserError(
+                    f"{embeddings.path} holds rows of {embeddings.dtype} {embeddings.row_shape}; they must "
+                    "be numbers [dim]; save it again, or choose an --encoder"
+                )
+            counts["embeddings.npy"] = embeddings.count
         if len(set(counts.values())) > 1:
             summary = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise UserError(
                 f"{self.folder}: the files have different numbers of rows ({summary}), so rows "
-                "cannot be paired; save them again from the same examples"
+                "cannot be paired; save them again from the same examples (an empty line of "
+                'captions.csv is no row: write "" for an empty caption)'
             )
 
     def _join(self, name: str) -> str:
@@ -73,10 +82,27 @@ class NpySource:
         path = self._join("captions.csv")
         if not tf.io.gfile.exists(path):
             raise UserError(f"--source=npy:{self.folder} has no captions.csv; check the path")
-        with tf.io.gfile.GFile(path, "rb") as file:
-            rows = csv.reader(line.decode("utf-8", "surrogateescape") for line in file)
-            next(rows, None)  # skip the header
-            yield from (row[-1] if row else "" for row in rows)
+        for _, row in read_csv(path, names_files=False):
+            yield row.get(_choose_caption(list(row)), "")
+
+
+def _choose_caption(columns: list[str]) -> str:
+    """Return the last column, unless only another one has the name of a caption."""
+    named = find_columns(columns, "caption")
+    return named[0] if named and columns[-1] not in named else columns[-1]
+
+
+def _check_images(images: "_ArrayFile") -> None:
+    """Raise UserError if an array does not hold images."""
+    shape = images.row_shape
+    is_usual = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+    if images.dtype != np.uint8 or not is_usual or 0 in shape:
+        raise UserError(
+            f"{images.path} holds rows of {images.dtype} {shape}; they must be uint8 [H, W] or [H, W, C] "
+            "with C = 1, 3 or 4"
+        )
+    if not images.count:
+        raise UserError(f"{images.path} holds no images; save it again")
 
 
 class _ArrayFile:
@@ -88,7 +114,7 @@ class _ArrayFile:
       dtype: type of the elements.
 
     Raises:
-      UserError: the file cannot be read, or is not an array of rows in C order.
+      UserError: the file cannot be read, is cut, or is not an array of rows in C order.
     """
 
     def __init__(self, path: str):
@@ -99,19 +125,28 @@ class _ArrayFile:
                 read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
                 shape, is_fortran_order, self.dtype = read_header(file)
                 self.offset = file.tell()
-        except (tf.errors.OpError, ValueError, AttributeError) as error:
+                num_bytes = file.size() - self.offset
+        except Exception as error:  # broken headers raise errors of many classes
             reason = get_first_line(error)
             raise UserError(f"{path} cannot be read as .npy ({reason}); check the path") from error
-        if is_fortran_order or self.dtype.hasobject or not shape:
-            raise UserError(f"{path} is not a plain array of rows; save it again with np.save")
+        if self.dtype.hasobject:
+            raise UserError(f"{path} holds Python objects; save it again as an array of numbers")
+        if is_fortran_order or not shape:
+            raise UserError(
+                f"{path} is not an array of rows; save it with np.save(np.ascontiguousarray(rows))"
+            )
         self.count, self.row_shape = shape[0], shape[1:]
+        self.row_bytes = math.prod(self.row_shape) * self.dtype.itemsize
+        if num_bytes < self.count * self.row_bytes:
+            raise UserError(
+                f"{path} ends after row {num_bytes // self.row_bytes} of {self.count}; get the file again"
+            )
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return the rows [start, stop). Raises UserError if the file ends before `stop`."""
-        row_bytes = int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
-        num_bytes = (stop - start) * row_bytes
+        num_bytes = (stop - start) * self.row_bytes
         with tf.io.gfile.GFile(self.path, "rb") as file:
-            file.seek(self.offset + start * row_bytes)
+            file.seek(self.offset + start * self.row_bytes)
             content = file.read(num_bytes)
         if len(content) != num_bytes:
             raise UserError(
