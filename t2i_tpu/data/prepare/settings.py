@@ -24,6 +24,7 @@ SHARD_SETTINGS = ("heldout_share", "seed", "num_streams", "shard_size")
 _PACKAGES = (
     "numpy",
     "pillow",
+    "pillow_heif",
     "onnxruntime",
     "open_clip_torch",
     "torch",

@@ -31,7 +31,7 @@ class _Record(NamedTuple):
 def read_csv(path: str, names_files: bool = True) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield each row as (number, values by column). A row may lack values at its end.
 
-    The heading decides on the delimiter. Empty lines are no rows. If a table has two columns, and a row
+    The heading decides on the delimiter. Empty lines, and lines of delimiters, are no rows. If a table has two columns, and a row
     more fields because its caption has commas without quotation marks, the caption is complete. So is the
     value of the only column of a table.
 
@@ -101,7 +101,7 @@ def _read_records(path: str, lines: Iterator[tuple[int, str]], options: dict) ->
     """Yield the rows after the heading. Raises UserError if one cannot be parsed."""
     number = 0
     for line_number, line in lines:
-        if not line.strip():
+        if not line.strip(options["delimiter"] + " \t"):  # spreadsheets write delimiters alone
             continue
         number += 1
         record = _Record(number, line_number, line, [], '"' in line)

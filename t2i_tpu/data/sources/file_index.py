@@ -56,6 +56,8 @@ class FileIndex:
                 yield path
 
     def _find(self, name: str) -> str | None:
+        if name in self.is_named:
+            return name
         spellings = self._list_spellings(name)
         for path in spellings:
             if path in self.is_named:

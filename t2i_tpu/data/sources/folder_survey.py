@@ -105,5 +105,6 @@ class FolderSurvey:
             return f"; save {list_names([self.names[sheets[0]]])} as metadata.csv (CSV UTF-8)"
         unreadable = sorted(UNREADABLE_ENDINGS & self.endings.keys())
         if unreadable and not self.num_images:
-            return f"; convert .{unreadable[0]} files to .png or .jpg"
+            package = " or pip install pillow-heif" if "hei" in unreadable[0] else ""
+            return f"; convert .{unreadable[0]} files to .png or .jpg{package}"
         return ""

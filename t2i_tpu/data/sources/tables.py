@@ -1,5 +1,6 @@
 """Reads tables that name the images of a folder and their captions: csv, tsv, jsonl, json and parquet."""
 
+import functools
 import itertools
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
@@ -87,15 +88,21 @@ def _interpret_rows(path: str, rows: Rows) -> Iterator[TableRow]:
                 raise UserError(explain_missing_column(path, row, "file"))
             _check_labels(path, row)
         is_warned = is_warned or _warn_of_encoding(path, number, row)
-        captions = find_columns(row, "caption") or find_columns(row, "label")
+        files, captions = _find_file_and_caption_columns(tuple(row))
         has_captions |= bool(captions)
-        file = _get_file_name(_find_value(row, find_columns(row, "file")))
+        file = _get_file_name(_find_value(row, files))
         caption = _to_json(_find_value(row, captions))
         yield TableRow(number, file, caption, select_columns(row))
     if first_names is None:
         raise UserError(f"{path} has no rows; it needs one row for each image, or remove it")
     if not has_captions:
         raise UserError(explain_missing_column(path, first_names, "caption"))
+
+
+@functools.lru_cache
+def _find_file_and_caption_columns(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    captions = find_columns(names, "caption") or find_columns(names, "label")
+    return find_columns(names, "file"), captions
 
 
 def _check_labels(path: str, row: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ def test_csv_of_any_delimiter_line_end_and_encoding(tmp_path, encoding, end, del
 )  # fmt: skip
 def test_headings_of_other_programs(tmp_path, heading):
     (tmp_path / "metadata.csv").write_text(f"{heading}\n0.png,a\n\n1.png,b\n,\n\n", "utf-8")
-    assert read_pairs(tmp_path / "metadata.csv") == [("0.png", "a"), ("1.png", "b"), (None, "")]
+    assert read_pairs(tmp_path / "metadata.csv") == [("0.png", "a"), ("1.png", "b")]
 
 
 def test_excel_list_separator_line(tmp_path):
