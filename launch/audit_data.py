@@ -11,6 +11,8 @@ quarantine/ and removes them from the manifest.
 from t2i_tpu import interrupts  # noqa: F401
 
 # isort: split
+import importlib.util
+
 from absl import flags
 
 from t2i_tpu import cli
@@ -21,9 +23,10 @@ REPAIR = flags.DEFINE_boolean(
 )
 NEAR_DUPLICATES = flags.DEFINE_integer(
     "near_duplicates",
-    2,
+    None,
     "Two images are near-duplicates if their perceptual hashes differ in at most this many of 64 "
-    "bits.",
+    "bits. Default: 2 if imagehash is installed (extra prepare), otherwise near-duplicates are not "
+    "looked for.",
     lower_bound=0,
     upper_bound=15,
 )
@@ -35,7 +38,10 @@ def main(folder: str) -> int:
 
     if HTML.value:
         outputs.check_file(HTML.value, "--html=")
-    result = audit.audit(folder, NEAR_DUPLICATES.value)
+    near_duplicates = NEAR_DUPLICATES.value
+    if near_duplicates is None and importlib.util.find_spec("imagehash"):
+        near_duplicates = 2
+    result = audit.audit(folder, near_duplicates)
     print(audit_report.to_text(folder, result))
     if HTML.value:
         outputs.write_file(HTML.value, audit_report.to_html(folder, result).encode())

@@ -21,6 +21,7 @@ from t2i_tpu import interrupts  # noqa: F401
 # isort: split
 import dataclasses
 import functools
+import shlex
 
 from absl import flags
 
@@ -69,7 +70,8 @@ def main(*beam_options: str) -> None:
         print(f"{count:10d} {outcome}")
     if num_cut := preparation["captions_cut"]:
         print(f"{num_cut:10d} captions were cut to fit the encoder")
-    print(f"Data set written to {output}. Train with --config.data.source=shards:{output}")
+    source = shlex.quote(f"--config.data.source=shards:{output}")
+    print(f"Data set written to {output}. Train with {source}")
 
 
 def make_runner(settings: Settings, output: str, beam_options: tuple[str, ...]):

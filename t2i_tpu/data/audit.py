@@ -51,13 +51,13 @@ class Audit:
     sheet: dict[str, list[tuple[np.ndarray, str]]]
 
 
-def audit(folder: str, near_duplicates: int) -> Audit:
+def audit(folder: str, near_duplicates: int | None) -> Audit:
     """Read a complete data set and return its problems and statistics.
 
     Args:
       folder: the folder of the data set, local or gs://.
       near_duplicates: two images are near-duplicates if their perceptual hashes differ in at most
-        this many of 64 bits.
+        this many of 64 bits. None to look only for equal images.
 
     Raises:
       UserError: there is no manifest, or it cannot be read.
@@ -125,7 +125,7 @@ def _find_unknown_files(folder: str, result: Audit) -> None:
             result.problems.append(f"{name} is not in the manifest")
 
 
-def _read_splits(folder: str, near_duplicates: int, result: Audit) -> dict[str, "_Split"]:
+def _read_splits(folder: str, near_duplicates: int | None, result: Audit) -> dict[str, "_Split"]:
     """Read all shards, add the bad ones to the result, and return each split's statistics."""
     manifest = result.manifest
     shards = [
@@ -194,8 +194,10 @@ class _Split:
       train: the statistics of the train split, whose images are looked for in this split, or None.
     """
 
-    def __init__(self, manifest: manifest_lib.Manifest, distance: int, train: "_Split | None"):
-        self.manifest, self.train = manifest, train
+    def __init__(
+        self, manifest: manifest_lib.Manifest, distance: int | None, train: "_Split | None"
+    ):
+        self.manifest, self.distance, self.train = manifest, distance, train
         self.images = DuplicateIndex(distance)
         self.captions, self.embeddings = DuplicateIndex(None), DuplicateIndex(None)
         self.counts = collections.Counter()
@@ -218,13 +220,15 @@ class _Split:
             self._add_embeddings(batch["embedding"])
 
     def _add_image(self, key: str, image: np.ndarray) -> None:
-        digest, image_hash = hashlib.sha256(image).digest(), compute_perceptual_hash(image)
+        digest = hashlib.sha256(image).digest()
+        image_hash = None if self.distance is None else compute_perceptual_hash(image)
         if self.images.claim_key(key, b"") is None:
             self.counts["repeated keys"] += 1
         if cause := self.images.add_image(digest, image_hash):
             self.counts[_DUPLICATES[cause]] += 1
         if self.train:
             self.counts["same image in train"] += int(self.train.images.has_image(digest))
+        if self.train and image_hash:
             self.counts["near-duplicate in train"] += int(
                 self.train.images.has_near_duplicate(image_hash)
             )

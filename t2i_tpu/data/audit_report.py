@@ -24,6 +24,7 @@ def to_text(folder: str, result: Audit) -> str:
         lines += ["", title]
         lines += [f"  {value!s:>12}  {name}" for name, value in facts.items()]
     lines.append("")
+    lines += [f"note: {note}" for note in _list_notes(result)]
     lines += [f"PROBLEM  {problem}" for problem in result.problems] or ["no problems found"]
     return "\n".join(lines)
 
@@ -36,6 +37,7 @@ def to_html(folder: str, result: Audit) -> str:
         parts.append(f'<h2 class="problem">Problems</h2><ul class="problem">{items}</ul>')
     else:
         parts.append("<p>No problems found.</p>")
+    parts += [f"<p>Note: {html.escape(note)}.</p>" for note in _list_notes(result)]
     for title, facts in _make_tables(result).items():
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
@@ -65,6 +67,25 @@ def _describe(result: Audit) -> str:
     if manifest.label_names:
         parts.append(f"{len(manifest.label_names)} classes")
     return ", ".join(parts)
+
+
+def _list_notes(result: Audit) -> list[str]:
+    """Return one line for each fact that may be intended but is worth a look."""
+    notes = []
+    heldout = result.facts.get("heldout", {})
+    if count := heldout.get("same image in train"):
+        notes.append(
+            f"{count} of {heldout['examples']} held-out images are also in train; to prevent that, "
+            "prepare with --drop_same_images"
+        )
+    num_cut = (result.manifest.preparation or {}).get("captions_cut", 0)
+    count = sum(facts["examples"] for facts in result.facts.values())
+    if num_cut > count / 2:
+        notes.append(
+            f"{num_cut} of {count} captions are longer than the encoder reads; check that they "
+            "are captions"
+        )
+    return notes
 
 
 def _make_tables(result: Audit) -> dict[str, dict]:

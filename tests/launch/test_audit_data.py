@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from t2i_tpu.data import audit
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.manifest import EmbeddingContract, read_manifest
 from t2i_tpu.data.records import Record
@@ -116,6 +117,15 @@ def test_duplicates_and_leaks_are_counted(run, tmp_path):
     assert "1  same image in train" in heldout_report
     assert "2  near-duplicate in train" in heldout_report
     assert result.code == 0  # duplicates are reported, but they are not a problem
+    assert "note: 1 of 5 held-out images are also in train" in result.stdout
+
+
+def test_base_install_finds_only_equal_images(data):
+    """Without imagehash the default is no distance."""
+    result = audit.audit(str(data), None)
+    assert not result.problems
+    assert result.facts["heldout"]["same image in train"] == 0
+    assert "near-duplicate in train" not in result.facts["heldout"]
 
 
 def test_bad_values_are_problems(run, tmp_path):

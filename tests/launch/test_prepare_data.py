@@ -211,7 +211,7 @@ def test_complete_data_set_is_left_as_it_is(source, run, uninterrupted, tmp_path
     ("flag", "message"),
     [
         ("--source=flder:x", "did you mean 'folder'"),
-        ("--crop=centre", "--crop=centre: value should be one of <center|none>"),
+        ("--crop=centre", "--crop=centre: it must be one of center, none"),
         ("--heldout_share=1.5", "--heldout_share is 1.5; it must be at least 0 and below 1"),
         ("--channels=2", "--channels is 2; it must be 1 or 3"),
         ("--near_duplicates=99", "--near_duplicates is 99; it must be at least 0 and below 16"),
