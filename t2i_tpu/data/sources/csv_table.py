@@ -31,9 +31,9 @@ class _Record(NamedTuple):
 def read_csv(path: str, names_files: bool = True) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield each row as (number, values by column). A row may lack values at its end.
 
-    The heading decides on the delimiter. Empty lines, and lines of delimiters, are no rows. If a table has two columns, and a row
-    more fields because its caption has commas without quotation marks, the caption is complete. So is the
-    value of the only column of a table.
+    The heading decides on the delimiter. Empty lines, and lines of delimiters, are no rows. If a table has
+    two columns, and a row more fields because its caption has commas without quotation marks, the caption
+    is complete. So is the value of the only column of a table.
 
     Args:
       path: path of the table, local or gs://.

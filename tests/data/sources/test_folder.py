@@ -117,7 +117,7 @@ def test_names_that_are_not_utf8_are_rejected(tmp_path):
         ({}, "has no files; expected images.*a.jpg and a.txt.*metadata.csv"),
         ({".DS_Store": "x"}, "has no files"),
         ({"a.txt": "x", "b.txt": "y"}, "has no image that can be read; found 2 .txt .for example a.txt"),
-        ({"a.heic": "x", "b.heic": "x"}, "2 .heic .for example a.heic.*convert .heic files to .png .*pip install pillow-heif"),
+        ({"a.heic": "x", "b.heic": "x"}, "2 .heic .for example a.heic.*to .png .*install pillow-heif"),
         ({"data": "x", "b.xyz": "x"}, "1 .xyz .for example b.xyz., 1 without ending"),
         ({"a.png": None, "s/b.png": None}, "2 images, for example a.png, but no captions; found 2 .png"),
         ({"a.png": None, "labels.csv": "x"}, "if labels.csv is the table.*rename it to metadata.csv"),
