@@ -1,6 +1,7 @@
 """Filters that reject unwanted examples. A filter is off unless it is given a value."""
 
 import dataclasses
+import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ _SIMILARITY_COLUMNS = (
 )
 _AESTHETIC_COLUMNS = ("aesthetic", "AESTHETIC_SCORE", "aesthetic_score", "aesthetic_score_laion_v2")
 _SIZE_COLUMNS = (("width", "height"), ("WIDTH", "HEIGHT"))
+# All columns of the source that filters use.
+FILTER_COLUMNS = (*_SIMILARITY_COLUMNS, *_AESTHETIC_COLUMNS, *itertools.chain(*_SIZE_COLUMNS))
 _WHITE = 250  # a pixel counts as white if no channel is below this
 _MIN_SCRIPT_SHARE = 0.8
 

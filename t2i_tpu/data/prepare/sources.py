@@ -2,7 +2,7 @@
 
 import functools
 
-from t2i_tpu.data.prepare.filters import find_cause_without_image
+from t2i_tpu.data.prepare.filters import FILTER_COLUMNS, find_cause_without_image
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.folder import FolderSource
 from t2i_tpu.data.sources.idx import IdxSource
@@ -36,7 +36,8 @@ def make_source(settings: Settings) -> Source:
         )
     if kind == "urls":
         # Do not download images that the filters will reject anyway.
-        return UrlsSource(path, functools.partial(find_cause_without_image, settings.filters))
+        find_cause = functools.partial(find_cause_without_image, settings.filters)
+        return UrlsSource(path, find_cause, FILTER_COLUMNS)
     if kind in ("parquet", "npy"):
         # Embeddings that an encoder replaces need not be readable.
         return SOURCES[kind](path, settings.keeps_embeddings)

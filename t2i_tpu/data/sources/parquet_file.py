@@ -39,35 +39,53 @@ def open_parquet(path: str) -> Iterator[Any]:
 
 
 def iterate_rows(
-    file: Any, group: int, columns: list[str], batch_rows: int
+    file: Any,
+    group: int,
+    columns: list[str],
+    batch_rows: int,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[dict[str, Any] | None]:
-    """Yield the rows of a row group as {column: value}, or None for rows that are damaged.
+    """Yield the rows [start, stop) of a row group as {column: value}, or None for damaged rows.
 
     Args:
       file: a pyarrow ParquetFile.
       group: index of the row group.
       columns: the columns to read.
       batch_rows: number of rows to decode at a time.
+      start: the first row. The rows before it are decoded too.
+      stop: the end of the rows, or None for all.
 
     Raises:
       OSError: the file cannot be read from the disk.
     """
     import pyarrow
 
-    count = 0
+    stop = file.metadata.row_group(group).num_rows if stop is None else stop
+    position = 0  # of the next batch
     try:
         for batch in file.iter_batches(batch_rows, row_groups=[group], columns=columns):
-            indices = [batch.schema.get_all_field_indices(name)[0] for name in columns]
-            values = [_to_values(batch.column(index)) for index in indices]
-            for row in zip(*values, strict=True):
-                count += 1
-                yield dict(zip(columns, row, strict=True))
+            part = batch.slice(max(start - position, 0), max(stop - max(start, position), 0))
+            position += batch.num_rows
+            for row in _to_rows(part, columns):
+                start += 1
+                yield row
+            if position >= stop:
+                return
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # a fault of the disk, not of the data
             raise
         logging.warning("row group %d is damaged (%s)", group, get_first_line(error))
-    for _ in range(count, file.metadata.row_group(group).num_rows):
+    for _ in range(start, stop):
         yield None
+
+
+def _to_rows(batch: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a pyarrow.RecordBatch. If a name of a column repeats, the first one counts."""
+    indices = [batch.schema.get_all_field_indices(name)[0] for name in columns]
+    values = [_to_values(batch.column(index)) for index in indices]
+    for row in zip(*values, strict=True):
+        yield dict(zip(columns, row, strict=True))
 
 
 def _to_values(array: Any) -> list[Any]:

@@ -1,29 +1,26 @@
 """Downloads the images of parquet lists of URLs, such as LAION's, with img2dataset (extra `urls`)."""
 
 import contextlib
+import itertools
 import os
 import re
+import string
 import tempfile
 import types
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 from t2i_tpu.data.sources.bounded_urlopen import urlopen
-from t2i_tpu.data.sources.parquet_file import open_parquet
-from t2i_tpu.data.sources.source import (
-    Item,
-    Unit,
-    expand_pattern,
-    find_column,
-    get_stem,
-    select_columns,
-)
+from t2i_tpu.data.sources.parquet_columns import choose_columns, find_simple_columns
+from t2i_tpu.data.sources.parquet_file import iterate_rows, open_parquet
+from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, name_files, select_columns
 from t2i_tpu.errors import UserError
 
-_URL_COLUMNS = ("url", "URL", "image_url")
-_CAPTION_COLUMNS = ("caption", "TEXT", "text")
-_UNIT_ROWS = 256
+_DOWNLOAD_ROWS = 256  # number of rows to download at a time
+# A row group has to be decoded from its start, so a longer one is not divided into more than 16 units.
+_LONG_GROUP_ROWS = 16 * _DOWNLOAD_ROWS
 _THREADS = 16
 _RETRIES = 2
 TIMEOUT_SECONDS = 10  # maximum time between two bytes of a response
@@ -47,67 +44,122 @@ class UrlsSource:
       pattern: a path or pattern of the parquet files.
       find_cause: (caption, columns) -> the cause for which a row is rejected without a download, or
         None.
+      columns: the columns, of any file, that `find_cause` uses.
     """
 
     def __init__(
-        self, pattern: str, find_cause: Callable[[str | None, Mapping[str, Any]], str | None]
+        self,
+        pattern: str,
+        find_cause: Callable[[Any, Mapping[str, Any]], str | None],
+        columns: Container[str],
     ):
-        self.pattern, self.find_cause = pattern, find_cause
+        self.pattern, self.find_cause, self.columns = pattern, find_cause, columns
 
     def list_units(self) -> Iterator[Unit]:
         _import_downloader()  # raises an error now if img2dataset is not installed
-        for path in expand_pattern(self.pattern, "urls"):
+        for path, name in name_files(expand_pattern(self.pattern, "urls")).items():
             with open_parquet(path) as file:
-                names, num_rows = file.schema_arrow.names, file.metadata.num_rows
-            if not find_column(names, _URL_COLUMNS):
-                raise UserError(
-                    f"{path} has no column {' or '.join(_URL_COLUMNS)}, only {', '.join(names)}; "
-                    "rename the column of URLs"
-                )
-            for start in range(0, num_rows, _UNIT_ROWS):
-                yield {"file": path, "start": start}
+                sizes = _list_group_sizes(file)
+                if sum(sizes):
+                    _choose_columns(path, file.schema_arrow)
+            for start, stop in _divide_rows(sizes):
+                yield {"file": path, "name": name, "start": start, "stop": stop}
 
     def list_files(self, unit: Unit) -> list[str]:
         return [unit["file"]]
 
     def read(self, unit: Unit) -> Iterator[Item]:
-        rows = _read_rows(unit["file"], unit["start"])
-        url_column = find_column(rows[0], _URL_COLUMNS)
-        caption_column = find_column(rows[0], _CAPTION_COLUMNS)
-
-        # Make the items, and find those that are rejected without a download.
-        items = []
-        for index, row in enumerate(rows, unit["start"]):
-            key = f"{get_stem(unit['file'])}-{index:08d}"
-            caption = row[caption_column] if caption_column else None
-            columns = select_columns(row)
-            problem = self.find_cause(caption, columns)
-            items.append(Item(key, None, caption, columns=columns, problem=problem))
-
-        # Download the images of the others.
-        pending = [(item, row) for item, row in zip(items, rows, strict=True) if not item.problem]
-        downloads = _download([str(row[url_column] or "") for _, row in pending])
-        for (item, _), (image, error) in zip(pending, downloads, strict=True):
-            item.image = image
-            item.problem = None if image else _classify_error(error)
-        yield from items
+        with open_parquet(unit["file"]) as file:
+            url, captions = _choose_columns(unit["file"], file.schema_arrow)
+            others = [
+                name for name in find_simple_columns(file.schema_arrow) if name in self.columns
+            ]
+            names = list(dict.fromkeys((url, *captions, *others)))
+            rows = enumerate(_iterate_rows(file, names, unit["start"], unit["stop"]), unit["start"])
+            while chunk := list(itertools.islice(rows, _DOWNLOAD_ROWS)):
+                pairs = [
+                    self._make_item(f"{unit['name']}-{index:08d}", row, url, captions)
+                    for index, row in chunk
+                ]
+                yield from _add_images(pairs)
 
     def read_label_names(self) -> None:
         return None
 
+    def _make_item(
+        self, key: str, row: Mapping[str, Any] | None, url: str, captions: list[str]
+    ) -> tuple[Item, str]:
+        """Return the item of a row without its image, and the image's URL."""
+        if row is None:
+            return Item(key, problem="damaged_row_group"), ""
+        caption = [row[name] for name in captions]
+        item = Item(key, None, caption[0] if len(caption) == 1 else caption)
+        item.columns = select_columns(row)
+        address, problem = _clean_url(row[url])
+        item.problem = self.find_cause(item.caption, item.columns) or problem
+        return item, address
 
-def _read_rows(path: str, start: int) -> list[dict[str, Any]]:
-    """Return the rows [start, start + _UNIT_ROWS), reading only the row groups that contain them."""
-    rows, group_start = [], 0
-    with open_parquet(path) as file:
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            lower = max(start - group_start, 0)
-            upper = min(start + _UNIT_ROWS - group_start, count)
-            if lower < upper:
-                rows += file.read_row_group(group).slice(lower, upper - lower).to_pylist()
-            group_start += count
-    return rows
+
+def _choose_columns(path: str, schema: Any) -> tuple[str, list[str]]:
+    """Return the columns of URLs and captions. Raises UserError if there are none."""
+    (url, *_) = choose_columns(path, schema, "url")
+    return url, choose_columns(path, schema, "caption")
+
+
+def _list_group_sizes(file: Any) -> list[int]:
+    """Return the number of rows of each row group."""
+    return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+
+def _divide_rows(sizes: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the units (start, stop) of a file with row groups of these numbers of rows."""
+    if max(sizes, default=0) <= _LONG_GROUP_ROWS:
+        sizes = [sum(sizes)]
+        lengths = [_DOWNLOAD_ROWS]
+    else:
+        lengths = [max(-(-size // 16), _DOWNLOAD_ROWS) for size in sizes]
+    first = 0
+    for size, length in zip(sizes, lengths, strict=True):
+        for start in range(first, first + size, length):
+            yield start, min(start + length, first + size)
+        first += size
+
+
+def _iterate_rows(
+    file: Any, columns: list[str], start: int, stop: int
+) -> Iterator[dict[str, Any] | None]:
+    """Yield the rows [start, stop) of a file, and read only the row groups that contain them."""
+    first = 0
+    for group, size in enumerate(_list_group_sizes(file)):
+        lower, upper = max(start - first, 0), min(stop - first, size)
+        if lower < upper:
+            yield from iterate_rows(file, group, columns, _DOWNLOAD_ROWS, lower, upper)
+        first += size
+
+
+def _clean_url(url: Any) -> tuple[str, str | None]:
+    """Return a URL in the form in which it can be requested, and the cause if it cannot."""
+    if isinstance(url, bytes):
+        url = url.decode("utf-8", "surrogateescape")
+    if not url or not url.strip():
+        return "", "no_url"
+    try:
+        url = urllib.parse.quote(url.strip(), safe=string.punctuation)
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "", "bad_url"
+    is_web = parts.scheme in ("http", "https") and parts.hostname
+    return url, None if is_web else "bad_url"
+
+
+def _add_images(pairs: list[tuple[Item, str]]) -> Iterator[Item]:
+    """Yield the items after downloading the images of those that are not rejected."""
+    pending = [(item, url) for item, url in pairs if not item.problem]
+    downloads = _download([url for _, url in pending])
+    for (item, _), (image, error) in zip(pending, downloads, strict=True):
+        item.image = image
+        item.problem = None if image else _classify_error(error)
+    yield from (item for item, _ in pairs)
 
 
 def _download(urls: list[str]) -> list[tuple[bytes | None, str | None]]:
@@ -157,7 +209,7 @@ def _make_downloader(writer_class: type, folder: str):
         output_folder=folder,
         column_list=["url"],
         timeout=TIMEOUT_SECONDS,
-        number_sample_per_shard=_UNIT_ROWS,
+        number_sample_per_shard=_DOWNLOAD_ROWS,
         oom_shard_count=5,
         compute_hash=None,
         verify_hash_type=None,

@@ -30,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.paths.append(self.path)
-        behavior, _, index = self.path[1:].partition("/")
+        behavior, _, index = self.path[1:].partition("?")[0].partition("/")
         image = encode_png(self.server.images[int(index or 0)])
         getattr(self, behavior)(image)
 
@@ -157,12 +157,16 @@ def test_every_url_has_one_outcome(server, emoji, prepare_from, tmp_path):
     behaviors = ["good"] * 30 + ["slow"] * 4 + ["flaky"] * 4 + ["redirect"] * 2
     good = [f"{server.address}/{name}/{index}" for index, name in enumerate(behaviors)]
     bad = [f"{server.address}/{name}" for name in CAUSES]
-    no_urls = ["not a url", "http://127.0.0.1:1/x", None]
-    num_bad = len(bad) + len(no_urls)
+    unreachable = [f"http://127.0.0.1:{port}/x" for port in (1, 2)]
+    no_urls = ["not a url", "file:///etc/hostname", "ftp://127.0.0.1/x", "http://[x", "//a/b"]
+    unusable = {None: "no_url", " ": "no_url"} | dict.fromkeys(no_urls, "bad_url")
+    bad += [*unreachable, *unusable]
+    num_bad = len(bad)
     columns = {
-        "URL": good + bad + no_urls,
+        "URL": good + bad,
         "TEXT": [caption for _, _, caption in emoji[: len(good)]] + ["x"] * num_bad,
         "similarity": np.linspace(0.3, 0.4, len(good) + num_bad),
+        "embedding": [[1.0]] * (len(good) + num_bad),
     }
     write_list(tmp_path / "laion.parquet", columns, row_group_size=20)
     start = time.monotonic()
@@ -172,7 +176,8 @@ def test_every_url_has_one_outcome(server, emoji, prepare_from, tmp_path):
     # Each response that never ends is tried three times.
     assert time.monotonic() - start < 12 * RESPONSE_SECONDS
     expected = collections.Counter(CAUSES.values())
-    expected["download_failed"] += len(no_urls)
+    expected.update(unusable.values())
+    expected["download_failed"] += len(unreachable)
     expected["train"] = len(good)
     assert manifest.preparation["outcomes"] == expected
     pairs = [(compute_digest(each["image"]), each["caption"].decode()) for each in splits["train"]]
@@ -206,7 +211,29 @@ def test_rows_that_are_rejected_anyway_are_not_downloaded(server, emoji, prepare
     assert sorted(server.paths) == ["/good/0", "/good/1", "/good/2"]
 
 
-def test_list_without_urls_is_an_error(tmp_path, prepare_from):
-    write_list(tmp_path / "a.parquet", {"link": ["x"]})
-    with pytest.raises(UserError, match="no column url or URL or image_url, only link"):
+def test_unusual_urls_are_requested_as_browsers_do(server, emoji, prepare_from, tmp_path):
+    """Spaces and other characters are escaped, and a URL may occur twice."""
+    paths = ["good/0?a b", "good/1?ü ", "good/2?%20", "good/3", "good/3"]
+    columns = {
+        "url": [f" {server.address}/{path}" for path in paths],
+        "captions": [[caption, "x"] for _, _, caption in emoji[: len(paths)]],
+    }
+    write_list(tmp_path / "a.parquet", columns)
+    manifest, _ = prepare_from(f"urls:{tmp_path}/a.parquet", num_streams=1)
+    assert manifest.preparation["outcomes"] == {"train": 5}
+    expected = ["/good/0?a%20b", "/good/1?%C3%BC", "/good/2?%20", "/good/3", "/good/3"]
+    assert sorted(server.paths) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"sound": ["x"], "text": ["x"]}, "no column of URLs; its columns are sound, text"),
+        ({"url": [1], "text": ["x"]}, "'url' holds numbers, not URLs as text"),
+        ({"url": ["x"], "sound": ["x"]}, "no column of captions; its columns are url, sound"),
+    ],
+)
+def test_list_without_urls_or_captions_is_an_error(tmp_path, prepare_from, columns, words):
+    write_list(tmp_path / "a.parquet", columns)
+    with pytest.raises(UserError, match=words):
         prepare_from(f"urls:{tmp_path}/a.parquet")
