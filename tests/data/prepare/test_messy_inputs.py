@@ -1,0 +1,453 @@
+"""Property tests: random messy folders, tables, tars and parquet files are prepared.
+
+Each example is either kept with its pixels and caption or counted as rejected, or the preparation ends
+with an error of one line. A second implementation decides which of the two is right.
+"""
+
+import collections
+import csv
+import functools
+import io
+import json
+import os
+import pathlib
+import posixpath
+import shutil
+import struct
+import tarfile
+import tempfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from t2i_tpu.data.prepare import pool
+from t2i_tpu.data.prepare.run import prepare
+from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.errors import UserError
+from tests.data.prepare.source_files import add_member, encode_png
+
+SIZE = 4
+QUICK = settings(
+    max_examples=int(os.environ.get("T2I_TPU_MESSY_EXAMPLES", "30")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize="T2I_TPU_MESSY_EXAMPLES" not in os.environ,
+    database=None,
+)
+# Names of files that other programs could take for patterns, separators, options or several lines.
+NAMES = st.text("aZ09 -_.,;:'\"[]{}()*?!%#&@=+~$\\^`éß日🦊\u0301\u200b\t", min_size=1, max_size=8)
+ENDINGS = st.sampled_from(["png", "jpg", "JPEG", "PNG", "webp", "gif", "Tiff"])
+# Captions as they are in a file, and as they must be in the data set; None stands for a rejected one.
+CAPTIONS = st.one_of(
+    st.sampled_from(
+        [
+            (b"", None),
+            (b" \n\t ", None),
+            (b"\x00\x00", None),
+            (b"caf\xe9", None),
+            ("\u200b\u2060".encode(), None),
+            (b"\xef\xbb\xbfwith a mark\r\n", "with a mark"),
+            (b"two\nlines", "two lines"),
+            (b"a\x00b", "a b"),
+            ("one\u3000two".encode(), "one two"),
+            ("sixteen bits".encode("utf-16"), "sixteen bits"),
+            (b"-1", "-1"),
+            (b"=SUM(A1)", "=SUM(A1)"),
+            (b"x" * 9000, None),
+        ]
+    ),
+    st.text("abc,;\"'<>&\\é日🦊", min_size=1, max_size=12).map(lambda text: (text.encode(), text)),
+)
+
+
+def make_pixels(seed):
+    return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+
+
+# Images as they are in a file, and their pixels; None stands for a rejected one.
+IMAGES = st.one_of(
+    st.integers(0, 5).map(
+        lambda seed: (encode_png(make_pixels(seed)), make_pixels(seed).tobytes())
+    ),
+    st.sampled_from(
+        [
+            (b"", None),
+            (b"<html>", None),
+            (encode_png(make_pixels(0))[:-30], None),
+            (b"\0" * 99, None),
+        ]
+    ),
+)
+
+
+def is_usable(name):
+    """Return whether a file may have this name, and does not look like one of another program."""
+    return not name.startswith((".", "~$")) and not name.endswith("~") and name == name.strip()
+
+
+def run_prepare(source, output, workers=1):
+    """Prepare a data set, and return ({key: (pixels, caption)}, outcomes, its files).
+
+    The first two are None and the error, which must have one line, if there is one.
+    """
+    options = Settings(
+        source=source, encoder="none", image_size=SIZE, heldout_share=0, num_streams=1
+    )
+    try:
+        manifest = prepare(
+            options, str(output), functools.partial(pool.process_units, workers=workers)
+        )
+    except UserError as error:
+        message = str(error)
+        assert message.isprintable() or not set(message) & set("\n\r\x0b\x0c"), message
+        assert len(message) < 2000, message
+        return None, message, None
+    contents = {path.name: path.read_bytes() for path in pathlib.Path(output).iterdir()}
+    kept = {}
+    for shards in manifest.splits["train"]:
+        for shard in shards:
+            for example in read_records(contents[shard.file]):
+                key = get_bytes(example, "key").decode()
+                assert key not in kept
+                kept[key] = (get_bytes(example, "image"), get_bytes(example, "caption").decode())
+    outcomes = manifest.preparation["outcomes"]
+    assert outcomes["train"] == len(kept)
+    rows = list(csv.reader(io.StringIO(contents["rejected.csv"].decode(), newline="")))
+    assert len(rows) - 1 == sum(outcomes.values()) - len(kept)
+    assert not [name for name in outcomes if "unreadable_" in name and "Error" in name], outcomes
+    return kept, outcomes, contents
+
+
+def get_bytes(example, name):
+    return example.features.feature[name].bytes_list.value[0]
+
+
+def read_records(content):
+    """Yield the examples of a TFRecord file, by the definition of the format."""
+    position = 0
+    while position < len(content):
+        (length,) = struct.unpack_from("<Q", content, position)
+        yield tf.train.Example.FromString(content[position + 12 : position + 12 + length])
+        position += 16 + length
+
+
+def check(source, root, good, num_rejected):
+    """Prepare a source twice and compare the results with what is expected.
+
+    Args:
+      source: value of --source.
+      root: a folder for the output.
+      good: (key, pixels, caption) of the examples that have all three. Keys may repeat.
+      num_rejected: number of other examples.
+    """
+    kept, outcomes, contents = run_prepare(source, root / "out")
+    if not good:
+        assert kept is None, kept
+        return
+    assert kept is not None, outcomes
+    expected = set(good)  # a repeated example is rejected
+    assert collections.Counter(kept.values()) == collections.Counter(
+        (pixels, caption) for _, pixels, caption in expected
+    ), outcomes
+    counts = collections.Counter(key for key, _, _ in expected)
+    assert kept.keys() == {
+        key if number == 1 else f"{key}~{number}"
+        for key, count in counts.items()
+        for number in range(1, count + 1)
+    }
+    for key, value in kept.items():
+        assert any((key.rpartition("~")[0] or key, *value) == each for each in expected) or (
+            (key, *value) in expected
+        )
+    assert sum(outcomes.values()) == len(good) + num_rejected, outcomes
+    again = run_prepare(source, root / "again")[2]
+    # The manifest has the name of the folder.
+    del contents["manifest.json"], again["manifest.json"]
+    assert again == contents
+
+
+@pytest.fixture(scope="module")
+def scratch():
+    """`with scratch() as folder` gives a new folder, in memory if possible."""
+    parent = "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+    def make():
+        return _Scratch(tempfile.mkdtemp(prefix="messy [v2] ", dir=parent))
+
+    return make
+
+
+class _Scratch:
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    def __enter__(self):
+        return self.path
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.path)
+
+
+FOLDERS = st.sampled_from(["", "", "sub", "a.png", "sub/deep er", ".hidden", "__MACOSX"])
+IMAGE_FILES = st.fixed_dictionaries(
+    {
+        "folder": FOLDERS,
+        "stem": NAMES,
+        "ending": ENDINGS,
+        "image": IMAGES,
+        "is_link": st.booleans(),
+        "has_caption": st.booleans(),
+    }
+)
+CAPTION_FILES = st.tuples(FOLDERS, NAMES, CAPTIONS, st.sampled_from(["txt", "TXT", "caption"]))
+OTHER_FILES = st.sampled_from(
+    [".DS_Store", "._x.png", "Thumbs.db", "notes.docx", "clip.mp4", "x.json", "README.txt", "none"]
+)
+
+
+@QUICK
+@given(
+    st.lists(IMAGE_FILES, max_size=8),
+    st.lists(CAPTION_FILES, max_size=8),
+    st.lists(OTHER_FILES, max_size=3),
+    st.booleans(),
+)
+def test_folders_with_caption_files(scratch, files, texts, others, has_loop):
+    with scratch() as root:
+        source = root / "in"
+        source.mkdir()
+        images = {}
+        for number, each in enumerate(files):
+            path = posixpath.join(each["folder"], f"{each['stem']}.{each['ending']}")
+            if is_plain(each["stem"]) and path not in images:
+                images[path] = each["image"][1]
+                write_file(source / path, each["image"][0], root / str(number), each["is_link"])
+        # Some captions belong to an image, and some are alone. The first one of a name counts.
+        owners = [each for each in files if each["has_caption"]]
+        captions = {}
+        for index, (folder, stem, caption, ending) in enumerate(texts):
+            if index < len(owners):
+                folder, stem = owners[index]["folder"], owners[index]["stem"]
+            path = posixpath.join(folder, stem)
+            if is_plain(stem) and path not in captions:
+                captions[path] = caption[1]
+                write_file(source / f"{path}.{ending}", caption[0])
+        for name in others:
+            (source / name).write_bytes(b"x")
+        if has_loop:
+            (source / "loop").symlink_to(".")
+
+        good, num_examples = [], 0
+        for path, pixels in images.items():
+            caption = captions.get(posixpath.splitext(path)[0])
+            num_examples += not is_hidden(path)
+            if pixels and caption and not is_hidden(path):
+                good.append((path, pixels, caption))
+        used = {posixpath.splitext(path)[0] for path in images}
+        num_examples += sum(not is_hidden(path) and path not in used for path in captions)
+        check(f"folder:{source}", root, good, num_examples - len(good))
+
+
+def is_plain(stem):
+    """Return whether the name of a file without its ending is neither special nor another's ending."""
+    return (
+        is_usable(stem)
+        and "." not in stem
+        and stem.lower() not in ("metadata", "captions", "readme")
+    )
+
+
+def is_hidden(path):
+    return path.startswith((".hidden/", "__MACOSX/"))
+
+
+def write_file(path, content, target=None, is_link=False):
+    """Write a file, or a link to a file `target` with the content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_link:
+        target.write_bytes(content)
+        path.symlink_to(target)
+    else:
+        path.write_bytes(content)
+
+
+# Captions in a table are text or missing.
+TEXTS = st.one_of(
+    st.sampled_from([(None, None), ("old\rMac", "old Mac"), ("a, b; c\td|e", "a, b; c d|e")]),
+    CAPTIONS.filter(lambda pair: _is_text(pair[0])).map(lambda pair: (pair[0].decode(), pair[1])),
+)
+
+
+def _is_text(content):
+    try:
+        return "\0" not in content.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+TABLE_ROWS = st.lists(st.tuples(st.integers(0, 5), TEXTS), min_size=1, max_size=10)
+COLUMN_NAMES = st.sampled_from(
+    [("file_name", "text"), ("image", "caption"), ("Path", "PROMPT"), ("filename", " Text ")]
+)
+OTHER_COLUMNS = st.lists(
+    st.sampled_from(["id", "größe", "a.b", "0", "similarity"]), unique=True, max_size=3
+)
+
+
+@QUICK
+@given(
+    st.lists(st.tuples(NAMES, ENDINGS, IMAGES), min_size=1, max_size=4),
+    TABLE_ROWS,
+    COLUMN_NAMES,
+    OTHER_COLUMNS,
+    st.sampled_from(["csv", "csv", "tsv", "jsonl", "json", "parquet"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig"]),
+)
+def test_folders_with_a_table(
+    scratch, files, rows, columns, others, kind, quoting, line_end, encoding
+):
+    with scratch() as root:
+        source = root / "in"
+        source.mkdir()
+        images = []
+        for number, (stem, ending, image) in enumerate(files):
+            # The number keeps the names different in any spelling.
+            name = f"{number}{stem}.{ending}".replace("~", "")
+            if is_usable(name) and "\\" not in name and "%" not in name:
+                (source / name).write_bytes(image[0])
+                images.append((name, image[1]))
+        names = [name for name, _ in images] + ["gone.png"]
+        good, num_rejected, table, named = [], 0, [], set()
+        for index, (text, caption) in rows:
+            name = names[index % len(names)]
+            table.append({columns[0]: name, columns[1]: text} | dict.fromkeys(others, "1"))
+            named.add(name)
+            pixels = dict(images).get(name)
+            if pixels and caption:
+                good.append((name, pixels, caption))
+            else:
+                num_rejected += 1
+        num_rejected += sum(name not in named for name, _ in images)
+        write_table(source / f"metadata.{kind}", table, quoting, line_end, encoding)
+        check(f"folder:{source}", root, good, num_rejected)
+
+
+def write_table(path, rows, quoting, line_end, encoding):
+    """Write rows, which are dicts, with the library that is usual for the format."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, ensure_ascii=False), encoding)
+    elif path.suffix == ".jsonl":
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        path.write_bytes(line_end.join(lines).encode(encoding))
+    else:
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        with open(path, "w", encoding=encoding, newline="") as file:
+            writer = csv.DictWriter(
+                file, list(rows[0]), quoting=quoting, lineterminator=line_end, delimiter=delimiter
+            )
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@QUICK
+@given(
+    st.lists(st.tuples(st.none() | IMAGES, TEXTS, st.integers(0, 3)), min_size=1, max_size=10),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 10),
+)
+def test_parquet_files(scratch, rows, has_keys, is_struct, group_size):
+    import pyarrow
+    import pyarrow.parquet
+
+    with scratch() as root:
+        table, good, num_rejected = [], [], 0
+        for index, (image, (text, caption), key) in enumerate(rows):
+            content, pixels = image or (None, None)
+            cell = {"bytes": content, "path": "x.png"} if is_struct else content
+            table.append({"image": cell, "text": text} | ({"key": str(key)} if has_keys else {}))
+            group, row = divmod(index, group_size)
+            name = str(key) if has_keys else f"a-{group:04d}-{row:06d}"
+            if pixels and caption:
+                good.append((name, pixels, caption))
+            else:
+                num_rejected += 1
+        schema = pyarrow.Table.from_pylist(
+            [{"image": {"bytes": b"", "path": ""} if is_struct else b"", "text": "", "key": ""}]
+        ).schema
+        if not has_keys:
+            schema = schema.remove(2)
+        path = root / "a.parquet"
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(table, schema), path, row_group_size=group_size
+        )
+        check(f"parquet:{path}", root, good, num_rejected)
+
+
+@QUICK
+@given(
+    st.lists(st.tuples(NAMES, ENDINGS, st.none() | IMAGES, st.none() | CAPTIONS), max_size=8),
+    st.lists(st.sampled_from(["._x.png", ".DS_Store", "__MACOSX/._a.txt"]), max_size=2),
+    st.sampled_from(["txt", "TXT", "json"]),
+    st.sampled_from(["w", "w:gz"]),
+    st.integers(0, 3),
+)
+def test_tars(scratch, files, clutter, caption_ending, mode, order):
+    with scratch() as root:
+        members, good, num_rejected = [], [], 0
+        for number, (stem, ending, image, caption) in enumerate(files):
+            name = f"{number}{stem}".replace("~", "").replace("/", "").strip(".")
+            if not is_usable(name) or (not image and not caption):
+                continue
+            content, text = caption or (None, None)
+            if caption and caption_ending == "json":
+                if not _is_text(content):
+                    continue
+                content = json.dumps({"caption": content.decode()}).encode()
+            if image:
+                members.append((f"{name}.{ending}", image[0]))
+            if caption:
+                members.append((f"{name}.{caption_ending}", content))
+            if image and image[1] and text:
+                good.append((f"a/{name}", image[1], text))
+            else:
+                num_rejected += 1
+        members += [(name, b"x") for name in clutter]
+        if order == 3:  # all images first
+            members.sort(key=lambda member: member[0].lower().endswith(("txt", "json")))
+        elif order:
+            members.sort(reverse=order == 2)
+        with tarfile.open(root / "a.tar", mode) as tar:
+            for name, content in members:
+                add_member(tar, name, content)
+        check(f"webdataset:{root}/a.tar", root, good, num_rejected)
+
+
+def test_number_of_workers_does_not_change_messy_data(scratch):
+    """Keys repeat within and between the units, which are tars."""
+    with scratch() as root:
+        random = np.random.default_rng(0)
+        num_members = 0
+        for number in range(4):
+            (root / "in" / str(number)).mkdir(parents=True)
+            with tarfile.open(root / "in" / str(number) / "a.tar", "w") as tar:
+                for index in range(12):
+                    seed = int(random.integers(9))
+                    content = encode_png(make_pixels(seed))[: random.integers(60, 160)]
+                    add_member(tar, f"{index % 5}.png", content)
+                    add_member(tar, f"{index % 5}.txt", f"caption {random.integers(3)}".encode())
+                    num_members += 1
+        source = f"webdataset:{root}/in/*/*.tar".replace("[v2]", "[[]v2]")
+        kept, outcomes, contents = run_prepare(source, root / "one" / "data")
+        assert sum(outcomes.values()) == num_members and len(kept) > 10
+        assert run_prepare(source, root / "two" / "data", workers=2)[2] == contents
