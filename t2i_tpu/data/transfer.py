@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import gcs, listing, paths
+from t2i_tpu.storage import gcs, gcs_client, listing, paths
 
 # A function that copies the file with a given name if necessary. It returns the size of the file in
 # bytes and whether the file was already in the target.
@@ -118,7 +118,8 @@ class _Remote:
                 "copying needs google-cloud-storage, which the extra gcs installs: "
                 'pip install -e ".[gcs]"'
             ) from error
-        self.bucket_name, self.prefix = listing.split_address(address)
+        self.bucket_name, path = gcs_client.split_address(address)
+        self.prefix = f"{path}/" if path else ""
         self.options = {"retry": DEFAULT_RETRY}
         with self.translate_gcs_errors():
             self.bucket = storage.Client().bucket(self.bucket_name)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from t2i_tpu.errors import get_first_line
-from t2i_tpu.storage import gcs, paths
+from t2i_tpu.storage import gcs, gcs_client, paths
 
 _BLOCK_BYTES = 1 << 22
+_FIRST_BLOCK_BYTES = 1 << 18
 _LOCAL_REMEDIES = {
     "Permission denied": "get permission to write there, or use another folder",
     "Read-only file system": "use another folder",
@@ -105,6 +106,35 @@ def measure(path: str) -> tuple[int, str]:
             num_bytes += len(block)
             digest.update(block)
     return num_bytes, digest.hexdigest()
+
+
+def read_blocks(path: str, num_bytes: int) -> Iterator[bytes]:
+    """Yield the content of a file in blocks. The first block is small, and later ones are larger.
+
+    So, a reader that needs only the beginning of a file on gs:// does not download all of it.
+
+    Args:
+      path: path of the file.
+      num_bytes: number of bytes to read, if the file has as many.
+
+    Raises:
+      tf.errors.OpError: the file cannot be read.
+    """
+    bucket, name = gcs_client.open_bucket(path), gcs_client.split_address(path)[1]
+    position, block_bytes = 0, _FIRST_BLOCK_BYTES
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while position < num_bytes:
+            size, block = min(block_bytes, num_bytes - position), None
+            if bucket:
+                block = gcs_client.read_range(bucket, name, position, size)
+            if block is None:
+                file.seek(position)
+                block = file.read(size)
+            if not block:
+                return
+            yield block
+            position += len(block)
+            block_bytes = min(2 * block_bytes, _BLOCK_BYTES)
 
 
 def explain_error(path: str, error: tf.errors.OpError) -> str:

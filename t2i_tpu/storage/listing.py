@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from t2i_tpu.storage import paths
+from t2i_tpu.storage import gcs_client, paths
 
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket
@@ -117,11 +117,6 @@ def list_bucket(bucket: "Bucket", prefix: str, recursive: bool) -> dict[str, Fil
     }
 
 
-def split_address(address: str) -> tuple[str, str]:
-    """Return the bucket's name and the prefix, which is "" or ends in "/", of gs://BUCKET/PATH."""
-    bucket, _, path = address.removeprefix("gs://").partition("/")
-    path = path.rstrip("/")
-    return bucket, f"{path}/" if path else ""
 
 
 def _iter_local(folder: str, recursive: bool, prefix: str = "") -> Iterator[tuple[str, FileInfo]]:
@@ -145,24 +140,14 @@ def _iter_local(folder: str, recursive: bool, prefix: str = "") -> Iterator[tupl
 
 
 def _list_with_google(folder: str, recursive: bool = False) -> dict[str, FileInfo] | None:
-    """List a folder on gs:// with google-cloud-storage.
-
-    Returns:
-      The files, or None if the library is not installed or is denied access. TensorFlow's client may
-      still have access, for example to a public bucket without credentials.
-    """
-    if not folder.startswith("gs://"):
+    """List a folder on gs:// with google-cloud-storage, or return None if that is not possible."""
+    bucket = gcs_client.open_bucket(folder)
+    if not bucket:
         return None
+    path = gcs_client.split_address(folder)[1]
     try:
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
-        from google.cloud import storage
-    except ImportError:
-        return None
-    name, prefix = split_address(folder)
-    try:
-        return list_bucket(storage.Client().bucket(name), prefix, recursive)
-    except (GoogleAPIError, GoogleAuthError, OSError):  # OSError: no project is set
+        return list_bucket(bucket, f"{path}/" if path else "", recursive)
+    except gcs_client.get_errors():
         return None
 
 
