@@ -6,13 +6,13 @@ skips shards without opening them.
 
 import dataclasses
 import posixpath
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.data import shard_file
 from t2i_tpu.data.conditions import Conditioning, get_conditioning
+from t2i_tpu.data.first_examples import FirstExamples
 from t2i_tpu.data.manifest import Manifest, Shard, read_manifest
 from t2i_tpu.data.order import StreamOrder, check_batch_divides
 from t2i_tpu.data.pipeline import disable_autotuning
@@ -122,44 +122,37 @@ class Dataset:
         Args:
           split: the name of the split.
           count: the maximum number of examples to return.
-          captions: captions whose examples come first.
+          captions: captions whose examples come first; see `FirstExamples.read`.
 
         Returns:
           A dict for each example: caption and key, str; image, uint8 [H, W, C]; and condition.
 
         Raises:
-          UserError: there is no such split, or a caption is not in it.
+          UserError: there is no such split, or a caption was not found.
         """
-        wanted, others = {}, []
-        for serialized in self._read_in_written_order(split):
-            if len(others) >= count and len(wanted) == len(captions):
-                break
-            # Parse only the caption at first: decoding images takes longest, and most are not needed.
-            head = parse_records(serialized[None], self.manifest, ("caption",))
-            caption = head["caption"][0].numpy().decode()
-            if caption in captions:
-                if caption not in wanted:
-                    wanted[caption] = self._parse_example(serialized, caption)
-            elif len(others) < count:
-                others.append(self._parse_example(serialized, caption))
-        missing = [caption for caption in captions if caption not in wanted]
-        if missing:
-            raise UserError(
-                f"config.preview.captions: the {split} split of {self.folder} has no {missing[0]!r}"
-            )
-        return ([wanted[caption] for caption in captions] + others)[:count]
+        first = FirstExamples(self.folder, self.manifest, split, self.on_damage)
+        serialized = first.read(count, captions)
+        examples = []
+        for start in range(0, len(serialized), _PARSE_BATCH_SIZE):
+            examples += self._parse_examples(serialized[start : start + _PARSE_BATCH_SIZE])
+        return examples
 
-    def _parse_example(self, serialized: tf.Tensor, caption: str) -> dict[str, object]:
-        """Return a serialized example in the form that `examples` returns."""
-        names = ("key", "image", *self._conditioning.features)
-        features = parse_records(serialized[None], self.manifest, names)
+    def _parse_examples(self, serialized: list[bytes]) -> list[dict[str, object]]:
+        """Return serialized examples in the form that `examples` returns."""
+        names = ("key", "caption", "image", *self._conditioning.features)
+        features = parse_records(tf.constant(serialized), self.manifest, names)
         condition = self._conditioning.from_features(features)
-        return {
-            "caption": caption,
-            "key": features["key"][0].numpy().decode(),
-            "image": self._reduce(features["image"])[0].numpy(),
-            "condition": {name: values[0].numpy() for name, values in condition.items()},
-        }
+        texts = zip(features["key"].numpy(), features["caption"].numpy(), strict=True)
+        images = self._reduce(features["image"]).numpy()
+        return [
+            {
+                "caption": caption.decode(),
+                "key": key.decode(),
+                "image": images[index],
+                "condition": {name: values[index].numpy() for name, values in condition.items()},
+            }
+            for index, (key, caption) in enumerate(texts)
+        ]
 
     def _reduce(self, images: tf.Tensor) -> tf.Tensor:
         """Downscale images to `image_size` by the rounded mean of each block of pixels."""
@@ -223,28 +216,6 @@ class Dataset:
             "image": self._reduce(features["image"]),
             "condition": self._conditioning.from_features(features),
         }
-
-    def _read_in_written_order(self, split: str) -> Iterator[tf.Tensor]:
-        """Yield the serialized records of a split, one from each stream in turn."""
-        readers = [self._read_serially(shards) for shards in self.manifest.streams(split)]
-        while readers:
-            for reader in list(readers):
-                record = next(reader, None)
-                if record is None:
-                    readers.remove(reader)
-                else:
-                    yield record
-
-    def _read_serially(self, shards: tuple[Shard, ...]) -> Iterator[tf.Tensor]:
-        """Yield the serialized records of a stream; `on_damage` applies to damaged ones."""
-        for shard in shards:
-            path, count = posixpath.join(self.folder, shard.file), 0
-            try:
-                for record in disable_autotuning(tf.data.TFRecordDataset(path)):
-                    yield record
-                    count += 1
-            except tf.errors.DataLossError:
-                yield from shard_file.read_shard(path, shard.num_examples, self.on_damage)[count:]
 
 
 def _interleave(blocks: tuple[dict, ...], slots: tf.Tensor) -> dict[str, object]:

@@ -88,6 +88,10 @@ class StoredRecord:
         return _mask(_compute_crc32c(self.data)) == self.checksum
 
 
+# Stands for a record that cannot be found. Its checksum does not match.
+HIDDEN = StoredRecord(b"", 0)
+
+
 def iter_records(path: str, num_bytes: int) -> Iterator[StoredRecord]:
     """Yield the records of a shard, without checking their data.
 
