@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 import signal
+import traceback
 import uuid
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -14,11 +15,12 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.python.data.ops import iterator_ops, multi_device_iterator_ops
 
 from t2i_tpu import installed
 from tests import tiny
 from tests.gcs import harness
-from tests.launch.launcher import open_launcher
+from tests.launch.launcher import ROOT, open_launcher
 
 # A background job of a shell ignores Ctrl-C, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -50,6 +52,31 @@ def fashion_mnist_idx() -> pathlib.Path:
             "or set T2I_TPU_FASHION_MNIST to a folder of the four idx .gz files"
         )
     return FASHION_MNIST
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forbid_autotuning():
+    """Fail a test in which the package starts an autotuning thread; see data/pipeline.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (
+            iterator_ops.OwnedIterator,
+            multi_device_iterator_ops.OwnedMultiDeviceIterator,
+        ):
+            patch.setattr(kind, "__init__", _check_autotuning(kind.__init__))
+        yield
+
+
+def _check_autotuning(create):
+    """Wrap the constructor of an iterator. Code outside the package may use autotuning."""
+
+    def create_checked(self, dataset=None, *arguments, **options):
+        if dataset is not None and dataset.options().autotune.enabled is not False:
+            files = [frame.filename for frame in traceback.extract_stack(limit=40)]
+            package = [file for file in files if file.startswith(str(ROOT / "t2i_tpu"))]
+            assert not package, f"{package[-1]} starts an autotuning thread: see data/pipeline.py"
+        create(self, dataset, *arguments, **options)
+
+    return create_checked
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from tensorflow.python.framework import kernels
 from t2i_tpu.config import Config
 from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.data.pipeline import disable_autotuning, make_distributed_iterator
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.trainer import build_trainer
@@ -72,7 +73,7 @@ def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPU
         # A data set must be created on the host that reads it.
         return make_zero_dataset(config, manifest, trainer.replica_batch_size).repeat()
 
-    iterator = iter(strategy.distribute_datasets_from_function(make_host_dataset))
+    iterator = make_distributed_iterator(strategy, make_host_dataset)
     loop = trainer.device_loop.get_concrete_function(iterator, tf.constant(1)).graph
     sampler = trainer.generator.trace()
 
@@ -177,13 +178,14 @@ def make_zero_dataset(config: Config, manifest: Manifest, batch_size: int) -> tf
     """Return a data set with a single batch for one replica, all zeros."""
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     size = config.data.image_size
-    return tf.data.Dataset.from_tensors(
+    batch = tf.data.Dataset.from_tensors(
         {
             "image": tf.zeros([batch_size, size, size, manifest.channels], tf.uint8),
             "condition": spec.null(batch_size),
             "slot": tf.zeros([batch_size], tf.int32),
         }
     )
+    return disable_autotuning(batch)
 
 
 def _find_op_problems(operation: tf.Operation, compilable: frozenset[str]) -> list[str]:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from t2i_tpu.config import Config
 from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.data.reader import Dataset
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.sample.generator import Generator
@@ -50,7 +51,7 @@ class Trainer:
             host, num_hosts = context.input_pipeline_id, context.num_input_pipelines
             return self.read_host_batches(dataset, start_step, host, num_hosts)
 
-        return iter(self.strategy.distribute_datasets_from_function(read))
+        return make_distributed_iterator(self.strategy, read)
 
     def read_host_batches(
         self, dataset: Dataset, start_step: int, host: int, num_hosts: int

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.data.manifest import read_manifest
+from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.records import Record, parse_records
 
 
@@ -38,7 +39,7 @@ def read_shards():
         ]
         examples = tf.data.TFRecordDataset(files).batch(1)
         examples = examples.map(lambda batch: parse_records(batch, manifest)).unbatch()
-        return list(examples.as_numpy_iterator())
+        return list(disable_autotuning(examples).as_numpy_iterator())
 
     return read
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from t2i_tpu import text
 from t2i_tpu.data.manifest import read_manifest
+from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.records import parse_records
 from tools.build_embedded import captions, splits, texts, vocabulary
 
@@ -37,7 +38,8 @@ def examples(manifest):
             for shard in stream
         ]
         batches = tf.data.TFRecordDataset(files).batch(100)
-        parsed = list(batches.map(lambda batch: parse_records(batch, manifest)).as_numpy_iterator())
+        parsed = batches.map(lambda batch: parse_records(batch, manifest))
+        parsed = list(disable_autotuning(parsed).as_numpy_iterator())
         return {name: np.concatenate([batch[name] for batch in parsed]) for name in parsed[0]}
 
     return {split: read_columns(split) for split in manifest.splits}

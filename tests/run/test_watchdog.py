@@ -6,6 +6,7 @@ import time
 import pytest
 import tensorflow as tf
 
+from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.run.watchdog import Watchdog
 from t2i_tpu.train.step import make_device_loop
 from tests import tiny
@@ -66,7 +67,7 @@ def test_device_loop_shows_that_it_waits_for_input(squares):
     def make_batches(_):
         return run.dataset.batches(0, 8, 8).enumerate().map(delay)
 
-    iterator = iter(run.strategy.distribute_datasets_from_function(make_batches))
+    iterator = make_distributed_iterator(run.strategy, make_batches)
     loop = make_device_loop(run.strategy, run.trainer.replica_step, waiting)
     training = threading.Thread(target=lambda: loop(iterator, tf.constant(4)), daemon=True)
     training.start()

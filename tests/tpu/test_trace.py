@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.data.manifest import read_manifest
+from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.tpu import trace
 from t2i_tpu.tpu.stand_in import make_stand_in_strategy
 from t2i_tpu.train.state import TrainState
@@ -60,7 +61,7 @@ def make_faulty_loop(squares, strategy, fault):
 
     loop = make_device_loop(strategy, faulty_step, tf.Variable(False, trainable=False))
     batches = trace.make_zero_dataset(config, manifest, 2).repeat()
-    iterator = iter(strategy.distribute_datasets_from_function(lambda _: batches))
+    iterator = make_distributed_iterator(strategy, lambda _: batches)
     graph = loop.get_concrete_function(iterator, tf.constant(1)).graph
     return graph, [weight.shape for weight in state.weights]
 
@@ -139,6 +140,7 @@ strategy = make_stand_in_strategy(num_replicas, num_hosts)
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.data.manifest import read_manifest
+from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.tpu import trace
 from tests import tiny
@@ -155,7 +157,7 @@ def read(context):
     hosts.append([context.input_pipeline_id, context.num_input_pipelines])
     return dataset.batches(0, config.train.global_batch_size, 2, 0, *hosts[-1])
 
-batch = next(iter(strategy.distribute_datasets_from_function(read)))
+batch = next(make_distributed_iterator(strategy, read))
 slots = [value.numpy().tolist() for value in strategy.experimental_local_results(batch["slot"])]
 print(json.dumps([sorted(hosts), slots]))
 """

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.diffusion.path import PATHS
 from t2i_tpu.run.checkpoint import Checkpointer
@@ -118,7 +119,7 @@ def iter_examples(config, strategy, start, count):
         host, num_hosts = context.input_pipeline_id, context.num_input_pipelines
         return dataset.batches(config.seed, size, share, start, host, num_hosts)
 
-    iterator = iter(strategy.distribute_datasets_from_function(batches))
+    iterator = make_distributed_iterator(strategy, batches)
     for step in range(start, start + count):
         step = tf.constant(step, tf.int64)
 

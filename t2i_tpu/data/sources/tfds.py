@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import logging
 
+from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources.source import Item, Unit, split_rows
 from t2i_tpu.errors import UserError, get_first_line
@@ -75,7 +76,7 @@ def read_tfds(
         shuffle_files=False,
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
-    for index, example in enumerate(tfds.as_numpy(examples), start):
+    for index, example in enumerate(tfds.as_numpy(disable_autotuning(examples)), start):
         label = int(example["label"])
         if label < 0:
             raise UserError(
