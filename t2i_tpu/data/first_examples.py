@@ -26,6 +26,7 @@ class FirstExamples:
     def __init__(self, folder: str, manifest: Manifest, split: str, on_damage: str):
         self.folder, self.split, self.on_damage = folder, split, on_damage
         self.streams = manifest.streams(split)
+        self._repaired = {}
 
     def read(self, count: int, captions: Sequence[str] = ()) -> list[bytes]:
         """Return the first serialized examples with the given captions, and then other first examples.
@@ -41,9 +42,10 @@ class FirstExamples:
         # A search for captions ends at some point. Without captions, the count limits what is read.
         limit = max(count, MAX_SEARCHED) if captions else None
         found, others, seen = {}, [], {}
-        for shard, index, record in itertools.islice(self._iter_records(), limit):
-            missing = set(captions) - found.keys()
-            if not missing and len(found) + len(others) >= count:
+        missing, records = set(captions), itertools.islice(self._iter_records(), limit)
+        while missing or len(found) + len(others) < count:
+            shard, index, record = next(records, (None, 0, None))
+            if not shard:
                 break
             caption = _read_caption(record.data) if captions else None
             seen[caption] = None
@@ -52,6 +54,7 @@ class FirstExamples:
                 caption = _read_caption(data) if captions else None
                 if caption in missing:
                     found[caption] = data
+                    missing.remove(caption)
                 else:
                     others.append(data)
         for caption in captions:
@@ -81,15 +84,20 @@ class FirstExamples:
         """Return the data of a record, or what replaces it if it is damaged."""
         if record.is_intact():
             return record.data
-        records = shard_file.read_shard(self._get_path(shard), shard.num_examples, self.on_damage)
-        return records[index].numpy()
+        if shard.file not in self._repaired:
+            self._repaired[shard.file] = shard_file.read_shard(
+                self._get_path(shard), shard.num_examples, self.on_damage
+            )
+        return self._repaired[shard.file][index].numpy()
 
     def _get_path(self, shard: Shard) -> str:
         return posixpath.join(self.folder, shard.file)
 
     def _make_error(self, caption: str, seen: list[str]) -> UserError:
+        num_examples = sum(shard.num_examples for stream in self.streams for shard in stream)
+        num_searched = min(MAX_SEARCHED, num_examples)
         return UserError(
-            f"config.preview.captions: none of the first {MAX_SEARCHED} {self.split} examples of "
+            f"config.preview.captions: none of the first {num_searched} {self.split} examples of "
             f"{self.folder} has the caption {caption!r}{suggest(caption, seen)}; choose captions of "
             f"these examples, such as {', '.join(map(repr, seen[:2]))}, or show the first examples "
             "with --config.preview.captions='()'"

@@ -117,8 +117,6 @@ def list_bucket(bucket: "Bucket", prefix: str, recursive: bool) -> dict[str, Fil
     }
 
 
-
-
 def _iter_local(folder: str, recursive: bool, prefix: str = "") -> Iterator[tuple[str, FileInfo]]:
     """Yield the name and the info of each file of a local folder. Links are followed to files only."""
     try:

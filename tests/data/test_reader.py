@@ -1,11 +1,14 @@
 """Compares the order of examples with its formula, for several numbers of hosts and start steps."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from t2i_tpu.data import first_examples
 from t2i_tpu.data.manifest import EmbeddingContract, SequenceContract, TokenContract
 from t2i_tpu.data.order import check_batch_divides
-from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError
@@ -233,3 +236,41 @@ def test_batches_and_hosts_must_divide_evenly(folder):
         open_dataset(folder, "label", 4).batches(0, 10, 5)
     with pytest.raises(UserError, match="3 hosts cannot share 4 streams"):
         open_dataset(folder, "label", 4).batches(0, 12, 4, num_hosts=3)
+
+
+@pytest.fixture
+def class_folder(tmp_path):
+    """A data set whose manifest lists 9,000 shards of which only the first of each stream exist.
+
+    Its 36,000 captions are the names of two classes.
+    """
+    image = np.zeros((4, 4, 3), np.uint8)
+    records = [Record(f"k{i}", image, ["shirt", "bag"][i % 4 == 1], i % 2) for i in range(16)]
+    manifest = write_dataset(
+        str(tmp_path), {"train": records}, name="c", num_streams=STREAMS, label_names=["a", "b"]
+    )
+    streams = tuple(
+        (*stream, *(dataclasses.replace(stream[0], file=f"none-{i}") for i in range(2250)))
+        for stream in manifest.streams("train")
+    )
+    return Dataset(
+        str(tmp_path), dataclasses.replace(manifest, splits={"train": streams}), "label", 4
+    )
+
+
+def test_examples_stop_at_the_last_one_needed(class_folder):
+    """Reading on would fail, because the other shards do not exist."""
+    examples = class_folder.examples("train", 12, ("bag", "shirt"))
+    keys = [example["key"] for example in examples]
+    assert keys == ["k1", "k0", *(f"k{index}" for index in range(2, 12))]
+    assert [example["caption"] for example in examples[:2]] == ["bag", "shirt"]
+    assert len(class_folder.examples("train", 16)) == 16
+
+
+def test_captions_are_looked_for_in_the_first_examples(class_folder, monkeypatch):
+    monkeypatch.setattr(first_examples, "MAX_SEARCHED", 16)
+    with pytest.raises(UserError) as error:
+        class_folder.examples("train", 2, ("shirt", "shirts"))
+    message = str(error.value)
+    assert "config.preview.captions: none of the first 16 train examples" in message
+    assert "'shirts'; did you mean 'shirt'?" in message and "captions='()'" in message
