@@ -38,6 +38,34 @@ def test_labels_file_names_the_labels(tmp_path, write_idx):
         read_idx(tmp_path, "train")
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"a\n\nc\n", "line 2 is empty"), (b"a\n\xe9\n", "line 2 is not UTF-8")],
+)
+def test_labels_file_must_name_every_label(tmp_path, write_idx, content, problem):
+    write_idx(tmp_path)
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"labels.txt: {problem}"):
+        read_idx(tmp_path, "train")
+
+
+def test_labels_file_of_a_windows_editor(tmp_path):
+    (tmp_path / "labels.txt").write_bytes("\ufeffKäfer\r\ndog\r\n\r\n".encode())
+    assert read_label_names(str(tmp_path)) == ("Käfer", "dog")
+
+
+def test_names_and_compression_may_be_those_of_other_downloads(tmp_path, write_idx):
+    """Browsers decompress files but keep their names, and some archives have a dot before idx."""
+    write_idx(tmp_path)
+    expected = compute_fingerprint(tmp_path)
+    for path in sorted(tmp_path.iterdir()):
+        content = gzip.decompress(path.read_bytes())
+        path.unlink()
+        name = path.name if "images" in path.name else path.stem.replace("-idx", ".idx")
+        (tmp_path / name).write_bytes(content)
+    assert compute_fingerprint(tmp_path) == expected
+
+
 def test_fingerprint_depends_on_the_content_only(tmp_path, write_idx):
     write_idx(tmp_path / "a")
     write_idx(tmp_path / "b", gzipped=False)
@@ -56,7 +84,8 @@ DAMAGES = {
     "empty": (lambda content: b"", "is empty"),
     "empty inside": (apply_inside_gzip(lambda content: b""), "is empty"),
     "cut gzip": (lambda content: content[: len(content) // 2], "cannot read"),
-    "not gzip": (lambda content: b"<html>404</html>", "cannot read"),
+    "not gzip": (lambda content: b"<html>404</html>", "not an idx file .*3c68746d"),
+    "more after gzip": (lambda content: content + b"more", "cannot read"),
     "corrupt gzip": (lambda content: content[:200] + b"\0" * 50 + content[250:], "cannot read"),
     "cut data": (apply_inside_gzip(lambda content: content[:-1]), r"has \d+ bytes of data"),
     "long data": (apply_inside_gzip(lambda content: content + b"x"), r"has \d+ bytes of data"),

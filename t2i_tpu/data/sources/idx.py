@@ -3,6 +3,7 @@
 import functools
 import gzip
 import hashlib
+import math
 import os
 import struct
 import zlib
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources.source import Item, Unit, split_rows
+from t2i_tpu.data.sources.text_lines import read_lines
 from t2i_tpu.errors import UserError, get_first_line
 
 _PREFIXES = {"train": "train", "heldout": "t10k"}
@@ -110,12 +112,25 @@ def read_label_names(folder: str) -> tuple[str, ...]:
     """
     path = os.path.join(folder, _LABELS_FILE)
     if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            return tuple(line.strip() for line in file if line.strip())
+        return _read_names(path)
     path = _find(folder, "train-labels-idx1-ubyte")
     if hashlib.sha256(_read_bytes(path)).hexdigest() == _FASHION_MNIST_TRAIN_LABELS_SHA256:
         return _FASHION_MNIST_NAMES
     return tuple(str(label) for label in range(_read_array(path, ndim=1).max() + 1))
+
+
+def _read_names(path: str) -> tuple[str, ...]:
+    """Return the lines of a file. Raises UserError if one of them is not a name."""
+    names = [line.strip() for line in read_lines(path)]
+    while names and not names[-1]:
+        names.pop()
+    for number, name in enumerate(names, 1):
+        if not name or name.encode("utf-8", "replace").decode() != name:
+            raise UserError(
+                f"{path}: line {number} is {'not UTF-8' if name else 'empty'}; list a name for each "
+                "label, one per line"
+            )
+    return tuple(names)
 
 
 def compute_fingerprint(folder: str) -> str:
@@ -129,9 +144,10 @@ def compute_fingerprint(folder: str) -> str:
 
 def _find(folder: str, stem: str) -> str:
     """Return the path of a file, gzipped or not. Raises UserError if it does not exist."""
-    for path in (os.path.join(folder, stem), os.path.join(folder, f"{stem}.gz")):
-        if tf.io.gfile.exists(path):
-            return path
+    for name in (stem, stem.replace("-idx", ".idx")):
+        for path in (os.path.join(folder, name), os.path.join(folder, f"{name}.gz")):
+            if tf.io.gfile.exists(path):
+                return path
     raise UserError(
         f"idx folder {folder!r} has no {stem}.gz or {stem}; it must contain the images and labels "
         "of both splits, train- and t10k-"
@@ -148,7 +164,7 @@ def _read_array(path: str, ndim: int) -> np.ndarray:
         )
     header = 4 + 4 * ndim
     shape = struct.unpack(f">{ndim}I", content[4:header]) if len(content) >= header else (0,)
-    actual, expected = len(content) - header, int(np.prod(shape, dtype=np.uint64))
+    actual, expected = len(content) - header, math.prod(shape)
     if not expected:
         raise UserError(f"{path} has a cut header or no items; download the file again")
     if actual != expected:
@@ -160,11 +176,15 @@ def _read_array(path: str, ndim: int) -> np.ndarray:
 
 
 def _read_bytes(path: str) -> bytes:
-    """Read a file, and decompress it if it is gzipped. Raises UserError if it is empty or damaged."""
+    """Read a file, and decompress it if it is gzipped, whatever its name is.
+
+    Raises:
+      UserError: the file is empty or damaged.
+    """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             content = file.read()
-        if path.endswith(".gz") and content:
+        if content.startswith(b"\x1f\x8b"):
             content = gzip.decompress(content)
     except (tf.errors.OpError, OSError, EOFError, zlib.error) as error:
         raise UserError(
