@@ -99,8 +99,8 @@ class FolderSurvey:
         if self.unusable_tables:
             return f"; {self.unusable_tables[0]}"
         if self.tables:
-            name = f"metadata.{get_ending(self.tables[0])}"
-            return f"; if {self.tables[0]} is the table of captions, rename it to {name}"
+            table, name = list_names(self.tables[:1]), f"metadata.{get_ending(self.tables[0])}"
+            return f"; if {table} is the table of captions, rename it to {name}"
         if sheets := sorted({"xlsx", "xls", "ods"} & self.endings.keys()):
             return f"; save {list_names([self.names[sheets[0]]])} as metadata.csv (CSV UTF-8)"
         unreadable = sorted(UNREADABLE_ENDINGS & self.endings.keys())

@@ -1,6 +1,7 @@
 """Walks through a folder and its subfolders, local or gs://, in an order that depends only on names."""
 
 import os
+import pathlib
 import posixpath
 from collections.abc import Callable, Iterator
 
@@ -27,7 +28,8 @@ def walk(
     Raises:
       OSError: `start` cannot be read.
     """
-    stack, is_remote = [(start, ())], paths.is_remote(root)
+    is_remote = paths.is_remote(root)
+    stack = [(start, () if is_remote else _identify_parents(posixpath.join(root, start)))]
     while stack:
         path, parents = stack.pop()
         try:
@@ -75,6 +77,11 @@ def _is_folder(entry: os.DirEntry) -> bool:
 def _leads_back(path: str, parents: tuple[tuple[int, int], ...]) -> bool:
     """Return whether a folder is a link to one of the folders that lead to it."""
     return os.path.islink(path) and _get_identity(path) in parents
+
+
+def _identify_parents(path: str) -> tuple[tuple[int, int], ...]:
+    """Return the identities of all folders that contain a folder."""
+    return tuple(map(_get_identity, pathlib.Path(os.path.realpath(path)).parents))
 
 
 def _get_identity(path: str) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def test_links_are_followed_without_going_round(tmp_path):
     write_files(tmp_path, {"in/a/0.png": None, "in/a/0.txt": "zero", "in/b/1.png": None,
                            "in/b/1.txt": "one", "out/2.png": None, "out/2.txt": "two"})  # fmt: skip
     folder = tmp_path / "in"
-    for link, target in {"self": ".", "a/up": "..", "a/b": "../b", "b/a": "../a", "loop": "loop",
+    for link, target in {"self": ".", "outside": "..", "a/up": "..", "a/b": "../b", "b/a": "../a", "loop": "loop",
                          "other": "../out", "3.png": "a/0.png", "3.txt": "a/0.txt"}.items():  # fmt: skip
         os.symlink(target, folder / link)
     captions = read_captions(folder)
