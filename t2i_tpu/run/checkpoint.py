@@ -28,6 +28,7 @@ class Checkpointer:
         trackables: dict[str, object],
         retention: Retention,
         check_owner: Callable[[], None] = lambda: None,
+        copy_logs: Callable[[], None] = lambda: None,
     ):
         """Create a checkpointer. Nothing is read or written yet.
 
@@ -38,7 +39,9 @@ class Checkpointer:
           retention: determines which checkpoints are kept.
           check_owner: a function that raises UserError if another process has taken over the
             workdir.
+          copy_logs: a function that is called in the background after each checkpoint.
         """
+        self.copy_logs = copy_logs
         self.workdir, self.trackables = workdir, trackables
         self.retention, self.check_owner = retention, check_owner
         self._copies, self._writer, self._failure = {}, None, None
@@ -74,7 +77,9 @@ class Checkpointer:
         self.wait()
         self._copy_variables()
         step = int(self._copies["step"].numpy())
-        self._writer = threading.Thread(target=self._write, args=(step, metrics or {}), daemon=True)
+        self._writer = threading.Thread(
+            target=self._write_all, args=(step, metrics or {}), daemon=True
+        )
         self._writer.start()
 
     def wait(self) -> None:
@@ -112,6 +117,10 @@ class Checkpointer:
         copies, variables = _iter_variables(self._copies), _iter_variables(self.trackables)
         for (_, copy), (_, variable) in zip(copies, variables, strict=True):
             copy.assign(variable.read_value())
+
+    def _write_all(self, step, metrics):
+        self._write(step, metrics)
+        self.copy_logs()
 
     def _write(self, step, metrics):
         """Write the copied variables as a checkpoint, and then remove expired checkpoints.

@@ -29,6 +29,7 @@ from t2i_tpu.run.watchdog import Watchdog
 from t2i_tpu.sample.pictures import save_picture
 from t2i_tpu.sample.preview import Preview
 from t2i_tpu.storage import access
+from t2i_tpu.train.event_files import EventFiles
 from t2i_tpu.train.metrics import MetricsLog
 from t2i_tpu.train.nonfinite import find_first_nonfinite
 from t2i_tpu.train.trainer import Trainer, build_trainer
@@ -137,20 +138,18 @@ class _Run:
         self.trainer, self.workdir, self.dataset = trainer, workdir, dataset
         self.preview, self.lock, self.is_chief = preview, lock, is_chief
         self.state = trainer.state
+        self.event_files = EventFiles(posixpath.join(workdir, "logs"), is_chief)
+        self.writer = self.event_files.writer
         train = trainer.config.train
         retention = checkpoint_store.Retention(
             train.keep_checkpoints, train.keep_every, train.keep_best
         )
         self.checkpointer = Checkpointer(
-            workdir, self.state.trackables(), retention, check_owner=lock.check
+            workdir, self.state.trackables(), retention, lock.check, self.event_files.copy
         )
         self.start = self.checkpointer.restore()
         self.rollbacks = Rollbacks(workdir)
         self.state.learning_rate_scale.assign(self.rollbacks.learning_rate_scale)
-        if is_chief:
-            self.writer = tf.summary.create_file_writer(posixpath.join(workdir, "logs"))
-        else:
-            self.writer = tf.summary.create_noop_writer()
 
     def execute(self, stop: Stop, watchdog: Watchdog, rolls_back: bool) -> int:
         """Train until all steps are done or the run is stopped; return the exit code."""
@@ -165,7 +164,7 @@ class _Run:
             dynamic_ncols=True,
         )
         iterator = self.trainer.make_iterator(self.dataset, step)
-        with contextlib.closing(self.checkpointer), progress:
+        with contextlib.closing(self.event_files), contextlib.closing(self.checkpointer), progress:
             while step < total and not reason:
                 # Run steps on the device.
                 count = self._count_steps(step)
@@ -293,6 +292,6 @@ class _Run:
             tf.summary.image("preview", np.asarray(picture)[None])
 
     def _save(self, log):
+        self.writer.flush()  # the checkpointer copies what was written
         if self.is_chief:
             self.checkpointer.save({"loss": log.latest["loss"]} if log.latest else {})
-        self.writer.flush()
