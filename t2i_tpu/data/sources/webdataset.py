@@ -4,11 +4,20 @@ An example is an image, a caption in .txt (or as "caption" in .json), and option
 see `tar_examples` for their names.
 """
 
+import collections
+import contextlib
+import posixpath
 from collections.abc import Iterator
+
+from absl import logging
 
 from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, name_files
 from t2i_tpu.data.sources.tar_examples import ExampleFinder
 from t2i_tpu.data.sources.tar_members import TarFault, read_members
+from t2i_tpu.errors import UserError
+
+_NUM_CHECKED = 3  # number of tars of which at least one should have an example
+_NUM_SHOWN = 8  # number of endings to name in an error
 
 
 class WebdatasetSource:
@@ -18,7 +27,9 @@ class WebdatasetSource:
         self.pattern = pattern
 
     def list_units(self) -> Iterator[Unit]:
-        for file, name in name_files(expand_pattern(self.pattern, "webdataset")).items():
+        names = name_files(expand_pattern(self.pattern, "webdataset"))
+        _check_first(list(names))
+        for file, name in names.items():
             yield {"file": file, "name": name}
 
     def list_files(self, unit: Unit) -> list[str]:
@@ -31,6 +42,40 @@ class WebdatasetSource:
 
     def read_label_names(self) -> None:
         return None
+
+
+def _check_first(paths: list[str]) -> None:
+    """Report now if the first tars have no example, because to read all of them may take days.
+
+    Raises:
+      UserError: there are no other tars.
+    """
+    endings = collections.Counter()
+    for path in paths[:_NUM_CHECKED]:
+        if _has_example(path, endings):
+            return
+    if not endings:
+        return  # the tars are empty or unreadable, which is counted when they are read
+    found = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(_NUM_SHOWN))
+    message = (
+        f"there is no image with a caption in {', '.join(paths[:_NUM_CHECKED])}, only files that end in "
+        f'{found}; each image needs a .txt, or a .json with "caption", of the same name'
+    )
+    if len(paths) <= _NUM_CHECKED:
+        raise UserError(message)
+    logging.warning("%s", message)
+
+
+def _has_example(path: str, endings: collections.Counter) -> bool:
+    """Return whether a tar has an example, and otherwise count the endings of its files."""
+    finder = ExampleFinder()
+    with contextlib.suppress(TarFault):
+        for member in read_members(path):
+            items = list(finder.add(member))
+            if finder.images or any(not item.problem for item in items):
+                return True
+            endings[posixpath.splitext(member.name)[1].lower() or "no ending"] += 1
+    return any(not item.problem for item in finder.close()) or bool(finder.images)
 
 
 def _read_items(path: str) -> Iterator[Item]:

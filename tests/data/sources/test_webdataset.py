@@ -1,6 +1,7 @@
 """Tests tars in the forms in which other programs write them: every example has one outcome."""
 
 import bz2
+import glob
 import gzip
 import json
 import lzma
@@ -12,7 +13,9 @@ import pytest
 
 from t2i_tpu.data.prepare.clean import clean_caption
 from t2i_tpu.data.prepare.rejected import Rejected
+from t2i_tpu.data.sources.source import name_files
 from t2i_tpu.data.sources.webdataset import WebdatasetSource
+from t2i_tpu.errors import UserError
 from tests.data.prepare.source_files import add_member
 
 
@@ -26,10 +29,9 @@ def write_tar(path, members, **options):
 
 def read_outcomes(pattern):
     """Return [(key, content of the image and caption, or the cause of the rejection)]."""
-    source = WebdatasetSource(str(pattern))
-    return [
-        (item.key, find_outcome(item)) for unit in source.list_units() for item in source.read(unit)
-    ]
+    source, names = WebdatasetSource(str(pattern)), name_files(sorted(glob.glob(str(pattern))))
+    units = ({"file": path, "name": name} for path, name in names.items())
+    return [(item.key, find_outcome(item)) for unit in units for item in source.read(unit)]
 
 
 def find_outcome(item):
@@ -282,3 +284,22 @@ def test_tar_of_the_system_is_read(tmp_path):
     subprocess.run(["tar", "-czf", archive, "--exclude=a.tgz", "."], cwd=tmp_path, check=True)
     outcomes = sorted(outcome for _, outcome in read_outcomes(archive))
     assert outcomes == sorted(outcome for _, outcome in expect(30))
+
+
+@pytest.mark.parametrize(
+    ("members", "found"),
+    [
+        ({"0.jpg": b"a", "0.cls": b"1", "1.jpg": b"a"}, r"\.jpg \(2\), \.cls \(1\)"),
+        ({"0.jpg": b"a", "0.json": b'{"similarity": 0.3}'}, r"\.jpg \(1\), \.json \(1\)"),
+        ({"0.txt": b"x", "README": b"x"}, r"\.txt \(1\), no ending \(1\)"),
+        ({"0.svg": b"a", "0.txt": b"x"}, r"\.svg \(1\)"),
+    ],
+)
+def test_tars_without_examples_are_reported_before_they_are_prepared(tmp_path, members, found):
+    write_tar(tmp_path / "0.tar", members.items())
+    source = WebdatasetSource(f"{tmp_path}/*.tar")
+    with pytest.raises(UserError, match=found):
+        list(source.list_units())
+    for index in range(1, 4):
+        write_tar(tmp_path / f"{index}.tar", members.items() if index < 3 else make_members(1))
+    assert len(list(source.list_units())) == 4  # because not all were checked
