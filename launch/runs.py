@@ -1,6 +1,8 @@
 """Manage the checkpoints of a run: python launch/runs.py runs/emoji32
 
-By default, lists each checkpoint with its loss, its size, whether it is intact, and its preview.
+By default, lists each checkpoint with its loss, its size, whether its files are there with their full
+sizes, and its preview.
+--verify also reads all files and compares them with their hashes.
 --compare=500,2000 writes the previews of two steps side by side into one picture.
 --prune removes all checkpoints except those that the --keep flags select.
 """
@@ -10,7 +12,7 @@ from t2i_tpu import interrupts  # noqa: F401
 # isort: split
 import posixpath
 import re
-import sys
+from concurrent import futures
 
 from absl import flags
 
@@ -18,6 +20,9 @@ from t2i_tpu import cli
 from t2i_tpu.errors import UserError
 from t2i_tpu.flag_values import check_ending
 
+VERIFY = flags.DEFINE_bool(
+    "verify", False, "Read all checkpoints and compare them with their hashes. This may take long."
+)
 COMPARE = flags.DEFINE_list("compare", None, "Two steps whose previews to put side by side.")
 OUTPUT = cli.define_path(
     "output", None, "PNG file that --compare writes. Default: compare_A_B.png."
@@ -56,13 +61,21 @@ def _list(workdir: str) -> None:
     from tqdm import tqdm
 
     from t2i_tpu.run import checkpoint_store
+    from t2i_tpu.storage import listing
 
-    # Show progress, because verifying a checkpoint reads all of it.
     steps = checkpoint_store.list_steps(workdir)
     previews = _find_previews(workdir)
+    listed = listing.list_files(checkpoint_store.get_folder(workdir))
+    sizes = {name: info.num_bytes for name, info in listed.items()}
     rows = [("step", "loss", "MB", "intact", "preview")]
-    for step in tqdm(steps[::-1], unit="checkpoint", disable=not sys.stderr.isatty(), leave=False):
-        rows.append((str(step), *_describe(workdir, step), previews.get(step, "-")))
+    # On gs://, reading an info file is a request. With --verify, one reads all of a checkpoint.
+    with futures.ThreadPoolExecutor(1 if VERIFY.value else 16) as pool:
+        described = pool.map(lambda step: _describe(workdir, step, sizes), steps[::-1])
+        progress = tqdm(
+            described, "reading", len(steps), unit=" checkpoints", disable=None, leave=False
+        )
+        for step, columns in zip(steps[::-1], progress, strict=True):
+            rows.append((str(step), *columns, previews.get(step, "-")))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -74,8 +87,14 @@ def _list(workdir: str) -> None:
         print("previews without a checkpoint:", _join(without_checkpoint))
 
 
-def _describe(workdir: str, step: int) -> tuple[str, str, str]:
-    """Return a checkpoint's loss, its size in MB, and whether it is intact, as text."""
+def _describe(workdir: str, step: int, sizes: dict[str, int]) -> tuple[str, str, str]:
+    """Return a checkpoint's loss, its size in MB, and whether it is intact, as text.
+
+    Args:
+      workdir: local or gs://.
+      step: the step of the checkpoint.
+      sizes: the size in bytes of each file in the folder of checkpoints.
+    """
     from t2i_tpu.run import checkpoint_store
 
     loss = size = "-"
@@ -84,10 +103,15 @@ def _describe(workdir: str, step: int) -> tuple[str, str, str]:
         size = f"{info.num_bytes / 1e6:.1f}"
         if "loss" in info.metrics:
             loss = f"{info.metrics['loss']:.4f}"
-        checkpoint_store.verify(workdir, step)
+        for name, (num_bytes, _) in info.files.items():
+            if sizes.get(name) != num_bytes:
+                problem = "has changed since it was written" if name in sizes else "is missing"
+                raise checkpoint_store.DamagedCheckpoint(f"{name} {problem}")
+        if VERIFY.value:
+            checkpoint_store.verify(workdir, step)
     except (checkpoint_store.DamagedCheckpoint, UserError) as error:
         return loss, size, f"no: {error}"
-    return loss, size, "yes"
+    return loss, size, "yes" if VERIFY.value else "full size"
 
 
 def _compare(workdir: str) -> None:

@@ -114,6 +114,16 @@ class Dataset:
         batches = batches.rebatch(per_replica_batch_size, drop_remainder=True).prefetch(4)
         return disable_autotuning(batches)
 
+    def list_shards_near(self, seed: int, global_batch_size: int, step: int) -> list[Shard]:
+        """Return the shards that training reads at a step, and the next two of each stream."""
+        streams, shards = self.manifest.streams("train"), []
+        for index, stream in enumerate(streams):
+            counts = np.array([shard.num_examples for shard in stream], np.int64)
+            order = StreamOrder(seed, index, counts, step * (global_batch_size // len(streams)))
+            visits = range(order.first_visit, order.first_visit + 3)
+            shards += [stream[int(order.shard_of(visit))] for visit in visits]
+        return shards
+
     def examples(
         self, split: str, count: int, captions: tuple[str, ...] = ()
     ) -> list[dict[str, object]]:

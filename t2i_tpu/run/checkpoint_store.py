@@ -268,7 +268,7 @@ def _read_loss(workdir: str, step: int) -> float:
     """Return the loss stored with a checkpoint, or infinity if it cannot be read."""
     try:
         return read_info(workdir, step).metrics.get("loss", math.inf)
-    except (DamagedCheckpoint, tf.errors.NotFoundError):
+    except (DamagedCheckpoint, UserError, tf.errors.NotFoundError):
         return math.inf
 
 

@@ -84,7 +84,9 @@ def train(
         lock = stack.enter_context(Lock(workdir) if is_chief else NoLock())
         stack.enter_context(hosts.translate_host_errors(strategy))
         trainer = build_trainer(config, strategy, dataset.manifest)
-        stack.enter_context(translate_data_errors(dataset, trainer.is_waiting_for_input))
+        stack.enter_context(
+            translate_data_errors(dataset, trainer.is_waiting_for_input, trainer.list_shards_in_use)
+        )
         run = _Run(trainer, workdir, dataset, preview, lock, is_chief)
         if is_chief:
             doctor.check_run(config, workdir, run.checkpointer.count_bytes())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from t2i_tpu.config import Config
-from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.data.manifest import Manifest, Shard
 from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.data.reader import Dataset
 from t2i_tpu.run import strategy as strategy_lib
@@ -65,6 +65,11 @@ class Trainer:
             host,
             num_hosts,
         )
+
+    def list_shards_in_use(self, dataset: Dataset) -> list[Shard]:
+        """Return the shards of a data set that the current step reads, or that are read ahead."""
+        step = int(self.state.step.numpy())
+        return dataset.list_shards_near(self.config.seed, self.config.train.global_batch_size, step)
 
     def is_waiting_for_input(self) -> bool:
         """Return whether the device loop is waiting for input."""

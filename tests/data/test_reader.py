@@ -238,6 +238,15 @@ def test_batches_and_hosts_must_divide_evenly(folder):
         open_dataset(folder, "label", 4).batches(0, 12, 4, num_hosts=3)
 
 
+@pytest.mark.parametrize("step", [0, 4, 9, 18])
+def test_shards_near_a_step_contain_its_examples(folder, step):
+    shards = open_dataset(folder, "label", 4).list_shards_near(SEED, BATCH, step)
+    (batch,) = make_global_batches(SEED, 1, first=step)
+    names = {f"train-{record % STREAMS:04d}-{record // STREAMS // SHARD:05d}" for record in batch}
+    assert names <= {shard.file.removesuffix(".tfrecord") for shard in shards}
+    assert len(shards) == 3 * STREAMS
+
+
 @pytest.fixture
 def class_folder(tmp_path):
     """A data set whose manifest lists 9,000 shards of which only the first of each stream exist.

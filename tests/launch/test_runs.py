@@ -49,10 +49,11 @@ def parse_table(result):
     return [re.split(r"\s{2,}", line) for line in result.stdout.splitlines()]
 
 
-def test_table_lists_every_checkpoint(finished, workdir, run, snapshot):
+@pytest.mark.parametrize(("flags", "intact_word"), [([], "full size"), (["--verify"], "yes")])
+def test_table_lists_every_checkpoint(finished, workdir, run, snapshot, flags, intact_word):
     damage(workdir, 6)
     before = snapshot(workdir)
-    title, *rows = parse_table(run("runs.py", [workdir]))
+    title, *rows = parse_table(run("runs.py", [workdir, *flags]))
     assert title == ["step", "loss", "MB", "intact", "preview"]
     for row, expected_step in zip(rows[:5], (2, 4, 6, 8, 10), strict=True):
         step, loss, megabytes, intact, preview = row
@@ -62,10 +63,21 @@ def test_table_lists_every_checkpoint(finished, workdir, run, snapshot):
         else:
             files = workdir.glob(f"checkpoints/step-{step}.[id]*")
             size = sum(path.stat().st_size for path in files)
-            assert intact == "yes" and abs(float(megabytes) - size / 1e6) < 0.06
+            assert intact == intact_word and abs(float(megabytes) - size / 1e6) < 0.06
         assert preview == (f"{workdir}/previews/step_00000010.png" if step == "10" else "-")
     assert rows[5:] == [["previews without a checkpoint: 5"]]
     assert snapshot(workdir) == before
+
+
+def test_only_verify_finds_changed_content(workdir, run):
+    path = next(workdir.glob("checkpoints/step-8.data-*"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for flags, intact in (([], "full size"), (["--verify"], f"no: {path.name} has changed")):
+        rows = parse_table(run("runs.py", [workdir, *flags]))
+        (row,) = [row for row in rows if row[0] == "8"]
+        assert row[3].startswith(intact)
 
 
 def test_compare_puts_two_previews_side_by_side(workdir, run, tmp_path):
