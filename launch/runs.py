@@ -141,7 +141,7 @@ def _compare(workdir: str) -> None:
 def _prune(workdir: str) -> None:
     """Remove the checkpoints that the --keep flags do not select, but never the newest intact one."""
     from t2i_tpu.run import checkpoint_store
-    from t2i_tpu.run.lock import Lock
+    from t2i_tpu.storage.lock import Lock
 
     with Lock(workdir):
         retention = checkpoint_store.Retention(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value)

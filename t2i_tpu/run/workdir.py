@@ -3,7 +3,7 @@
 config.json     the resolved config
 manifest.json   the manifest of the data set that the model is trained on
 text_tower/     a copy of the data set's text tower, if it has one; it encodes prompts
-lock.json       the process that is writing here (run/lock.py)
+lock.json       the process that is writing here (storage/lock.py)
 rollbacks.json  the rollbacks of --on_nonfinite=rollback (run/rollbacks.py)
 checkpoints/    the checkpoints (run/checkpoint_store.py)
 previews/       pictures

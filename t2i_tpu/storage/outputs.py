@@ -19,9 +19,15 @@ _HIDDEN = ("lost+found", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Vol
 
 
 def list_visible(folder: str) -> list[str]:
-    """Return the names in a folder, local or gs://, without hidden ones; [] if it does not exist."""
-    names = files.list_names(folder)
-    return [name for name in names if not name.startswith(".") and name not in _HIDDEN]
+    """Return the names in a folder, local or gs://, except for hidden and unfinished ones.
+
+    The result is [] if the folder does not exist.
+    """
+    return [
+        name
+        for name in files.list_names(folder)
+        if not name.startswith(".") and name not in _HIDDEN and not paths.is_partial(name)
+    ]
 
 
 def describe_names(names: list[str]) -> str:

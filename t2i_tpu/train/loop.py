@@ -22,13 +22,13 @@ from t2i_tpu.run import checkpoint_store, doctor, hosts
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import Checkpointer
-from t2i_tpu.run.lock import Lock, NoLock
 from t2i_tpu.run.rollbacks import Rollbacks
 from t2i_tpu.run.stop import Stop
 from t2i_tpu.run.watchdog import Watchdog
 from t2i_tpu.sample.pictures import save_picture
 from t2i_tpu.sample.preview import Preview
 from t2i_tpu.storage import access
+from t2i_tpu.storage.lock import Lock, NoLock
 from t2i_tpu.train.event_files import EventFiles
 from t2i_tpu.train.metrics import MetricsLog
 from t2i_tpu.train.nonfinite import find_first_nonfinite

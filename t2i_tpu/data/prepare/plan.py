@@ -20,7 +20,7 @@ from t2i_tpu.data.prepare.settings import SHARD_SETTINGS, Settings
 from t2i_tpu.data.prepare.unit import make_unit_path
 from t2i_tpu.data.sources.source import Source, Unit
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files, paths
+from t2i_tpu.storage import files, outputs, paths
 
 # The work folder, which is removed when the data set is complete.
 WORK_NAME = f"preparing{paths.PARTIAL_SUFFIX}"
@@ -29,27 +29,22 @@ _UNITS_NAME = "units.jsonl"
 _PROBLEM_EXTENSION = ".problem"  # of the file that a unit has instead of a result if it failed
 
 
-def make_plan(
-    settings: Settings, source: Source, output: str, work: str
-) -> tuple[list[str], InputSummary]:
-    """Write the plan, after checking that a preparation that was interrupted had the same settings.
+def make_plan(settings: Settings, source: Source, work: str) -> tuple[list[str], InputSummary]:
+    """Write the plan of a preparation, which may have been interrupted.
 
     Incomplete files and recorded problems of an earlier run are removed.
 
     Args:
       settings: settings of the preparation.
       source: the source that lists the units.
-      output: folder of the data set, local or gs://.
-      work: the work folder inside `output`.
+      work: the work folder.
 
     Returns:
       The names of the units, and a summary of the input.
 
     Raises:
-      UserError: the source has no units, or the output folder holds something else or a preparation
-        with different settings.
+      UserError: the source has no units.
     """
-    _check_output(settings, output, work)
     reader = InputReader(source)
     with show_progress("reading the source", "units") as progress:
         units = progress.iterate(reader.list_units())
@@ -65,14 +60,15 @@ def make_plan(
     return names, reader.summary
 
 
-def _check_output(settings: Settings, output: str, work: str) -> None:
+def check_output(settings: Settings, output: str, work: str) -> None:
     """Raise UserError if the output folder holds something else than this preparation."""
+    outputs.check_folder(output, "--output=")
     settings_path = posixpath.join(work, _SETTINGS_NAME)
     if not tf.io.gfile.exists(settings_path):
-        if tf.io.gfile.isdir(output):
-            names = {name.rstrip("/") for name in tf.io.gfile.listdir(output)}
-            if names - {WORK_NAME}:
-                raise UserError(f"--output={output} is not empty; choose another folder")
+        if names := outputs.list_visible(output):
+            raise UserError(
+                f"--output={output} is not empty ({outputs.describe_names(names)}); choose a new folder"
+            )
         return
     with tf.io.gfile.GFile(settings_path) as file:
         old = json.load(file)

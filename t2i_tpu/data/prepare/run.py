@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,8 +18,10 @@ from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.progress import show_progress
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.prepare.sources import make_source
+from t2i_tpu.data.sources.source import Source
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
+from t2i_tpu.storage.lock import Lock
 
 # A function that processes all units that have not been processed. Its arguments are the work folder,
 # the settings and the names of the processed units. It returns a context manager whose value is an
@@ -45,7 +48,7 @@ def prepare(
         too few examples are left. Finished units are kept.
     """
     try:
-        return _prepare(settings, output.rstrip("/"), process_units)
+        return _prepare(settings, output, process_units)
     except tf.errors.OpError as error:
         raise UserError(
             f"--output={output}: {files.explain_error(output, error)}; finished units are kept: "
@@ -59,9 +62,39 @@ def _prepare(settings: Settings, output: str, process_units: Runner) -> manifest
     if tf.io.gfile.exists(posixpath.join(output, manifest_lib.MANIFEST_NAME)):
         return _read_complete(settings, output, work)
 
-    # Set up.
     source, encoder = make_source(settings), UnitEncoder(settings)
-    units, summary = plan.make_plan(settings, source, output, work)
+    plan.check_output(settings, output, work)
+    with _hold(output, work) as lock:
+        manifest = _write(settings, source, encoder, output, work, process_units, lock)
+    _clean_up(output, work)
+    return manifest
+
+
+@contextlib.contextmanager
+def _hold(output: str, work: str) -> Iterator[Lock]:
+    """Hold the work folder. Folders on disk that stay empty are removed afterwards."""
+    is_new = not tf.io.gfile.exists(output)
+    try:
+        with Lock(work) as lock:
+            yield lock
+    finally:
+        for folder in (work, output) if is_new else (work,):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def _write(
+    settings: Settings,
+    source: Source,
+    encoder: UnitEncoder,
+    output: str,
+    work: str,
+    process_units: Runner,
+    lock: Lock,
+) -> manifest_lib.Manifest:
+    """Write the data set, and return its manifest."""
+    # Set up.
+    units, summary = plan.make_plan(settings, source, work)
     encoder.check_unchanged(work)
     tower = None
     if settings.export_text_tower:
@@ -81,12 +114,13 @@ def _prepare(settings: Settings, output: str, process_units: Runner) -> manifest
             encoder.encode_unit(work, name)
 
     # Write the data set.
+    lock.check()
     label_names = source.read_label_names()
     manifest = assemble.assemble(output, work, units, settings, encoder, label_names)
     preparation = manifest.preparation | {"input": dataclasses.asdict(summary)}
     manifest = dataclasses.replace(manifest, text_tower=tower, preparation=preparation)
+    lock.check()
     assemble.write_manifest(output, manifest)
-    _clean_up(output, work)
     return manifest
 
 

@@ -209,7 +209,7 @@ def test_units_are_named_by_their_content(emoji, tmp_path):
     for turn in range(2):
         output = str(tmp_path / str(turn))
         work = f"{output}/{plan.WORK_NAME}"
-        names.append(plan.make_plan(settings, make_source(settings), output, work)[0])
+        names.append(plan.make_plan(settings, make_source(settings), work)[0])
     assert names[0] == names[1] and len(set(names[0])) == 2
 
 

@@ -94,3 +94,66 @@ def test_text_tower_that_cannot_be_exported_can_be_left_out(
     manifest, _ = prepare_from(source, output, encoder="embedded")
     assert manifest.num_examples("train") == 8 and manifest.text_tower is None
     assert not (pathlib.Path(output) / "text_tower").exists()
+
+
+def test_second_preparation_of_the_same_output_is_rejected(emoji, tmp_path):
+    source, output = write_folder(tmp_path / "input", emoji[:8]), tmp_path / "data"
+    settings = Settings(source, encoder="none", heldout_share=0, num_streams=4)
+
+    @contextlib.contextmanager
+    def start_another(*_):
+        with pytest.raises(UserError, match="is being written by process"):
+            prepare(settings, str(output))
+        raise UserError("stopped")
+        yield
+
+    with pytest.raises(UserError, match="stopped"):
+        prepare(settings, str(output), start_another)
+    assert prepare(settings, str(output)).num_examples("train") == 8
+    assert {path.name for path in output.iterdir()} == {
+        *("manifest.json", "rejected.csv"),
+        *(f"train-{index:04d}-00000.tfrecord" for index in range(4)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "is not empty (notes.tmp, preparing)"),
+        ("notes.tmp", "is a file"),
+        ("notes.tmp/data", "is a file"),
+        ("dangling", "is a link to 'nothing', which does not exist"),
+    ],
+)
+def test_output_that_holds_something_else_is_left_as_it_is(emoji, tmp_path, name, words):
+    source, folder = write_folder(tmp_path / "input", emoji[:8]), tmp_path / "mine"
+    (folder / "preparing").mkdir(parents=True)
+    for path in ("notes.tmp", "preparing/mine.txt"):
+        (folder / path).write_text("mine")
+    (folder / "dangling").symlink_to("nothing")
+    if not name:
+        (folder / "dangling").unlink()
+    before = sorted(folder.rglob("*"))
+    settings = Settings(source, encoder="none", heldout_share=0, num_streams=4)
+    with pytest.raises(UserError) as error:
+        prepare(settings, str(folder / name))
+    assert words in str(error.value) and str(error.value).startswith("--output=")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_source_that_cannot_be_read_leaves_no_output(tmp_path):
+    (tmp_path / "input").mkdir()
+    settings = Settings(f"folder:{tmp_path}/input", encoder="none")
+    with pytest.raises(UserError, match="--source="):
+        prepare(settings, str(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_hidden_files_do_not_occupy_an_output(emoji, tmp_path):
+    """macOS and Jupyter put them into every folder."""
+    source, output = write_folder(tmp_path / "input", emoji[:8]), tmp_path / "[v2] a\\b"
+    (output / ".ipynb_checkpoints").mkdir(parents=True)
+    (output / ".DS_Store").write_text("mine")
+    settings = Settings(source, encoder="none", heldout_share=0, num_streams=4)
+    assert prepare(settings, str(output)).num_examples("train") == 8
+    assert (output / ".DS_Store").read_text() == "mine"

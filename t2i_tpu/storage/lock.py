@@ -1,4 +1,4 @@
-"""A lock that lets only one process at a time write to a workdir, on disk or gs://.
+"""A lock that lets only one process at a time write to a folder, on disk or gs://.
 
 `lock.json` names its owner and counts its heartbeats. An owner on this machine is alive as long as
 its process is. An owner on another machine is alive if its heartbeat advances while this process
@@ -26,7 +26,7 @@ BEAT_SECONDS = 15.0
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process that holds the lock of a workdir.
+    """A process that holds the lock of a folder.
 
     Attributes:
       host: name of the host, for messages.
@@ -52,18 +52,18 @@ class Owner:
 
 
 class Lock:
-    """Holds a workdir for the duration of a `with` block.
+    """Holds a folder for the duration of a `with` block.
 
     Attributes:
-      lost: the UserError that names the process that has taken over the workdir, or None.
+      lost: the UserError that names the process that has taken over the folder, or None.
 
     Raises:
-      UserError: another process holds the workdir.
+      UserError: another process holds the folder.
     """
 
-    def __init__(self, workdir: str, beat_seconds: float = BEAT_SECONDS):
-        self.workdir, self.beat_seconds = workdir, beat_seconds
-        self.path = posixpath.join(workdir, "lock.json")
+    def __init__(self, folder: str, beat_seconds: float = BEAT_SECONDS):
+        self.folder, self.beat_seconds = folder, beat_seconds
+        self.path = posixpath.join(folder, "lock.json")
         self.owner = Owner(
             host=socket.gethostname(),
             machine=_identify_machine(),
@@ -82,8 +82,8 @@ class Lock:
             raise self._make_error(other)
         if other:
             logging.info("taking over the lock of %s, which is no longer running", other)
-        tf.io.gfile.makedirs(self.workdir)
-        files.write(self.path, _to_json(self.owner))
+        tf.io.gfile.makedirs(self.folder)
+        files.write(self.path, _to_json(self.owner), shared=True)
         self._heart.start()
         return self
 
@@ -95,14 +95,14 @@ class Lock:
             tf.io.gfile.remove(self.path)
 
     def check(self) -> None:
-        """Raise UserError if another process has taken over the workdir."""
+        """Raise UserError if another process has taken over the folder."""
         other = _read_owner(self.path)
         if other and other.token != self.owner.token:
             raise self._make_error(other)
 
     def _make_error(self, other: Owner) -> UserError:
         return UserError(
-            f"{self.workdir!r} is being written by {other}; stop that process, or use another --workdir"
+            f"{self.folder!r} is being written by {other}; stop that process, or use another folder"
         )
 
     def _is_alive(self, other: Owner) -> bool:
@@ -128,7 +128,8 @@ class Lock:
                 except UserError as error:
                     self.lost = error
                     return
-                files.write(self.path, _to_json(dataclasses.replace(self.owner, beat=beat)))
+                owner = dataclasses.replace(self.owner, beat=beat)
+                files.write(self.path, _to_json(owner), shared=True)
 
 
 class NoLock:

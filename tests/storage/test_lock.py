@@ -9,7 +9,7 @@ import time
 import pytest
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.run.lock import Lock
+from t2i_tpu.storage.lock import Lock
 
 BEAT_SECONDS = 0.2
 
@@ -32,7 +32,7 @@ def start_owner(folder, action):
     """Start a process that takes the lock of a workdir and then runs the Python code `action`."""
     program = (
         "import os, time\n"
-        "from t2i_tpu.run.lock import Lock\n"
+        "from t2i_tpu.storage.lock import Lock\n"
         f"Lock({str(folder)!r}, {BEAT_SECONDS}).__enter__()\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
