@@ -31,7 +31,7 @@ from tests.data.prepare.source_files import add_member, encode_png
 
 SIZE = 4
 QUICK = settings(
-    max_examples=int(os.environ.get("T2I_TPU_MESSY_EXAMPLES", "30")),
+    max_examples=int(os.environ.get("T2I_TPU_MESSY_EXAMPLES", "40")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize="T2I_TPU_MESSY_EXAMPLES" not in os.environ,
@@ -63,24 +63,21 @@ CAPTIONS = st.one_of(
 )
 
 
+def few_or_many(elements, min_size=0):
+    """Return a strategy for lists. Hypothesis itself rarely makes long ones."""
+    few = st.lists(elements, min_size=min_size, max_size=3)
+    return few | st.lists(elements, min_size=15, max_size=25)
+
+
 def make_pixels(seed):
     return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
 
 
 # Images as they are in a file, and their pixels; None stands for a rejected one.
-IMAGES = st.one_of(
-    st.integers(0, 5).map(
-        lambda seed: (encode_png(make_pixels(seed)), make_pixels(seed).tobytes())
-    ),
-    st.sampled_from(
-        [
-            (b"", None),
-            (b"<html>", None),
-            (encode_png(make_pixels(0))[:-30], None),
-            (b"\0" * 99, None),
-        ]
-    ),
-)
+GOOD_IMAGES = [(encode_png(make_pixels(seed)), make_pixels(seed).tobytes()) for seed in range(12)]
+BAD_IMAGES = [(b"", None), (b"<html>", None), (GOOD_IMAGES[0][0][:-30], None), (b"\0" * 99, None)]
+IMAGES = st.sampled_from([*GOOD_IMAGES, *BAD_IMAGES])
+MAYBE_IMAGES = st.sampled_from([*GOOD_IMAGES, *BAD_IMAGES, None])
 
 
 def is_usable(name):
@@ -191,50 +188,50 @@ class _Scratch:
         shutil.rmtree(self.path)
 
 
-FOLDERS = st.sampled_from(["", "", "sub", "a.png", "sub/deep er", ".hidden", "__MACOSX"])
-IMAGE_FILES = st.fixed_dictionaries(
+def is_plain(stem):
+    """Return whether the name of a file without its ending is neither special nor another's ending."""
+    return (
+        is_usable(stem)
+        and "." not in stem
+        and stem.lower() not in ("metadata", "captions", "readme")
+    )
+
+
+STEMS = NAMES.filter(is_plain)
+FOLDERS = st.sampled_from(["", "", "", "sub", "a.png", "sub/deep er", ".hidden", "__MACOSX"])
+EXAMPLES = st.fixed_dictionaries(
     {
         "folder": FOLDERS,
-        "stem": NAMES,
+        "stem": STEMS,
+        "image": MAYBE_IMAGES,
         "ending": ENDINGS,
-        "image": IMAGES,
         "is_link": st.booleans(),
-        "has_caption": st.booleans(),
+        "caption": CAPTIONS | st.none(),
+        "caption_ending": st.sampled_from(["txt", "txt", "TXT", "caption"]),
     }
 )
-CAPTION_FILES = st.tuples(FOLDERS, NAMES, CAPTIONS, st.sampled_from(["txt", "TXT", "caption"]))
 OTHER_FILES = st.sampled_from(
     [".DS_Store", "._x.png", "Thumbs.db", "notes.docx", "clip.mp4", "x.json", "README.txt", "none"]
 )
 
 
 @QUICK
-@given(
-    st.lists(IMAGE_FILES, max_size=8),
-    st.lists(CAPTION_FILES, max_size=8),
-    st.lists(OTHER_FILES, max_size=3),
-    st.booleans(),
-)
-def test_folders_with_caption_files(scratch, files, texts, others, has_loop):
+@given(few_or_many(EXAMPLES), st.lists(OTHER_FILES, max_size=3), st.booleans())
+def test_folders_with_caption_files(scratch, examples, others, has_loop):
     with scratch() as root:
         source = root / "in"
         source.mkdir()
-        images = {}
-        for number, each in enumerate(files):
-            path = posixpath.join(each["folder"], f"{each['stem']}.{each['ending']}")
-            if is_plain(each["stem"]) and path not in images:
-                images[path] = each["image"][1]
-                write_file(source / path, each["image"][0], root / str(number), each["is_link"])
-        # Some captions belong to an image, and some are alone. The first one of a name counts.
-        owners = [each for each in files if each["has_caption"]]
-        captions = {}
-        for index, (folder, stem, caption, ending) in enumerate(texts):
-            if index < len(owners):
-                folder, stem = owners[index]["folder"], owners[index]["stem"]
-            path = posixpath.join(folder, stem)
-            if is_plain(stem) and path not in captions:
-                captions[path] = caption[1]
-                write_file(source / f"{path}.{ending}", caption[0])
+        images, captions = {}, {}
+        for number, each in enumerate(examples):
+            path = posixpath.join(each["folder"], each["stem"])
+            image = f"{path}.{each['ending']}"
+            if each["image"] and image not in images:
+                images[image] = each["image"][1]
+                write_file(source / image, each["image"][0], root / str(number), each["is_link"])
+            # Images with the same name and different endings share the first caption.
+            if each["caption"] and path not in captions:
+                captions[path] = each["caption"][1]
+                write_file(source / f"{path}.{each['caption_ending']}", each["caption"][0])
         for name in others:
             (source / name).write_bytes(b"x")
         if has_loop:
@@ -249,15 +246,6 @@ def test_folders_with_caption_files(scratch, files, texts, others, has_loop):
         used = {posixpath.splitext(path)[0] for path in images}
         num_examples += sum(not is_hidden(path) and path not in used for path in captions)
         check(f"folder:{source}", root, good, num_examples - len(good))
-
-
-def is_plain(stem):
-    """Return whether the name of a file without its ending is neither special nor another's ending."""
-    return (
-        is_usable(stem)
-        and "." not in stem
-        and stem.lower() not in ("metadata", "captions", "readme")
-    )
 
 
 def is_hidden(path):
@@ -288,7 +276,7 @@ def _is_text(content):
         return False
 
 
-TABLE_ROWS = st.lists(st.tuples(st.integers(0, 5), TEXTS), min_size=1, max_size=10)
+TABLE_ROWS = few_or_many(st.tuples(st.integers(0, 30), TEXTS), 1)
 COLUMN_NAMES = st.sampled_from(
     [("file_name", "text"), ("image", "caption"), ("Path", "PROMPT"), ("filename", " Text ")]
 )
@@ -299,7 +287,7 @@ OTHER_COLUMNS = st.lists(
 
 @QUICK
 @given(
-    st.lists(st.tuples(NAMES, ENDINGS, IMAGES), min_size=1, max_size=4),
+    few_or_many(st.tuples(NAMES, ENDINGS, IMAGES), 1),
     TABLE_ROWS,
     COLUMN_NAMES,
     OTHER_COLUMNS,
@@ -361,10 +349,10 @@ def write_table(path, rows, quoting, line_end, encoding):
 
 @QUICK
 @given(
-    st.lists(st.tuples(st.none() | IMAGES, TEXTS, st.integers(0, 3)), min_size=1, max_size=10),
+    few_or_many(st.tuples(MAYBE_IMAGES, TEXTS, st.integers(0, 3)), 1),
     st.booleans(),
     st.booleans(),
-    st.integers(1, 10),
+    st.sampled_from([4, 9, 30]),
 )
 def test_parquet_files(scratch, rows, has_keys, is_struct, group_size):
     import pyarrow
@@ -396,7 +384,7 @@ def test_parquet_files(scratch, rows, has_keys, is_struct, group_size):
 
 @QUICK
 @given(
-    st.lists(st.tuples(NAMES, ENDINGS, st.none() | IMAGES, st.none() | CAPTIONS), max_size=8),
+    few_or_many(st.tuples(NAMES, ENDINGS, MAYBE_IMAGES, CAPTIONS | st.none())),
     st.lists(st.sampled_from(["._x.png", ".DS_Store", "__MACOSX/._a.txt"]), max_size=2),
     st.sampled_from(["txt", "TXT", "json"]),
     st.sampled_from(["w", "w:gz"]),
