@@ -24,6 +24,7 @@ class _Columns(NamedTuple):
       label: the labels, or None.
       embedding: the embeddings, or None.
       others: numbers and text, which filters can use.
+      problem: a line that says why every row will be rejected, or None.
     """
 
     image: str
@@ -32,6 +33,7 @@ class _Columns(NamedTuple):
     label: str | None
     embedding: str | None
     others: list[str]
+    problem: str | None
 
     def list_names(self) -> list[str]:
         """Return the names of all columns."""
@@ -51,20 +53,15 @@ class ParquetSource:
         self.pattern, self.keeps_embeddings = pattern, keeps_embeddings
 
     def list_units(self) -> Iterator[Unit]:
-        units, problem, has_images = [], None, False
+        units, problems = [], []
         for path, name in name_files(self._paths).items():
             with open_parquet(path) as file:
-                if not file.metadata.num_rows:
-                    continue
-                self._choose_columns(path, file.schema_arrow)
-                if parquet_columns.has_images(file.schema_arrow):
-                    has_images = True
-                else:
-                    problem = parquet_columns.explain_unusable(path, file.schema_arrow, "image")
-                for group in range(file.num_row_groups):
-                    units.append({"file": path, "name": name, "group": group})
-        if problem and not has_images:
-            raise UserError(problem)
+                if file.metadata.num_rows:
+                    problems.append(self._choose_columns(path, file.schema_arrow).problem)
+                    for group in range(file.num_row_groups):
+                        units.append({"file": path, "name": name, "group": group})
+        if problems and all(problems):
+            raise UserError(problems[0])
         yield from units
 
     def list_files(self, unit: Unit) -> list[str]:
@@ -105,32 +102,55 @@ class ParquetSource:
         if url and not find_column(schema.names, "image"):
             message = explain_missing_column(path, schema.names, "image")
             raise UserError(f"{message}, or download the images with --source=urls:{self.pattern}")
-        embedding = None
-        if self.keeps_embeddings and find_column(schema.names, "embedding"):
-            embedding = parquet_columns.choose_columns(path, schema, "embedding")[0]
+        image, image_problem = self._choose_images(path, schema)
+        captions, caption_problem = self._choose_captions(path, schema)
         return _Columns(
-            image=parquet_columns.choose_columns(path, schema, "image")[0],
-            captions=self._choose_captions(path, schema),
+            image=image,
+            captions=captions,
             key=next(iter(parquet_columns.find_usable_columns(schema, "key")), None),
             label=self._choose_label(path, schema),
-            embedding=embedding,
+            embedding=self._choose_embedding(path, schema),
             others=parquet_columns.find_simple_columns(schema),
+            problem=image_problem or caption_problem,
         )
 
-    def _choose_captions(self, path: str, schema: Any) -> list[str]:
-        """Return the columns of captions, or [] if the names of the labels are the captions."""
+    def _choose_images(self, path: str, schema: Any) -> tuple[str, str | None]:
+        """Return the column of images, and a problem if it is empty."""
+        images = parquet_columns.find_usable_columns(schema, "image")
+        empty = parquet_columns.find_empty_columns(schema, "image")
+        if images or not empty:
+            return parquet_columns.choose_columns(path, schema, "image")[0], None
+        return empty[0], parquet_columns.explain_unusable(path, schema, "image")
+
+    def _choose_captions(self, path: str, schema: Any) -> tuple[list[str], str | None]:
+        """Return the columns of captions, and a problem if they are empty.
+
+        There are no columns if the names of the labels are the captions.
+        """
         captions = parquet_columns.find_usable_columns(schema, "caption")
         if captions or self._labels:
-            return captions
+            return captions, None
         labels = parquet_columns.find_usable_columns(schema, "label")
-        if not labels:
-            return parquet_columns.choose_columns(path, schema, "caption")  # raises an error
-        if parquet_columns.describe_column(schema, labels[0]) == "text":
-            return labels
-        raise UserError(
-            f"{explain_missing_column(path, schema.names, 'caption')}; the labels in {labels[0]!r} are "
-            "numbers without names, which are no captions"
-        )
+        if labels and parquet_columns.describe_column(schema, labels[0]) == "text":
+            return labels, None
+        problem = parquet_columns.explain_unusable(path, schema, "caption")
+        if labels:
+            problem += (
+                f"; the labels in {labels[0]!r} are numbers without names, which are no captions"
+            )
+        if empty := parquet_columns.find_empty_columns(schema, "caption"):
+            return empty, problem
+        raise UserError(problem)
+
+    def _choose_embedding(self, path: str, schema: Any) -> str | None:
+        """Return the column of embeddings to read, or None."""
+        if not self.keeps_embeddings:
+            return None
+        embeddings = parquet_columns.find_usable_columns(schema, "embedding")
+        empty = parquet_columns.find_empty_columns(schema, "embedding")
+        if "embedding" in schema.names and "embedding" not in empty and not embeddings:
+            raise UserError(parquet_columns.explain_unusable(path, schema, "embedding"))
+        return embeddings[0] if embeddings else None
 
     def _choose_label(self, path: str, schema: Any) -> str | None:
         """Return the column of labels. Raises UserError if it differs from the first file's."""

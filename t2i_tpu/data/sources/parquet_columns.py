@@ -8,7 +8,7 @@ from t2i_tpu.errors import UserError
 
 # What columns may hold, as `describe_type` names it. The first group that occurs is used.
 _USABLE = {
-    "image": (("bytes", "images"), ("nothing", "paths")),
+    "image": (("bytes", "images"),),
     "url": (("text", "bytes"),),
     "caption": (
         ("text", "bytes", "lists of text", "lists of bytes"),
@@ -18,28 +18,23 @@ _USABLE = {
     "label": (("text",), ("numbers",)),
     "embedding": (("lists of numbers", "lists of lists of numbers", "bytes"),),
 }
+_EMPTY = ("nothing", "paths")
 _WANTED = {
     "image": "the bytes of an image in each row",
     "url": "URLs as text",
     "caption": "text",
     "embedding": "a list of numbers in each row",
 }
-# What to do about (what a column is for, what it holds).
+# What to do about a column, by what it holds. "" stands for anything else.
 _REMEDIES = {
-    (
-        "image",
-        "text",
-    ): "read URLs with --source=urls:FILE, or names of files with --source=folder:FOLDER and "
-    "a table in that folder; decode base64 to bytes",
-    (
-        "image",
-        "paths",
-    ): "the images themselves are not in the file: save it again with their bytes, or "
-    "read them with --source=folder:FOLDER and a table in that folder",
-    ("image", ""): "store one image in each row, as bytes",
-    ("embedding", "text"): "convert the text to numbers, or choose an --encoder",
-    ("embedding", ""): "convert the column, or choose an --encoder",
-    ("", ""): "convert or rename the column",
+    "image": {
+        "text": "read URLs with --source=urls:FILE, or names of files with --source=folder:FOLDER and "
+        "a table in that folder; decode base64 to bytes",
+        "paths": "the images themselves are not in the file: save it again with their bytes, or read "
+        "them with --source=folder:FOLDER and a table in that folder",
+        "": "store one image in each row, as bytes",
+    },
+    "embedding": {"": "convert it to lists of numbers, or choose an --encoder"},
 }
 
 
@@ -63,17 +58,9 @@ def explain_unusable(path: str, schema: Any, holding: str) -> str:
     """Return a line that says why no column of one kind can be used, and what to do."""
     if not (name := find_column(schema.names, holding)):
         return explain_missing_column(path, schema.names, holding)
-    kind = describe_column(schema, name)
-    remedy = next(
-        _REMEDIES[key] for key in ((holding, kind), (holding, ""), ("", "")) if key in _REMEDIES
-    )
+    kind, remedies = describe_column(schema, name), _REMEDIES.get(holding, {})
+    remedy = remedies.get(kind) or remedies.get("") or "convert or rename the column"
     return f"{path}: the column {name!r} holds {kind}, not {_WANTED[holding]}; {remedy}"
-
-
-def has_images(schema: Any) -> bool:
-    """Return whether a file may have images. If not, its rows are only rejected."""
-    names = find_columns(schema.names, "image")
-    return any(describe_column(schema, name) in _USABLE["image"][0] for name in names)
 
 
 def find_usable_columns(schema: Any, holding: str) -> list[str]:
@@ -85,6 +72,12 @@ def find_usable_columns(schema: Any, holding: str) -> list[str]:
     return []
 
 
+def find_empty_columns(schema: Any, holding: str) -> list[str]:
+    """Return the columns of one kind that have no values, although other files may have some."""
+    names = find_columns(schema.names, holding)
+    return [name for name in names if describe_column(schema, name) in _EMPTY]
+
+
 def find_simple_columns(schema: Any) -> list[str]:
     """Return the columns of numbers and text, which filters can use, without images and embeddings."""
     kinds = "numbers", "text", "truth values"
@@ -94,12 +87,18 @@ def find_simple_columns(schema: Any) -> list[str]:
 
 
 def find_class_names(schema: Any) -> tuple[str, tuple[str, ...]] | None:
-    """Return the column of labels and their names in Hugging Face's metadata, or None."""
+    """Return the column of labels and their names in Hugging Face's metadata, or None.
+
+    If there are captions, only a column `label` counts.
+    """
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     except (TypeError, KeyError, ValueError):
         return None
-    for name in find_columns(schema.names, "label"):
+    columns = find_columns(schema.names, "label")
+    if find_usable_columns(schema, "caption"):
+        columns = [name for name in columns if name == "label"]
+    for name in columns:
         feature = features.get(name) if isinstance(features, dict) else None
         names = feature.get("names") if isinstance(feature, dict) else None
         is_named = isinstance(names, list) and all(isinstance(each, str) for each in names)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
-from absl import logging
 
 from t2i_tpu.errors import UserError, get_first_line
 
@@ -27,7 +26,7 @@ def open_parquet(path: str) -> Iterator[Any]:
     try:
         source = pyarrow.PythonFile(_SeekableFile(path), "r") if "://" in path else path
         file = pyarrow.parquet.ParquetFile(source)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: names not in UTF-8
         raise UserError(
             f"{path} is not a parquet file ({get_first_line(error)}); get the file again, or leave it "
             "out of the pattern"
@@ -75,7 +74,6 @@ def iterate_rows(
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # a fault of the disk, not of the data
             raise
-        logging.warning("row group %d is damaged (%s)", group, get_first_line(error))
     for _ in range(start, stop):
         yield None
 

@@ -183,6 +183,15 @@ def test_labels_that_are_text_are_captions(tmp_path):
     assert ParquetSource(str(path)).read_label_names() is None
 
 
+def test_other_columns_of_labels_count_only_without_captions(tmp_path):
+    columns, names = {"image": IMAGES, "category": [0, 1, None]}, {"category": NAMES["label"]}
+    path = write(tmp_path / "a.parquet", columns, names)
+    assert read_outcomes(path) == ["one cat", "two dog", "bad_label"]
+    path = write(tmp_path / "a.parquet", columns | {"text": TEXTS}, names)
+    assert read_outcomes(path) == EXPECTED
+    assert ParquetSource(str(path)).read_label_names() is None
+
+
 def test_class_names_of_a_dropped_column_are_ignored(tmp_path):
     path = write(tmp_path / "a.parquet", {"image": IMAGES, "text": TEXTS}, NAMES)
     assert ParquetSource(str(path)).read_label_names() is None
@@ -232,7 +241,10 @@ def test_files_without_rows_or_images(tmp_path):
     write(tmp_path / "a.parquet", {"image": IMAGES, "text": TEXTS})
     write(tmp_path / "b.parquet", {"other": pyarrow.array([], pyarrow.string())})
     write(tmp_path / "c.parquet", {"image": [None], "text": ["x"]})
-    assert read_outcomes(tmp_path / "*.parquet") == [*EXPECTED, "missing_image"]
+    write(tmp_path / "d.parquet", {"image": [b"x"], "text": [None], "embedding": [None]})
+    outcomes = read_outcomes(tmp_path / "*.parquet")
+    assert outcomes == [*EXPECTED, "missing_image", "no_caption"]
+    (tmp_path / "d.parquet").unlink()
     write(tmp_path / "a.parquet", {"image": [], "text": []})
     (tmp_path / "c.parquet").unlink()
     assert read_outcomes(tmp_path / "*.parquet") == []
