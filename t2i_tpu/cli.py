@@ -144,12 +144,12 @@ def run(
             if not imports_tensorflow:
                 return main(*argv[1:])
 
-            # Check the installation, import TensorFlow, and translate its errors about gs://.
+            # Check the installation, import TensorFlow, and translate its errors about files.
             report(find_known_bad(installed.collect_facts()))
             from t2i_tpu import tensorflow_quietly  # noqa: F401
-            from t2i_tpu.storage.gcs import translate_gcs_errors
+            from t2i_tpu.storage.failures import translate_file_errors
 
-            with translate_gcs_errors():
+            with translate_file_errors():
                 return main(*argv[1:])
 
     with interrupts.exit_quietly():

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest, read_manifest
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import gcs, gcs_client, listing, paths
+from t2i_tpu.storage import gcs, gcs_client, listing, outputs, paths
 
 # A function that copies the file with a given name if necessary. It returns the size of the file in
 # bytes and whether the file was already in the target.
@@ -57,27 +57,28 @@ def copy(source: str, target: str, workers: int = 8) -> CopyResult:
 
     Raises:
       UserError: both or neither of the folders are on gs://, `source` holds no data set, a file does
-        not match the manifest, `target` holds another data set, or gs:// cannot be accessed.
+        not match the manifest, `target` holds something else, or gs:// cannot be accessed.
     """
-    if source.startswith("gs://") == target.startswith("gs://"):
+    if paths.is_remote(source) == paths.is_remote(target):
         raise UserError(
             f"one of {source!r} and {target!r} must be on gs://, and the other a local folder"
         )
     manifest = read_manifest(source)
-    _check_target(target, manifest)
-    is_upload = target.startswith("gs://")
+    is_complete = _check_target(target, manifest)
+    is_upload = paths.is_remote(target)
     remote = _Remote(target if is_upload else source)
-    folder = pathlib.Path(source if is_upload else target).expanduser()
+    folder = pathlib.Path(source if is_upload else target)
     sha256 = {stored.file: stored.sha256 for stored in manifest.files()}
     with remote.translate_gcs_errors():
         checksums = remote.list_checksums()
         if is_upload:
-            paths = (path for path in folder.rglob("*") if path.is_file())
-            names = [path.relative_to(folder).as_posix() for path in paths]
-            copy_file = _Upload(remote, folder, checksums, sha256)
+            names, present = _list_local(folder), list(checksums)
+            copy_file = _Upload(remote, folder, checksums, sha256, replaces=is_complete)
         else:
-            names = list(checksums)
-            copy_file = _Download(remote, folder, checksums, sha256)
+            names, present = list(checksums), _list_local(folder)
+            copy_file = _Download(remote, folder, checksums, sha256, replaces=is_complete)
+        if not is_complete:
+            _check_present(target, present, names)
         names = sorted(name for name in names if _is_data(name) and name != MANIFEST_NAME)
         results = _copy_in_parallel(copy_file, names, workers)
         results.append(copy_file(MANIFEST_NAME))
@@ -86,13 +87,33 @@ def copy(source: str, target: str, workers: int = 8) -> CopyResult:
     return CopyResult(len(results), sum(sizes), num_present)
 
 
-def _check_target(target: str, manifest: Manifest) -> None:
-    """Raise UserError if the target holds another data set, because the two must not be mixed."""
-    path = posixpath.join(target, MANIFEST_NAME)
-    if not tf.io.gfile.exists(path):
+def _check_target(target: str, manifest: Manifest) -> bool:
+    """Return whether the target already holds the data set.
+
+    Raises:
+      UserError: it holds another data set, because the two must not be mixed, or cannot be a folder.
+    """
+    if not tf.io.gfile.exists(posixpath.join(target, MANIFEST_NAME)):
         gcs.check_bucket(target)
-    elif read_manifest(target) != manifest:
+        outputs.check_folder(target, "--output=")
+        return False
+    if read_manifest(target) != manifest:
         raise UserError(f"{target!r} holds another data set; choose another folder")
+    return True
+
+
+def _check_present(target: str, present: list[str], names: list[str]) -> None:
+    """Raise UserError if a target without a manifest has files that are not in the source."""
+    if others := sorted(set(filter(_is_data, present)).difference(names)):
+        raise UserError(
+            f"--output={target} holds other files ({outputs.describe_names(others)}); "
+            "choose a new folder"
+        )
+
+
+def _list_local(folder: pathlib.Path) -> list[str]:
+    """Return the names of all files in a local folder, relative to it."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def _is_data(name: str) -> bool:
@@ -160,18 +181,21 @@ class _Upload:
       folder: the source.
       checksums: the CRC32C of each file that is already in the target, in base64.
       sha256: the hash of each file that the manifest lists.
+      replaces: whether files of the target are replaced if they differ.
     """
 
     remote: _Remote
     folder: pathlib.Path
     checksums: dict[str, str]
     sha256: dict[str, str]
+    replaces: bool
 
     def __call__(self, name: str) -> tuple[int, bool]:
         path = self.folder / name
         crc32c = _check_file(path, self.sha256.get(name))
         is_present = self.checksums.get(name) == crc32c
         if not is_present:
+            _check_replaceable(self.replaces or name not in self.checksums, name)
             self.remote.upload(path, name)
         return path.stat().st_size, is_present
 
@@ -185,23 +209,33 @@ class _Download:
       folder: the target.
       checksums: the CRC32C of each file in the source, in base64.
       sha256: the hash of each file that the manifest lists.
+      replaces: whether files of the target are replaced if they differ.
     """
 
     remote: _Remote
     folder: pathlib.Path
     checksums: dict[str, str]
     sha256: dict[str, str]
+    replaces: bool
 
     def __call__(self, name: str) -> tuple[int, bool]:
         path = self.folder / name
         is_present = path.exists() and _hash_file(path)[0] == self.checksums[name]
         if not is_present:
+            _check_replaceable(self.replaces or not path.exists(), name)
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(path.name + paths.PARTIAL_SUFFIX)
             self.remote.download(name, partial)
             _check_file(partial, self.sha256.get(name))
             os.replace(partial, path)
         return path.stat().st_size, is_present
+
+
+def _check_replaceable(is_replaceable: bool, name: str) -> None:
+    if not is_replaceable:
+        raise UserError(
+            f"--output already has another file {name}; remove it, or choose a new folder"
+        )
 
 
 def _check_file(path: pathlib.Path, sha256: str | None) -> str:

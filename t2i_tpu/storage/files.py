@@ -146,5 +146,9 @@ def explain_error(path: str, error: tf.errors.OpError) -> str:
     """
     if path.startswith("gs://"):
         return gcs.explain_error(error, path)
-    reason = get_first_line(error).rpartition("; ")[2]
+    return add_remedy(get_first_line(error).rpartition("; ")[2])
+
+
+def add_remedy(reason: str) -> str:
+    """Return the reason of an error about a local file, in the system's words, and what to do."""
     return f"{reason}; {_LOCAL_REMEDIES.get(reason, 'check the path')}"

@@ -105,3 +105,25 @@ def test_errors_are_one_line(gcs, bucket, squares, copy, tmp_path):
     copy(tmp_path / "other", address)
     with pytest.raises(UserError, match="holds another data set"):
         copy(squares, address)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("notes.txt", "holds other files (notes.txt)"),
+        ("text_tower/tower.onnx", "already has another file text_tower/tower.onnx"),
+    ],
+)
+def test_files_of_something_else_are_not_replaced(
+    gcs, bucket, squares, copy, tmp_path, name, words
+):
+    folder, address = tmp_path / "target", f"{bucket}/target"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("mine")
+    gcs.put(f"{address}/{name}", b"mine")
+    copy(squares, f"{bucket}/data")
+    for pair in ((f"{bucket}/data", folder), (squares, address)):
+        with pytest.raises(UserError) as error:
+            copy(*pair)
+        assert words in str(error.value)
+    assert (folder / name).read_bytes() == gcs.files(address)[name] == b"mine"
