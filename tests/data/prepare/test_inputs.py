@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from t2i_tpu.data.prepare import plan, pool
+from t2i_tpu.data.prepare.inputs import InputReader
 from t2i_tpu.data.prepare.run import prepare
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.prepare.sources import make_source
@@ -221,3 +222,21 @@ def test_defaults_work_with_few_images(emoji, prepare_from, tmp_path, count):
     assert len(list_pairs(examples)) == count
     assert manifest.num_streams() == {1: 1, 3: 2, 20: 16}[count]
     assert manifest.preparation["num_streams"] is None
+
+
+def list_unit_names(source):
+    """Return the names of the units of tars on gs://."""
+    reader = InputReader(make_source(Settings(source, **OPTIONS)))
+    return [name for name, _ in reader.list_units()]
+
+
+def test_inputs_on_gs_are_identified_by_their_checksums(gcs, bucket, tmp_path):
+    for number in range(3):
+        gcs.put(f"{bucket}/in/{number}.tar", b"some tar %d" % number)
+    source = f"webdataset:{bucket}/in/*.tar"
+    first = gcs.call(list_unit_names, source)
+    gcs.put(f"{bucket}/in/1.tar", b"some tar 1")  # the same content, written again
+    assert gcs.call(list_unit_names, source) == first
+    gcs.put(f"{bucket}/in/1.tar", b"new! tar 1")
+    second = gcs.call(list_unit_names, source)
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True]
