@@ -12,6 +12,7 @@ import os
 import posixpath
 from collections.abc import Iterator
 
+from t2i_tpu.data.prepare.sources import blame_source
 from t2i_tpu.data.sources.source import Source, Unit
 from t2i_tpu.storage import listing
 
@@ -39,12 +40,16 @@ class InputSummary:
 class InputReader:
     """Lists the units of a source with the names that identify their input.
 
+    Args:
+      source: the source.
+      name: value of --source, for error messages.
+
     Attributes:
       summary: the summary of the units that have been listed so far.
     """
 
-    def __init__(self, source: Source):
-        self.source = source
+    def __init__(self, source: Source, name: str):
+        self.source, self.name = source, name
         self._content, self._versions = hashlib.sha256(), hashlib.sha256()
         self._files = self._bytes = 0
         # Units share files and folders.
@@ -53,6 +58,10 @@ class InputReader:
 
     def list_units(self) -> Iterator[tuple[str, Unit]]:
         """Yield (name, unit) of every unit. Raises UserError if the source cannot be read."""
+        with blame_source(self.name):
+            yield from self._list_units()
+
+    def _list_units(self) -> Iterator[tuple[str, Unit]]:
         for unit in self.source.list_units():
             found = [self._find_file(path) for path in self.source.list_files(unit)]
             sizes = [info.num_bytes if info else None for info in found]

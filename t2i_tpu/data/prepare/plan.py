@@ -45,7 +45,7 @@ def make_plan(settings: Settings, source: Source, work: str) -> tuple[list[str],
     Raises:
       UserError: the source has no units.
     """
-    reader = InputReader(source)
+    reader = InputReader(source, settings.source)
     with show_progress("reading the source", "units") as progress:
         units = progress.iterate(reader.list_units())
         first = next(units, None)

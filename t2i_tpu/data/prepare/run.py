@@ -17,7 +17,7 @@ from t2i_tpu.data.prepare import assemble, inputs, plan, pool
 from t2i_tpu.data.prepare.encode import UnitEncoder
 from t2i_tpu.data.prepare.progress import show_progress
 from t2i_tpu.data.prepare.settings import Settings
-from t2i_tpu.data.prepare.sources import make_source
+from t2i_tpu.data.prepare.sources import blame_source, make_source
 from t2i_tpu.data.sources.source import Source
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files
@@ -115,7 +115,8 @@ def _write(
 
     # Write the data set.
     lock.check()
-    label_names = source.read_label_names()
+    with blame_source(settings.source):
+        label_names = source.read_label_names()
     manifest = assemble.assemble(output, work, units, settings, encoder, label_names)
     preparation = manifest.preparation | {"input": dataclasses.asdict(summary)}
     manifest = dataclasses.replace(manifest, text_tower=tower, preparation=preparation)
@@ -156,7 +157,7 @@ def _check_source_unchanged(settings: Settings, output: str, old: dict[str, Any]
     """
     if old is None:
         return
-    reader = inputs.InputReader(make_source(settings))
+    reader = inputs.InputReader(make_source(settings), settings.source)
     try:
         with show_progress("comparing the source", "units") as progress:
             for _ in progress.iterate(reader.list_units()):

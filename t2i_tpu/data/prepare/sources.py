@@ -1,6 +1,10 @@
 """The kinds of source that --source supports."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
+
+import tensorflow as tf
 
 from t2i_tpu.data.prepare.filters import FILTER_COLUMNS, find_cause_without_image
 from t2i_tpu.data.prepare.settings import Settings
@@ -12,8 +16,9 @@ from t2i_tpu.data.sources.source import Source
 from t2i_tpu.data.sources.tfds import TfdsSource
 from t2i_tpu.data.sources.urls import UrlsSource
 from t2i_tpu.data.sources.webdataset import WebdatasetSource
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.options import suggest
+from t2i_tpu.storage import gcs
 
 SOURCES = {
     "folder": FolderSource,
@@ -24,6 +29,19 @@ SOURCES = {
     "tfds": TfdsSource,
     "urls": UrlsSource,
 }
+
+
+@contextlib.contextmanager
+def blame_source(source: str) -> Iterator[None]:
+    """Raise UserError in place of an error of a file system, with the value of --source in front."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        reason = gcs.explain_error(error) if "gs://" in source else get_first_line(error)
+        raise UserError(
+            f"--source={source}: {reason}; finished units are kept: run the same command again to "
+            "resume"
+        ) from error
 
 
 def make_source(settings: Settings) -> Source:

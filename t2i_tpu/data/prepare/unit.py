@@ -23,9 +23,10 @@ from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.prepare import clean, filters, images
 from t2i_tpu.data.prepare.rejected import Rejected
 from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.prepare.sources import blame_source
 from t2i_tpu.data.sources.source import Item, Source, Unit
 from t2i_tpu.errors import UserError, get_first_line
-from t2i_tpu.storage import files, gcs
+from t2i_tpu.storage import files
 
 # Features that the examples of a unit have, but not those of a shard: the split that the source chose,
 # and the hashes by which equal examples and duplicate images are found.
@@ -117,15 +118,10 @@ def _read_items(source: Source, unit: Unit, name: str) -> Iterator[Item]:
     """
     count = 0
     try:
-        for item in source.read(unit):
-            count += 1
-            yield item
-    except (tf.errors.OpError, OSError) as error:
-        reason = gcs.explain_error(error) if "gs://" in name else get_first_line(error)
-        raise UserError(
-            f"--source={name}: {reason}; finished units are kept: run the same command again to "
-            "resume"
-        ) from error
+        with blame_source(name):
+            for item in source.read(unit):
+                count += 1
+                yield item
     except (UserError, MemoryError):
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -226,8 +227,19 @@ def test_defaults_work_with_few_images(emoji, prepare_from, tmp_path, count):
 
 def list_unit_names(source):
     """Return the names of the units of tars on gs://."""
-    reader = InputReader(make_source(Settings(source, **OPTIONS)))
+    reader = InputReader(make_source(Settings(source, **OPTIONS)), source)
     return [name for name, _ in reader.list_units()]
+
+
+def test_denied_source_is_blamed(gcs, bucket):
+    gcs.put(f"{bucket}/in/a.tar", b"some tar")
+    for source in (f"webdataset:{bucket}/in/*.tar", f"folder:{bucket}/in"):
+        denied = gcs.deny(bucket.removeprefix("gs://"), "storage.objects.list")
+        with (
+            denied,
+            pytest.raises(UserError, match=f"^--source={re.escape(source)}: .*objects.list"),
+        ):
+            gcs.call(list_unit_names, source)
 
 
 def test_inputs_on_gs_are_identified_by_their_checksums(gcs, bucket, tmp_path):
