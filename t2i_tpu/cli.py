@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from t2i_tpu import config as config_lib
-from t2i_tpu import flag_values, installed, interrupts
+from t2i_tpu import fast_exit, flag_values, installed, interrupts
 from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
@@ -152,7 +152,7 @@ def run(
             with translate_file_errors():
                 return main(*argv[1:])
 
-    with interrupts.exit_quietly():
+    with interrupts.exit_quietly(), fast_exit.skip_destruction():
         app.run(start, flags_parser=parse)
 
 

@@ -22,6 +22,7 @@ BASE = (
     "findings",
     "installed",
     "compatibility",
+    "fast_exit",
 )
 ORDER = (
     *(BASE, "random", "diffusion", "models", "storage", "text", "data", "run", "sample", "train"),
