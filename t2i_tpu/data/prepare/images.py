@@ -94,8 +94,10 @@ def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> 
         if image.format == "JPEG":
             # Decode at 1/2, 1/4 or 1/8 of the resolution if that is still at least twice the size.
             image.draft(None, (2 * size, 2 * size))
-        image.load()
-        image = put_on_white(convert_to_srgb(_rotate_upright(image)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about damaged metadata
+            image.load()
+            image = put_on_white(convert_to_srgb(_rotate_upright(image)))
     except Image.DecompressionBombError:
         raise Rejected("decompression_bomb") from None
     except OSError as error:
@@ -115,6 +117,10 @@ def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> 
 def _rotate_upright(image: Image.Image) -> Image.Image:
     """Rotate an image as its EXIF data say. Damaged EXIF data are ignored."""
     try:
+        image.getexif()
+        # Pillow would also write all EXIF data again, which fails if some of them are damaged.
+        for name in ("exif", "Raw profile type exif"):
+            image.info.pop(name, None)
         return ImageOps.exif_transpose(image)
     except Exception:  # hostile bytes can raise any error
         return image

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from t2i_tpu.data.prepare.images import make_square, open_image
 from t2i_tpu.data.prepare.rejected import Rejected
@@ -246,6 +246,18 @@ def test_large_or_damaged_metadata_do_not_matter():
         segment = struct.pack(">BBH", 0xFF, 0xE1 + (start[:1] == b"I"), 65535)
         segment += start.ljust(65533, b"<")
         assert_halves(decode(jpeg[:2] + segment * 20 + jpeg[2:]), 8)
+
+
+def test_damaged_exif_data_do_not_change_the_rotation():
+    """The tag after that of the rotation gets each type of EXIF in turn, whatever its value is."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    exif[ExifTags.Base.XResolution] = 72.5
+    content = encode(make_halves(), "JPEG", quality=95, exif=exif.tobytes())
+    position = content.index(struct.pack(">H", ExifTags.Base.XResolution)) + 3
+    for kind in range(14):
+        damaged = content[:position] + bytes([kind]) + content[position + 1 :]
+        assert_halves(decode(damaged), 8, BLUE, RED)
 
 
 @pytest.mark.parametrize("kind", ["TGA", "JPEG2000", "AVIF", "ICO", "QOI", "PCX", "DDS", "MPO"])
