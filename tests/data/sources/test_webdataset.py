@@ -1,7 +1,6 @@
 """Tests tars in the forms in which other programs write them: every example has one outcome."""
 
 import bz2
-import glob
 import gzip
 import json
 import lzma
@@ -13,7 +12,9 @@ import pytest
 
 from t2i_tpu.data.prepare.clean import clean_caption
 from t2i_tpu.data.prepare.rejected import Rejected
-from t2i_tpu.data.sources.source import name_files
+from t2i_tpu.data.prepare.run import prepare
+from t2i_tpu.data.prepare.settings import Settings
+from t2i_tpu.data.sources.source import expand_pattern, name_files
 from t2i_tpu.data.sources.webdataset import WebdatasetSource
 from t2i_tpu.errors import UserError
 from tests.data.prepare.source_files import add_member
@@ -29,7 +30,10 @@ def write_tar(path, members, **options):
 
 def read_outcomes(pattern):
     """Return [(key, content of the image and caption, or the cause of the rejection)]."""
-    source, names = WebdatasetSource(str(pattern)), name_files(sorted(glob.glob(str(pattern))))
+    source, names = (
+        WebdatasetSource(str(pattern)),
+        name_files(expand_pattern(str(pattern), "webdataset")),
+    )
     units = ({"file": path, "name": name} for path, name in names.items())
     return [(item.key, find_outcome(item)) for unit in units for item in source.read(unit)]
 
@@ -304,3 +308,23 @@ def test_tars_without_examples_are_reported_before_they_are_prepared(tmp_path, m
     for index in range(1, 4):
         write_tar(tmp_path / f"{index}.tar", members.items() if index < 3 else make_members(1))
     assert len(list(source.list_units())) == 4  # because not all were checked
+
+
+def prepare_denied(source, output):
+    try:
+        prepare(Settings(source=source, encoder="none"), output)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_tars_on_gs_are_read_in_any_order(gcs, bucket, tmp_path):
+    members = make_members(20)
+    write_tar(tmp_path / "plain", members[::2] + members[1::2])
+    gcs.put(f"{bucket}/in/a.tar.gz", gzip.compress((tmp_path / "plain").read_bytes()))
+    gcs.put(f"{bucket}/in/b.tar", (tmp_path / "plain").read_bytes())
+    outcomes = [outcome for _, outcome in gcs.call(read_outcomes, f"{bucket}/in/*")]
+    assert outcomes == 2 * [outcome for _, outcome in expect(20)]
+    with gcs.deny(bucket.removeprefix("gs://"), "storage.objects.get"):
+        message = gcs.call(prepare_denied, f"webdataset:{bucket}/in/*.tar", str(tmp_path / "out"))
+    assert message.startswith(f"--source=webdataset:{bucket}/in/*.tar: {bucket} denies")
