@@ -74,7 +74,7 @@ def explain_missing_column(place: str, names: Iterable[str], holding: str) -> st
     """
     return (
         f"{place} has no column of {_HOLDINGS[holding]}; its columns are {list_names(names)}; "
-        f"rename one to {' or '.join(COLUMNS[holding][:3])}"
+        f"rename one to {' or '.join(COLUMNS[holding][:2])}"
     )
 
 

@@ -82,11 +82,6 @@ def select_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if isinstance(value, (int, float, str))}
 
 
-def find_column(names: Iterable[str], candidates: tuple[str, ...]) -> str | None:
-    """Return the first candidate that is among the names, or None."""
-    return next((candidate for candidate in candidates if candidate in names), None)
-
-
 def is_unsafe_name(name: str) -> bool:
     """Return whether a relative path would lead out of its folder."""
     return posixpath.isabs(name) or ".." in name.split("/")
