@@ -189,7 +189,9 @@ class TrainConfig:
 @dataclass
 class PreviewConfig:
     captions: tuple[str, ...] = option(
-        (), "Captions of the training examples to show first. () shows the first examples."
+        (),
+        "Captions of the training examples to show first. They are looked for in the first 10,000 "
+        "examples. () shows the first examples.",
     )
     num_train: int = option(16, "Number of training examples to show.", at_least=1, at_most=4096)
     num_heldout: int = option(16, "Number of held-out examples to show.", at_least=0, at_most=4096)

@@ -38,6 +38,7 @@ _CHANGEABLE = (
     "train.keep_every",
     "train.keep_best",
     "train.max_skipped",
+    "preview.captions",
 )
 
 

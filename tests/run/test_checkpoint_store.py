@@ -142,3 +142,15 @@ def test_retention_selects_the_last_the_periodic_and_the_best(tmp_path, write):
     assert list_kept(tmp_path, Retention(last=2, every=100, best=1)) == [100, 200, 300, 350, 400]
     for last, every, best in itertools.product((1, 9), (0, 1), (0, 9)):
         assert 400 in list_kept(tmp_path, Retention(last, every, best))
+
+
+def test_checkpoint_of_another_format_has_no_loss(tmp_path):
+    """It must not fail the write of a new checkpoint, which asks for the best ones."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step, loss in ((1, 0.5), (2, 0.1), (3, 0.9)):
+        info = checkpoint_store.CheckpointInfo(step, {"loss": loss}, {})
+        if step == 2:
+            info = dataclasses.replace(info, format_version=checkpoint_store.FORMAT_VERSION + 1)
+        (folder / f"step-{step}.json").write_text(info.to_json())
+    assert checkpoint_store.Retention(last=1, best=1).list_expired(str(tmp_path)) == [2]
