@@ -286,3 +286,12 @@ def test_values_of_other_columns(tmp_path):
     first, second, _ = read_items(write(tmp_path / "a.parquet", columns))
     assert first.columns == {"text": "1", "similarity": 0.1, "clip.size": 1, "note": "\udcff"}
     assert second.columns == {"text": "2", "clip.size": 2, "note": "\udcff"}
+
+
+def test_input_files_are_listed_once(tmp_path):
+    """Units need the names of the labels, and there may be many thousand units and files."""
+    path = write(tmp_path / "a.parquet", {"image": IMAGES, "label": [0, 1, 0]}, NAMES)
+    source = ParquetSource(f"{tmp_path}/*.parquet")
+    assert source.read_label_names() == ("cat", "dog")
+    path.unlink()
+    assert source.read_label_names() == ("cat", "dog")
