@@ -15,11 +15,12 @@ from t2i_tpu.config import Config, TrainConfig
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.read_errors import translate_data_errors
 from t2i_tpu.data.reader import Dataset, open_dataset
-from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding, report
 from t2i_tpu.run import capacity
 from t2i_tpu.run import strategy as strategy_lib
-from t2i_tpu.storage import access, files
+from t2i_tpu.run import workdir as workdir_lib
+from t2i_tpu.storage import access, files, outputs
 
 
 def check_run(config: Config, workdir: str, checkpoint_bytes: int) -> None:
@@ -64,12 +65,11 @@ def examine(config: Config | None, workdir: str | None) -> Iterator[Finding]:
         yield Finding(PROBLEM, "config", str(error))
         config = None
     yield _check_precision(config.train if config else TrainConfig())
+    finding, dataset = _check_data(config) if config else (None, None)
     if workdir:
-        yield _check_workdir(workdir)
-    if not config:
-        return
-    finding, dataset = _check_data(config)
-    yield finding
+        yield _check_workdir(workdir, config, dataset)
+    if finding:
+        yield finding
     if dataset:
         yield from capacity.check_capacity(config, workdir, dataset.manifest)
 
@@ -132,13 +132,19 @@ def _check_precision(train: TrainConfig) -> Finding:
     return Finding(WARNING, "precision", text, "use --config.train.dtype_policy=auto")
 
 
-def _check_workdir(workdir: str) -> Finding:
+def _check_workdir(workdir: str, config: Config | None, dataset: Dataset | None) -> Finding:
+    """Check that a workdir can be written and, if the data set is known, that the run fits into it."""
     try:
+        if dataset:
+            workdir_lib.check(workdir, config, dataset.manifest)
+        else:
+            outputs.check_folder(workdir, "--workdir=")
         access.check_writable(workdir)
     except UserError as error:
         return _make_problem("workdir", error)
     except tf.errors.OpError as error:
-        return Finding(PROBLEM, "workdir", get_first_line(error))
+        reason = files.explain_error(workdir, error)
+        return _make_problem("workdir", UserError(f"{workdir} cannot be read: {reason}"))
     return Finding(OK, "workdir", f"{workdir}: wrote, read and removed a file")
 
 

@@ -119,6 +119,7 @@ def read(workdir: str) -> tuple[Config, Manifest]:
     for name in (CONFIG_NAME, MANIFEST_NAME):
         if not tf.io.gfile.exists(posixpath.join(workdir, name)):
             gcs.check_bucket(workdir)
+            outputs.check_folder(workdir, "")
             raise UserError(
                 f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir"
             )

@@ -50,6 +50,13 @@ def test_fault_is_found(tmp_path, squares, changes, subject, status, words):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", ["notes.txt", "manifest.json"])
+def test_workdir_of_something_else_is_found(tmp_path, squares, content):
+    (tmp_path / content).write_text("mine")
+    finding = examine(tiny.make_config(squares), str(tmp_path))["workdir"]
+    assert finding.status == PROBLEM and content in finding.text
+
+
 def test_impossible_config_is_found():
     config = Config()
     config.train.total_steps = 0
