@@ -39,7 +39,7 @@ help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
 
 train: $(READY) ## train CONFIG (configs/emoji32.py) into WORKDIR (runs/emoji32); repeat to resume
-ifeq ($(EXTRA),cpu)
+ifeq ($(HAS)$(EXTRA),cpucpu)
 	@echo "No GPU found (nvidia-smi lists none); training on the CPU."
 endif
 	@$(PY) launch/train.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)

@@ -22,6 +22,9 @@ TFDS = [
 ]
 GCS = ["google-cloud-storage>=2.18,<4"]
 
+# Noto fonts for captions in any script, 24 MB. Their license is the OFL 1.1.
+FONTS = ["manimgx-fonts>=2026.9", "manimgx-fonts-cjk>=2026.9"]
+
 # For launch/prepare_data.py.
 PREPARE = [
     "braceexpand>=0.1.7",  # patterns with {a..b}
@@ -83,12 +86,14 @@ setup(
             "onnxscript>=0.3",
         ],
         "data": TFDS,
+        "fonts": FONTS,
         "gcs": GCS,
         "prepare": PREPARE,
         "urls": [*PREPARE, "img2dataset>=1.45,<2"],
         "beam": [*PREPARE, "apache-beam[gcp]>=2.77,<3"],
         "dev": [
             *TFDS,
+            *FONTS,
             *GCS,
             *PREPARE,
             "webdataset>=0.2.100",  # writes the tar files that tests read

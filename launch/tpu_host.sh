@@ -27,7 +27,7 @@ has-tpu() {
     for vendor in "$PCI"/*/vendor; do
         [ "$(cat "$vendor" 2>/dev/null)" = 0x1ae0 ] || continue
         case $(cat "${vendor%vendor}device") in
-            0x0027 | 0x005e | 0x0062 | 0x0063 | 0x006f) return ;; # v2 and v3, v4, v5p, v5e, v6e
+            0x0027 | 0x005e | 0x0062 | 0x0063 | 0x006f | 0x0076) return ;; # v2 and v3, v4, v5p, v5e, v6e, v7
         esac
     done
     return 1

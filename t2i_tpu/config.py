@@ -130,7 +130,7 @@ class TrainConfig:
     # Steps are counted with 32 bits in the keys of random draws.
     total_steps: int = option(10_000, "Number of training steps.", at_least=1, below=2**31)
     global_batch_size: int = option(
-        64, "Number of examples per step, over all replicas.", at_least=1, at_most=2**20
+        64, "Number of examples per step, over all replicas.", at_least=1, below=2**31
     )
     steps_per_loop: int = option(
         20,

@@ -1,7 +1,7 @@
 """Ends a launch script after Ctrl-C or SIGTERM with one line on stderr and exit code 130 or 143.
 
-Importing this module installs the signal handler. Each script imports it first, because the other
-imports take seconds. While a training run can save a checkpoint, run/stop.py handles the signals.
+Each script imports interruptible.py first, which calls `install`, because the other imports take
+seconds. While a training run can save a checkpoint, run/stop.py handles the signals.
 
 The handler raises KeyboardInterrupt, which closes files and releases locks on its way. Python runs
 it only when TensorFlow returns, and destructors and some imports swallow the exception. A thread
@@ -23,9 +23,9 @@ _SECONDS, _TRIES = 3, 3
 _received: list[int] = []  # the signal that ends this process
 _servers: list[int] = []  # processes to kill then
 _is_exiting = False
-_announced = _thread.allocate_lock()
-_main_thread = _thread.get_ident()
-_stderr = os.dup(2)  # tensorflow_quietly.py redirects stderr for a while
+_announced: list[int] = []  # the signal that was announced
+_lock = _thread.allocate_lock()
+_stderr = 2
 
 
 @contextlib.contextmanager
@@ -47,6 +47,21 @@ def exit_quietly() -> Iterator[None]:
             child.kill()
         _announce(_received[0])
         sys.exit(128 + _received[0])
+
+
+@contextlib.contextmanager
+def end_at_once() -> Iterator[None]:
+    """Let a signal end the process at once, without a message, during the block.
+
+    This is for calls of TensorFlow that wait without releasing Python's interpreter lock. Neither the
+    handler nor the thread could run.
+    """
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in _MESSAGES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def was_received() -> bool:
@@ -84,7 +99,7 @@ def _raise(number: int, _frame) -> None:
         raise KeyboardInterrupt
 
 
-def _watch(reader: int) -> None:
+def _watch(reader: int, main_thread: int) -> None:
     """Announce the first signal. End the process after a second one, or after some seconds."""
     number = 0
     while number not in _MESSAGES:
@@ -93,22 +108,25 @@ def _watch(reader: int) -> None:
     for _ in range(_TRIES):
         if select.select([reader], [], [], _SECONDS)[0]:
             break
-        _raise_again()
+        _raise_again(main_thread)
     _exit(number)
 
 
-def _raise_again() -> None:
-    """Raise KeyboardInterrupt in the main thread, unless it already exits."""
+def _raise_again(main_thread: int) -> None:
+    """Raise KeyboardInterrupt in the main thread, unless the process already exits."""
     if not _is_exiting:
         import ctypes
 
-        thread, error = ctypes.c_ulong(_main_thread), ctypes.py_object(KeyboardInterrupt)
+        thread, error = ctypes.c_ulong(main_thread), ctypes.py_object(KeyboardInterrupt)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, error)
 
 
 def _announce(number: int) -> None:
-    """Write the one line, unless another thread has written it."""
-    if _announced.acquire(blocking=False):
+    """Write the one line, unless it was written."""
+    with _lock:
+        if _announced:
+            return
+        _announced.append(number)
         # A progress bar or ^C may be in the last line of a terminal.
         start = "\n" if os.isatty(_stderr) else ""
         line = f"{start}{os.path.basename(sys.argv[0])}: {_MESSAGES[number]}\n"
@@ -122,19 +140,24 @@ def _exit(number: int) -> None:
     os._exit(128 + number)
 
 
-def _install() -> None:
+def install() -> None:
+    """Install the handler for Ctrl-C and SIGTERM. Call this once, from the main thread.
+
+    It is not installed in a process that was started in a `block`, which leaves this to its parent.
+    """
+    global _stderr
+    if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):
+        return
+    _stderr = os.dup(2)  # tensorflow_quietly.py redirects stderr for a while
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in _MESSAGES:
         signal.signal(number, _raise)
-    _thread.start_new_thread(_watch, (reader,))
+    _thread.start_new_thread(_watch, (reader, _thread.get_ident()))
     # A script may be interrupted before or after `exit_quietly`, or in a destructor.
     show_error, show_ignored_error = sys.excepthook, sys.unraisablehook
     sys.excepthook = lambda *error: _exit(_received[0]) if _received else show_error(*error)
-    sys.unraisablehook = lambda error: _raise_again() if _received else show_ignored_error(error)
-
-
-# A process that was started in a `block` leaves the reaction to its parent.
-if signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []):
-    _install()
+    sys.unraisablehook = lambda error: (
+        _raise_again(_thread.get_ident()) if _received else show_ignored_error(error)
+    )

@@ -26,7 +26,7 @@ BASE = (
 )
 ORDER = (
     *(BASE, "random", "diffusion", "models", "storage", "text", "data", "run", "sample", "train"),
-    *("evaluate", "profile", "tpu", "flag_values", ("tensorflow_quietly", "cli")),
+    *("evaluate", "profile", "tpu", "flag_values", ("interruptible", "tensorflow_quietly", "cli")),
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.
 KERAS_ONLY = ("random.py", "diffusion/*.py", "models/*.py", "sample/generate.py")

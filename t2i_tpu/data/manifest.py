@@ -193,7 +193,7 @@ class Manifest:
         _check_value("image_size", self.image_size, int)
         for name in self.label_names or ():
             _check_value("label_names", name, str)
-        if self.channels not in (1, 3):
+        if type(self.channels) is not int or self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels!r}")
         if self.image_format not in ("png", "raw"):
             raise ValueError(f"image_format is {self.image_format!r}")

@@ -265,9 +265,10 @@ class Retention:
 
 
 def _read_loss(workdir: str, step: int) -> float:
-    """Return the loss stored with a checkpoint, or infinity if it cannot be read."""
+    """Return the loss stored with a checkpoint, or infinity if it is NaN or cannot be read."""
     try:
-        return read_info(workdir, step).metrics.get("loss", math.inf)
+        loss = read_info(workdir, step).metrics.get("loss", math.inf)
+        return math.inf if math.isnan(loss) else loss
     except (DamagedCheckpoint, UserError, tf.errors.NotFoundError):
         return math.inf
 

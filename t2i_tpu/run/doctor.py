@@ -13,11 +13,13 @@ from t2i_tpu import installed
 from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.config import Config, TrainConfig
 from t2i_tpu.data.locate import locate
+from t2i_tpu.data.order import check_batch_divides
 from t2i_tpu.data.read_errors import translate_data_errors
 from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding, report
-from t2i_tpu.run import capacity
+from t2i_tpu.models.denoiser import find_conditioner
+from t2i_tpu.run import capacity, cluster
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.storage import access, files, outputs
@@ -61,6 +63,8 @@ def examine(config: Config | None, workdir: str | None) -> Iterator[Finding]:
     yield from _check_unseen_gpus(installed.collect_facts())
     try:
         config = config and config_lib.resolve(config)
+        if config:
+            find_conditioner(config)
     except UserError as error:
         yield Finding(PROBLEM, "config", str(error))
         config = None
@@ -149,7 +153,7 @@ def _check_workdir(workdir: str, config: Config | None, dataset: Dataset | None)
 
 
 def _check_data(config: Config) -> tuple[Finding, Dataset | None]:
-    """Read the first record of each split.
+    """Read the first record of each split and the captions of the previews, and divide the batch.
 
     A source that still has to be converted or downloaded is left as it is.
 
@@ -166,6 +170,9 @@ def _check_data(config: Config) -> tuple[Finding, Dataset | None]:
         with translate_data_errors(dataset):
             for split in dataset.manifest.splits:
                 dataset.examples(split, 1)
+            captions = config.preview.captions
+            dataset.examples("train", len(captions), captions)
+        _check_batch(config, dataset)
     except UserError as error:
         return _make_problem("data", error), None
     except tf.errors.OpError as error:
@@ -174,6 +181,17 @@ def _check_data(config: Config) -> tuple[Finding, Dataset | None]:
         return _make_problem("data", reason), None
     count = dataset.manifest.num_examples("train")
     return Finding(OK, "data", f"{source}: {count} examples; the first can be read"), dataset
+
+
+def _check_batch(config: Config, dataset: Dataset) -> None:
+    """Raise UserError if hosts, replicas and streams do not divide the batch evenly.
+
+    The hosts are those of TF_CONFIG. Each is assumed to have as many GPUs as this one.
+    """
+    size, hosts = config.train.global_batch_size, cluster.count_workers()
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    strategy_lib.divide_batch(size, hosts * max(1, gpus))
+    check_batch_divides(size, dataset.manifest.num_streams(), hosts)
 
 
 def _make_problem(subject: str, error: UserError) -> Finding:

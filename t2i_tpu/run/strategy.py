@@ -3,10 +3,12 @@
 import os
 
 import tensorflow as tf
+from absl import logging
 
-from t2i_tpu import installed
+from t2i_tpu import installed, interrupts
 from t2i_tpu.config import STRATEGIES, TrainConfig
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.run import cluster
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -42,7 +44,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
                 "--strategy=multiworker: TF_CONFIG is not set; set it to the addresses of the workers "
                 "and the index of this one"
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _connect_to_workers()
     if name == "tpu":
         return tf.distribute.TPUStrategy(_connect_to_tpu())
     raise UserError(f"--strategy={name}: it must be one of {', '.join(STRATEGIES)}")
@@ -59,10 +61,24 @@ def _choose_strategy(has_gpu: bool) -> str:
     return "tpu" if installed.is_tpu_build() and has_tpu else "cpu"
 
 
+def _connect_to_workers() -> tf.distribute.Strategy:
+    cluster.count_workers()  # raises UserError if TF_CONFIG is malformed
+    logging.info("connecting to the other workers in TF_CONFIG")
+    try:
+        with interrupts.end_at_once():
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--strategy=multiworker: the workers in TF_CONFIG cannot be used "
+            f"({get_first_line(error):.160}); check their addresses and that the port of this one is free"
+        ) from error
+
+
 def _connect_to_tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
     name = os.environ.get("TPU_NAME") or "local"
     try:
-        return tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu=name)
+        with interrupts.end_at_once():
+            return tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu=name)
     # TensorFlow looks a name up with whichever client of Google's API is installed. Each client
     # raises errors of its own.
     except (tf.errors.OpError, ValueError, RuntimeError, ImportError, OSError) as error:
@@ -94,8 +110,8 @@ def get_host_index(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
     resolver = strategy.cluster_resolver
-    cluster = resolver.cluster_spec().as_dict()
-    chiefs, workers = (len(cluster.get(kind, ())) for kind in ("chief", "worker"))
+    jobs = resolver.cluster_spec().as_dict()
+    chiefs, workers = (len(jobs.get(kind, ())) for kind in ("chief", "worker"))
     first = 0 if resolver.task_type == "chief" else chiefs
     return first + resolver.task_id, chiefs + workers
 
@@ -140,7 +156,11 @@ def get_replica_batch_size(strategy: tf.distribute.Strategy, global_batch_size: 
     Raises:
       UserError: the number of replicas does not divide the batch size.
     """
-    replicas = strategy.num_replicas_in_sync
+    return divide_batch(global_batch_size, strategy.num_replicas_in_sync)
+
+
+def divide_batch(global_batch_size: int, replicas: int) -> int:
+    """Return a replica's share of a batch. Raises UserError as `get_replica_batch_size` does."""
     if global_batch_size % replicas:
         raise UserError(
             f"config.train.global_batch_size is {global_batch_size}, but it must be a multiple of "

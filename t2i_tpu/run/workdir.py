@@ -14,7 +14,7 @@ import posixpath
 
 import tensorflow as tf
 
-from t2i_tpu.config import Config, differences, from_dict, to_json
+from t2i_tpu.config import Config, differences, from_dict, get, to_json
 from t2i_tpu.data import text_tower
 from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
@@ -56,9 +56,12 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
     changeable = tuple(f"config.{name}:" for name in _CHANGEABLE)
     changes = [line for line in differences(old_config, config) if not line.startswith(changeable)]
     if changes:
+        name = changes[0].partition(":")[0]
+        value = get(old_config, name.removeprefix("config."))
+        others = f", and {len(changes) - 1} more fields differ" if len(changes) > 1 else ""
         raise UserError(
-            f"{workdir!r} holds a run with another config ({changes[0]}); use another --workdir or "
-            "the same config"
+            f"{workdir!r} holds a run with another config ({changes[0]}, of which the first is the run's"
+            f"{others}); resume it with --{name}={value}, or use another --workdir"
         )
     if old_manifest != manifest:
         raise UserError(

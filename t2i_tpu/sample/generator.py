@@ -6,6 +6,7 @@ import tensorflow as tf
 from t2i_tpu.config import Config, SampleConfig
 from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser, build_denoiser
 from t2i_tpu.sample.generate import draw_noise, generate, to_uint8
 
@@ -17,7 +18,8 @@ class Generator:
       denoiser: the model.
       batch_size: number of images that are drawn at once, over all replicas.
       replica_images: the compiled function that draws one replica's images. It maps conditions,
-        noise and seeds to int32 [b, H, W, C], because collectives cannot gather uint8.
+        noise and seeds to int32 [b, H, W, C], because collectives cannot gather uint8. A value that is
+        infinite or NaN becomes -1.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Generator:
         @tf.function(jit_compile=jit_compile, autograph=False)
         def replica_images(condition, noise, seeds):
             images = generate(denoiser, condition, noise, seeds, sample)
-            return tf.cast(to_uint8(images), tf.int32)
+            return tf.where(tf.math.is_finite(images), tf.cast(to_uint8(images), tf.int32), -1)
 
         # Compiling the strategy's call too avoids running Python for every batch and replica.
         @tf.function(autograph=False)
@@ -55,6 +57,9 @@ class Generator:
 
         Returns:
           uint8 [N, H, W, C].
+
+        Raises:
+          UserError: the model draws infinite or NaN values.
         """
         seeds = np.asarray(seeds, np.int64)
         drawn = []
@@ -67,7 +72,13 @@ class Generator:
                 (batch, batch_noise, seeds[rows]),
             )
             result = self._images(*inputs)
-            drawn.append(self.strategy.gather(result, axis=0).numpy().astype(np.uint8))
+            images = self.strategy.gather(result, axis=0).numpy()
+            if images.min() < 0:
+                raise UserError(
+                    "the model draws infinite or NaN values; use a checkpoint from before its loss "
+                    "became so, or train again with a lower config.train.learning_rate"
+                )
+            drawn.append(images.astype(np.uint8))
         return np.concatenate(drawn)[: len(seeds)]
 
     def initial_noise(self, seeds: np.ndarray) -> np.ndarray:

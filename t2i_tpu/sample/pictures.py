@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from t2i_tpu.errors import UserError
+from t2i_tpu.sample import text
 from t2i_tpu.storage import outputs
 
 COLUMNS = 8
@@ -34,8 +35,7 @@ def draw_grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Imag
     cell = (width * scale + GAP, height * scale + GAP + LINE)
     columns = min(columns, max(len(cells) for _, cells in sections))
     size = max(columns * cell[0] + GAP, MIN_WIDTH)
-    font = ImageFont.load_default(11)
-    titles = [_wrap(title, font, size - 2 * GAP) for title, _ in sections]
+    titles = [_wrap(title, size - 2 * GAP) for title, _ in sections]
     rows = sum(-(-len(cells) // columns) for _, cells in sections)
     lines = sum(len(title) for title in titles)
     total = rows * cell[1] + lines * LINE + len(sections) * GAP + GAP
@@ -44,14 +44,14 @@ def draw_grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Imag
     pen, top = ImageDraw.Draw(picture), GAP
     for title, (_, cells) in zip(titles, sections, strict=True):
         for line in title:
-            pen.text((GAP, top), line, fill="black", font=font)
+            text.draw(pen, (GAP, top), line, "black")
             top += LINE
         top += GAP // 2
         for index, (image, caption) in enumerate(cells):
             x, y = GAP + index % columns * cell[0], top + index // columns * cell[1]
             picture.paste(enlarge(image, scale), (x, y))
-            caption = _shorten(caption, font, cell[0] - GAP)
-            pen.text((x, y + height * scale), caption, fill="#555", font=font)
+            caption = _shorten(caption, cell[0] - GAP)
+            text.draw(pen, (x, y + height * scale), caption, "#555")
         top += -(-len(cells) // columns) * cell[1] + GAP // 2
     return picture
 
@@ -61,25 +61,26 @@ def _scale(image):
     return max(1, -(-CELL // min(image.shape[:2])))
 
 
-def _shorten(text, font, width):
-    """Cut text to at most `width` pixels, with an ellipsis if anything is cut."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1].rstrip()
-    return text + "…"
+def _shorten(line, width):
+    """Cut a line of text to at most `width` pixels, with an ellipsis if anything is cut."""
+    start = line[: 4 * int(width)]  # the rest of a long text cannot fit
+    if start == line and text.measure(line) <= width:
+        return line
+    while start and text.measure(start + "…") > width:
+        start = start[:-1].rstrip()
+    return start + "…"
 
 
-def _wrap(text, font, width):
+def _wrap(title, width):
     """Break text at spaces into lines of at most `width` pixels, and split words that are longer."""
     lines, line = [], ""
-    for word in text.split():
-        if line and font.getlength(f"{line} {word}") > width:
+    for word in title.split():
+        if line and text.measure(f"{line} {word}") > width:
             lines.append(line)
             line = ""
         line = f"{line} {word}".lstrip()
-        while font.getlength(line) > width:
-            end = max(n for n in range(1, len(line)) if font.getlength(line[:n]) <= width)
+        while text.measure(line) > width:
+            end = max(n for n in range(1, len(line)) if text.measure(line[:n]) <= width)
             lines.append(line[:end])
             line = line[end:]
     return [*lines, line]
@@ -112,9 +113,9 @@ def join_pictures(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     width = sum(picture.width + GAP for _, picture in pictures) + GAP
     height = max(picture.height for _, picture in pictures) + LINE + 2 * GAP
     joined, left = Image.new("RGB", (width, height), "white"), GAP
-    pen, font = ImageDraw.Draw(joined), ImageFont.load_default(11)
+    pen = ImageDraw.Draw(joined)
     for title, picture in pictures:
-        pen.text((left + GAP, GAP), title, fill="black", font=font)
+        text.draw(pen, (left + GAP, GAP), title, "black")
         joined.paste(picture, (left, LINE + GAP))
         left += picture.width + GAP
     return joined

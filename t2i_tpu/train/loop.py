@@ -31,7 +31,7 @@ from t2i_tpu.storage import access
 from t2i_tpu.storage.lock import Lock, NoLock
 from t2i_tpu.train.event_files import EventFiles
 from t2i_tpu.train.metrics import MetricsLog
-from t2i_tpu.train.nonfinite import find_first_nonfinite
+from t2i_tpu.train.nonfinite import check_final_loss, find_first_nonfinite, has_diverged
 from t2i_tpu.train.trainer import Trainer, build_trainer
 
 # Exit code of a run that was stopped from outside and can be resumed with the same command.
@@ -92,7 +92,6 @@ def train(
             doctor.check_run(config, workdir, run.checkpointer.count_bytes())
             lock.check()  # by now it is visible if another process started at the same moment
             workdir_lib.write(workdir, config, dataset.manifest, dataset.folder)
-        # Train.
         stop = stack.enter_context(Stop(strategy))
         watchdog = stack.enter_context(Watchdog(watchdog_minutes, trainer.is_waiting_for_input))
         return run.execute(stop, watchdog, rolls_back=on_nonfinite == "rollback")
@@ -119,8 +118,9 @@ def _is_finished(config: Config, workdir: str) -> bool:
     total = config.train.total_steps
     if max(checkpoint_store.list_steps(workdir), default=0) < total:
         return False
-    if next(checkpoint_store.iter_intact(workdir)).step < total:
+    if (newest := next(checkpoint_store.iter_intact(workdir))).step < total:
         return False
+    check_final_loss(newest.metrics, workdir)
     logging.info("finished: %s holds all %d steps; see its previews/", workdir, total)
     return True
 
@@ -170,12 +170,14 @@ class _Run:
             while step < total and not reason:
                 # Run steps on the device.
                 count = self._count_steps(step)
-                log.add(*self._advance(iterator, step, count))
+                metrics, waited, seconds = self._advance(iterator, step, count)
+                log.add(metrics, waited, seconds)
                 step += count
                 watchdog.step()
                 progress.update(count)
-                # Roll back if the gradients stay non-finite.
-                if self.state.skipped_in_a_row.numpy() >= train.max_skipped:
+                # Roll back if the gradients stay non-finite, or are so at the end.
+                final = metrics if rolls_back and step == total else {}
+                if has_diverged(self.state, train.max_skipped, final):
                     step = self._roll_back(step, rolls_back)
                     iterator = self.trainer.make_iterator(self.dataset, step)
                     log = MetricsLog(train)
@@ -199,6 +201,7 @@ class _Run:
         if reason and step < total:
             logging.info("stopped at step %d by %s; run the same command to resume", step, reason)
             return EXIT_STOPPED
+        check_final_loss(log.latest, self.workdir)
         logging.info("done: %d steps in %s", total, self.workdir)
         return 0
 
@@ -251,15 +254,13 @@ class _Run:
         batches = self.trainer.read_host_batches(self.dataset, step - 1, host, num_hosts)
         batches = batches.take(strategy.num_replicas_in_sync // num_hosts)
         cause = find_first_nonfinite(self.trainer.config, self.state, batches, step - 1)
-        problem = (
-            f"the gradients were not finite in {skipped} consecutive steps up to {step}: {cause}"
-        )
+        count = f"the gradients were not finite in {skipped} consecutive steps"
+        problem = f"{count if skipped else 'the loss was not finite'} up to {step}: {cause}"
         if not rolls_back:
             raise UserError(
                 f"{problem}; no checkpoint contains such values; use --on_nonfinite=rollback to "
                 "resume from an earlier one, or a lower config.train.learning_rate in another --workdir"
             )
-        # Agree on a checkpoint with the other hosts.
         self.checkpointer.wait()
         target = self.rollbacks.find_target(self.workdir, step - skipped) if self.is_chief else 0
         (target,) = hosts.sum_over_hosts(strategy, [target])
@@ -282,14 +283,14 @@ class _Run:
         return self.checkpointer.restore(before=target + 1)
 
     def _draw_preview(self, step):
-        picture = self.preview.draw(self.trainer.generator)
-        if not self.is_chief:
-            return
         try:
-            path = posixpath.join(self.workdir, "previews", f"step_{step:08d}.png")
-            save_picture(picture, path)
+            picture = self.preview.draw(self.trainer.generator)
+            if self.is_chief:
+                path = posixpath.join(self.workdir, "previews", f"step_{step:08d}.png")
+                save_picture(picture, path)
         except UserError as error:  # a full disk, for example, must not end the run
-            logging.warning("%s", error)
+            logging.warning("no preview of step %d: %s", step, error)
+            return
         with self.writer.as_default(step=step):
             tf.summary.image("preview", np.asarray(picture)[None])
 

@@ -1,15 +1,46 @@
 """Finds the first infinite or NaN value in the computation of a training step."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.config import Config
+from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.step import NUM_BANDS, Batch, compute_losses, corrupt_batch
+
+
+def has_diverged(state: TrainState, max_skipped: int, final_metrics: dict[str, float]) -> bool:
+    """Return whether too many steps in a row were skipped, or a run ends with a non-finite loss.
+
+    Args:
+      state: the run's state.
+      max_skipped: the number of skipped steps that is too high.
+      final_metrics: the metrics of the run's last device loop, or {} before the end.
+    """
+    is_finite = all(map(math.isfinite, final_metrics.values()))
+    return int(state.skipped_in_a_row.numpy()) >= max_skipped or not is_finite
+
+
+def check_final_loss(metrics: dict[str, float], workdir: str) -> None:
+    """Raise UserError if a run has ended with an infinite or NaN loss.
+
+    Its weights are finite, because steps with non-finite gradients do not change them, but useless.
+
+    Args:
+      metrics: the scalars of the last log line.
+      workdir: the run's workdir, for the message.
+    """
+    loss = metrics.get("loss", 0.0)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the run in {workdir} has ended, but its last loss is {loss}, so the model is useless; "
+            "train again in another --workdir with a lower config.train.learning_rate"
+        )
 
 
 def find_first_nonfinite(

@@ -1,12 +1,15 @@
 """The doctor finds each planted fault, and none if training works."""
 
+import json
+
 import pytest
 import tensorflow as tf
 
 from t2i_tpu.config import Config
+from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING
-from t2i_tpu.run import doctor
+from t2i_tpu.run import doctor, workdir
 from tests import tiny
 from tests.assertions import assert_mentions
 
@@ -55,6 +58,28 @@ def test_workdir_of_something_else_is_found(tmp_path, squares, content):
     (tmp_path / content).write_text("mine")
     finding = examine(tiny.make_config(squares), str(tmp_path))["workdir"]
     assert finding.status == PROBLEM and content in finding.text
+
+
+def test_doctor_finds_what_training_refuses(tmp_path, squares, monkeypatch):
+    config, folder = tiny.make_config(squares), str(tmp_path / "run")
+    workdir.write(folder, config, read_manifest(str(squares)), str(squares))
+    assert examine(config, folder)["workdir"].status == OK
+    changed = examine(tiny.make_config(squares, seed=7), folder)["workdir"]
+    assert changed.status == PROBLEM and "config.seed: 0 != 7" in changed.text
+
+    captions = examine(tiny.make_config(squares, preview__captions=("no such",)))["data"]
+    assert captions.status == PROBLEM and "config.preview.captions" in str(captions)
+    streams = examine(tiny.make_config(squares, train__global_batch_size=6))["data"]
+    assert streams.status == PROBLEM and "4 streams" in str(streams)
+    unknown = examine(tiny.make_config(squares, model__conditioning="nosuch"))["config"]
+    assert unknown.status == PROBLEM and "nosuch" in unknown.text
+
+    hosts = {"worker": ["a:1", "b:1", "c:1"]}
+    task = {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": hosts, "task": task}))
+    assert "number of replicas, 3" in str(examine(config)["data"])
+    monkeypatch.setenv("TF_CONFIG", "{")
+    assert "TF_CONFIG is not JSON" in examine(config)["data"].text
 
 
 def test_impossible_config_is_found():

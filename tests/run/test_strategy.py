@@ -1,10 +1,13 @@
 """Strategy, dtype and compiler suit the hardware, and missing hardware is reported."""
 
+import json
+
 import pytest
 import tensorflow as tf
 
 from t2i_tpu.config import TrainConfig
 from t2i_tpu.errors import UserError
+from t2i_tpu.run import cluster
 from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.train.loop import train
 from tests import tiny
@@ -82,3 +85,37 @@ def test_dtype_and_compiler_suit_this_cpu():
     in_float16, with_xla = TrainConfig(dtype_policy="mixed_float16"), TrainConfig(jit_compile="on")
     assert strategy_lib.choose_dtype_policy(in_float16, strategy) == "mixed_float16"
     assert strategy_lib.should_use_xla(with_xla, strategy)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("5", "has no 'cluster'"),
+        ('{"cluster": []}', "has no 'cluster'"),
+        ('{"cluster": {"worker": ["a:1"]}}', "has no 'task'"),
+        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "HOST:PORT"),
+        ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "HOST:PORT"),
+        ('{"cluster": {"worker": [7]}, "task": {"type": "worker", "index": 0}}', "HOST:PORT"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "below 1"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "x"}}', "index 'x'"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}', "task type"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "job 'ps'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["auto", "multiworker"])
+def test_malformed_cluster_is_explained(monkeypatch, name, text, words):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(UserError) as error:
+        strategy_lib.make_strategy(name)
+    assert str(error.value).startswith("TF_CONFIG has") or "is not JSON" in str(error.value)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_workers_of_a_cluster_are_counted(monkeypatch):
+    hosts = {"chief": ["a:1"], "worker": ["b:1", "[::1]:2222"]}
+    task = {"type": "worker", "index": 1}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": hosts, "task": task}))
+    assert cluster.count_workers() == 3
+    monkeypatch.delenv("TF_CONFIG")
+    assert cluster.count_workers() == 1

@@ -1,5 +1,7 @@
 """Cloud TPU types agree with Google's documentation."""
 
+import pathlib
+
 import pytest
 
 from t2i_tpu.errors import UserError
@@ -62,3 +64,15 @@ def test_gpus_are_single_devices():
     for gpu in gpus:
         assert gpu.num_replicas == 1
         assert 0 < gpu.spot < gpu.on_demand
+
+
+def test_preflight_knows_the_types_that_can_be_created():
+    path = pathlib.Path(__file__).parents[2] / "launch" / "tpu_types.txt"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    creatable = {name for line in lines for name in line.split()[0].split(",")}
+    known = {
+        f"{generation}-{size}".replace("v5e", "v5litepod")
+        for generation, chip in hardware._load_table()["tpus"].items()
+        for size in chip["sizes"]
+    }
+    assert creatable == known

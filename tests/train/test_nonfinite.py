@@ -153,3 +153,20 @@ def test_a_rollback_lowers_a_learning_rate_that_is_too_high(squares, tmp_path, l
     assert f"returning to step {last[0]} at {last[1]:g} times the learning rate" in saved.stderr
     found = tiny.read_checkpoint(tmp_path / "run")
     assert found["step"] == 40 and all(np.isfinite(value).all() for value in found.values())
+
+
+def test_a_run_that_ends_with_a_nan_loss_fails(squares, tmp_path, launch):
+    config = tmp_path / "plain.py"
+    config.write_text(tiny.CONFIG_FILE)
+    flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    flags += tiny.make_flags(squares, train__total_steps=4, train__learning_rate=1e30)
+    # The second command finds the finished run.
+    for _ in range(2):
+        result = launch("train.py", flags).wait()
+        assert result.code == 1 and "Traceback" not in result.stderr
+        error = result.stderr.splitlines()[-1]
+        assert error.startswith("train.py: error: ") and "its last loss is nan" in error
+        assert "lower config.train.learning_rate" in error and "done:" not in result.stderr
+    assert all(
+        np.isfinite(value).all() for value in tiny.read_checkpoint(tmp_path / "run").values()
+    )
