@@ -18,7 +18,6 @@ BASE = (
     "recipes",
     "config_checks",
     "config",
-    "cache",
     "findings",
     "installed",
     "compatibility",

@@ -9,7 +9,6 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from t2i_tpu.cache import get_cache_folder
 from t2i_tpu.data.manifest import FORMAT_VERSION, MANIFEST_NAME
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources import idx, tfds
@@ -17,6 +16,7 @@ from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.options import suggest
 from t2i_tpu.storage import folders, paths
+from t2i_tpu.storage.cache import get_cache_folder
 
 _EMBEDDED = os.path.join(os.path.dirname(os.path.dirname(__file__)), "embedded")
 _SPLITS = ("train", "heldout")

@@ -3,8 +3,8 @@
 import os
 import sys
 
-from t2i_tpu.cache import get_cache_folder
 from t2i_tpu.storage import folders
+from t2i_tpu.storage.cache import get_cache_folder
 from t2i_tpu.tpu.child import CompilationError, get_last_line, run_child
 
 # compiler_process.py calls jax's internals, which change between versions, so these are exact.
