@@ -1,0 +1,51 @@
+"""Tests that patterns of files are expanded, and that wrong ones are explained."""
+
+import sys
+
+import pytest
+
+from t2i_tpu.data.sources.source import expand_pattern
+from t2i_tpu.errors import UserError
+
+
+@pytest.fixture
+def tars(tmp_path):
+    for name in ("0.tar", "1.tar", "[2].tar", "{3}.tar"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.tar").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.tar", ["0.tar", "1.tar", "[2].tar", "{3}.tar"]),
+        ("{0..1}.tar", ["0.tar", "1.tar"]),
+        ("[2].tar", ["[2].tar"]),
+        ("{3}.tar", ["{3}.tar"]),
+    ],
+)
+def test_patterns_are_expanded(tars, pattern, names):
+    assert expand_pattern(f"{tars}/{pattern}", "webdataset") == [f"{tars}/{name}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("{0..4}.tar", "2.tar' does not exist"),
+        ("{0..1.tar", "a brace is not closed"),
+        ("folder.tar", "is a folder; name its files"),
+        ("*.zip", "no file matches"),
+    ],
+)
+def test_wrong_patterns_are_explained(tars, pattern, words):
+    with pytest.raises(UserError, match=words):
+        expand_pattern(f"{tars}/{pattern}", "webdataset")
+
+
+def test_only_patterns_with_braces_need_braceexpand(tars, monkeypatch):
+    monkeypatch.setitem(sys.modules, "braceexpand", None)  # as if it were not installed
+    assert expand_pattern(f"{tars}/0.tar", "webdataset") == [f"{tars}/0.tar"]
+    assert len(expand_pattern(f"{tars}/*.tar", "webdataset")) == 4
+    with pytest.raises(UserError, match="needs braceexpand"):
+        expand_pattern(f"{tars}/{{0..1}}.tar", "webdataset")
