@@ -198,7 +198,7 @@ def is_plain(stem):
 
 
 STEMS = NAMES.filter(is_plain)
-FOLDERS = st.sampled_from(["", "", "", "sub", "a.png", "sub/deep er", ".hidden", "__MACOSX"])
+FOLDERS = st.sampled_from(["", "", "", "sub", "folder.png", "sub/deep er", ".hidden", "__MACOSX"])
 EXAMPLES = st.fixed_dictionaries(
     {
         "folder": FOLDERS,
