@@ -8,14 +8,14 @@ import tensorflow as tf
 
 from t2i_tpu.data.prepare.filters import FILTER_COLUMNS, find_cause_without_image
 from t2i_tpu.data.prepare.settings import Settings
-from t2i_tpu.data.sources.folder import FolderSource
+from t2i_tpu.data.sources.folder.folder import FolderSource
 from t2i_tpu.data.sources.idx import IdxSource
 from t2i_tpu.data.sources.npy import NpySource
 from t2i_tpu.data.sources.parquet import ParquetSource
 from t2i_tpu.data.sources.source import Source
+from t2i_tpu.data.sources.tar.webdataset import WebdatasetSource
 from t2i_tpu.data.sources.tfds import TfdsSource
 from t2i_tpu.data.sources.urls import UrlsSource
-from t2i_tpu.data.sources.webdataset import WebdatasetSource
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.options import suggest
 from t2i_tpu.storage import gcs

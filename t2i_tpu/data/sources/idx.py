@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.sources.source import Item, Unit, split_rows
-from t2i_tpu.data.sources.text_lines import read_lines
+from t2i_tpu.data.sources.tables.text_lines import read_lines
 from t2i_tpu.errors import UserError, get_first_line
 
 _PREFIXES = {"train": "train", "heldout": "t10k"}

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from t2i_tpu.data.sources.columns import find_columns
-from t2i_tpu.data.sources.csv_table import read_csv
 from t2i_tpu.data.sources.source import Item, Unit, split_rows
+from t2i_tpu.data.sources.tables.columns import find_columns
+from t2i_tpu.data.sources.tables.csv_table import read_csv
 from t2i_tpu.errors import UserError, get_first_line
 
 

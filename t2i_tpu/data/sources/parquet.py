@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from t2i_tpu.data.sources import parquet_columns
-from t2i_tpu.data.sources.columns import explain_missing_column, find_column
-from t2i_tpu.data.sources.parquet_file import iterate_rows, open_parquet
 from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, name_files, select_columns
+from t2i_tpu.data.sources.tables.columns import explain_missing_column, find_column
+from t2i_tpu.data.sources.tables.parquet_file import iterate_rows, open_parquet
 from t2i_tpu.errors import UserError
 
 _BATCH_ROWS = 64  # number of rows to decode at a time

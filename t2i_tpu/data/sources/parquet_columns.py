@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from t2i_tpu.data.sources.columns import explain_missing_column, find_column, find_columns
+from t2i_tpu.data.sources.tables.columns import explain_missing_column, find_column, find_columns
 from t2i_tpu.errors import UserError
 
 # What columns may hold, as `describe_type` names it. The first group that occurs is used.

@@ -14,8 +14,8 @@ from typing import Any
 
 from t2i_tpu.data.sources.bounded_urlopen import urlopen
 from t2i_tpu.data.sources.parquet_columns import choose_columns, find_simple_columns
-from t2i_tpu.data.sources.parquet_file import iterate_rows, open_parquet
 from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, name_files, select_columns
+from t2i_tpu.data.sources.tables.parquet_file import iterate_rows, open_parquet
 from t2i_tpu.errors import UserError
 
 _DOWNLOAD_ROWS = 256  # number of rows to download at a time

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.data.reader import open_dataset
-from t2i_tpu.data.sources.folder import FolderSource
+from t2i_tpu.data.sources.folder.folder import FolderSource
 from t2i_tpu.errors import UserError
 from t2i_tpu.text import make_encoder
 from tests.data.prepare.source_files import (

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from t2i_tpu.data.sources.folder import FolderSource
+from t2i_tpu.data.sources.folder.folder import FolderSource
 
 
 def encode_color(color, kind="PNG"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from t2i_tpu.data.prepare.clean import clean_caption
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, is_clutter
-from t2i_tpu.data.sources.folder import FolderSource
+from t2i_tpu.data.sources.folder.folder import FolderSource
 from t2i_tpu.errors import UserError
 from tests.data.sources.folders import encode_color, read_captions, read_items, write_files
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_tpu.data.sources.csv_table import read_csv
-from t2i_tpu.data.sources.tables import read_table
+from t2i_tpu.data.sources.tables.csv_table import read_csv
+from t2i_tpu.data.sources.tables.tables import read_table
 from t2i_tpu.errors import UserError
 
 ROWS = [("0.png", "a red square"), ("b/1.png", "größer, als"), ("2.png", "x y")]

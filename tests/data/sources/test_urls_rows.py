@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from t2i_tpu.data.sources import urls
-from t2i_tpu.data.sources.parquet_file import iterate_rows, open_parquet
+from t2i_tpu.data.sources.tables.parquet_file import iterate_rows, open_parquet
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from t2i_tpu.data.prepare.rejected import Rejected
 from t2i_tpu.data.prepare.run import prepare
 from t2i_tpu.data.prepare.settings import Settings
 from t2i_tpu.data.sources.source import expand_pattern, name_files
-from t2i_tpu.data.sources.webdataset import WebdatasetSource
+from t2i_tpu.data.sources.tar.webdataset import WebdatasetSource
 from t2i_tpu.errors import UserError
 from tests.data.prepare.source_files import add_member
 

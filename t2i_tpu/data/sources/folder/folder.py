@@ -12,13 +12,13 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from t2i_tpu.data.sources.file_index import FileIndex
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, get_ending
-from t2i_tpu.data.sources.folder_survey import FolderSurvey
+from t2i_tpu.data.sources.folder.file_index import FileIndex
+from t2i_tpu.data.sources.folder.survey import FolderSurvey
+from t2i_tpu.data.sources.folder.walk import list_folder, walk
 from t2i_tpu.data.sources.source import UNIT_SIZE, Item, Unit, is_unsafe_name
-from t2i_tpu.data.sources.tables import MAIN_TABLE_ENDINGS, check_table, is_table, read_table
-from t2i_tpu.data.sources.text_lines import decode_text
-from t2i_tpu.data.sources.walk import list_folder, walk
+from t2i_tpu.data.sources.tables.tables import MAIN_TABLE_ENDINGS, check_table, is_table, read_table
+from t2i_tpu.data.sources.tables.text_lines import decode_text
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import paths
 

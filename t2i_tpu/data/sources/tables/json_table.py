@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t2i_tpu.data.sources.columns import find_column
-from t2i_tpu.data.sources.text_lines import read_lines
+from t2i_tpu.data.sources.tables.columns import find_column
+from t2i_tpu.data.sources.tables.text_lines import read_lines
 from t2i_tpu.errors import UserError, get_first_line
 
 Row = dict[str, Any]

@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from t2i_tpu.data.sources.columns import find_columns
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS
 from t2i_tpu.data.sources.source import Item
-from t2i_tpu.data.sources.tar_members import Member
+from t2i_tpu.data.sources.tables.columns import find_columns
+from t2i_tpu.data.sources.tar.tar_members import Member
 
 # Members by the ending of their name, in lower case.
 Parts = dict[str, Member]

@@ -13,8 +13,8 @@ import posixpath
 from collections.abc import Iterator
 
 from t2i_tpu.data.sources.source import Item
-from t2i_tpu.data.sources.tar_item import Parts, find_image, has_caption, make_item
-from t2i_tpu.data.sources.tar_members import Member
+from t2i_tpu.data.sources.tar.tar_item import Parts, find_image, has_caption, make_item
+from t2i_tpu.data.sources.tar.tar_members import Member
 
 _MAX_GROUP = 32  # number of neighbours with one key after which they are not taken for one example
 

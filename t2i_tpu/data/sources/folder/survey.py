@@ -3,9 +3,9 @@
 import collections
 from collections.abc import Iterable
 
-from t2i_tpu.data.sources.columns import list_names
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, get_ending
-from t2i_tpu.data.sources.tables import has_table_ending, is_table
+from t2i_tpu.data.sources.tables.columns import list_names
+from t2i_tpu.data.sources.tables.tables import has_table_ending, is_table
 from t2i_tpu.errors import UserError
 
 _SHOWN_ENDINGS = 6

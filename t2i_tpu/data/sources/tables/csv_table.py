@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple, NoReturn
 
-from t2i_tpu.data.sources.columns import explain_missing_column, find_column, list_names
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, get_ending
-from t2i_tpu.data.sources.text_lines import read_lines
+from t2i_tpu.data.sources.tables.columns import explain_missing_column, find_column, list_names
+from t2i_tpu.data.sources.tables.text_lines import read_lines
 from t2i_tpu.errors import UserError
 
 _DELIMITERS = ",;\t|"

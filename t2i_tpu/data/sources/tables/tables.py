@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from absl import logging
 
-from t2i_tpu.data.sources.columns import explain_missing_column, find_column, find_columns
-from t2i_tpu.data.sources.csv_table import read_csv
 from t2i_tpu.data.sources.file_names import get_ending
-from t2i_tpu.data.sources.json_table import read_json, read_json_lines
-from t2i_tpu.data.sources.parquet_file import open_parquet
 from t2i_tpu.data.sources.source import select_columns
+from t2i_tpu.data.sources.tables.columns import explain_missing_column, find_column, find_columns
+from t2i_tpu.data.sources.tables.csv_table import read_csv
+from t2i_tpu.data.sources.tables.json_table import read_json, read_json_lines
+from t2i_tpu.data.sources.tables.parquet_file import open_parquet
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.storage import paths
 

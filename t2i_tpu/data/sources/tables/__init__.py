@@ -1,0 +1,1 @@
+"""Reads tables of captions, and decides what their columns hold."""

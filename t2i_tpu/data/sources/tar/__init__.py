@@ -1,0 +1,1 @@
+"""Reads tar files in the format of webdataset."""
