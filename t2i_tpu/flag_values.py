@@ -125,7 +125,7 @@ def _describe_values(parser: flags.ArgumentParser, value: str) -> str | None:
         return describe_choices(value, parser.enum_values)
     if isinstance(parser, flags.BooleanParser):
         return "true or false"
-    kinds = {flags.IntegerParser: "a whole number", flags.FloatParser: "a number"}
+    kinds = {flags.IntegerParser: "an integer", flags.FloatParser: "a number"}
     for kind, words in kinds.items():
         if isinstance(parser, kind):
             bounds = describe_bounds(at_least=parser.lower_bound, at_most=parser.upper_bound)

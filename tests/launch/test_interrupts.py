@@ -29,10 +29,10 @@ def list_group(group):
     return members
 
 
-def interrupt(script, flags, is_time, number=signal.SIGINT, whole_group=True):
+def interrupt(script, flags, is_time, number=signal.SIGINT, entire_group=True):
     """Start a script, send it a signal when `is_time()`, and check how it ends.
 
-    A terminal sends Ctrl-C to the whole group of processes, and `kill` a signal to one process only.
+    A terminal sends Ctrl-C to the entire group of processes, and `kill` a signal to one process only.
     """
     process = subprocess.Popen(
         [sys.executable, f"launch/{script}", *map(str, flags)],
@@ -47,7 +47,7 @@ def interrupt(script, flags, is_time, number=signal.SIGINT, whole_group=True):
         while not is_time():
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
-        (os.killpg if whole_group else os.kill)(process.pid, number)
+        (os.killpg if entire_group else os.kill)(process.pid, number)
         _, stderr = process.communicate(timeout=60)
         end = time.monotonic() + 20
         while list_group(process.pid) and time.monotonic() < end:
@@ -85,10 +85,10 @@ def test_interrupt_while_modules_are_imported(tmp_path, seconds):
 
 
 @pytest.mark.parametrize(
-    ("number", "whole_group"),
+    ("number", "entire_group"),
     [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)],
 )
-def test_interrupt_of_a_preparation_ends_its_workers(tmp_path, photos, number, whole_group):
+def test_interrupt_of_a_preparation_ends_its_workers(tmp_path, photos, number, entire_group):
     output = tmp_path / "data"
     flags = [f"--source=folder:{photos}", f"--output={output}", "--workers=2", "--num_streams=1"]
     started = []
@@ -98,7 +98,7 @@ def test_interrupt_of_a_preparation_ends_its_workers(tmp_path, photos, number, w
             started.append(after(1))  # while TensorFlow is imported for the workers
         return started and started[0]()
 
-    interrupt("prepare_data.py", flags, is_time, number, whole_group)
+    interrupt("prepare_data.py", flags, is_time, number, entire_group)
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ BEYOND = 10**30
 def list_cases():
     """Yield (script, flags, words of the error)."""
     sampling = [
-        ("--seed=4294967296", "--seed=4294967296: it must be a whole number, at least 0"),
+        ("--seed=4294967296", "--seed=4294967296: it must be an integer, at least 0"),
         ("--seed=18446744073709551616", "at most 4294967295"),
         ("--seed=4294967295 --num_images=2", "--seed=4294967295 --num_images=2"),
-        ("--num_images=two", "--num_images=two: it must be a whole number, at least 1"),
+        ("--num_images=two", "--num_images=two: it must be an integer, at least 1"),
         ("--num_images=1.5", "--num_images=1.5: it must be"),
         ("--num_images=5000000", "room for 4096 images, not for 5000000"),
         ("--guidance_scale=1e39", "--guidance_scale is 1e+39"),
@@ -42,7 +42,7 @@ def list_cases():
         yield "sample.py", ["--workdir=absent", "--prompt=x", *line.split()], words
     ends = ["--workdir=absent", "--from_prompt=x", "--to_prompt=y"]
     for line, words in [
-        ("--frames=1001", "--frames=1001: it must be a whole number, at least 2 and at most"),
+        ("--frames=1001", "--frames=1001: it must be an integer, at least 2 and at most"),
         ("--from_seed=-1", "--from_seed=-1: it must be"),
         ("--to_seed=4294967296", "--to_seed=4294967296: it must be"),
         ("--mode=noise", "--mode=noise needs --to_seed, and --from_prompt or --label"),
