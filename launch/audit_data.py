@@ -8,7 +8,7 @@ the training images. The exit code is 1 if there are problems. --repair moves ba
 quarantine/ and removes them from the manifest.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 import importlib.util

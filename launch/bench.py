@@ -7,7 +7,7 @@ FLOPs per second of large matrix products in the same dtype, timed in turns with
 of the step's time outside convolutions and matrix products, and the cost of a checkpoint.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 from absl import flags

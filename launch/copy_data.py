@@ -6,7 +6,7 @@ Files are copied in parallel and checked. If the copy is interrupted, run the sa
 resume it: files that already exist in the output with the same checksum are not copied again.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 from absl import flags

@@ -7,7 +7,7 @@ says ok, warning or PROBLEM, and how to fix a problem. The exit code is 1 if the
 Nothing is trained, and no files are left behind.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 from t2i_tpu import cli, compatibility, findings

@@ -8,7 +8,7 @@ The interpolation is spherical. If --output ends in .gif, the frames become an a
 forward and back. Otherwise they are placed side by side in one picture.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 import numpy as np

@@ -7,7 +7,7 @@ sampler with the TPU's own compiler (in a separate environment that is installed
 estimates time and price. The exit code is 1 if the config will not run. docs/tpu.md has an example.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 from absl import flags

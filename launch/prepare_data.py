@@ -16,7 +16,7 @@ counts the outcomes, and rejected.csv lists the rejected examples. If the comman
 again to resume. The result does not depend on the number of workers.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 import dataclasses

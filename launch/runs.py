@@ -7,7 +7,7 @@ sizes, and its preview.
 --prune removes all checkpoints except those that the --keep flags select.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 import posixpath

@@ -8,7 +8,7 @@ but not on the other images. If --output ends in .png, all images go into one pi
 prompt. Otherwise it is a folder, and each image becomes a separate file in its original size.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 import re

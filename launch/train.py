@@ -5,7 +5,7 @@
 Run the same command again to resume a stopped run.
 """
 
-from t2i_tpu import interruptible  # noqa: F401
+from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
 from absl import flags

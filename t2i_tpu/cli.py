@@ -16,11 +16,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from t2i_tpu import config as config_lib
-from t2i_tpu import fast_exit, flag_values, installed, interrupts
+from t2i_tpu import flag_values, installed
 from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
 from t2i_tpu.options import suggest
+from t2i_tpu.process import fast_exit, interrupts
 from t2i_tpu.storage import paths
 
 # TensorFlow reads this when it is imported. 2 hides its informational messages and warnings.
@@ -146,7 +147,7 @@ def run(
 
             # Check the installation, import TensorFlow, and translate its errors about files.
             report(find_known_bad(installed.collect_facts()))
-            from t2i_tpu import tensorflow_quietly  # noqa: F401
+            from t2i_tpu.process import tensorflow_quietly  # noqa: F401
             from t2i_tpu.storage.failures import translate_file_errors
 
             with translate_file_errors():

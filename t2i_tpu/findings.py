@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from absl import logging
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.workers import exit_with_parent, start_spawned
+from t2i_tpu.process.workers import exit_with_parent, start_spawned
 
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
 # A check that yields nothing for this long is considered hung, for example on a disk or a bucket.

@@ -12,8 +12,7 @@ PACKAGE = ROOT / "t2i_tpu"
 # A part of the package imports itself and the parts before it. The README lists the folders.
 BASE = (
     "errors",
-    "interrupts",
-    "workers",
+    "process",
     "options",
     "recipes",
     "config_checks",
@@ -21,11 +20,10 @@ BASE = (
     "findings",
     "installed",
     "compatibility",
-    "fast_exit",
 )
 ORDER = (
     *(BASE, "random", "diffusion", "models", "storage", "text", "data", "run", "sample", "train"),
-    *("evaluate", "profile", "tpu", "flag_values", ("interruptible", "tensorflow_quietly", "cli")),
+    *("evaluate", "profile", "tpu", "flag_values", "cli"),
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.
 KERAS_ONLY = ("random.py", "diffusion/*.py", "models/*.py", "sample/generate.py")

@@ -5,9 +5,10 @@ import os
 import tensorflow as tf
 from absl import logging
 
-from t2i_tpu import installed, interrupts
+from t2i_tpu import installed
 from t2i_tpu.config import STRATEGIES, TrainConfig
 from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.process import interrupts
 from t2i_tpu.run import cluster
 
 

@@ -10,6 +10,7 @@ from t2i_tpu.config import Config
 from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.data.order import check_batch_divides
 from t2i_tpu.errors import UserError
+from t2i_tpu.process.workers import exit_with_parent, start_fork_server
 from t2i_tpu.tpu import hardware, lower
 from t2i_tpu.tpu.assumed_data import find_manifest
 from t2i_tpu.tpu.child import CompilationError
@@ -17,7 +18,6 @@ from t2i_tpu.tpu.compile import CompiledProgram, compile_program
 from t2i_tpu.tpu.compiler_environment import prepare_environment
 from t2i_tpu.tpu.estimate import Estimate, Work, estimate_run
 from t2i_tpu.tpu.hardware import Tpu, format_gib
-from t2i_tpu.workers import exit_with_parent, start_fork_server
 
 _MAX_PADDING_WASTE = 1.3
 
@@ -144,7 +144,7 @@ def _trace_in_subprocess(report: Report, config: Config, manifest: Manifest) -> 
     config.train.global_batch_size = report.per_replica_batch_size * replicas
 
     # Trace.
-    context = start_fork_server(["t2i_tpu.tensorflow_quietly", __name__])
+    context = start_fork_server(["t2i_tpu.process.tensorflow_quietly", __name__])
     with concurrent.futures.ProcessPoolExecutor(1, context, exit_with_parent) as pool:
         try:
             trace = pool.submit(_trace_with_stand_in, config, manifest, replicas, hosts).result()

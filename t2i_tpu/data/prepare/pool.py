@@ -11,7 +11,7 @@ from t2i_tpu.data.prepare.sources import make_source
 from t2i_tpu.data.prepare.unit import process_unit
 from t2i_tpu.data.sources.source import Unit
 from t2i_tpu.errors import UserError
-from t2i_tpu.workers import exit_with_parent, start_fork_server
+from t2i_tpu.process.workers import exit_with_parent, start_fork_server
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def process_units(
     if workers == 1:
         yield _process_here(work, settings, remaining)
         return
-    context = start_fork_server(["t2i_tpu.tensorflow_quietly", __name__])
+    context = start_fork_server(["t2i_tpu.process.tensorflow_quietly", __name__])
     with concurrent.futures.ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(work, settings)
     ) as pool:

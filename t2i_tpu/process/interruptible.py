@@ -1,5 +1,5 @@
 """Makes this process react to Ctrl-C and SIGTERM as interrupts.py describes, when it is imported."""
 
-from t2i_tpu import interrupts
+from t2i_tpu.process import interrupts
 
 interrupts.install()

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 
-from t2i_tpu import installed, interrupts
+from t2i_tpu import installed
+from t2i_tpu.process import interrupts
 
 _exit_code: int | None = None
 

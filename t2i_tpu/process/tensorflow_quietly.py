@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 
-from t2i_tpu import interrupts
+from t2i_tpu.process import interrupts
 
 
 def _import_tensorflow() -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext
 
-from t2i_tpu import interrupts
+from t2i_tpu.process import interrupts
 
 
 def start_fork_server(modules: Sequence[str]) -> ForkServerContext:

@@ -9,7 +9,7 @@ from tests.launch.launcher import ROOT
 
 SCRIPT = """
 import atexit, sys, time
-from t2i_tpu import fast_exit
+from t2i_tpu.process import fast_exit
 
 class Slow:
     def __del__(self):

@@ -1,0 +1,1 @@
+"""How the process of a launch script starts, reacts to signals, starts other processes, and ends."""
