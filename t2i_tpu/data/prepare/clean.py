@@ -1,6 +1,5 @@
 """Turns captions and embeddings, which sources pass on in any form, into text and arrays."""
 
-import codecs
 import decimal
 import io
 import math
@@ -10,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from t2i_tpu.data.prepare.rejected import Rejected
+from t2i_tpu.data.sources.encoding import decode_text
 
 _MAX_CAPTION_CHARACTERS = 8192  # a longer text is a page, not a caption
 _INVISIBLE_CATEGORIES = ("Cc", "Cf", "Zs", "Zl", "Zp")
 # Invisible characters of other categories: combining grapheme joiner, Hangul and Khmer fillers, the
 # blank of Braille, and variation selectors.
 _INVISIBLE = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10))}
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def clean_caption(caption: Any) -> str:
@@ -26,8 +25,8 @@ def clean_caption(caption: Any) -> str:
     else is kept: case, HTML entities, and the Unicode normal form.
 
     Args:
-      caption: text; bytes in UTF-8, or in UTF-16 with a byte-order mark; a number, which is written
-        as text; or a list of these, of which the first one with visible characters is used.
+      caption: text; bytes in an encoding of Unicode; a number, which is written as text; or a list of
+        these, of which the first one with visible characters is used.
 
     Raises:
       Rejected: no_caption (None, NaN, a truth value or an empty list), empty_caption (no visible
@@ -67,9 +66,7 @@ def _to_text(caption: Any) -> str:
     if isinstance(caption, str):
         return caption
     if isinstance(caption, bytes):
-        if caption.startswith(_UTF16_MARKS) and len(caption) % 2 == 0:
-            return caption.decode("utf-16", "surrogatepass")
-        return caption.decode("utf-8", "surrogateescape")
+        return decode_text(caption)
     if caption is None or isinstance(caption, bool):
         raise Rejected("no_caption")
     if isinstance(caption, float):

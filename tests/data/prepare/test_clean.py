@@ -22,7 +22,7 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one emoji of five chara
         ("e\u0301", "e\u0301"),
         (FAMILY, FAMILY),
         ("a\u200bb", "a\u200bb"),
-        ("ein Käfer".encode("utf-16"), "ein Käfer"),
+        *(("ein Käfer".encode(name), "ein Käfer") for name in ("utf-16", "utf-16-be", "utf-32")),
         (["a red square", "something red"], "a red square"),
         (["", None, "\u200b", float("nan"), " third"], "third"),
         (("a", "b"), "a"),

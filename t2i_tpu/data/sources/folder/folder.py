@@ -18,7 +18,6 @@ from t2i_tpu.data.sources.folder.survey import FolderSurvey
 from t2i_tpu.data.sources.folder.walk import list_folder, walk
 from t2i_tpu.data.sources.source import UNIT_SIZE, Item, Unit, is_unsafe_name
 from t2i_tpu.data.sources.tables.tables import MAIN_TABLE_ENDINGS, check_table, is_table, read_table
-from t2i_tpu.data.sources.tables.text_lines import decode_text
 from t2i_tpu.errors import UserError
 from t2i_tpu.storage import paths
 
@@ -220,8 +219,7 @@ class FolderSource:
             item.caption = caption
         elif item.problem is None:
             caption = caption or _make_caption_path(name)
-            content, item.problem = self._read_file(caption, "no_caption")
-            item.caption = content and decode_text(content)
+            item.caption, item.problem = self._read_file(caption, "no_caption")
         return item
 
     def _join(self, name: str) -> str:
