@@ -89,11 +89,17 @@ def process_unit(work: str, name: str, unit: Unit, source: Source, settings: Set
     label_names = source.read_label_names()
     with files.write_atomically(examples) as partial, tf.io.TFRecordWriter(partial) as writer:
         for item in _read_items(source, unit, settings.source):
+            cause = None
             try:
-                example, embedding = _process_item(item, settings, label_names)
+                example, embedding = _make_example(item, settings, label_names)
+            except (UserError, MemoryError):
+                raise
             except Rejected as rejection:
-                key = item.key.encode("utf-8", "replace").decode()
-                rejected.append((key, rejection.cause))
+                cause = rejection.cause
+            except Exception as error:  # one item in millions must not end a preparation
+                cause = _log_unforeseen(error, item.key)
+            if cause:
+                rejected.append((item.key.encode("utf-8", "replace").decode(), cause))
                 continue
             if embedding is not None:
                 seen, normalized = embeddings.get(len(embedding), (0, True))
@@ -146,21 +152,6 @@ def read_examples(work: str, result: UnitResult) -> Iterator[tf.train.Example]:
     batches = tf.data.TFRecordDataset(posixpath.join(work, result.file)).batch(64)
     for batch in disable_autotuning(batches):
         yield from map(tf.train.Example.FromString, batch.numpy())
-
-
-def _process_item(
-    item: Item, settings: Settings, label_names: tuple[str, ...] | None
-) -> tuple[bytes, np.ndarray | None]:
-    """Return what `_make_example` returns.
-
-    An unforeseen error rejects the item too, because one item in millions must not end a preparation.
-    """
-    try:
-        return _make_example(item, settings, label_names)
-    except (Rejected, UserError, MemoryError):
-        raise
-    except Exception as error:
-        raise Rejected(_log_unforeseen(error, item.key)) from error
 
 
 def _make_example(
