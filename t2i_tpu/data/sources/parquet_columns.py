@@ -19,6 +19,15 @@ _USABLE = {
     "embedding": (("lists of numbers", "lists of lists of numbers", "bytes"),),
 }
 _EMPTY = ("nothing", "paths")
+# What a column holds, and pyarrow's names of the types that hold it.
+_TYPES = {
+    "text": ("string", "large_string", "string_view"),
+    "bytes": ("binary", "large_binary", "fixed_size_binary", "binary_view"),
+    "numbers": ("integer", "floating", "decimal"),
+    "truth values": ("boolean",),
+    "nothing": ("null",),
+}
+_LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 _WANTED = {
     "image": "the bytes of an image in each row",
     "url": "URLs as text",
@@ -121,48 +130,14 @@ def describe_type(data_type: Any) -> str:
         return describe_type(data_type.storage_type)
     if types.is_dictionary(data_type) or types.is_run_end_encoded(data_type):
         return describe_type(data_type.value_type)
-    if (
-        types.is_string(data_type)
-        or types.is_large_string(data_type)
-        or types.is_string_view(data_type)
-    ):
-        return "text"
-    if _is_bytes(data_type):
-        return "bytes"
-    if types.is_integer(data_type) or types.is_floating(data_type) or types.is_decimal(data_type):
-        return "numbers"
-    if types.is_boolean(data_type):
-        return "truth values"
-    if types.is_null(data_type):
-        return "nothing"
-    if _is_list(data_type):
+    for description, names in _TYPES.items():
+        if any(getattr(types, f"is_{name}")(data_type) for name in names):
+            return description
+    if any(getattr(types, f"is_{name}")(data_type) for name in _LISTS):
         return f"lists of {describe_type(data_type.value_type)}"
     if types.is_struct(data_type):
         return _describe_struct(data_type)
     return f"values of type {data_type}"
-
-
-def _is_bytes(data_type: Any) -> bool:
-    from pyarrow import types
-
-    return (
-        types.is_binary(data_type)
-        or types.is_large_binary(data_type)
-        or types.is_fixed_size_binary(data_type)
-        or types.is_binary_view(data_type)
-    )
-
-
-def _is_list(data_type: Any) -> bool:
-    from pyarrow import types
-
-    return (
-        types.is_list(data_type)
-        or types.is_large_list(data_type)
-        or types.is_fixed_size_list(data_type)
-        or types.is_list_view(data_type)
-        or types.is_large_list_view(data_type)
-    )
 
 
 def _describe_struct(data_type: Any) -> str:
