@@ -33,7 +33,7 @@ class Item:
     Attributes:
       key: a text that is unique within the source.
       image: the bytes of a file, or pixels, uint8 [H, W] or [H, W, C].
-      caption: text, bytes that should be UTF-8, None, or another form that `clean_caption` accepts.
+      caption: text, its bytes in an encoding of Unicode, None, or another form that `clean_caption` accepts.
       label: index of the class, or None.
       embedding: the embedding that came with the item, in a form that `clean_embedding` accepts, or
         None.
@@ -71,10 +71,10 @@ class Source(Protocol):
         """Return the names of the classes, or None if the items have no labels."""
 
 
-def split_rows(count: int, size: int = UNIT_SIZE) -> Iterator[Unit]:
-    """Yield units {"start", "stop"} of at most `size` rows, which together cover `count` rows."""
-    for start in range(0, count, size):
-        yield {"start": start, "stop": min(start + size, count)}
+def split_rows(count: int) -> Iterator[Unit]:
+    """Yield units {"start", "stop"} of at most UNIT_SIZE rows, which together cover `count` rows."""
+    for start in range(0, count, UNIT_SIZE):
+        yield {"start": start, "stop": min(start + UNIT_SIZE, count)}
 
 
 def select_columns(row: Mapping[str, Any]) -> dict[str, Any]:

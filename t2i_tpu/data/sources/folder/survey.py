@@ -14,7 +14,6 @@ _OTHER_SOURCES = {
     "tar": "webdataset:{}/*.tar",
     "parquet": "parquet:{}/*.parquet",
     "npy": "npy:{}",
-    "tfrecord": None,
 }
 _EXPECTED = (
     "expected images, each with its caption in a file next to it (a.jpg and a.txt), or a table "
@@ -94,7 +93,7 @@ class FolderSurvey:
     def _advise(self) -> str:
         """Return what the user probably has to do, beginning with "; ", or ""."""
         for ending, source in _OTHER_SOURCES.items():
-            if self.endings[ending] and not self.num_images and source:
+            if self.endings[ending] and not self.num_images:
                 return f"; for .{ending} files use --source={source.format(self.folder)}"
         if self.unusable_tables:
             return f"; {self.unusable_tables[0]}"

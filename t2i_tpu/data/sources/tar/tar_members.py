@@ -13,6 +13,7 @@ from collections.abc import Container, Iterator
 import tensorflow as tf
 
 from t2i_tpu.data.sources.file_names import is_clutter
+from t2i_tpu.data.sources.source import is_unsafe_name
 
 _MAX_MEMBER_BYTES = 1 << 28
 # The first bytes of compressed files.
@@ -82,7 +83,7 @@ def _normalize(name: str) -> str:
 
 def _find_problem(member: tarfile.TarInfo) -> str | None:
     """Return the cause for which a member cannot be used, or None."""
-    if ".." in _normalize(member.name).split("/"):
+    if is_unsafe_name(_normalize(member.name)):
         return "unsafe_name"
     if member.islnk() or member.issym():
         return "link_in_tar"
