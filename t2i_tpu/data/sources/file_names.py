@@ -7,6 +7,7 @@ import contextlib
 import fnmatch
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from PIL import Image
@@ -37,7 +38,8 @@ _CLUTTER_PATTERN = re.compile("|".join(map(fnmatch.translate, _CLUTTER)))
 def _list_formats() -> Iterator[tuple[str, str]]:
     """Yield the endings that Pillow decodes, in lower case and without a dot, and their formats."""
     for ending, name in Image.registered_extensions().items():  # also loads all plugins
-        if name in Image.OPEN and name not in _UNDECODABLE:
+        # Pillow opens MPO, the format of some phones and cameras, as JPEG.
+        if (name in Image.OPEN or name == "MPO") and name not in _UNDECODABLE:
             yield ending[1:].lower(), name
 
 
@@ -50,6 +52,11 @@ UNREADABLE_ENDINGS = frozenset(_OTHER_IMAGES) - IMAGE_ENDINGS
 def get_ending(name: str) -> str:
     """Return the ending of a file's name, in lower case and without a dot, or ""."""
     return posixpath.splitext(name)[1][1:].lower()
+
+
+def fold(path: str) -> str:
+    """Return a path without differences of case and of the Unicode normal form."""
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def is_clutter(path: str) -> bool:

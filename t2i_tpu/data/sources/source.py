@@ -107,15 +107,29 @@ def expand_pattern(pattern: str, kind: str) -> list[str]:
         if tf.io.gfile.exists(path):  # even if its name contains *, ? or [
             files.append(path)
         elif any(character in path for character in "*?["):
-            matches = (
-                tf.io.gfile.glob(path) if paths.is_remote(path) else glob.glob(path, recursive=True)
-            )
-            files += sorted(match for match in matches if not os.path.isdir(match))
+            files += sorted(match for match in _glob(path) if not os.path.isdir(match))
         else:
             raise UserError(f"--source={kind}:{pattern}: {path!r} does not exist; check the path")
     if not files:
         raise UserError(f"--source={kind}:{pattern}: no file matches; check the pattern")
     return files
+
+
+def _glob(pattern: str) -> list[str]:
+    """Return the paths that fit a pattern. Local folders that exist are taken literally."""
+    if paths.is_remote(pattern):
+        return tf.io.gfile.glob(pattern)
+    folder, rest = _split_existing(pattern)
+    return glob.glob(os.path.join(glob.escape(folder), rest), recursive=True)
+
+
+def _split_existing(pattern: str) -> tuple[str, str]:
+    """Split a local pattern into the longest folder that exists and the rest."""
+    folder, rest = os.path.split(pattern)
+    while folder and not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
+        rest = os.path.join(name, rest)
+    return folder, rest
 
 
 def _is_folder(path: str) -> bool:
@@ -137,7 +151,8 @@ def _expand_braces(pattern: str, kind: str) -> list[str]:
             "or use * instead"
         ) from None
     try:
-        return list(braceexpand.braceexpand(pattern))
+        folder, rest = ("", pattern) if paths.is_remote(pattern) else _split_existing(pattern)
+        return [os.path.join(folder, path) for path in braceexpand.braceexpand(rest)]
     except braceexpand.UnbalancedBracesError:
         raise UserError(
             f"--source={kind}:{pattern}: a brace is not closed; write {{0000..0099}}, or use * instead"

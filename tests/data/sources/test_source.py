@@ -29,6 +29,17 @@ def test_patterns_are_expanded(tars, pattern, names):
     assert expand_pattern(f"{tars}/{pattern}", "webdataset") == [f"{tars}/{name}" for name in names]
 
 
+@pytest.mark.parametrize("folder", ["IN [v2]", "a,{b,c}", "*", "[0-9]?"])
+@pytest.mark.parametrize("pattern", ["*.tar", "{0..1}.tar", "**/[01].tar"])
+def test_folders_that_exist_are_no_patterns(tmp_path, folder, pattern):
+    for name in (folder, "2x", "IN v"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            (tmp_path / name / f"{index}.tar").touch()
+    expected = [f"{tmp_path}/{folder}/{index}.tar" for index in range(2)]
+    assert expand_pattern(f"{tmp_path}/{folder}/{pattern}", "webdataset") == expected
+
+
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [

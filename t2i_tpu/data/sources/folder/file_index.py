@@ -2,11 +2,10 @@
 
 import os
 import posixpath
-import unicodedata
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 
-from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, get_ending
+from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, fold, get_ending
 
 
 class FileIndex:
@@ -107,7 +106,7 @@ class _PathEndings:
     def __init__(self, paths: Iterable[str]):
         self.paths = {}  # the paths by their last part, and by their last two
         for path in paths:
-            folded = _fold(path)
+            folded = fold(path)
             spellings = [folded]
             if get_ending(path) in IMAGE_ENDINGS:
                 spellings.append(posixpath.splitext(folded)[0])
@@ -117,16 +116,12 @@ class _PathEndings:
 
     def find(self, name: str, in_subfolders: bool) -> str | None:
         """Return the only path that fits a name, or None."""
-        name = _fold(name)
+        name = fold(name)
         candidates = self.paths.get(_get_last_parts(name, 2), ())
         fitting = {path for spelling, path in candidates if spelling == name}
         if not fitting and in_subfolders:
             fitting = {path for spelling, path in candidates if spelling.endswith("/" + name)}
         return fitting.pop() if len(fitting) == 1 else None
-
-
-def _fold(path: str) -> str:
-    return unicodedata.normalize("NFC", path).casefold()
 
 
 def _get_last_parts(path: str, count: int) -> str:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, get_ending
+from t2i_tpu.data.sources.folder.caption_files import CAPTION_ENDINGS, CaptionFiles
 from t2i_tpu.data.sources.folder.file_index import FileIndex
 from t2i_tpu.data.sources.folder.survey import FolderSurvey
 from t2i_tpu.data.sources.folder.walk import list_folder, walk
@@ -24,7 +25,6 @@ from t2i_tpu.storage import paths
 _MISSING_FILE_ERRORS = tf.errors.NotFoundError, tf.errors.InvalidArgumentError
 _MISSING_FILE_CODES = errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG
 _PARALLEL_READS = 16  # on gs:// reading a file takes several requests
-_CAPTION_ENDINGS = ("txt", "caption")  # the first one wins
 # Names of texts that are no captions, up to the first dot, hyphen or underscore.
 _DOCUMENTS = {"readme", "license", "licence", "copying", "notice", "requirements"}
 # The splits of folders that have a table each, as on the Hugging Face Hub.
@@ -110,14 +110,14 @@ class FolderSource:
         self, path: str, files: list[str], rejected: list[tuple[str, str]], survey: FolderSurvey
     ) -> Iterator[Row]:
         """Yield the images of one folder, and add what cannot be used to `rejected`."""
-        captions = _find_captions(files)
-        unused = set(captions.values())
+        captions = CaptionFiles(files)
+        unused = set(captions.list_files())
         for name in files:
             ending = get_ending(name)
             stem = posixpath.splitext(name)[0]
             if ending not in IMAGE_ENDINGS and ending not in UNREADABLE_ENDINGS:
                 continue
-            caption = captions.get(stem) or captions.get(name)
+            caption = captions.find(name)
             unused.discard(caption)
             if ending in UNREADABLE_ENDINGS:
                 rejected.append((posixpath.join(path, name), f"unsupported_{ending}"))
@@ -186,7 +186,7 @@ class FolderSource:
                 "only one of them"
             )
         for name, error in errors.items():
-            if get_ending(name) in _CAPTION_ENDINGS:
+            if get_ending(name) in CAPTION_ENDINGS:
                 continue  # it is the caption of captions.png
             if not usable and get_ending(name) in MAIN_TABLE_ENDINGS:
                 raise error
@@ -260,16 +260,6 @@ def _take_full_units(group: list[Row], rows: Iterable[Row], unit: Unit) -> Itera
         if len(group) == UNIT_SIZE:
             yield {"rows": group.copy()} | unit
             group.clear()
-
-
-def _find_captions(files: list[str]) -> dict[str, str]:
-    """Return the caption files of a folder by their name without its ending."""
-    captions = {}
-    for ending in _CAPTION_ENDINGS:
-        texts = (name for name in files if get_ending(name) == ending)
-        for name in sorted(texts, key=lambda name: not name.endswith(ending)):  # .txt before .TXT
-            captions.setdefault(posixpath.splitext(name)[0], name)
-    return captions
 
 
 def _is_utf8(name: str) -> bool:
