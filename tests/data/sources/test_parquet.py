@@ -10,10 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from t2i_tpu.data.prepare.clean import clean_caption
-from t2i_tpu.data.prepare.rejected import Rejected
 from t2i_tpu.data.sources.parquet import ParquetSource
 from t2i_tpu.errors import UserError
+from tests.data.sources.outcomes import find_outcome
 
 IMAGES = [b"one", b"two", b"three"]
 TEXTS = ["1", "2", "3"]
@@ -38,15 +37,6 @@ def read_items(pattern, **options):
 def read_outcomes(pattern):
     """Return the image and the caption of each row, or the cause of its rejection."""
     return [find_outcome(item) for item in read_items(pattern)]
-
-
-def find_outcome(item):
-    if item.problem:
-        return item.problem
-    try:
-        return item.image.decode() + " " + clean_caption(item.caption)
-    except Rejected as rejection:
-        return rejection.cause
 
 
 NOT_UTF8 = pyarrow.array([b"1", b"\xff", b"3"]).view(pyarrow.string())
