@@ -1,4 +1,4 @@
-"""Fixtures: two thousand real images with captions, and a function that prepares a data set."""
+"""Fixtures: six hundred real images with captions, and a function that prepares a data set."""
 
 import functools
 
@@ -16,10 +16,10 @@ from tests.data.prepare.source_files import compute_digest
 @pytest.fixture(scope="session")
 def emoji():
     """A list of (key, image uint8 [64, 64, 3], caption) without equal images or equal captions."""
-    examples = open_dataset(locate("embedded:emoji"), "embedding", 64).examples("train", 2100)
+    examples = open_dataset(locate("embedded:emoji"), "embedding", 64).examples("train", 700)
     by_digest = {compute_digest(example["image"]): example for example in examples}
     triples = [(each["key"], each["image"], each["caption"]) for each in by_digest.values()]
-    return triples[:2000]
+    return triples[:600]
 
 
 @pytest.fixture
