@@ -153,7 +153,7 @@ def run(
             with translate_file_errors():
                 return main(*argv[1:])
 
-    with interrupts.exit_quietly(), fast_exit.skip_destruction():
+    with fast_exit.skip_destruction(), interrupts.exit_quietly():
         app.run(start, flags_parser=parse)
 
 

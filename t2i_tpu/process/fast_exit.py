@@ -1,16 +1,16 @@
-"""Ends a process without the destruction of TensorFlow's graphs, which takes seconds and may hang."""
+"""Ends a process without the destruction of TensorFlow's graphs, which takes seconds and may hang.
+
+Python calls exit handlers in the reverse order of their registration, and the one of this module must
+come last. Therefore, interruptible.py imports it before the modules that register others.
+"""
 
 import atexit
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Iterator
 
-from t2i_tpu import installed
-from t2i_tpu.process import interrupts
-
-_exit_code: int | None = None
+_exit_code: object = None
 
 
 @contextlib.contextmanager
@@ -19,8 +19,6 @@ def skip_destruction() -> Iterator[None]:
 
     On a TPU and with several hosts, TensorFlow disconnects when it is destroyed, so it is.
     """
-    # Handlers run in the reverse order of their registration, so this one runs last.
-    atexit.register(_end)
     try:
         yield
     except SystemExit as error:
@@ -30,15 +28,18 @@ def skip_destruction() -> Iterator[None]:
 
 
 def _end():
-    is_distributed = os.environ.get("TF_CONFIG") or os.environ.get("TPU_NAME")
-    if is_distributed or installed.is_tpu_build() or interrupts.was_received():
+    if type(_exit_code) is not int:  # there was an error, or a text that Python prints
         return
-    if type(_exit_code) is not int:  # Python prints anything else
+    from t2i_tpu import installed
+
+    if os.environ.get("TF_CONFIG") or os.environ.get("TPU_NAME") or installed.is_tpu_build():
         return
     try:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):  # Python reports a closed stream
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed at the start
+            stream.flush()
+    except (OSError, ValueError):  # Python reports it
         return
     os._exit(_exit_code)
+
+
+atexit.register(_end)

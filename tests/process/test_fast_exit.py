@@ -1,5 +1,6 @@
 """Tests that a script ends with its exit code and complete output, but without destructors."""
 
+import os
 import subprocess
 import sys
 
@@ -46,3 +47,25 @@ def test_errors_are_reported():
         timeout=50,
     )
     assert result.returncode == 1 and "ZeroDivisionError" in result.stderr
+
+
+def test_multiprocessing_removes_its_folder(tmp_path):
+    lines = ("from t2i_tpu.process import interruptible", "import multiprocessing.util", SCRIPT)
+    script = "\n".join(lines).format(ending="multiprocessing.util.get_temp_dir(); sys.exit()")
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, check=True, timeout=50
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stdout_may_be_closed():
+    command = [sys.executable, "-c", SCRIPT.format(ending="sys.exit(75)")]
+    result = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (result.returncode, result.stderr) == (75, "")
