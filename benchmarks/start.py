@@ -1,4 +1,4 @@
-"""Measures how long training takes to start and to end, as a user waits for it.
+"""Measures how long a user waits for training to start and to end.
 
   python benchmarks/start.py --config=configs/emoji32.py
   python benchmarks/start.py --config=configs/fashion_mnist.py \\
@@ -31,12 +31,14 @@ SOURCE = flags.DEFINE_string("source", None, "A value for config.data.source.")
 SYNTHETIC = flags.DEFINE_string(
     "synthetic",
     None,
-    "Folder in which to make a data set of a million examples, unless it is there. It is the source "
-    "of the runs. It needs little space, because all shards are links to the same file.",
+    "Folder of a data set of a million examples to train on. It is made if it does not exist, and needs "
+    "little space, because all of its shards are links to the same file.",
 )
 RUNS = flags.DEFINE_integer("runs", 10, "Number of runs.", 1)
 BUSY = flags.DEFINE_integer("busy", 0, "Number of endless loops that run at the same time.", 0)
-LIMIT = flags.DEFINE_integer("limit", 900, "Seconds after which a run is killed and reported.", 1)
+LIMIT = flags.DEFINE_integer(
+    "limit", 900, "Seconds after which a run is killed, which is an error.", 1
+)
 
 STEPS = 3
 SHARD_SIZE, NUM_SHARDS, NUM_STREAMS = 1024, 992, 16

@@ -25,8 +25,7 @@ NEAR_DUPLICATES = flags.DEFINE_integer(
     "near_duplicates",
     None,
     "Two images are near-duplicates if their perceptual hashes differ in at most this many of 64 "
-    "bits. Default: 2 if imagehash is installed (extra prepare), otherwise near-duplicates are not "
-    "looked for.",
+    "bits. Default: 2 if imagehash (extra prepare) is installed; otherwise, only equal images are found.",
     lower_bound=0,
     upper_bound=15,
 )

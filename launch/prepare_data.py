@@ -3,7 +3,7 @@
   python launch/prepare_data.py --source=folder:photos --output=data/photos
   python launch/train.py --config=configs/clip64.py --config.data.source=shards:data/photos
 
---source  folder:PATH         images with .txt captions, or a table metadata.csv, .jsonl, ...
+--source  folder:PATH         images with captions in .txt files, or in a table such as metadata.csv
           webdataset:PATTERN  tar shards, for example from img2dataset
           parquet:PATTERN     columns of image bytes and captions, as on the Hugging Face Hub
           npy:PATH            imgs.npy, captions.csv and optionally embeddings.npy

@@ -1,8 +1,8 @@
 """Manage the checkpoints of a run: python launch/runs.py runs/emoji32
 
-By default, lists each checkpoint with its loss, its size, whether its files are there with their full
-sizes, and its preview.
---verify also reads all files and compares them with their hashes.
+By default, it lists each checkpoint with its loss, its size, whether its files have their full sizes, and
+its preview.
+--verify also compares all files with their hashes.
 --compare=500,2000 writes the previews of two steps side by side into one picture.
 --prune removes all checkpoints except those that the --keep flags select.
 """
@@ -21,7 +21,9 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.flag_values import check_ending
 
 VERIFY = flags.DEFINE_bool(
-    "verify", False, "Read all checkpoints and compare them with their hashes. This may take long."
+    "verify",
+    False,
+    "Read all checkpoints and compare them with their hashes. This may take a while.",
 )
 COMPARE = flags.DEFINE_list("compare", None, "Two steps whose previews to put side by side.")
 OUTPUT = cli.define_path(
@@ -68,7 +70,7 @@ def _list(workdir: str) -> None:
     listed = listing.list_files(checkpoint_store.get_folder(workdir))
     sizes = {name: info.num_bytes for name, info in listed.items()}
     rows = [("step", "loss", "MB", "intact", "preview")]
-    # On gs://, reading an info file is a request. With --verify, one reads all of a checkpoint.
+    # On gs://, each info file takes a request. With --verify, checkpoints are read in full, one by one.
     with futures.ThreadPoolExecutor(1 if VERIFY.value else 16) as pool:
         described = pool.map(lambda step: _describe(workdir, step, sizes), steps[::-1])
         progress = tqdm(
@@ -91,7 +93,7 @@ def _describe(workdir: str, step: int, sizes: dict[str, int]) -> tuple[str, str,
     """Return a checkpoint's loss, its size in MB, and whether it is intact, as text.
 
     Args:
-      workdir: local or gs://.
+      workdir: the workdir, local or gs://.
       step: the step of the checkpoint.
       sizes: the size in bytes of each file in the folder of checkpoints.
     """

@@ -65,7 +65,7 @@ def _check_flags(names: list[str], is_picture: bool) -> None:
     if SEED.value + NUM_IMAGES.value - 1 > MAX_SEED:
         raise UserError(
             f"--seed={SEED.value} --num_images={NUM_IMAGES.value}: the last image's seed would be "
-            f"above {MAX_SEED}, the highest one; use a lower --seed"
+            f"above {MAX_SEED}, the highest seed; use a lower --seed"
         )
     count = len(names) * NUM_IMAGES.value
     if is_picture and count > MAX_CELLS:

@@ -1,4 +1,4 @@
-"""The values of flags: flags for options, bounds, and plain words for values that are rejected."""
+"""Defines flags for options, checks the values of flags, and explains which values a flag takes."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ from t2i_tpu.options import (
     get_choices,
 )
 
-# Every allowed seed gives other images: a seed is one 32-bit word of a Threefry key or counter.
+# Each seed up to this one gives different images: it is a 32-bit word of a Threefry key or counter.
 MAX_SEED = 2**32 - 1
 
 _ILLEGAL_VALUE = re.compile(r"flag --([\w.]+)=(.*?): ", re.DOTALL)

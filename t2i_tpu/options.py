@@ -81,8 +81,8 @@ def describe_choices(value: Any, choices: Sequence[str]) -> str:
 def check_bounds(name: str, value: Any, field: dataclasses.Field) -> None:
     """Raise UserError if a value, or an entry of a tuple, lies outside the bounds of its field.
 
-    A float must also be finite in float32, with which models compute, and is rounded to it before it
-    is compared with `below`.
+    A float must also be finite in float32, the type with which models compute. It is rounded to that
+    type before it is compared with the bounds.
     """
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, float):
@@ -97,7 +97,7 @@ def check_float(name: str, value: float) -> float:
     except OverflowError:
         rounded = math.inf
     if not math.isfinite(rounded):
-        raise UserError(f"{name} is {value}; it must be a finite number of at most 3.4e38 in size")
+        raise UserError(f"{name} is {value}; it must be finite and between -3.4e38 and 3.4e38")
     return rounded
 
 

@@ -1,4 +1,4 @@
-"""Reads a few examples of a split, without an input pipeline, at a cost that does not grow with it."""
+"""Reads a few examples of a split without an input pipeline. The cost does not grow with the split."""
 
 import itertools
 import posixpath
@@ -39,7 +39,7 @@ class FirstExamples:
         Raises:
           UserError: a caption was not found, or a record is damaged and `on_damage` is "raise".
         """
-        # A search for captions ends at some point. Without captions, the count limits what is read.
+        # Limit the search for captions. Without captions, `count` limits what is read.
         limit = max(count, MAX_SEARCHED) if captions else None
         found, others, seen = {}, [], {}
         missing, records = set(captions), itertools.islice(self._iter_records(), limit)

@@ -1,4 +1,4 @@
-"""Settings that all of the package's tf.data pipelines share: they start no autotuning thread.
+"""Keeps the package's tf.data pipelines from starting an autotuning thread.
 
 Destroying an iterator waits for that thread, which takes seconds or minutes on a busy machine. The
 package's pipelines set their parallelism and buffer sizes themselves.

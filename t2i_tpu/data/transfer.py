@@ -234,7 +234,7 @@ class _Download:
 def _check_replaceable(is_replaceable: bool, name: str) -> None:
     if not is_replaceable:
         raise UserError(
-            f"--output already has another file {name}; remove it, or choose a new folder"
+            f"--output already has a different file {name}; remove it, or choose a new folder"
         )
 
 

@@ -1,7 +1,7 @@
-"""Ends a process without the destruction of TensorFlow's graphs, which takes seconds and may hang.
+"""Ends a process without destroying TensorFlow's graphs, which takes seconds and may hang.
 
-Python calls exit handlers in the reverse order of their registration, and the one of this module must
-come last. Therefore, interruptible.py imports it before the modules that register others.
+Python calls exit handlers in the reverse order of their registration, and this module's handler must run
+last. Therefore, interruptible.py imports it before the modules that register others.
 """
 
 import atexit
@@ -17,7 +17,7 @@ _exit_code: object = None
 def skip_destruction() -> Iterator[None]:
     """If the block ends with sys.exit, end the process right after Python's exit handlers.
 
-    On a TPU and with several hosts, TensorFlow disconnects when it is destroyed, so it is.
+    This is not done on a TPU or with several hosts, where TensorFlow disconnects when it is destroyed.
     """
     try:
         yield

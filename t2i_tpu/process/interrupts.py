@@ -21,7 +21,7 @@ _MESSAGES = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
 _SECONDS, _TRIES = 3, 3
 
 _received: list[int] = []  # the signal that ends this process
-_servers: list[int] = []  # processes to kill then
+_servers: list[int] = []  # processes to kill before this one ends
 _is_exiting = False
 _announced: list[int] = []  # the signal that was announced
 _lock = _thread.allocate_lock()
@@ -143,7 +143,7 @@ def _exit(number: int) -> None:
 def install() -> None:
     """Install the handler for Ctrl-C and SIGTERM. Call this once, from the main thread.
 
-    It is not installed in a process that was started in a `block`, which leaves this to its parent.
+    Do nothing in a process that was started in a `block`, because its parent handles the signals.
     """
     global _stderr
     if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []):

@@ -1,4 +1,4 @@
-"""Worker processes that leave Ctrl-C to their parent, and that end when it does."""
+"""Starts worker processes that leave Ctrl-C to their parent, and that end when it does."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -31,7 +31,7 @@ def start_spawned(process: multiprocessing.Process) -> None:
 
 
 def exit_with_parent() -> None:
-    """Let this process exit when its parent ends, even if that is killed. Return at once."""
+    """Start a thread that ends this process when its parent ends, even if the parent is killed."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 

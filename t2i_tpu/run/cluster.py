@@ -14,7 +14,7 @@ def count_workers() -> int:
     """Return the number of workers in TF_CONFIG, or 1 if it is not set.
 
     Raises:
-      UserError: TF_CONFIG is malformed, or names no worker or not this one.
+      UserError: TF_CONFIG is malformed, or does not list this worker.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:

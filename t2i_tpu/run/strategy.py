@@ -71,7 +71,7 @@ def _connect_to_workers() -> tf.distribute.Strategy:
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--strategy=multiworker: the workers in TF_CONFIG cannot be used "
-            f"({get_first_line(error):.160}); check their addresses and that the port of this one is free"
+            f"({get_first_line(error):.160}); check their addresses, and that this worker's port is free"
         ) from error
 
 

@@ -60,8 +60,8 @@ def check(workdir: str, config: Config, manifest: Manifest) -> None:
         value = get(old_config, name.removeprefix("config."))
         others = f", and {len(changes) - 1} more fields differ" if len(changes) > 1 else ""
         raise UserError(
-            f"{workdir!r} holds a run with another config ({changes[0]}, of which the first is the run's"
-            f"{others}); resume it with --{name}={value}, or use another --workdir"
+            f"{workdir!r} holds a run with another config ({changes[0]}, where the first value is the "
+            f"run's{others}); resume it with --{name}={value}, or use another --workdir"
         )
     if old_manifest != manifest:
         raise UserError(
@@ -84,7 +84,7 @@ def _check_unused(workdir: str, manifest: Manifest) -> None:
         names.remove(MANIFEST_NAME)
     if names:
         raise UserError(
-            f"--workdir={workdir} holds no run but other files ({outputs.describe_names(names)}); "
+            f"--workdir={workdir} holds files that are not a run's ({outputs.describe_names(names)}); "
             "choose a new folder"
         )
 

@@ -75,8 +75,8 @@ class Generator:
             images = self.strategy.gather(result, axis=0).numpy()
             if images.min() < 0:
                 raise UserError(
-                    "the model draws infinite or NaN values; use a checkpoint from before its loss "
-                    "became so, or train again with a lower config.train.learning_rate"
+                    "the model draws infinite or NaN values; use an earlier checkpoint, with a "
+                    "finite loss, or train again with a lower config.train.learning_rate"
                 )
             drawn.append(images.astype(np.uint8))
         return np.concatenate(drawn)[: len(seeds)]

@@ -1,4 +1,4 @@
-"""Draws text of any script with the fonts that this machine has.
+"""Draws text in any script with the fonts that this machine has.
 
 Latin is drawn with the font that Pillow ships. Other characters need the extra `fonts` (Noto fonts from
 PyPI) or a font of the system. A character that no font has becomes a box, and is named in the log.
@@ -92,7 +92,7 @@ def _find_font(character: str) -> ImageFont.FreeTypeFont | None:
 
 
 def _has_glyph(font: ImageFont.FreeTypeFont, character: str) -> bool:
-    """Return whether a font draws a character otherwise than one that it certainly does not have."""
+    """Return whether a font draws a character differently from one that it cannot have."""
     mask, missing = font.getmask(character), font.getmask(_NEVER_ASSIGNED)
     is_drawn = mask.size != missing.size or bytes(mask) != bytes(missing)
     return is_drawn and (mask.getbbox() is not None or not character.isprintable())
@@ -100,7 +100,7 @@ def _has_glyph(font: ImageFont.FreeTypeFont, character: str) -> bool:
 
 @functools.cache
 def _open_font(path: str, index: int) -> ImageFont.FreeTypeFont | None:
-    """Open a font file, or return None if it cannot be scaled, as some fonts of colored emoji."""
+    """Open a font file, or return None if it cannot be scaled, like some fonts of color emoji."""
     try:
         font = ImageFont.truetype(path, SIZE, index)
     except OSError:
@@ -112,13 +112,13 @@ def _open_font(path: str, index: int) -> ImageFont.FreeTypeFont | None:
 
 @functools.cache
 def _list_package_fonts() -> list[tuple[str, int]]:
-    """Return the path and index of each font of the extra `fonts`, upright ones for all scripts."""
+    """Return the path and index of each upright font of the extra `fonts`."""
     paths = []
     for package in _PACKAGES:
         if spec := importlib.util.find_spec(package):
             folder = os.path.dirname(spec.origin)
             paths += sorted(glob.glob(os.path.join(glob.escape(folder), "*.tt[cf]")))
-    # Noto Sans comes first, because symbols and emoji have letters too.
+    # Noto Sans comes first, because fonts of symbols and emoji have letters too.
     paths.sort(key=lambda path: ("Emoji" in path, "Symbols" in path, "NotoSans[" not in path))
     return [(path, 0) for path in paths if "Italic" not in path]
 
@@ -149,8 +149,8 @@ def _report(text: str) -> None:
         remedy = "pip install -e '.[fonts]'"
         if all(map(importlib.util.find_spec, _PACKAGES)):
             remedy = "install a font that has them, such as Debian's unifont"
-        logging.warning("no font for %s, drawn as boxes in pictures: %s", new, remedy)
+        logging.warning("no font has %s, so pictures show boxes instead; %s", new, remedy)
     is_complex = any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in text)
     if is_complex and not features.check("raqm") and "raqm" not in _reported:
         _reported.add("raqm")
-        logging.warning("letters of %r are not joined or ordered: install libfribidi", text)
+        logging.warning("Pillow cannot join and order the letters of %r; install libfribidi", text)

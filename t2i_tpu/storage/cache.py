@@ -17,5 +17,7 @@ def get_cache_folder() -> str:
     text = os.environ.get(_VARIABLE) or "~/.cache/t2i_tpu"
     folder = paths.parse_path(text, f"{_VARIABLE}=", is_output=True)
     if paths.is_remote(folder):
-        raise UserError(f"{_VARIABLE}={text}: the cache must be a local folder; choose one")
+        raise UserError(
+            f"{_VARIABLE}={text}: the cache must be on this machine; choose a local folder"
+        )
     return folder

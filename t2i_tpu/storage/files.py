@@ -111,11 +111,11 @@ def measure(path: str) -> tuple[int, str]:
 def read_blocks(path: str, num_bytes: int) -> Iterator[bytes]:
     """Yield the content of a file in blocks. The first block is small, and later ones are larger.
 
-    So, a reader that needs only the beginning of a file on gs:// does not download all of it.
+    A reader that needs only the beginning of a file on gs:// therefore does not download all of it.
 
     Args:
       path: path of the file.
-      num_bytes: number of bytes to read, if the file has as many.
+      num_bytes: the maximum number of bytes to read.
 
     Raises:
       tf.errors.OpError: the file cannot be read.

@@ -67,7 +67,7 @@ def list_files(folder: str, recursive: bool = False) -> dict[str, FileInfo]:
 def find_files(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
     """Return the infos of those files of a folder that exist.
 
-    This lists the folder instead of looking at each file, if it can.
+    If possible, the folder is listed, which is faster than a look at each file.
 
     Args:
       folder: local or gs://.

@@ -1,7 +1,7 @@
-"""Checks of folders and files that a user names as an output: what is there must not be lost.
+"""Checks the folders and files that a user names as outputs, because nothing there may be lost.
 
-Every file that the user names and that may be replaced, such as a picture, contains MARK near its
-start. A file without it belongs to the user.
+If a script writes a file under a name from the user, such as a picture, the file contains MARK near its
+start, and may be replaced later. A file without the mark belongs to the user.
 """
 
 import os
@@ -44,7 +44,7 @@ def check_folder(folder: str, before: str) -> None:
       before: what precedes the path in the user's command, for messages.
 
     Raises:
-      UserError: the path, or one above it, is a file or a link that leads nowhere.
+      UserError: the path, or one above it, is a file or a broken link.
     """
     if obstacle := _find_obstacle(folder):
         raise UserError(f"{before}{folder} cannot be a folder: {obstacle}; choose another path")
@@ -58,8 +58,8 @@ def check_file(path: str, before: str) -> None:
       before: what precedes the path in the user's command, for messages.
 
     Raises:
-      UserError: the path is a folder, there is a file that t2i_tpu did not write, or the folder above
-        it is none.
+      UserError: the path is a folder or a file that t2i_tpu did not write, or the path above it cannot
+        be a folder.
     """
     obstacle = None if paths.is_remote(path) else _find_obstacle(os.path.dirname(path))
     if obstacle:

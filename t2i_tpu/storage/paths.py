@@ -1,6 +1,7 @@
-"""Decides what a path means that a user gave, for every script and for the sources of data.
+"""Decides what a path from a user means, for all scripts and for the sources of data.
 
-A path is local or gs://. This module does not import TensorFlow, because the command line needs it.
+A path is local or gs://. This module does not import TensorFlow, because the command line uses it before
+TensorFlow is imported.
 """
 
 import os
@@ -10,7 +11,7 @@ import unicodedata
 
 from t2i_tpu.errors import UserError
 
-# Files that are still being written end in this. Nothing else removes or ignores unfinished files.
+# The ending of files that are still being written. No other file is taken for unfinished.
 PARTIAL_SUFFIX = ".t2i_tpu-partial"
 
 _GS = "gs://"
@@ -26,7 +27,7 @@ _SCHEMES = ("gs", "gcs", "s3", "s3a", "s3n", "hf", "http", "https", "hdfs", "az"
 
 
 def parse_path(text: str, before: str, is_output: bool = False) -> str:
-    """Return the normal form of a path that a user gave.
+    """Return the normal form of a path from a user.
 
     In a local path, ~ stands for the home folder, and file:// may come first. The normal form has no
     doubled or trailing slashes and no ".". It is the normal form of itself.
@@ -147,7 +148,7 @@ def _parse_local(text: str, label: str, is_output: bool) -> str:
     first = path.partition("/")[0]
     if first.startswith("~") and not os.path.lexists(first):
         raise UserError(
-            f"{label}: there is no user {first[1:]!r}; write ./{first} for such a folder"
+            f"{label}: there is no user {first[1:]!r}; write ./{first} for a folder of that name"
         )
     is_explicit = path.startswith("./")
     parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -156,5 +157,7 @@ def _parse_local(text: str, label: str, is_output: bool) -> str:
     if is_explicit and (path.startswith("~") or _split_scheme(path)[0]):
         path = "./" + path
     if is_output and os.path.realpath(path) in ("/", os.path.realpath(os.path.expanduser("~"))):
-        raise UserError(f"{label} is the folder {os.path.realpath(path)!r}; choose a folder in it")
+        raise UserError(
+            f"{label} is the folder {os.path.realpath(path)!r}; choose a folder inside it"
+        )
     return path

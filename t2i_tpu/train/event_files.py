@@ -1,4 +1,4 @@
-"""Writes the event files that TensorBoard reads, also into a workdir on gs://."""
+"""Writes the event files that TensorBoard reads, into a workdir on disk or gs://."""
 
 import os
 import posixpath
@@ -12,7 +12,7 @@ from t2i_tpu.storage import files, paths
 
 
 class EventFiles:
-    """The event files of a process.
+    """Writes the event files of a process.
 
     TensorFlow uploads a complete event file whenever something is added to it, so the files for gs://
     are written to a temporary folder on the local disk. `copy` uploads them, and so does `close`.

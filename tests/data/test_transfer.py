@@ -111,12 +111,10 @@ def test_errors_are_one_line(gcs, bucket, squares, copy, tmp_path):
     ("name", "words"),
     [
         ("notes.txt", "holds other files (notes.txt)"),
-        ("text_tower/tower.onnx", "already has another file text_tower/tower.onnx"),
+        ("text_tower/tower.onnx", "already has a different file text_tower/tower.onnx"),
     ],
 )
-def test_files_of_something_else_are_not_replaced(
-    gcs, bucket, squares, copy, tmp_path, name, words
-):
+def test_unrelated_files_are_not_replaced(gcs, bucket, squares, copy, tmp_path, name, words):
     folder, address = tmp_path / "target", f"{bucket}/target"
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_text("mine")

@@ -1,4 +1,4 @@
-"""Numbers that are out of range are refused by the name of their flag, before a model is loaded."""
+"""Errors about numbers that are out of range name the flag or field, before a model is loaded."""
 
 import pytest
 
@@ -71,7 +71,7 @@ def list_cases():
 
 
 @pytest.mark.parametrize(("script", "flags", "words"), list(list_cases()))
-def test_value_of_a_flag_is_refused_by_its_name(run, script, flags, words):
+def test_error_about_a_value_names_its_flag(run, script, flags, words):
     result = run(script, flags)
     assert words in result.error and "absent" not in result.error
     assert result.stdout == ""
@@ -101,16 +101,14 @@ def test_value_of_a_flag_is_refused_by_its_name(run, script, flags, words):
         ("--on_nonfinite=rolback", "did you mean 'rollback'"),
     ],
 )
-def test_number_of_a_config_is_refused_by_its_name(
-    run, tmp_path, squares, config_file, flag, words
-):
+def test_error_about_a_number_names_its_field(run, tmp_path, squares, config_file, flag, words):
     flags = [f"--config={config_file}", f"--workdir={tmp_path / 'run'}", *tiny.make_flags(squares)]
     error = run("train.py", [*flags, flag]).error
     assert words in error
     assert not (tmp_path / "run").exists()
 
 
-def test_every_seed_gives_another_image(run, trained, tmp_path):
+def test_every_seed_gives_a_different_image(run, trained, tmp_path):
     images = set()
     for seed in (0, 1, 2**31, 2**32 - 1):
         output = tmp_path / f"{seed}"

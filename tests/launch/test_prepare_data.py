@@ -295,7 +295,7 @@ def test_changed_setting_is_rejected(source, run, start, tmp_path):
     assert "unfinished preparation with a different image_size (32)" in result.error
 
 
-def test_too_many_streams_are_refused_with_a_number_that_works(
+def test_too_many_streams_are_rejected_with_a_number_that_works(
     source, run, uninterrupted, tmp_path
 ):
     """This is known only at the end. Other streams can then be made from the processed units."""

@@ -145,7 +145,7 @@ def test_retention_selects_the_last_the_periodic_and_the_best(tmp_path, write):
 
 
 def test_checkpoint_of_another_format_has_no_loss(tmp_path):
-    """It must not fail the write of a new checkpoint, which asks for the best ones."""
+    """An error would also end the write of a new checkpoint, which looks for the best ones."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for step, loss in ((1, 0.5), (2, 0.1), (3, 0.9)):

@@ -54,7 +54,7 @@ def test_fault_is_found(tmp_path, squares, changes, subject, status, words):
 
 
 @pytest.mark.parametrize("content", ["notes.txt", "manifest.json"])
-def test_workdir_of_something_else_is_found(tmp_path, squares, content):
+def test_workdir_with_other_files_is_found(tmp_path, squares, content):
     (tmp_path / content).write_text("mine")
     finding = examine(tiny.make_config(squares), str(tmp_path))["workdir"]
     assert finding.status == PROBLEM and content in finding.text

@@ -97,26 +97,26 @@ def test_start_that_was_killed_is_resumed(run, squares):
     ],
     ids=lambda content: list(content)[-1],
 )
-def test_folder_of_something_else_is_rejected(tmp_path, squares, content):
+def test_folder_with_other_files_is_rejected(tmp_path, squares, content):
     for name, text in content.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match="holds no run but other files") as error:
+    with pytest.raises(UserError, match="holds files that are not a run") as error:
         workdir.check(str(tmp_path), tiny.make_config(squares), read_manifest(str(squares)))
     assert next(iter(content)).partition("/")[0] in str(error.value)
 
 
-def test_data_set_is_no_workdir(tmp_path, squares):
-    """Not even that of the same data: the run's files would be mixed with the shards."""
+def test_data_set_is_rejected_as_workdir(tmp_path, squares):
+    """This includes the data set of the run, because its files would be mixed with the run's."""
     shutil.copytree(squares, tmp_path / "data")
-    with pytest.raises(UserError, match="holds no run but other files"):
+    with pytest.raises(UserError, match="holds files that are not a run"):
         workdir.check(
             str(tmp_path / "data"), tiny.make_config(squares), read_manifest(str(squares))
         )
 
 
 @pytest.mark.parametrize("name", ["file", "file/run", "dangling", "dangling/run", "loop/run"])
-def test_file_or_broken_link_is_no_workdir(tmp_path, squares, name):
+def test_file_or_broken_link_is_rejected_as_workdir(tmp_path, squares, name):
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

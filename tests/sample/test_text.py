@@ -40,7 +40,7 @@ def test_any_script_is_drawn_without_boxes(caplog, line):
     assert (draw(line) != boxes).any()
 
 
-def test_latin_looks_as_with_the_font_of_pillow():
+def test_latin_is_drawn_with_the_font_of_pillow():
     line = "a red heart, 50% (of 12)"
     picture = Image.new("L", (300, 20), "white")
     ImageDraw.Draw(picture).text((2, 2), line, "black", font=ImageFont.load_default(text.SIZE))
@@ -52,7 +52,7 @@ def test_missing_character_is_named_once(caplog):
     for _ in range(2):
         draw("a \u0378 b")
     (record,) = caplog.records
-    assert "no font for \u0378" in record.getMessage()
+    assert "no font has \u0378" in record.getMessage()
 
 
 def test_without_the_extra_the_remedy_is_named(caplog, monkeypatch):
@@ -66,4 +66,4 @@ def test_without_the_extra_the_remedy_is_named(caplog, monkeypatch):
         text._find_font.cache_clear()
         text._list_package_fonts.cache_clear()
     (record,) = caplog.records
-    assert "no font for 心" in record.getMessage() and ".[fonts]" in record.getMessage()
+    assert "no font has 心" in record.getMessage() and ".[fonts]" in record.getMessage()

@@ -1,4 +1,4 @@
-"""The folder of the cache, as the environment names it."""
+"""Tests the folder of the cache, which an environment variable may name."""
 
 import os
 

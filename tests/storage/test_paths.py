@@ -1,4 +1,4 @@
-"""One module decides what a path means that a user gave."""
+"""Tests the normal form of paths from users, and the errors about paths that cannot be used."""
 
 import os
 import subprocess
@@ -80,8 +80,8 @@ def test_a_mistake_is_one_line_that_names_the_flag_and_the_remedy(text):
 
 
 @pytest.mark.parametrize("text", ["/", "//", "~", "~/", "file:///", HOME, "/tmp/.."])
-def test_the_root_and_the_home_folder_are_no_outputs(text):
-    with pytest.raises(UserError, match="choose a folder in it"):
+def test_the_root_and_the_home_folder_are_rejected_as_outputs(text):
+    with pytest.raises(UserError, match="choose a folder inside it"):
         paths.parse_path(text, "--output=", is_output=True)
     assert os.path.isdir(paths.parse_path(text, "--source="))
 

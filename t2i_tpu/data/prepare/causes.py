@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 _NUM_SHOWN = 3  # keys of rejected examples
 
-# {cause: what the user can do}. A cause may also be the start of the causes' names.
+# {cause: what the user can do}. A key may also be the beginning of several causes.
 _REMEDIES = {
     "no_caption": "put each caption into a text file next to its image (cat.jpg, cat.txt), or into a "
     "column text or caption",
@@ -19,8 +19,8 @@ _REMEDIES = {
     "unsupported_": "convert the images to PNG or JPEG",
     "bad_embedding": "store each embedding as numbers, all of the same length",
     "bad_label": "check that each label is a number with a name",
-    "damaged_row_group": "get the files again",
-    "rest_of_a_": "get the files again",
+    "damaged_row_group": "copy or download the files again",
+    "rest_of_a_": "copy or download the files again",
     "missing_image": "check that the names in the table are those of the images",
     "not_an_image": "check that the files are images",
     "truncated_image": "copy the files again",
@@ -62,7 +62,7 @@ class RejectedExamples:
     def explain(self) -> str:
         """Return the counts, the most frequent cause with examples, and what to do about it."""
         if not self.counts:
-            return "there is none"
+            return "the source has none"
         cause = min(self.counts, key=lambda name: (-self.counts[name], name))
         keys = ", ".join(repr(key)[:100] for key in self.keys[cause])
         remedy = next((text for name, text in _REMEDIES.items() if cause.startswith(name)), "")

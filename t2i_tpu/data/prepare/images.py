@@ -115,10 +115,10 @@ def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> 
 
 
 def _rotate_upright(image: Image.Image) -> Image.Image:
-    """Rotate an image as its EXIF data say. Damaged EXIF data are ignored."""
+    """Rotate an image according to its EXIF data, which is ignored if it is damaged."""
     try:
         image.getexif()
-        # Pillow would also write all EXIF data again, which fails if some of them are damaged.
+        # Pillow would also write all EXIF data again, which fails if some of it is damaged.
         for name in ("exif", "Raw profile type exif"):
             image.info.pop(name, None)
         return ImageOps.exif_transpose(image)

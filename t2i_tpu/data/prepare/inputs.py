@@ -1,6 +1,6 @@
 """Identifies the input of each unit by the names, sizes and versions of its files.
 
-A file that was changed, added or removed therefore gives its unit another name, under which there is no
+If a file was changed, added or removed, its unit therefore has another name, under which there is no
 result yet. No file is read for this.
 """
 
@@ -22,7 +22,7 @@ _CACHED_FOLDERS = 64
 
 @dataclasses.dataclass(frozen=True)
 class InputSummary:
-    """Identifies the complete input of a preparation.
+    """Identifies the input of a preparation.
 
     Attributes:
       files: number of files, counted once for each unit that needs them.

@@ -1,7 +1,7 @@
 """The plan of a preparation and its progress, in a work folder in the output.
 
 The work folder holds settings.json, units.jsonl with the name and content of one unit per line, and the
-files that `unit` and `encode` write. The units are listed anew whenever the command starts. The results
+files that `unit` and `encode` write. The units are listed again whenever the command starts. The results
 of units whose input is unchanged are used again.
 """
 
@@ -61,7 +61,7 @@ def make_plan(settings: Settings, source: Source, work: str) -> tuple[list[str],
 
 
 def check_output(settings: Settings, output: str, work: str) -> None:
-    """Raise UserError if the output folder holds something else than this preparation."""
+    """Raise UserError if the output folder holds anything other than this preparation."""
     outputs.check_folder(output, "--output=")
     settings_path = posixpath.join(work, _SETTINGS_NAME)
     if not tf.io.gfile.exists(settings_path):

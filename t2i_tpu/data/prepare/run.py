@@ -72,7 +72,7 @@ def _prepare(settings: Settings, output: str, process_units: Runner) -> manifest
 
 @contextlib.contextmanager
 def _hold(output: str, work: str) -> Iterator[Lock]:
-    """Hold the work folder. Folders on disk that stay empty are removed afterwards."""
+    """Hold the lock of the work folder, and remove folders on disk that are still empty at the end."""
     is_new = not tf.io.gfile.exists(output)
     try:
         with Lock(work) as lock:
@@ -144,8 +144,8 @@ def _read_complete(settings: Settings, output: str, work: str) -> manifest_lib.M
 def _check_source_unchanged(settings: Settings, output: str, old: dict[str, Any] | None) -> None:
     """Compare the source with what a complete data set was made from.
 
-    Only a warning is logged if the source cannot be read any more, or if no more than the times of its
-    files differ, because then their content may be the same.
+    Only a warning is logged if the source can no longer be read, or if only the times of its files
+    differ, because their content may be the same.
 
     Args:
       settings: settings of the preparation.
@@ -170,12 +170,12 @@ def _check_source_unchanged(settings: Settings, output: str, old: dict[str, Any]
     if new["content_sha256"] != old["content_sha256"]:
         raise UserError(
             f"--source={settings.source} has changed since {output} was prepared from it "
-            f"({_compare_counts(old, new)}); to prepare it anew, {remedy}"
+            f"({_compare_counts(old, new)}); to prepare it again, {remedy}"
         )
     if new["versions_sha256"] != old["versions_sha256"]:
         logging.warning(
-            "files of --source=%s have other times but the same sizes as when %s was prepared; if their "
-            "content has changed, %s",
+            "files of --source=%s have other times than when %s was prepared, but the same sizes; if "
+            "their content has changed, %s",
             *(settings.source, output, remedy),
         )
 

@@ -21,8 +21,7 @@ _DEFAULT_STREAMS = 16
 def keep_only_shards_of(key: str, output: str, work: str) -> None:
     """Remove the shards of an interrupted run, unless they were written for the same key.
 
-    The files are compared with a pattern for names, because `output` may contain characters that a
-    glob would take for a pattern.
+    No glob is used, because `output` may contain characters that have a meaning in a glob.
     """
     path = posixpath.join(work, _KEY_NAME)
     if tf.io.gfile.exists(path):
@@ -65,7 +64,7 @@ class ShardWriter:
     def close(self) -> dict[str, tuple[tuple[manifest_lib.Shard, ...], ...]]:
         """Finish the shards and return them."""
         for split, waiting in list(self.waiting.items()):
-            # A power of two, because it must divide the batch size.
+            # The number of streams is a power of two, because it must divide the batch size.
             self._open_streams(split, 1 << len(waiting).bit_length() - 1)
         return {
             split: tuple(stream.close() for stream in self.streams[split])

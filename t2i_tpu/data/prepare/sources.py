@@ -57,6 +57,6 @@ def make_source(settings: Settings) -> Source:
         find_cause = functools.partial(find_cause_without_image, settings.filters)
         return UrlsSource(path, find_cause, FILTER_COLUMNS)
     if kind in ("parquet", "npy"):
-        # Embeddings that an encoder replaces need not be readable.
+        # If an encoder computes the embeddings, those of the source need not be readable.
         return SOURCES[kind](path, settings.keeps_embeddings)
     return SOURCES[kind](path)

@@ -160,7 +160,7 @@ def _make_example(
     """Return an item as a serialized example, and its embedding if it came with one.
 
     Raises:
-      Rejected: the item has a fault, of which the first is given.
+      Rejected: the item has a fault. If it has several, the first one is the cause.
     """
     if item.problem:
         raise Rejected(item.problem)

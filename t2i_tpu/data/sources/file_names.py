@@ -1,6 +1,6 @@
-"""Decides by its name whether a file is an image, and whether it is only clutter.
+"""Decides from a file's name whether it is an image, and whether it is clutter that is ignored.
 
-Images are the files whose ending Pillow connects with a format that it can decode.
+A file is an image if Pillow can decode the format that belongs to its ending.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ with contextlib.suppress(ImportError):  # Pillow reads HEIC if this package is i
 
 # Formats that Pillow recognizes but cannot decode by itself. EPS would start Ghostscript.
 _UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-# Images that cannot be read. They are rejected by name.
+# Endings of images that cannot be read. Such files are rejected.
 _OTHER_IMAGES = (
     *("svg", "svgz", "heic", "heif", "hif", "jxl", "jxr", "eps", "wmf", "emf", "xcf", "kra", "ai"),
     *("exr", "hdr", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf", "pef", "srw"),

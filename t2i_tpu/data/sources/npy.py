@@ -17,7 +17,7 @@ class NpySource:
     """A folder with three files that have N rows each.
 
     imgs.npy is uint8 [N, H, W] or [N, H, W, C] with C = 1, 3 or 4. captions.csv has a heading and N rows;
-    the caption is in its last column, unless only another one has the name of a caption.
+    the caption is in its last column, unless only another column has a name for captions.
     embeddings.npy, [N, dim], is optional. A unit is a range of rows.
 
     Args:
@@ -68,8 +68,8 @@ class NpySource:
             summary = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise UserError(
                 f"{self.folder}: the files have different numbers of rows ({summary}), so rows "
-                "cannot be paired; save them again from the same examples (an empty line of "
-                'captions.csv is no row: write "" for an empty caption)'
+                "cannot be paired; save them again from the same examples (an empty line in "
+                'captions.csv is not a row; write "" for an empty caption)'
             )
 
     def _join(self, name: str) -> str:
@@ -87,7 +87,7 @@ class NpySource:
 
 
 def _choose_caption(columns: list[str]) -> str:
-    """Return the last column, unless only another one has the name of a caption."""
+    """Return the last column, unless only another column has a name for captions."""
     named = find_columns(columns, "caption")
     return named[0] if named and columns[-1] not in named else columns[-1]
 
@@ -139,7 +139,7 @@ class _ArrayFile:
         self.row_bytes = math.prod(self.row_shape) * self.dtype.itemsize
         if num_bytes < self.count * self.row_bytes:
             raise UserError(
-                f"{path} ends after row {num_bytes // self.row_bytes} of {self.count}; get the file again"
+                f"{path} ends after row {num_bytes // self.row_bytes} of {self.count}; copy the file again"
             )
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -150,6 +150,6 @@ class _ArrayFile:
             content = file.read(num_bytes)
         if len(content) != num_bytes:
             raise UserError(
-                f"{self.path} ends before row {stop} of {self.count}; get the file again"
+                f"{self.path} ends before row {stop} of {self.count}; copy the file again"
             )
         return np.frombuffer(content, self.dtype).reshape(stop - start, *self.row_shape)

@@ -97,7 +97,7 @@ class ParquetSource:
         return None
 
     def _choose_columns(self, path: str, schema: Any) -> _Columns:
-        """Return the columns to read. Raises UserError if one that is needed is missing."""
+        """Return the columns to read. Raises UserError if a needed column is missing."""
         url = find_column(schema.names, "url")
         if url and not find_column(schema.names, "image"):
             message = explain_missing_column(path, schema.names, "image")
@@ -136,7 +136,7 @@ class ParquetSource:
         problem = parquet_columns.explain_unusable(path, schema, "caption")
         if labels:
             problem += (
-                f"; the labels in {labels[0]!r} are numbers without names, which are no captions"
+                f"; the labels in {labels[0]!r} are numbers without names, which cannot be captions"
             )
         if empty := parquet_columns.find_empty_columns(schema, "caption"):
             return empty, problem
@@ -200,6 +200,6 @@ def _get_key(value: Any) -> str | None:
 
 
 def _to_index(label: Any) -> int | None:
-    """Return a label as an integer, or None. Labels of which some are missing may be floats."""
+    """Return a label as an integer, or None. A column in which labels are missing may hold floats."""
     is_whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
     return int(label) if is_whole else None

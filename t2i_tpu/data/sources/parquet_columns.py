@@ -37,8 +37,8 @@ _WANTED = {
 # What to do about a column, by what it holds. "" stands for anything else.
 _REMEDIES = {
     "image": {
-        "text": "read URLs with --source=urls:FILE, or names of files with --source=folder:FOLDER and "
-        "a table in that folder; decode base64 to bytes",
+        "text": "for URLs use --source=urls:FILE, for names of files use --source=folder:FOLDER and a "
+        "table in that folder, and decode base64 to bytes",
         "paths": "the images themselves are not in the file: save it again with their bytes, or read "
         "them with --source=folder:FOLDER and a table in that folder",
         "": "store one image in each row, as bytes",

@@ -59,9 +59,9 @@ class Source(Protocol):
         """Yield the units. Raises UserError if there is nothing to read."""
 
     def list_files(self, unit: Unit) -> list[str]:
-        """Return the paths of the files, some of which may not exist, from which a unit is read.
+        """Return the paths of the files from which a unit is read. Some of them may not exist.
 
-        A file need not be listed if the unit has all that is used of it.
+        A file may be left out if the unit itself holds everything that is used of the file.
         """
 
     def read(self, unit: Unit) -> Iterator[Item]:
@@ -133,7 +133,7 @@ def _split_existing(pattern: str) -> tuple[str, str]:
 
 
 def _is_folder(path: str) -> bool:
-    """Return whether a path is a folder. On gs:// a name with an ending passes for a file unasked."""
+    """Return whether a path is a folder. On gs://, a name with an ending is assumed to be a file."""
     if paths.is_remote(path):
         return "." not in posixpath.basename(path) and tf.io.gfile.isdir(path)
     return os.path.isdir(path)
@@ -165,7 +165,7 @@ def get_stem(path: str) -> str:
 
 
 def name_files(paths: Iterable[str]) -> dict[str, str]:
-    """Return {path: a name with which the keys of its items begin}, without repeated paths.
+    """Return {path: the beginning of the keys of its items}, without repeated paths.
 
     The names are those of the files without folder and extension if these differ. Otherwise they are
     the paths relative to the folder that all files have in common.

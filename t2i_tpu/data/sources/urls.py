@@ -138,7 +138,7 @@ def _iterate_rows(
 
 
 def _clean_url(url: Any) -> tuple[str, str | None]:
-    """Return a URL in the form in which it can be requested, and the cause if it cannot."""
+    """Return a URL as it can be requested, and the cause for which it cannot be used, or None."""
     if isinstance(url, bytes):
         url = url.decode("utf-8", "surrogateescape")
     if not url or not url.strip():

@@ -236,7 +236,7 @@ def test_rotation_in_the_texts_of_a_png_file_is_kept():
     assert_halves(decode(content), 0, BLUE, RED)
 
 
-def test_large_or_damaged_metadata_do_not_matter():
+def test_large_or_damaged_metadata_does_not_matter():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     chunk = make_chunk(b"iCCP", b"x\0\0" + zlib.compress(profile + bytes(2 << 20)))
     assert_halves(decode(insert(encode(make_halves()), chunk, b"IDAT")))
@@ -248,7 +248,7 @@ def test_large_or_damaged_metadata_do_not_matter():
         assert_halves(decode(jpeg[:2] + segment * 20 + jpeg[2:]), 8)
 
 
-def test_damaged_exif_data_do_not_change_the_rotation():
+def test_damaged_exif_data_does_not_change_the_rotation():
     """The tag after that of the rotation gets each type of EXIF in turn, whatever its value is."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3

@@ -1,4 +1,4 @@
-"""Progress is shown in a log at regular times, even while a unit takes long."""
+"""Tests that progress is logged at regular intervals, even if a unit takes long."""
 
 import time
 

@@ -20,7 +20,7 @@ from tests.data.sources.folders import encode_color, read_captions, read_items, 
      ".git/0.png", ".ipynb_checkpoints/0-checkpoint.png", "@eaDir/0.png/x.jpg", "~$captions.csv",
      "0.png~", ".0.txt.swp", ".hidden.png", "$RECYCLE.BIN/0.png", "._metadata.csv"],
 )  # fmt: skip
-def test_clutter_is_passed_over(tmp_path, clutter):
+def test_clutter_is_ignored(tmp_path, clutter):
     write_files(tmp_path, {"0.png": None, "0.txt": "red", clutter: b"\0\5\x16\7"})
     assert read_captions(tmp_path) == {"0.png": "red"}
     assert is_clutter(clutter) and is_clutter("./a/" + clutter)
@@ -77,7 +77,7 @@ def test_endings_are_either_images_or_unreadable():
     assert not IMAGE_ENDINGS & {"eps", "h5", "mpg", "txt", "json", "csv", "npy", "pdf", ""}
 
 
-def test_links_are_followed_without_going_round(tmp_path):
+def test_links_are_followed_but_not_in_circles(tmp_path):
     write_files(tmp_path, {"in/a/0.png": None, "in/a/0.txt": "zero", "in/b/1.png": None,
                            "in/b/1.txt": "one", "out/2.png": None, "out/2.txt": "two"})  # fmt: skip
     folder = tmp_path / "in"
@@ -92,7 +92,7 @@ def test_links_are_followed_without_going_round(tmp_path):
 
 
 def test_very_deep_folder_is_read(tmp_path):
-    """It is deeper than Python's limit of recursion, so other programs create and remove it."""
+    """It is deeper than Python's recursion limit, so other programs create and remove it."""
     deep = "/".join(["d"] * 1500)
     subprocess.run(["mkdir", "-p", tmp_path / deep], check=True)
     try:
@@ -118,7 +118,7 @@ def test_names_that_are_not_utf8_are_rejected(tmp_path):
         ({".DS_Store": "x"}, "has no files"),
         ({"a.txt": "x", "b.txt": "y"}, "has no image that can be read; found 2 .txt .for example a.txt"),
         ({"a.heic": "x", "b.heic": "x"}, "2 .heic .for example a.heic.*to .png .*install pillow-heif"),
-        ({"data": "x", "b.xyz": "x"}, "1 .xyz .for example b.xyz., 1 without ending"),
+        ({"data": "x", "b.xyz": "x"}, "1 .xyz .for example b.xyz., 1 without an ending"),
         ({"a.png": None, "s/b.png": None}, "2 images, for example a.png, but no captions; found 2 .png"),
         ({"a.png": None, "labels.csv": "x"}, "if labels.csv is the table.*rename it to metadata.csv"),
         ({"a.png": None, "metadata.json": "3"}, "no captions.*metadata.json is JSON of an unknown form"),
@@ -127,7 +127,7 @@ def test_names_that_are_not_utf8_are_rejected(tmp_path):
         ({"train.parquet": "x"}, "use --source=parquet:.*/\\*.parquet"),
         ({"imgs.npy": "x"}, "use --source=npy:"),
         ({"metadata.csv": "file_name,text\n0.png,a\n"}, "none of the 1 rows of metadata.csv .*has no images"),
-        ({"a.png": None, "metadata.csv": "file,text\n0.png,a\n"}, "first names 0.png, but .* like a.png"),
+        ({"a.png": None, "metadata.csv": "file,text\n0.png,a\n"}, "first row names 0.png, but .* such as a.png"),
     ],
 )  # fmt: skip
 def test_folder_without_anything_usable_is_described(tmp_path, files, words):
@@ -138,7 +138,7 @@ def test_folder_without_anything_usable_is_described(tmp_path, files, words):
     assert "\n" not in str(error.value)
 
 
-def test_path_that_is_no_folder_is_named(tmp_path):
+def test_path_that_is_not_a_folder_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(encode_color("red"))
     for name, words in {"a.png": "not a folder", "b": "no such folder"}.items():
         with pytest.raises(UserError, match=words):
@@ -171,7 +171,7 @@ def test_path_that_is_no_folder_is_named(tmp_path):
     ],
 )
 def test_names_in_tables_are_found(tmp_path, spelling, file):
-    """They are found as other systems spell them, and as paths in other folders."""
+    """Names may be spelled as on other systems, or be relative to other folders."""
     row = json.dumps({"file_name": spelling, "text": "red"})
     write_files(tmp_path, {file: None, "metadata.jsonl": row})
     assert read_captions(tmp_path) == {file: "red"}
@@ -235,7 +235,7 @@ def test_rows_without_an_image_or_a_caption_are_counted(tmp_path):
     }  # fmt: skip
 
 
-def test_second_table_without_captions_is_not_used(tmp_path):
+def test_second_table_without_captions_is_ignored(tmp_path):
     write_files(tmp_path, {
         "0.png": None, "captions.csv": "image,caption\n0.png,red\n",
         "metadata.csv": "image,width\n0.png,8\n",

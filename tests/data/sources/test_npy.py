@@ -1,4 +1,4 @@
-"""Tests arrays and tables that the source npy can or cannot use."""
+"""Tests which tables and arrays the source npy can use, and errors about the others."""
 
 import numpy as np
 import pytest

@@ -89,7 +89,7 @@ def test_cut_and_damaged_tars_are_noticed(tmp_path):
         assert all(outcome in good or outcome in (problem, "no_caption") for outcome in outcomes)
 
 
-def test_tars_in_one_file_are_all_read(tmp_path):
+def test_concatenated_tars_are_all_read(tmp_path):
     parts = [write_tar(tmp_path / f"{n}", make_members(5)[4 * n :][:4]) for n in range(2)]
     (tmp_path / "a.tar").write_bytes(b"".join(part.read_bytes() for part in parts))
     gzipped = b"".join(gzip.compress(part.read_bytes()) for part in parts)
@@ -102,7 +102,7 @@ def test_empty_tar_has_no_items(tmp_path):
     assert read_outcomes(write_tar(tmp_path / "a.tar", [])) == []
 
 
-def test_tar_of_the_system_is_read(tmp_path):
+def test_tar_from_the_tar_command_is_read(tmp_path):
     """Without --sort=name the members have the order of the file system."""
     folder, archive = tmp_path / "input", tmp_path / "a.tgz"
     folder.mkdir()

@@ -33,7 +33,7 @@ def test_examples_that_differ_after_a_dot_are_paired_in_any_order(tmp_path, orde
     assert sorted(outcomes) == [(f"a/{name}", f"{name} {name}") for name in names]
 
 
-def test_what_operating_systems_leave_is_passed_over(tmp_path):
+def test_clutter_is_ignored(tmp_path):
     clutter = ["._0.png", "./._0.txt", ".DS_Store", "__MACOSX/._0.png", "a/Thumbs.db", ".git/0.png"]
     members = [(name, b"\0\5\x16\7") for name in clutter] + make_members(3)
     assert read_outcomes(write_tar(tmp_path / "a.tar", members)) == expect(3)
@@ -116,7 +116,7 @@ def test_text_is_preferred_to_json_unless_it_is_empty(tmp_path):
     assert outcomes == [("a/0", "image text"), ("a/1", "image json")]
 
 
-def test_repeated_names_are_examples_of_their_own(tmp_path):
+def test_members_of_the_same_name_are_separate_examples(tmp_path):
     members = [*make_members(2), ("0.PNG", b"other"), ("0.txt", b"y"), ("0.png", b"third")]
     outcomes = read_outcomes(write_tar(tmp_path / "a.tar", members))
     assert outcomes == [*expect(2), ("a/0", "other y"), ("a/0", "no_caption")]

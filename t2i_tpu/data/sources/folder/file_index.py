@@ -9,18 +9,17 @@ from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, fold, get_ending
 
 
 class FileIndex:
-    """The files of a folder, whose names a table may spell differently.
+    """Finds the files of a folder by the names that a table gives them.
 
-    A name is found as it is, or else
+    A table may name a file by its path in the folder, or
 
-    - with slashes for backslashes, without ./, / or the path of the folder in front, or decoded from a
-      URL;
-    - in other case, or without the ending, if that fits only one file;
-    - without the folders in front of it, if these are the same for the complete table;
-    - in any subfolder, if there is only one file of that name.
+    - with backslashes, with ./, / or the path of the folder in front, or encoded as in a URL;
+    - in a different case or without its ending, if only one file fits;
+    - with other folders in front, if they are the same for all names in the table;
+    - without the subfolders that contain it, if only one file fits.
 
-    The last two ways are for tables that are relative to another folder. So they are used only if no name
-    of the table is found in one of the first ways, other case and missing endings aside.
+    The last two spellings are for tables whose paths are relative to another folder. They are accepted
+    only if no name in the table is a path in the folder or has the first of these spellings.
 
     Args:
       files: the paths of all files relative to the folder.

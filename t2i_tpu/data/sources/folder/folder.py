@@ -25,7 +25,7 @@ from t2i_tpu.storage import paths
 _MISSING_FILE_ERRORS = tf.errors.NotFoundError, tf.errors.InvalidArgumentError
 _MISSING_FILE_CODES = errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG
 _PARALLEL_READS = 16  # on gs:// reading a file takes several requests
-# Names of texts that are no captions, up to the first dot, hyphen or underscore.
+# Names of text files that are not captions, up to the first dot, hyphen or underscore.
 _DOCUMENTS = {"readme", "license", "licence", "copying", "notice", "requirements"}
 # The splits of folders that have a table each, as on the Hugging Face Hub.
 _SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(
@@ -44,8 +44,8 @@ class FolderSource:
     below it that no row names are rejected. Elsewhere every image is an item, with NAME.txt or
     NAME.caption as its caption. If the folders train and test have a table each, they are the splits.
 
-    A unit has rows, whether they are from a table, and their split if they have one. Or it has items that
-    are rejected, as pairs of key and cause.
+    A unit holds rows, whether they are from a table, and their split if they have one. Or it holds the
+    (key, cause) of each of some items that are rejected.
     """
 
     def __init__(self, folder: str):
@@ -90,7 +90,7 @@ class FolderSource:
             survey.count_files(files)
             table = self._choose_table(path, files, survey)
             if table:
-                folders.clear()  # the table is responsible for all folders below it
+                folders.clear()  # the table covers all folders below it
                 unit, rows = {"table": True}, self._list_table(path, table, rejected, survey)
                 if split := splits.get(path):
                     unit["split"] = split
@@ -187,15 +187,15 @@ class FolderSource:
             )
         for name, error in errors.items():
             if get_ending(name) in CAPTION_ENDINGS:
-                continue  # it is the caption of captions.png
+                continue  # it may be the caption of captions.png
             if not usable and get_ending(name) in MAIN_TABLE_ENDINGS:
                 raise error
-            logging.warning("%s is not used: %s", posixpath.join(path, name), error)
+            logging.warning("%s is ignored: %s", posixpath.join(path, name), error)
             survey.unusable_tables.append(str(error))
         return usable[0] if usable else None
 
     def _find_splits(self, path: str, folders: list[str]) -> dict[str, str]:
-        """Return the splits of subfolders by path, if both splits have a folder with a table."""
+        """Return {path of a subfolder: split} if both splits have a folder with a table, or {}."""
         splits = {}
         for name in folders:
             if split := _SPLITS.get(name.lower()):

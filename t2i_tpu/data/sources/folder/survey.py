@@ -1,4 +1,4 @@
-"""Says what was found in a folder in which nothing can be used, and what was expected."""
+"""Explains why nothing in a folder can be used: what was found, and what was expected."""
 
 import collections
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class FolderSurvey:
     """Counts what a folder contains.
 
     Args:
-      folder: the folder.
+      folder: the path of the folder, for messages.
     """
 
     def __init__(self, folder: str):
@@ -71,16 +71,16 @@ class FolderSurvey:
         """Raise UserError because no row of a table names a file of its folder."""
         images = (name for name in files if get_ending(name) in IMAGE_ENDINGS)
         example = next(images, None)
-        there = f"its images are like {list_names([example])}" if example else "it has no images"
+        there = f"has images such as {list_names([example])}" if example else "has no images"
         raise UserError(
             f"--source=folder:{self.folder}: none of the {num_rows} rows of {table} names a file of "
-            f"the folder: the first names {list_names([first])}, but {there}; correct the table or "
-            "the path"
+            f"the folder: the first row names {list_names([first])}, but the folder {there}; correct "
+            "the table or the path"
         )
 
     def _describe_files(self) -> str:
         parts = [
-            f"{count} {'.' + ending if ending else 'without ending'} (for example {name})"
+            f"{count} {'.' + ending if ending else 'without an ending'} (for example {name})"
             for (ending, count), name in (
                 (item, list_names([self.names[item[0]]]))
                 for item in self.endings.most_common(_SHOWN_ENDINGS)

@@ -16,14 +16,14 @@ def walk(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each folder as (path, names of its files, names of its subfolders).
 
-    A folder comes before its subfolders, and names are sorted. Clutter of operating systems is left out.
-    Links are followed, except to a folder that contains the link. The caller may remove names of
-    subfolders from the list, to leave them out.
+    A folder comes before its subfolders, and names are sorted. Clutter (`is_clutter`) is left out. Links
+    are followed, except to a folder that contains the link. To skip subfolders, the caller may remove
+    their names from the list.
 
     Args:
       root: the folder.
       start: path of the subfolder at which to start, relative to the root, or "" for the root.
-      on_error: is called with the path of a subfolder that cannot be read. All paths are relative.
+      on_error: a function that is called with the relative path of each subfolder that cannot be read.
 
     Raises:
       OSError: `start` cannot be read.

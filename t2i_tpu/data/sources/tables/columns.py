@@ -39,7 +39,7 @@ _SHOWN_CHARACTERS = 40
 
 
 def find_columns(names: Iterable[str], holding: str) -> list[str]:
-    """Return all columns that hold something, best first.
+    """Return all columns that hold something according to their names, best first.
 
     Args:
       names: the names of a table's columns.
@@ -79,7 +79,7 @@ def explain_missing_column(place: str, names: Iterable[str], holding: str) -> st
 
 
 def list_names(names: Iterable[str]) -> str:
-    """Return the names of columns as a short text in one line."""
+    """Return names as a short text in one line."""
     names = [" ".join(str(name).split()) for name in names]
     shown = [
         name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "..."

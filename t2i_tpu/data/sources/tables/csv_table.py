@@ -1,4 +1,4 @@
-"""Reads tables that are separated by commas, semicolons, tabs or bars, as spreadsheets write them."""
+"""Reads tables with columns separated by commas, semicolons, tabs or vertical bars."""
 
 import collections
 import csv
@@ -31,13 +31,12 @@ class _Record(NamedTuple):
 def read_csv(path: str, names_files: bool = True) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield each row as (number, values by column). A row may lack values at its end.
 
-    The heading decides on the delimiter. Empty lines, and lines of delimiters, are no rows. If a table has
-    two columns, and a row more fields because its caption has commas without quotation marks, the caption
-    is complete. So is the value of the only column of a table.
+    The delimiter is the one that fits the heading best. Lines that are empty or consist of delimiters are
+    skipped. In a table of one or two columns, captions may contain the delimiter without quotation marks.
 
     Args:
       path: path of the table, local or gs://.
-      names_files: whether it must have a column with the names of images.
+      names_files: whether the table must have a column with the names of images.
 
     Raises:
       UserError: no column has the names of images, a quotation mark is not closed, or a row has too
@@ -50,7 +49,7 @@ def read_csv(path: str, names_files: bool = True) -> Iterator[tuple[int, dict[st
     options = _choose_format(heading[1])
     (columns,) = csv.reader([heading[1]], **options)
     columns = [column.replace("\ufeff", "").strip() for column in columns]
-    # With a third column, even if it has no name, a row of three fields is not a caption with a comma.
+    # If there is a third column, even without a name, the third field of a row is not part of a caption.
     width = len(columns)
     while columns and not columns[-1]:
         columns.pop()
@@ -77,7 +76,7 @@ def _number_lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _choose_format(heading: str) -> dict:
-    """Return the options of csv.reader with which most of the needed columns are in the heading."""
+    """Return the options of csv.reader with which the heading has most of the needed columns."""
 
     def count_columns(delimiter: str) -> tuple[int, int]:
         (names,) = csv.reader([heading], delimiter=delimiter)
@@ -89,7 +88,7 @@ def _choose_format(heading: str) -> dict:
 
 
 def _check_unique(path: str, columns: list[str]) -> None:
-    """Raise UserError if the column of files or captions has a second one of the same name."""
+    """Raise UserError if there are two columns with the name of the column of files or captions."""
     counts = collections.Counter(columns)
     for holding in ("file", "caption"):
         name = find_column(columns, holding)
@@ -101,7 +100,7 @@ def _read_records(path: str, lines: Iterator[tuple[int, str]], options: dict) ->
     """Yield the rows after the heading. Raises UserError if one cannot be parsed."""
     number = 0
     for line_number, line in lines:
-        if not line.strip(options["delimiter"] + " \t"):  # spreadsheets write delimiters alone
+        if not line.strip(options["delimiter"] + " \t"):  # spreadsheets write lines of delimiters
             continue
         number += 1
         record = _Record(number, line_number, line, [], '"' in line)
@@ -142,7 +141,8 @@ def _parse_loosely(line: str, options: dict) -> list[str]:
 def _contains_row(record: _Record, delimiter: str, file_index: int) -> bool:
     """Return whether a field continues over a line that is itself a row of the table.
 
-    A quotation mark that is not closed can end at one in a later row without breaking any rule.
+    Such a field begins with a quotation mark that is not closed, and ends at one in a later row. That is
+    valid csv.
     """
     lines = (
         line.split(delimiter)

@@ -13,7 +13,7 @@ _FORMS = 'a list of objects with a file_name and a text, or an object {"FILE": "
 
 
 def read_json_lines(path: str) -> Iterator[tuple[int, Row]]:
-    """Yield each line as (number, object). Blank lines are no rows, and a list is read as one.
+    """Yield each line as (number, object). Blank lines are skipped, and a list is read by `read_json`.
 
     Raises:
       UserError: a line is not a JSON object.
@@ -42,7 +42,7 @@ def read_json_lines(path: str) -> Iterator[tuple[int, Row]]:
 
 
 def read_json(path: str) -> Iterator[tuple[int, Row]]:
-    """Yield the rows of a JSON file as (number, object). JSON lines are read as `read_json_lines` does.
+    """Yield the rows of a JSON file as (number, object). JSON lines are read by `read_json_lines`.
 
     Raises:
       UserError: the file is not JSON, or in none of the known forms.

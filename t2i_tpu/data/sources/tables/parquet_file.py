@@ -28,8 +28,8 @@ def open_parquet(path: str) -> Iterator[Any]:
         file = pyarrow.parquet.ParquetFile(source)
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: names not in UTF-8
         raise UserError(
-            f"{path} is not a parquet file ({get_first_line(error)}); get the file again, or leave it "
-            "out of the pattern"
+            f"{path} is not a parquet file ({get_first_line(error)}); copy or download it again, or "
+            "leave it out of the pattern"
         ) from error
     try:
         yield file
@@ -79,7 +79,7 @@ def iterate_rows(
 
 
 def _to_rows(batch: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a pyarrow.RecordBatch. If a name of a column repeats, the first one counts."""
+    """Yield the rows of a pyarrow.RecordBatch. If columns have the same name, the first one counts."""
     indices = [batch.schema.get_all_field_indices(name)[0] for name in columns]
     values = [_to_values(batch.column(index)) for index in indices]
     for row in zip(*values, strict=True):

@@ -31,7 +31,7 @@ class TableRow(NamedTuple):
     Attributes:
       number: number of the row, from 1.
       file: the name of the image, as the table spells it, or None.
-      caption: the caption, of any type that JSON has.
+      caption: the caption, as any value that JSON can hold.
       columns: the numbers and strings of the row by column.
     """
 
@@ -48,14 +48,14 @@ def is_table(name: str) -> bool:
 
 
 def has_table_ending(name: str) -> bool:
-    """Return whether a file could be a table, whatever its name is. A text rather is a caption."""
+    """Return whether a file could be a table to judge by its ending. A .txt is taken for a caption."""
     return get_ending(name) in _READERS.keys() - {"txt"}
 
 
 def read_table(path: str) -> Iterator[TableRow]:
     """Yield the rows of a table.
 
-    If there is no column of captions but one of labels that are texts, the labels are the captions.
+    If there is no column of captions, a column of labels is used, which must be text.
 
     Raises:
       UserError: the table cannot be read, has no rows, or lacks a column of images or captions.
@@ -64,7 +64,7 @@ def read_table(path: str) -> Iterator[TableRow]:
 
 
 def check_table(path: str) -> None:
-    """Raise UserError if the columns of a table, or its first row, are not as `read_table` needs them."""
+    """Raise UserError if `read_table` cannot use the columns or the first row of a table."""
     for _ in _interpret_rows(path, itertools.islice(_read_rows(path), 1)):
         pass
 
@@ -79,7 +79,7 @@ def _read_rows(path: str) -> Rows:
 
 
 def _interpret_rows(path: str, rows: Rows) -> Iterator[TableRow]:
-    """Yield the rows with what their columns mean. See `read_table`."""
+    """Yield the file and the caption of each row. See `read_table`."""
     first_names, has_captions, is_warned = None, False, False
     for number, row in rows:
         if first_names is None:
@@ -94,7 +94,7 @@ def _interpret_rows(path: str, rows: Rows) -> Iterator[TableRow]:
         caption = _to_json(_find_value(row, captions))
         yield TableRow(number, file, caption, select_columns(row))
     if first_names is None:
-        raise UserError(f"{path} has no rows; it needs one row for each image, or remove it")
+        raise UserError(f"{path} has no rows; write one row for each image, or remove the table")
     if not has_captions:
         raise UserError(explain_missing_column(path, first_names, "caption"))
 
@@ -106,13 +106,13 @@ def _find_file_and_caption_columns(names: tuple[str, ...]) -> tuple[list[str], l
 
 
 def _check_labels(path: str, row: Mapping[str, Any]) -> None:
-    """Raise UserError if the only captions would be labels, and these are numbers."""
+    """Raise UserError if labels would have to be the captions, but are numbers."""
     label = find_column(row, "label")
     if find_column(row, "caption") or not label:
         return
     if not isinstance(row[label], str) or row[label].strip().lstrip("-").isdigit():
         message = explain_missing_column(path, row, "caption")
-        raise UserError(f"{message}; the labels in {label} are numbers, which are no captions")
+        raise UserError(f"{message}; the labels in {label} are numbers, which cannot be captions")
 
 
 def _find_value(row: Mapping[str, Any], columns: list[str]) -> Any:
@@ -122,7 +122,7 @@ def _find_value(row: Mapping[str, Any], columns: list[str]) -> Any:
 
 
 def _to_json(value: Any) -> Any:
-    """Return a caption in a form that JSON has. Bytes that are not UTF-8 become surrogates."""
+    """Return a caption as a value that JSON can hold. Bytes that are not UTF-8 become surrogates."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, list):
@@ -131,7 +131,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _get_file_name(value: Any) -> str | None:
-    """Return the value of a column of files as a text, or None if it is none."""
+    """Return the name of a file from its column, or None if the value is not a name."""
     if isinstance(value, dict):  # an image as Hugging Face stores it
         value = value.get("path")
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Reads the lines of a text file, in any encoding of Unicode and with any ends of lines."""
+"""Reads the lines of a text file, in any Unicode encoding and with any line endings."""
 
 import codecs
 from collections.abc import Iterator
@@ -11,11 +11,10 @@ _BLOCK_BYTES = 1 << 20
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Yield the lines of a file, local or gs://, without their ends.
+    """Yield the lines of a file, local or gs://, without their endings.
 
-    The first end of a line decides: \\n or \\r\\n, or \\r alone, as old programs for the Mac write it. Within
-    a line, \\r and NUL become spaces. Bytes that are not UTF-8 become surrogates, as `surrogateescape`
-    defines them.
+    Lines end like the first one: with \\n or \\r\\n, or with \\r alone, as on old Macs. Within a line, \\r
+    and NUL become spaces. Bytes that are not UTF-8 become surrogates, as `surrogateescape` defines them.
 
     Raises:
       tf.errors.OpError: the file cannot be read.
@@ -38,7 +37,7 @@ def read_lines(path: str) -> Iterator[str]:
 
 
 def _find_end(text: str) -> str | None:
-    """Return the end of the first line, or None if the text has no complete line."""
+    """Return how the first line ends, or None if the text has no complete line."""
     newline, carriage_return = text.find("\n"), text.find("\r")
     if carriage_return < 0 or 0 <= newline <= carriage_return + 1:
         return "\n" if newline >= 0 else None

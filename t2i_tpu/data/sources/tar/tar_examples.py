@@ -4,9 +4,9 @@ The members of an example have the same name up to a dot. In webdataset's conven
 of the file's name, as in 7.jpg and 7.txt, or in 7.input.jpg and 7.output.txt. But an image and a caption
 that have the same name up to the last dot, as photo.2019.jpg and photo.2019.txt, are an example too.
 
-In most tars the members of an example are neighbours, so one pass over the tar suffices. In others, all
-members but the images are kept until the rest of their example is found, and the images are read in a
-second pass.
+In most tars, the members of an example are neighbors, and one pass over the tar is enough. In other tars,
+all members except the images are kept until the rest of their example is found, and the images are read
+in a second pass.
 """
 
 import posixpath
@@ -16,7 +16,7 @@ from t2i_tpu.data.sources.source import Item
 from t2i_tpu.data.sources.tar.tar_item import Parts, find_image, has_caption, make_item
 from t2i_tpu.data.sources.tar.tar_members import Member
 
-_MAX_GROUP = 32  # number of neighbours with one key after which they are not taken for one example
+_MAX_GROUP = 32  # the largest number of neighbors that are taken for one example
 
 # The members of one key: {infix: {ending: member}}. A member is called KEY.ENDING or KEY.INFIX.ENDING.
 Group = dict[str, Parts]
@@ -31,7 +31,7 @@ class ExampleFinder:
 
     def __init__(self):
         self.images: dict[int, list[Item]] = {}
-        self._key, self._group = "", {}  # the last neighbours that have one key
+        self._key, self._group = "", {}  # the last neighbors that have one key
         self._waiting: dict[str, Group] = {}  # {key: its incomplete parts, without images}
         # The keys of which an item was made, and whether that item has no infix.
         self._done: dict[str, bool] = {}
@@ -55,7 +55,7 @@ class ExampleFinder:
                 yield from self._reject(key, group)
 
     def _close_group(self) -> Iterator[Item]:
-        """Yield the examples of the last neighbours, and let the rest wait for missing members."""
+        """Yield the examples among the last neighbors, and let the rest wait for missing members."""
         key, group, rest = self._key, self._group, {}
         self._group, waiting = {}, self._waiting.pop(self._key, {})
         for infix, parts in group.items():

@@ -1,4 +1,4 @@
-"""Reads the members of a tar in order, from a stream, and notices where the tar is damaged or cut."""
+"""Reads the members of a tar in order, from a stream, and detects where it is damaged or cut off."""
 
 import bz2
 import contextlib
@@ -44,7 +44,7 @@ class TarFault(Exception):
 def read_members(path: str, wanted: Container[int] | None = None) -> Iterator[Member]:
     """Yield the files of a tar, which may be compressed.
 
-    Folders and what operating systems leave behind (`is_clutter`) are passed over.
+    Folders and clutter (`is_clutter`) are skipped.
 
     Args:
       path: path of the tar, local or gs://.

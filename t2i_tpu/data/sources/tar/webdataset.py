@@ -45,17 +45,19 @@ class WebdatasetSource:
 
 
 def _check_first(paths: list[str]) -> None:
-    """Report now if the first tars have no example, because to read all of them may take days.
+    """Look for an example in the first tars, because reading all of them may take days.
+
+    If there is none, a warning is logged.
 
     Raises:
-      UserError: there are no other tars.
+      UserError: there is none, and there are no other tars.
     """
     endings = collections.Counter()
     for path in paths[:_NUM_CHECKED]:
         if _has_example(path, endings):
             return
     if not endings:
-        return  # the tars are empty or unreadable, which is counted when they are read
+        return  # empty and unreadable tars are counted when they are read
     found = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(_NUM_SHOWN))
     message = (
         f"there is no image with a caption in {', '.join(paths[:_NUM_CHECKED])}, only files that end in "
