@@ -1,4 +1,4 @@
-"""The error class for mistakes that a user can correct, and how other errors are quoted in it."""
+"""The error class for mistakes that a user can correct, and how other texts are quoted in it."""
 
 
 class UserError(ValueError):
@@ -12,3 +12,11 @@ def get_first_line(error: Exception) -> str:
     """Return the first line of an error's message that is not blank, or else the error's type."""
     text = str(getattr(error, "message", None) or error).strip()
     return text.splitlines()[0].rstrip() if text else type(error).__name__
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Return the beginning of a text, of at most `limit` characters, as one printable line."""
+    line = " ".join(text.split())
+    if len(line) > limit:
+        line = line[:limit] + "..."
+    return "".join(character if character.isprintable() else "?" for character in line)

@@ -1,9 +1,9 @@
-"""Tests how an error is quoted in one line."""
+"""Tests how errors and other texts are quoted in one line."""
 
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.errors import get_first_line
+from t2i_tpu.errors import get_first_line, shorten
 from t2i_tpu.storage import files, gcs
 
 
@@ -27,3 +27,8 @@ def test_errors_without_a_message_are_explained():
     assert files.explain_error("/data", error) == "UnknownError; check the path"
     assert files.explain_error("gs://some/data", error) == "UnknownError"
     assert gcs.explain_error(tf.errors.AbortedError(None, None, "")).endswith("when it does")
+
+
+def test_long_or_odd_text_is_shortened_to_one_line():
+    assert shorten("one\n two\x1b\udce9") == "one two??"
+    assert shorten("x" * 61) == "x" * 60 + "..."

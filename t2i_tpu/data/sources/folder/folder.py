@@ -211,8 +211,6 @@ class FolderSource:
         item = Item(name, split=unit.get("split"), columns=columns)
         if is_unsafe_name(name):
             item.problem = "unsafe_name"
-        elif not _is_utf8(name):
-            item.problem = "key_not_utf8"
         else:
             item.image, item.problem = self._read_file(name, "missing_image")
         if unit["table"]:
@@ -231,11 +229,14 @@ class FolderSource:
         if "\0" in name:
             return None, cause_if_missing
         try:
+            name.encode()  # TensorFlow opens only files with such names
             # Opening a pipe would wait forever.
             if not is_remote and not stat.S_ISREG(os.stat(path).st_mode):
                 return None, "not_a_file"
             with tf.io.gfile.GFile(path, "rb") as file:
                 return file.read(), None
+        except UnicodeEncodeError:
+            return None, "key_not_utf8"
         except _MISSING_FILE_ERRORS:
             return None, cause_if_missing
         except OSError as error:
@@ -260,11 +261,3 @@ def _take_full_units(group: list[Row], rows: Iterable[Row], unit: Unit) -> Itera
         if len(group) == UNIT_SIZE:
             yield {"rows": group.copy()} | unit
             group.clear()
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

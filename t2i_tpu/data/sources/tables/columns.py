@@ -6,6 +6,8 @@ and hyphens within a name count as underscores.
 
 from collections.abc import Iterable
 
+from t2i_tpu.errors import shorten
+
 # The names of columns by what they hold, in order of preference.
 COLUMNS = {
     "file": (
@@ -35,7 +37,6 @@ _HOLDINGS = {
     "embedding": "embeddings",
 }
 _SHOWN_NAMES = 12
-_SHOWN_CHARACTERS = 40
 
 
 def find_columns(names: Iterable[str], holding: str) -> list[str]:
@@ -80,15 +81,11 @@ def explain_missing_column(place: str, names: Iterable[str], holding: str) -> st
 
 def list_names(names: Iterable[str]) -> str:
     """Return names as a short text in one line."""
-    names = [" ".join(str(name).split()) for name in names]
-    shown = [
-        name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "..."
-        for name in names[:_SHOWN_NAMES]
-    ]
+    names = list(names)
+    shown = [shorten(str(name), 40) for name in names[:_SHOWN_NAMES]]
     if len(names) > _SHOWN_NAMES:
         shown.append(f"and {len(names) - _SHOWN_NAMES} more")
-    text = ", ".join(shown) or "(none)"
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return ", ".join(shown) or "(none)"
 
 
 def _simplify(name: str) -> str:

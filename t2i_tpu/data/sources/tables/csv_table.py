@@ -9,10 +9,9 @@ from typing import NamedTuple, NoReturn
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, get_ending
 from t2i_tpu.data.sources.tables.columns import explain_missing_column, find_column, list_names
 from t2i_tpu.data.sources.tables.text_lines import read_lines
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, shorten
 
 _DELIMITERS = ",;\t|"
-_SHOWN_CHARACTERS = 60
 # A longer field is taken for one whose quotation mark is never closed.
 _MAX_FIELD_CHARACTERS = 1 << 20
 csv.field_size_limit(_MAX_FIELD_CHARACTERS)
@@ -185,8 +184,5 @@ def _fit(path: str, record: _Record, columns: list[str], delimiter: str, width: 
 
 def _fail(path: str, record: _Record, problem: str) -> NoReturn:
     """Raise UserError with the place and the beginning of a row."""
-    text = " ".join(record.text.split())
-    if len(text) > _SHOWN_CHARACTERS:
-        text = text[:_SHOWN_CHARACTERS] + "..."
-    text = text.encode("utf-8", "replace").decode()
-    raise UserError(f"{path}: row {record.number} (line {record.line}) {problem}: {text}")
+    place = f"{path}: row {record.number} (line {record.line})"
+    raise UserError(f"{place} {problem}: {shorten(record.text)}")

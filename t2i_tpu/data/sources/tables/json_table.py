@@ -6,7 +6,7 @@ from typing import Any
 
 from t2i_tpu.data.sources.tables.columns import find_column
 from t2i_tpu.data.sources.tables.text_lines import read_lines
-from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.errors import UserError, get_first_line, shorten
 
 Row = dict[str, Any]
 _FORMS = 'a list of objects with a file_name and a text, or an object {"FILE": "CAPTION", ...}'
@@ -31,12 +31,12 @@ def read_json_lines(path: str) -> Iterator[tuple[int, Row]]:
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}: line {line_number} is not JSON ({_explain(error)}); each line must be a "
-                f"JSON object: {_quote(line)}"
+                f"JSON object: {shorten(line)}"
             ) from None
         if not isinstance(row, dict):
             raise UserError(
                 f"{path}: line {line_number} is not a JSON object, such as "
-                f'{{"file_name": "a.png", "text": "a cat"}}: {_quote(line)}'
+                f'{{"file_name": "a.png", "text": "a cat"}}: {shorten(line)}'
             )
         yield number, row
 
@@ -109,8 +109,3 @@ def _explain(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at line {error.lineno}, column {error.colno}"
     return get_first_line(error)
-
-
-def _quote(line: str) -> str:
-    line = " ".join(line.split())
-    return (line if len(line) <= 60 else line[:60] + "...").encode("utf-8", "replace").decode()
