@@ -29,7 +29,7 @@ def test_iterator_starts_no_autotuning_thread():
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_distributed_iterator_starts_no_autotuning_thread(num_devices):
-    """By default, there is one for the data set and one for each device."""
+    """By default, TensorFlow starts one thread for the data set and one for each device."""
     devices = [f"CPU:{index}" for index in range(num_devices)]
     strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
 

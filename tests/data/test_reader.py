@@ -249,7 +249,7 @@ def test_shards_near_a_step_contain_its_examples(folder, step):
 
 @pytest.fixture
 def class_folder(tmp_path):
-    """A data set whose manifest lists 9,000 shards of which only the first of each stream exist.
+    """A data set whose manifest lists 9,000 shards of which only the first of each stream exists.
 
     Its 36,000 captions are the names of two classes.
     """

@@ -121,7 +121,7 @@ def test_duplicates_and_leaks_are_counted(run, tmp_path):
 
 
 def test_base_install_finds_only_equal_images(data):
-    """Without imagehash the default is no distance."""
+    """Without imagehash, near-duplicates are not looked for by default."""
     result = audit.audit(str(data), None)
     assert not result.problems
     assert result.facts["heldout"]["same image in train"] == 0

@@ -35,7 +35,7 @@ def put_dataset(gcs, folder, address, num_shards):
 
 
 def read_first_examples(address):
-    """Do what a start of training does with the data set, up to the previews' examples."""
+    """Open the data set and read the previews' examples, as training does at its start."""
     dataset = open_dataset(address, "label", 4)
     return [example["caption"] for example in dataset.examples("train", 4, ("caption 1",))]
 

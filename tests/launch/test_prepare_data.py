@@ -249,7 +249,7 @@ def replace_content(path):
 
 
 def copy_tars(source, folder):
-    """Copy the tars of a source and return their paths."""
+    """Copy the tars of a source, and return their paths."""
     shutil.copytree(source.removeprefix("webdataset:").removesuffix("/*.tar"), folder)
     return sorted(folder.iterdir())
 

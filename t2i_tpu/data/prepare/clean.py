@@ -25,7 +25,7 @@ def clean_caption(caption: Any) -> str:
     else is kept: case, HTML entities, and the Unicode normal form.
 
     Args:
-      caption: text; bytes in an encoding of Unicode; a number, which is written as text; or a list of
+      caption: text; bytes in a Unicode encoding; a number, which is written as text; or a list of
         these, of which the first one with visible characters is used.
 
     Raises:

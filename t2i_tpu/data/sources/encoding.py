@@ -1,4 +1,4 @@
-"""Decides in which encoding of Unicode a text is stored.
+"""Detects the Unicode encoding of a text, and decodes it.
 
 This module does not import TensorFlow; see `prepare.settings`.
 """
@@ -16,7 +16,7 @@ _MARKS = {
 
 
 def detect_encoding(content: bytes) -> str:
-    """Return the encoding of the beginning of a text: UTF-8, UTF-16 or UTF-32.
+    """Return the encoding of a text that begins with these bytes: UTF-8, UTF-16 or UTF-32.
 
     A text in UTF-16 without a byte-order mark is recognized if it begins with two ASCII characters.
     """
@@ -30,7 +30,7 @@ def detect_encoding(content: bytes) -> str:
 
 
 def decode_text(content: bytes) -> str:
-    """Decode a text in any encoding of Unicode. Bytes that are not valid become surrogates."""
+    """Decode a text in any Unicode encoding. Invalid bytes become surrogates."""
     try:
         return content.decode(detect_encoding(content))
     except UnicodeDecodeError:

@@ -33,7 +33,7 @@ class Item:
     Attributes:
       key: a text that is unique within the source.
       image: the bytes of a file, or pixels, uint8 [H, W] or [H, W, C].
-      caption: text, its bytes in an encoding of Unicode, None, or another form that `clean_caption` accepts.
+      caption: text, bytes in a Unicode encoding, None, or another form that `clean_caption` accepts.
       label: index of the class, or None.
       embedding: the embedding that came with the item, in a form that `clean_embedding` accepts, or
         None.

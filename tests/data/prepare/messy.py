@@ -87,7 +87,7 @@ MAYBE_IMAGES = st.sampled_from([*GOOD_IMAGES, *BAD_IMAGES, None])
 
 
 def is_usable(name):
-    """Return whether a file may have this name, and does not look like one of another program."""
+    """Return whether a file may have this name without looking like one of another program."""
     return not name.startswith((".", "~$")) and not name.endswith("~") and name == name.strip()
 
 

@@ -225,7 +225,7 @@ def insert(png, chunk, before):
 @pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
 @pytest.mark.parametrize("start", [b"zTXtworkflow\0\0", b"iTXtworkflow\0\1\0\0\0"])
 def test_large_texts_of_a_png_file_do_not_matter(start, before):
-    """The text has 100 MB, and 100 KB compressed."""
+    """The text takes 100 MB, or 100 KB compressed."""
     chunk = make_chunk(start[:4], start[4:] + zlib.compress(bytes(100 << 20)))
     assert_halves(decode(insert(encode(make_halves()), chunk, before)))
 
@@ -249,7 +249,7 @@ def test_large_or_damaged_metadata_does_not_matter():
 
 
 def test_damaged_exif_data_does_not_change_the_rotation():
-    """The tag after that of the rotation gets each type of EXIF in turn, whatever its value is."""
+    """The tag that follows the rotation's gets each type of EXIF in turn, whatever its value is."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     exif[ExifTags.Base.XResolution] = 72.5

@@ -33,7 +33,7 @@ from tests.data.prepare.source_files import add_member, encode_png
 
 
 def is_plain(stem):
-    """Return whether the name of a file without its ending is neither special nor another's ending."""
+    """Return whether a file's name without its ending has no special meaning and contains no ending."""
     return (
         is_usable(stem)
         and "." not in stem

@@ -9,10 +9,10 @@ CAPTION_ENDINGS = ("txt", "caption")  # the first one wins
 
 
 class CaptionFiles:
-    """The caption files of a folder, which are called like their image with or without its ending.
+    """Finds the caption files of a folder, which have the name of their image with or without its ending.
 
     The names may differ in case or in their Unicode normal form, which cameras, archives and macOS
-    change, if it is clear which image and which caption belong together.
+    change, as long as it is clear which image and which caption belong together.
 
     Args:
       files: the names of all files of the folder.
@@ -55,7 +55,7 @@ def _list_names(image: str) -> tuple[str, str]:
 
 
 def _group(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names by their form without differences of case."""
+    """Return the names by their folded form."""
     groups = {}
     for name in names:
         groups.setdefault(fold(name), []).append(name)
