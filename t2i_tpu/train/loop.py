@@ -141,7 +141,6 @@ class _Run:
         self.preview, self.lock, self.is_chief = preview, lock, is_chief
         self.state = trainer.state
         self.event_files = EventFiles(posixpath.join(workdir, "logs"), is_chief)
-        self.writer = self.event_files.writer
         train = trainer.config.train
         retention = checkpoint_store.Retention(
             train.keep_checkpoints, train.keep_every, train.keep_best
@@ -166,7 +165,7 @@ class _Run:
             dynamic_ncols=True,
         )
         iterator = self.trainer.make_iterator(self.dataset, step)
-        with contextlib.closing(self.event_files), contextlib.closing(self.checkpointer), progress:
+        with self.event_files, contextlib.closing(self.checkpointer), progress:
             while step < total and not reason:
                 # Run steps on the device.
                 count = self._count_steps(step)
@@ -189,7 +188,7 @@ class _Run:
                 is_last = step == total
                 if step % train.log_every == 0 or is_last:
                     scale = self.rollbacks.learning_rate_scale
-                    log.write(step, scale, self.writer, progress, self.is_chief)
+                    log.write(step, scale, self.event_files.writer, progress, self.is_chief)
                 if step % train.preview_every == 0 or is_last:
                     with watchdog.doing("a preview"):
                         self._draw_preview(step)
@@ -291,10 +290,10 @@ class _Run:
         except UserError as error:  # a full disk, for example, must not end the run
             logging.warning("no preview of step %d: %s", step, error)
             return
-        with self.writer.as_default(step=step):
+        with self.event_files.writer.as_default(step=step):
             tf.summary.image("preview", np.asarray(picture)[None])
 
     def _save(self, log):
-        self.writer.flush()  # the checkpointer copies what was written
+        self.event_files.writer.flush()  # the checkpointer copies what was written
         if self.is_chief:
             self.checkpointer.save({"loss": log.latest["loss"]} if log.latest else {})
