@@ -1,4 +1,4 @@
-"""The error class for mistakes that a user can correct, and how other texts are quoted in it."""
+"""Defines the error for mistakes that a user can correct, and quotes other text in its messages."""
 
 
 class UserError(ValueError):
@@ -15,7 +15,7 @@ def get_first_line(error: Exception) -> str:
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """Return the beginning of a text, of at most `limit` characters, as one printable line."""
+    """Return the first `limit` characters of text as one printable line."""
     line = " ".join(text.split())
     if len(line) > limit:
         line = line[:limit] + "..."

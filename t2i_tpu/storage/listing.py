@@ -29,9 +29,9 @@ class FileInfo:
 
     Attributes:
       num_bytes: size of the file.
-      version: a text that changes when the file is written again. It is the generation of an object
-        on gs://, or the time of the last change. Texts of one file are comparable only if the same
-        client listed it.
+      version: a string that changes when the file is written again. It is the generation of an object
+        on gs://, or the time of the last change. Versions of one file are comparable only if the
+        same client listed it.
       crc32c: the CRC32C of the content in base64, or "" if only reading the file would give it.
     """
 

@@ -203,7 +203,7 @@ class _Assembly:
             raise UserError(
                 f"--num_streams={settings.num_streams} is more than the {counts[split]} {split} "
                 f"examples ({found}); lower it to {counts[split]} or leave it out{other}; the processed "
-                "images are used again"
+                "images are reused"
             )
 
     def _choose_split(self, key: str) -> str:

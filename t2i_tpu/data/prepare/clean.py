@@ -26,7 +26,7 @@ def clean_caption(caption: Any) -> str:
 
     Args:
       caption: text; bytes in a Unicode encoding; a number, which is written as text; or a list of
-        these, of which the first one with visible characters is used.
+        these; the first one with visible characters is used.
 
     Raises:
       Rejected: no_caption (None, NaN, a truth value or an empty list), empty_caption (no visible
@@ -80,7 +80,7 @@ def _to_text(caption: Any) -> str:
 
 
 def _is_visible(text: str) -> bool:
-    """Return whether a text has a character that shows, or a byte that is not UTF-8."""
+    """Return whether text has a visible character, or a byte that is not UTF-8."""
     return any(
         character not in _INVISIBLE and unicodedata.category(character) not in _INVISIBLE_CATEGORIES
         for character in text

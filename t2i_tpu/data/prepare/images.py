@@ -14,7 +14,7 @@ _SRGB = ImageCms.createProfile("sRGB")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")  # more than 8 bits per channel
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-# The keywords of texts that may say how the image is rotated.
+# The keywords of text chunks that may say how the image is rotated.
 _PNG_ROTATIONS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
 # Pillow refuses an image if a compressed profile or text is larger than this, 1 MB by default.
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24
@@ -48,7 +48,7 @@ def open_image(source: bytes | np.ndarray) -> Image.Image:
 
 
 def _drop_texts(content: bytes) -> bytes:
-    """Remove texts from a PNG file, in which editors and image generators store megabytes.
+    """Remove the text chunks of a PNG file, in which editors and image generators store megabytes.
 
     Pillow would refuse the image if they are too large. Other files are returned unchanged.
     """

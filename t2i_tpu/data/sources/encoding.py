@@ -1,4 +1,4 @@
-"""Detects the Unicode encoding of a text, and decodes it.
+"""Detects the Unicode encoding of text, and decodes it.
 
 This module does not import TensorFlow; see `prepare.settings`.
 """
@@ -16,9 +16,9 @@ _MARKS = {
 
 
 def detect_encoding(content: bytes) -> str:
-    """Return the encoding of a text that begins with these bytes: UTF-8, UTF-16 or UTF-32.
+    """Return the encoding of text that begins with these bytes: UTF-8, UTF-16 or UTF-32.
 
-    A text in UTF-16 without a byte-order mark is recognized if it begins with two ASCII characters.
+    Text in UTF-16 without a byte-order mark is recognized if it begins with two ASCII characters.
     """
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):

@@ -31,7 +31,7 @@ class Item:
     """One captioned image, as it is in the source.
 
     Attributes:
-      key: a text that is unique within the source.
+      key: a string that is unique within the source.
       image: the bytes of a file, or pixels, uint8 [H, W] or [H, W, C].
       caption: text, bytes in a Unicode encoding, None, or another form that `clean_caption` accepts.
       label: index of the class, or None.

@@ -67,7 +67,7 @@ def test_links_and_devices(tmp_path):
 
 
 def test_cut_and_damaged_tars_are_noticed(tmp_path):
-    content = write_tar(tmp_path / "whole", make_members(5)).read_bytes()
+    content = write_tar(tmp_path / "complete", make_members(5)).read_bytes()
     size = 10 * 1024  # of 10 members, each with a header and a block
     cuts = {
         "end": (content[:size], "rest_of_a_cut_tar", 5),  # without the mark of the end

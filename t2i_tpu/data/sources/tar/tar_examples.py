@@ -90,7 +90,7 @@ class ExampleFinder:
             self.images.setdefault(image.index, []).append(item)
 
     def _reject(self, key: str, group: Group) -> Iterator[Item]:
-        """Yield the items of a group of which the images and captions cannot be paired."""
+        """Yield the items of a group whose images and captions cannot be paired."""
         images = [infix for infix, parts in group.items() if find_image(parts)]
         captions = [infix for infix, parts in group.items() if has_caption(parts)]
         if key not in self._done and images and captions:

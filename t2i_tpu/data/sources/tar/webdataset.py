@@ -16,7 +16,7 @@ from t2i_tpu.data.sources.tar.tar_examples import ExampleFinder
 from t2i_tpu.data.sources.tar.tar_members import TarFault, read_members
 from t2i_tpu.errors import UserError
 
-_NUM_CHECKED = 3  # number of tars of which at least one should have an example
+_NUM_CHECKED = 3  # number of tars in which to look for an example
 _NUM_SHOWN = 8  # number of endings to name in an error
 
 
@@ -61,7 +61,7 @@ def _check_first(paths: list[str]) -> None:
     found = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(_NUM_SHOWN))
     message = (
         f"there is no image with a caption in {', '.join(paths[:_NUM_CHECKED])}, only files that end in "
-        f'{found}; each image needs a .txt, or a .json with "caption", of the same name'
+        f'{found}; give each image a .txt, or a .json with "caption", of the same name'
     )
     if len(paths) <= _NUM_CHECKED:
         raise UserError(message)
