@@ -32,7 +32,7 @@ NEAR_DUPLICATES = flags.DEFINE_integer(
 
 
 def main(folder: str) -> int:
-    from t2i_tpu.data import audit, audit_report
+    from t2i_tpu.data import audit, audit_report, repair
     from t2i_tpu.storage import outputs
 
     if HTML.value:
@@ -46,7 +46,7 @@ def main(folder: str) -> int:
         outputs.write_file(HTML.value, audit_report.to_html(folder, result).encode())
     num_problems = len(result.problems)
     if REPAIR.value and result.bad_shards:
-        print("\n".join(audit.repair(folder, result)))
+        print("\n".join(repair.repair(folder, result)))
         num_problems -= len(result.bad_shards)
     return 1 if num_problems else 0
 

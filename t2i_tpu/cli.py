@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from t2i_tpu import config as config_lib
 from t2i_tpu import flag_values, installed
 from t2i_tpu.compatibility import find_known_bad
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.findings import report
 from t2i_tpu.options import suggest
 from t2i_tpu.process import fast_exit, interrupts
@@ -159,12 +159,14 @@ def run(
 
 @contextlib.contextmanager
 def _exit_on_user_error() -> Iterator[None]:
-    """Turn a UserError into one line on stderr and exit code 1, unless tracebacks are wanted."""
+    """Turn a UserError or a lack of memory into one line and exit code 1, unless tracebacks are wanted."""
     try:
         yield
-    except UserError as error:
+    except (UserError, MemoryError) as error:
         if _wants_tracebacks():
             raise
+        if isinstance(error, MemoryError):
+            error = f"not enough memory ({get_first_line(error)}); close programs or use a larger machine"
         print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -16,10 +16,8 @@ from t2i_tpu.data import records, shard_file
 from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.data.prepare.duplicates import DuplicateIndex
 from t2i_tpu.data.prepare.unit import compute_perceptual_hash
-from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, paths
 
-QUARANTINE = "quarantine"
 _NUM_SHOWN = 64  # examples on a split's contact sheet
 _MAX_WORDS = 100  # longer captions are counted as this long
 # The causes that `DuplicateIndex.add_image` returns, and their names in a report.
@@ -60,9 +58,10 @@ def audit(folder: str, near_duplicates: int | None) -> Audit:
         this many of 64 bits. None to look only for equal images.
 
     Raises:
-      UserError: there is no manifest, or it cannot be read.
+      UserError: there is no manifest, it cannot be read, or the folder is the workdir of a run.
     """
     manifest = manifest_lib.read_manifest(folder, check_shards=False)
+    manifest_lib.check_not_workdir(folder, manifest)
     result = Audit(manifest, problems=[], bad_shards=[], facts={}, sheet={})
     _find_unknown_files(folder, result)
     splits = _read_splits(folder, near_duplicates, result)
@@ -71,49 +70,6 @@ def audit(folder: str, near_duplicates: int | None) -> Audit:
         result.facts[name], result.sheet[name] = split.collect_facts(), split.sheet
         result.problems += [f"{name}: {problem}" for problem in split.list_problems()]
     return result
-
-
-def repair(folder: str, result: Audit) -> list[str]:
-    """Move bad shards into the subfolder QUARANTINE and remove them from the manifest.
-
-    Args:
-      folder: the folder of the data set, local or gs://.
-      result: the audit of the data set.
-
-    Returns:
-      One line for each bad shard that says what was done with it.
-
-    Raises:
-      UserError: a stream would have no shard left.
-    """
-    bad = set(result.bad_shards)
-    splits = {
-        name: tuple(tuple(shard for shard in stream if shard.file not in bad) for stream in streams)
-        for name, streams in result.manifest.splits.items()
-    }
-    empty = [name for name, streams in splits.items() if not all(streams)]
-    if empty:
-        raise UserError(
-            f"{folder}: a stream of {empty[0]} has no intact shard left; restore one of "
-            f"{', '.join(sorted(bad)[:3])}, or prepare the data set again"
-        )
-    # Write the manifest first, so that it never lists a shard that was moved.
-    preparation = dict(result.manifest.preparation or {})
-    preparation["quarantined"] = sorted({*preparation.get("quarantined", ()), *bad})
-    manifest = dataclasses.replace(result.manifest, splits=splits, preparation=preparation)
-    files.write(posixpath.join(folder, manifest_lib.MANIFEST_NAME), manifest.to_json())
-    tf.io.gfile.makedirs(posixpath.join(folder, QUARANTINE))
-    return [_quarantine(folder, file) for file in result.bad_shards]
-
-
-def _quarantine(folder: str, file: str) -> str:
-    """Move a shard, if it exists, and return a line that says what was done."""
-    source = posixpath.join(folder, file)
-    if not tf.io.gfile.exists(source):
-        return f"removed {file} from the manifest"
-    target = posixpath.join(folder, QUARANTINE, file)
-    tf.io.gfile.rename(source, target, overwrite=True)
-    return f"moved {file} to {QUARANTINE}/"
 
 
 def _find_unknown_files(folder: str, result: Audit) -> None:

@@ -17,6 +17,8 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import gcs, json_files, listing
 
 MANIFEST_NAME = "manifest.json"
+# The config in the workdir of a run, which has a copy of its data set's manifest.
+_RUN_CONFIG_NAME = "config.json"
 TEXT_TOWER = "text_tower"  # a folder next to the manifest
 FORMAT_VERSION = 1
 
@@ -255,16 +257,30 @@ def read_manifest(folder: str, check_shards: bool = True) -> Manifest:
             "data set again"
         ) from error
     if check_shards:
-        _check_files(folder, manifest.files())
+        _check_files(folder, manifest)
     return manifest
 
 
-def _check_files(folder: str, stored_files: list[Shard | StoredFile]) -> None:
+def check_not_workdir(folder: str, manifest: Manifest) -> None:
+    """Raise UserError if a folder is the workdir of a run, so it has a manifest but no shards."""
+    shard = next(iter(manifest.splits.values()))[0][0]
+    if tf.io.gfile.exists(posixpath.join(folder, shard.file)):
+        return
+    if tf.io.gfile.exists(posixpath.join(folder, _RUN_CONFIG_NAME)):
+        raise UserError(
+            f"{folder!r} is the workdir of a run, not a data set; use the folder that data.source in its "
+            f"{_RUN_CONFIG_NAME} names"
+        )
+
+
+def _check_files(folder: str, manifest: Manifest) -> None:
     """Raise UserError if a file of a data set is missing or has a different size."""
+    stored_files = manifest.files()
     infos = listing.find_files(folder, [stored.file for stored in stored_files])
     for stored in stored_files:
         path, info = posixpath.join(folder, stored.file), infos.get(stored.file)
         if info is None:
+            check_not_workdir(folder, manifest)
             raise UserError(f"{path} is missing; restore it or prepare the data set again")
         if info.num_bytes != stored.num_bytes:
             raise UserError(

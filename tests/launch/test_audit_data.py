@@ -12,6 +12,7 @@ from t2i_tpu.data.locate import locate
 from t2i_tpu.data.manifest import EmbeddingContract, read_manifest
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.writer import write_dataset
+from t2i_tpu.errors import UserError
 from tests.assertions import assert_mentions
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3)).astype(np.uint8)
@@ -93,6 +94,28 @@ def test_bad_shard_is_reported_and_quarantined(data, run, damage, problem):
     assert manifest.num_examples("train") == 34
     assert manifest.preparation["quarantined"] == [shard.name]
     assert run("audit_data.py", [data]).code == 0
+
+
+def test_repair_keeps_earlier_files_in_quarantine(data, run):
+    shard = data / "train-0001-00001.tfrecord"
+    (data / "quarantine").mkdir()
+    (data / "quarantine" / shard.name).write_bytes(b"earlier")
+    (data / "quarantine" / f"{shard.name}.2").write_bytes(b"earlier, too")
+    shard.write_bytes(b"damaged")
+    repaired = run("audit_data.py", [data, "--repair"])
+    assert repaired.code == 0 and f"to quarantine/{shard.name}.3" in repaired.stdout, repaired
+    contents = [file.read_bytes() for file in sorted((data / "quarantine").iterdir())]
+    assert contents == [b"earlier", b"earlier, too", b"damaged"]
+
+
+def test_workdir_is_not_audited(data, run, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    shutil.copy(data / "manifest.json", workdir)
+    (workdir / "config.json").write_text("{}")
+    assert "is the workdir of a run" in run("audit_data.py", [workdir]).error
+    with pytest.raises(UserError, match="is the workdir of a run"):
+        read_manifest(str(workdir))
 
 
 def test_repair_leaves_no_stream_empty(data, run):

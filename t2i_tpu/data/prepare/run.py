@@ -44,8 +44,8 @@ def prepare(
       process_units: the runner that processes the units.
 
     Raises:
-      UserError: the output holds something else or cannot be written, the source cannot be read, or
-        too few examples are left. Finished units are kept.
+      UserError: the output holds something else or cannot be written, the source cannot be read, too
+        few examples are left, or there is not enough memory. Finished units are kept.
     """
     try:
         return _prepare(settings, output, process_units)
@@ -53,6 +53,11 @@ def prepare(
         raise UserError(
             f"--output={output}: {files.explain_error(output, error)}; finished units are kept: "
             "run the same command again to resume"
+        ) from error
+    except MemoryError as error:
+        raise UserError(
+            "there is not enough memory; use fewer --workers, or close other programs; finished units are "
+            "kept: run the same command again to resume"
         ) from error
 
 

@@ -157,3 +157,16 @@ def test_hidden_files_do_not_occupy_an_output(emoji, tmp_path):
     settings = Settings(source, encoder="none", heldout_share=0, num_streams=4)
     assert prepare(settings, str(output)).num_examples("train") == 8
     assert (output / ".DS_Store").read_text() == "mine"
+
+
+def test_lack_of_memory_ends_a_preparation_that_can_be_resumed(emoji, tmp_path):
+    source, output = write_folder(tmp_path / "input", emoji[:8]), tmp_path / "data"
+    settings = Settings(source, encoder="none", heldout_share=0, num_streams=4)
+
+    @contextlib.contextmanager
+    def fill_memory(work, settings, processed):
+        yield (np.empty(2**60, np.uint8) for _ in range(1))
+
+    with pytest.raises(UserError, match="not enough memory; use fewer --workers"):
+        prepare(settings, str(output), fill_memory)
+    assert prepare(settings, str(output)).num_examples("train") == 8
