@@ -70,9 +70,11 @@ def _list(workdir: str) -> None:
     listed = listing.list_files(checkpoint_store.get_folder(workdir))
     sizes = {name: info.num_bytes for name, info in listed.items()}
     rows = [("step", "loss", "MB", "intact", "preview")]
-    # On gs://, each info file takes a request. With --verify, checkpoints are read in full, one by one.
-    with futures.ThreadPoolExecutor(1 if VERIFY.value else 16) as pool:
-        described = pool.map(lambda step: _describe(workdir, step, sizes), steps[::-1])
+    # On gs://, each info file takes a request. With --verify, checkpoints are read in full, one by one,
+    # and in this thread, which Ctrl-C ends at once.
+    with futures.ThreadPoolExecutor(16) as pool:
+        map_steps = map if VERIFY.value else pool.map
+        described = map_steps(lambda step: _describe(workdir, step, sizes), steps[::-1])
         progress = tqdm(
             described, "reading", len(steps), unit=" checkpoints", disable=None, leave=False
         )
