@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from t2i_tpu.data.prepare.sources import blame_source
 from t2i_tpu.data.sources.source import Source, Unit
-from t2i_tpu.storage import listing
+from t2i_tpu.storage import listing, paths
 
 _CACHED_FILES = 4096
 _CACHED_FOLDERS = 64
@@ -81,7 +81,7 @@ class InputReader:
 
     def _find_file(self, path: str) -> listing.FileInfo | None:
         """Return the size and version of a file, or None if it does not exist."""
-        if "://" not in path:
+        if not paths.is_remote(path):
             return self._stat(path)
         folder, name = posixpath.split(path)
         return self._list_folder(folder).get(name)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from t2i_tpu.data.sources import parquet_columns
-from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, name_files, select_columns
+from t2i_tpu.data.sources.patterns import expand_pattern, name_files
+from t2i_tpu.data.sources.source import Item, Unit, select_columns
 from t2i_tpu.data.sources.tables.columns import explain_missing_column, find_column
 from t2i_tpu.data.sources.tables.parquet_file import iterate_rows, open_parquet
 from t2i_tpu.errors import UserError

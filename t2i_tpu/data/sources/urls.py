@@ -14,7 +14,8 @@ from typing import Any
 
 from t2i_tpu.data.sources.bounded_urlopen import urlopen
 from t2i_tpu.data.sources.parquet_columns import choose_columns, find_simple_columns
-from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, name_files, select_columns
+from t2i_tpu.data.sources.patterns import expand_pattern, name_files
+from t2i_tpu.data.sources.source import Item, Unit, select_columns
 from t2i_tpu.data.sources.tables.parquet_file import iterate_rows, open_parquet
 from t2i_tpu.errors import UserError
 

@@ -3,7 +3,7 @@
 import random
 import tarfile
 
-from t2i_tpu.data.sources.source import expand_pattern, name_files
+from t2i_tpu.data.sources.patterns import expand_pattern, name_files
 from t2i_tpu.data.sources.tar.webdataset import WebdatasetSource
 from tests.data.prepare.source_files import add_member
 from tests.data.sources.outcomes import find_outcome

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.storage import paths
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def open_parquet(path: str) -> Iterator[Any]:
             "reading parquet files needs pyarrow; pip install -e '.[prepare]'"
         ) from None
     try:
-        source = pyarrow.PythonFile(_SeekableFile(path), "r") if "://" in path else path
+        source = pyarrow.PythonFile(_SeekableFile(path), "r") if paths.is_remote(path) else path
         file = pyarrow.parquet.ParquetFile(source)
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: names not in UTF-8
         raise UserError(

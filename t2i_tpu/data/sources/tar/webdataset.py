@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from t2i_tpu.data.sources.source import Item, Unit, expand_pattern, name_files
+from t2i_tpu.data.sources.patterns import expand_pattern, name_files
+from t2i_tpu.data.sources.source import Item, Unit
 from t2i_tpu.data.sources.tar.tar_examples import ExampleFinder
 from t2i_tpu.data.sources.tar.tar_members import TarFault, read_members
 from t2i_tpu.errors import UserError

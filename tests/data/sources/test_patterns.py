@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from t2i_tpu.data.sources.source import expand_pattern
+from t2i_tpu.data.sources.patterns import expand_pattern
 from t2i_tpu.errors import UserError
 
 
