@@ -141,14 +141,6 @@ def test_output_that_holds_something_else_is_left_as_it_is(emoji, tmp_path, name
     assert sorted(folder.rglob("*")) == before
 
 
-def test_source_that_cannot_be_read_leaves_no_output(tmp_path):
-    (tmp_path / "input").mkdir()
-    settings = Settings(f"folder:{tmp_path}/input", encoder="none")
-    with pytest.raises(UserError, match="--source="):
-        prepare(settings, str(tmp_path / "data"))
-    assert not (tmp_path / "data").exists()
-
-
 def test_hidden_files_do_not_occupy_an_output(emoji, tmp_path):
     """macOS and Jupyter put them into every folder."""
     source, output = write_folder(tmp_path / "input", emoji[:8]), tmp_path / "[v2] a\\b"

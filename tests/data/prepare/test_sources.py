@@ -1,7 +1,6 @@
 """Tests that every kind of source gives the same examples: each image with its own caption."""
 
 import gzip
-import json
 import tarfile
 
 import numpy as np
@@ -226,16 +225,3 @@ def test_npy_files_with_different_numbers_of_rows_are_an_error(emoji, prepare_fr
     source = write_npy(tmp_path / "input", emoji[:50], np.zeros((49, 4), np.float32))
     with pytest.raises(UserError, match=r"imgs.npy 50, captions.csv 50, embeddings.npy 49"):
         prepare_from(source)
-
-
-def test_webdataset_reads_json_captions_and_names_with_several_dots(emoji, prepare_from, tmp_path):
-    (_, first, _), (_, second, _) = emoji[:2]
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add_member(tar, "./000.jpg", encode_png(first))  # a PNG; the extension is ignored
-        add_member(tar, "./000.json", json.dumps({"caption": "one", "similarity": 0.4}).encode())
-        add_member(tar, "b.c/001.seg.png", b"not the image")
-        add_member(tar, "b.c/001.png", encode_png(second))
-        add_member(tar, "b.c/001.txt", b"two\n")
-    _, splits = prepare_from(f"webdataset:{tmp_path}/a.tar", num_streams=1)
-    expected = sorted([(compute_digest(first), "one"), (compute_digest(second), "two")])
-    assert list_pairs(splits["train"]) == expected
