@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, shorten
 
 _BATCH_SIZE = 256
 # A tokenizer is identified by the tokens of this text, because open_clip's kinds of tokenizers have
@@ -116,9 +116,8 @@ class Encoder:
             if len(ids) <= self.context_length:
                 continue
             if not truncate:
-                start = prompt if len(prompt) <= 40 else prompt[:37] + "..."
                 raise UserError(
-                    f"prompt {start!r} has {len(ids)} tokens, but {self.encoder_id!r} takes at most "
+                    f"prompt {shorten(prompt, 40)!r} has {len(ids)} tokens, but {self.encoder_id!r} takes at most "
                     f"{self.context_length} (including start and end); shorten it"
                 )
             tokens[index] = [*ids[: self.context_length - 1], ids[-1]]

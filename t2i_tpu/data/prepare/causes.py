@@ -3,6 +3,8 @@
 import collections
 from collections.abc import Mapping
 
+from t2i_tpu.errors import shorten
+
 _NUM_SHOWN = 3  # keys of rejected examples
 
 # {cause: what the user can do}. A key may also be the beginning of several causes.
@@ -64,7 +66,7 @@ class RejectedExamples:
         if not self.counts:
             return "the source has none"
         cause = min(self.counts, key=lambda name: (-self.counts[name], name))
-        keys = ", ".join(repr(key)[:100] for key in self.keys[cause])
+        keys = ", ".join(shorten(repr(key), 100) for key in self.keys[cause])
         remedy = next((text for name, text in _REMEDIES.items() if cause.startswith(name)), "")
         text = f"{count_outcomes(self.counts)} (for example {keys})"
         if len(self.counts) > 1:

@@ -117,11 +117,12 @@ class ParquetSource:
 
     def _choose_images(self, path: str, schema: Any) -> tuple[str, str | None]:
         """Return the column of images, and a problem if it is empty."""
-        images = parquet_columns.find_usable_columns(schema, "image")
-        empty = parquet_columns.find_empty_columns(schema, "image")
-        if images or not empty:
-            return parquet_columns.choose_columns(path, schema, "image")[0], None
-        return empty[0], parquet_columns.explain_unusable(path, schema, "image")
+        if images := parquet_columns.find_usable_columns(schema, "image"):
+            return images[0], None
+        problem = parquet_columns.explain_unusable(path, schema, "image")
+        if empty := parquet_columns.find_empty_columns(schema, "image"):
+            return empty[0], problem
+        raise UserError(problem)
 
     def _choose_captions(self, path: str, schema: Any) -> tuple[list[str], str | None]:
         """Return the columns of captions, and a problem if they are empty.

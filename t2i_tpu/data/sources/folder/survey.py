@@ -4,12 +4,10 @@ import collections
 from collections.abc import Iterable
 
 from t2i_tpu.data.sources.file_names import IMAGE_ENDINGS, UNREADABLE_ENDINGS, get_ending
-from t2i_tpu.data.sources.tables.columns import list_names
 from t2i_tpu.data.sources.tables.tables import has_table_ending, is_table
-from t2i_tpu.errors import UserError
+from t2i_tpu.errors import UserError, shorten
 
 _SHOWN_ENDINGS = 6
-_SHOWN_NAMES = 3
 _OTHER_SOURCES = {
     "tar": "webdataset:{}/*.tar",
     "parquet": "parquet:{}/*.parquet",
@@ -30,7 +28,7 @@ class FolderSurvey:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self.endings, self.names, self.tables = collections.Counter(), {}, []
+        self.endings, self.names, self.other_table = collections.Counter(), {}, ""
         self.num_images, self.num_captions, self.first_image = 0, 0, ""
         self.unusable_tables, self.unreadable_folders = [], []
 
@@ -40,8 +38,8 @@ class FolderSurvey:
             ending = get_ending(name)
             self.endings[ending] += 1
             self.names.setdefault(ending, name)
-            if has_table_ending(name) and not is_table(name) and len(self.tables) < _SHOWN_NAMES:
-                self.tables.append(name)
+            if not self.other_table and has_table_ending(name) and not is_table(name):
+                self.other_table = name
 
     def count_image(self, path: str, has_caption: bool) -> None:
         """Count an image that can be read."""
@@ -62,7 +60,7 @@ class FolderSurvey:
         problem = "no image that can be read"
         if self.num_images:
             images = "1 image" if self.num_images == 1 else f"{self.num_images} images"
-            problem = f"{images}, for example {list_names([self.first_image])}, but no captions"
+            problem = f"{images}, for example {shorten(self.first_image)}, but no captions"
         raise UserError(
             f"{source} has {problem}; found {self._describe_files()}; {_EXPECTED}{self._advise()}"
         )
@@ -71,21 +69,18 @@ class FolderSurvey:
         """Raise UserError because no row of a table names a file of its folder."""
         images = (name for name in files if get_ending(name) in IMAGE_ENDINGS)
         example = next(images, None)
-        there = f"has images such as {list_names([example])}" if example else "has no images"
+        there = f"has images such as {shorten(example)}" if example else "has no images"
         raise UserError(
             f"--source=folder:{self.folder}: none of the {num_rows} rows of {table} names a file of "
-            f"the folder: the first row names {list_names([first])}, but the folder {there}; correct "
+            f"the folder: the first row names {shorten(first)}, but the folder {there}; correct "
             "the table or the path"
         )
 
     def _describe_files(self) -> str:
-        parts = [
-            f"{count} {'.' + ending if ending else 'without an ending'} (for example {name})"
-            for (ending, count), name in (
-                (item, list_names([self.names[item[0]]]))
-                for item in self.endings.most_common(_SHOWN_ENDINGS)
-            )
-        ]
+        parts = []
+        for ending, count in self.endings.most_common(_SHOWN_ENDINGS):
+            kind = f".{ending}" if ending else "without an ending"
+            parts.append(f"{count} {kind} (for example {shorten(self.names[ending])})")
         if len(self.endings) > _SHOWN_ENDINGS:
             parts.append(f"{len(self.endings) - _SHOWN_ENDINGS} other endings")
         return ", ".join(parts)
@@ -97,11 +92,11 @@ class FolderSurvey:
                 return f"; for .{ending} files use --source={source.format(self.folder)}"
         if self.unusable_tables:
             return f"; {self.unusable_tables[0]}"
-        if self.tables:
-            table, name = list_names(self.tables[:1]), f"metadata.{get_ending(self.tables[0])}"
+        if self.other_table:
+            table, name = shorten(self.other_table), f"metadata.{get_ending(self.other_table)}"
             return f"; if {table} is the table of captions, rename it to {name}"
         if sheets := sorted({"xlsx", "xls", "ods"} & self.endings.keys()):
-            return f"; save {list_names([self.names[sheets[0]]])} as metadata.csv (CSV UTF-8)"
+            return f"; save {shorten(self.names[sheets[0]])} as metadata.csv (CSV UTF-8)"
         unreadable = sorted(UNREADABLE_ENDINGS & self.endings.keys())
         if unreadable and not self.num_images:
             package = " or pip install pillow-heif" if "hei" in unreadable[0] else ""
