@@ -269,7 +269,7 @@ def _parse_flags(argv: list[str], has_config: bool) -> list[str]:
     """Parse the flags with absl and return the program's name and the arguments that are not flags."""
     try:
         arguments = flags.FLAGS(argv)
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except Exception as error:  # the config file is the user's program and may raise anything
         if has_config and _CONFIG_IS_NONE.search(str(error)):

@@ -69,3 +69,20 @@ def test_stdout_may_be_closed():
         timeout=50,
     )
     assert (result.returncode, result.stderr) == (75, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_nobody_reads_stdout(unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "launch/runs.py", "--help"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=50,
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
