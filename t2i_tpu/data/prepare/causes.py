@@ -42,6 +42,7 @@ _REMEDIES = {
     "too_white": "raise --max_white",
     "near_duplicate": "lower --near_duplicates",
     "duplicate_image": "leave out --drop_same_images",
+    "git_lfs_pointer": "download the files themselves with git lfs pull",
     "unreadable_tar": "check that the files are tars",
     "unsafe_name": "use names of images inside the folder",
     "http_": "check the URLs and the network",

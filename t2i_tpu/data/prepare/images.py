@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from t2i_tpu.data.prepare.rejected import Rejected
-from t2i_tpu.data.sources.file_names import IMAGE_FORMATS
+from t2i_tpu.data.sources.file_names import GIT_LFS_START, IMAGE_FORMATS
 
 _MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
 _SRGB = ImageCms.createProfile("sRGB")
@@ -27,12 +27,14 @@ def open_image(source: bytes | np.ndarray) -> Image.Image:
       source: the bytes of a file, or pixels, uint8 [H, W] or [H, W, C] with C = 1, 3 or 4.
 
     Raises:
-      Rejected: empty_image, not_an_image or decompression_bomb.
+      Rejected: empty_image, git_lfs_pointer, not_an_image or decompression_bomb.
     """
     if isinstance(source, np.ndarray):
         return _open_pixels(source)
     if not source:
         raise Rejected("empty_image")
+    if source.startswith(GIT_LFS_START):
+        raise Rejected("git_lfs_pointer")
     try:
         with warnings.catch_warnings():
             # Pillow warns about large images, which are checked below.

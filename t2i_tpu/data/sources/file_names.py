@@ -48,6 +48,9 @@ IMAGE_ENDINGS = frozenset(ending for ending, _ in _list_formats())
 IMAGE_FORMATS = tuple(name for name in Image.ID if name not in _UNDECODABLE)
 UNREADABLE_ENDINGS = frozenset(_OTHER_IMAGES) - IMAGE_ENDINGS
 
+# The start of a small text that git stores in place of a file, until it is downloaded.
+GIT_LFS_START = b"version https://git-lfs"
+
 
 def get_ending(name: str) -> str:
     """Return the ending of a file's name, in lower case and without a dot, or ""."""

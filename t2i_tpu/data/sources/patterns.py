@@ -27,9 +27,12 @@ def expand_pattern(pattern: str, kind: str) -> list[str]:
     files = []
     for path in _expand_braces(pattern, kind):
         if _is_folder(path):
+            usual = f"{path.rstrip('/')}/{_FILES_OF_KINDS[kind]}"
+            if not paths.is_remote(path):
+                usual = _suggest_pattern(path, kind) or usual
             raise UserError(
                 f"--source={kind}:{path} is a folder; name its files, for example with "
-                f"--source={kind}:{path}/{_FILES_OF_KINDS[kind]}"
+                f"--source={kind}:{usual}"
             )
         if tf.io.gfile.exists(path):  # even if its name contains *, ? or [
             files.append(path)
@@ -38,8 +41,18 @@ def expand_pattern(pattern: str, kind: str) -> list[str]:
         else:
             raise UserError(f"--source={kind}:{pattern}: {path!r} does not exist; check the path")
     if not files:
-        raise UserError(f"--source={kind}:{pattern}: no file matches; check the pattern")
+        folder, _ = os.path.split(pattern)
+        remedy = "check the pattern"
+        if not paths.is_remote(pattern) and (usual := _suggest_pattern(folder, kind)):
+            remedy = f"did you mean --source={kind}:{usual}?"
+        raise UserError(f"--source={kind}:{pattern}: no file matches; {remedy}")
     return files
+
+
+def _suggest_pattern(folder: str, kind: str) -> str | None:
+    """Return a pattern of the usual files of a source in a local folder or just below, or None."""
+    patterns = (posixpath.join(folder, below, _FILES_OF_KINDS[kind]) for below in ("", "*", "*/*"))
+    return next(filter(_glob, patterns), None)
 
 
 def _glob(pattern: str) -> list[str]:

@@ -53,8 +53,12 @@ class FolderSource:
 
     def list_units(self) -> Iterator[Unit]:
         if not tf.io.gfile.isdir(self.folder):
-            reason = "not a folder" if tf.io.gfile.exists(self.folder) else "no such folder"
-            raise UserError(f"--source=folder:{self.folder}: {reason}; check the path")
+            reason, remedy = "no such folder", "check the path"
+            if tf.io.gfile.exists(self.folder):
+                kind = {"tar": "webdataset", "parquet": "parquet"}.get(get_ending(self.folder))
+                reason, remedy = "not a folder", "name the folder in which the file is"
+                remedy = f"use --source={kind}:{self.folder}" if kind else remedy
+            raise UserError(f"--source=folder:{self.folder}: {reason}; {remedy}")
         survey = FolderSurvey(self.folder)
         try:
             yield from self._list_units(survey)

@@ -13,6 +13,19 @@ _OTHER_SOURCES = {
     "parquet": "parquet:{}/*.parquet",
     "npy": "npy:{}",
 }
+# What to do with files of other kinds, by their ending.
+_REMEDIES = {
+    "arrow": "write the data set as parquet (dataset.to_parquet of the library datasets) and use "
+    "--source=parquet:FILE",
+    "zip": "unpack {}",
+    "7z": "unpack {}",
+    "rar": "unpack {}",
+    "gz": "unpack {}",
+    "xlsx": "save {} as metadata.csv (CSV UTF-8)",
+    "xls": "save {} as metadata.csv (CSV UTF-8)",
+    "ods": "save {} as metadata.csv (CSV UTF-8)",
+    "tfrecord": "if this is a data set that was prepared, train on it with data.source=shards:FOLDER",
+}
 _EXPECTED = (
     "expected images, each with its caption in a file next to it (a.jpg and a.txt), or a table "
     "metadata.csv or metadata.jsonl with the columns file_name and text"
@@ -92,11 +105,16 @@ class FolderSurvey:
                 return f"; for .{ending} files use --source={source.format(self.folder)}"
         if self.unusable_tables:
             return f"; {self.unusable_tables[0]}"
+        for ending, remedy in _REMEDIES.items():
+            if self.endings[ending]:
+                return "; " + remedy.format(shorten(self.names[ending]))
         if self.other_table:
-            table, name = shorten(self.other_table), f"metadata.{get_ending(self.other_table)}"
+            ending = get_ending(self.other_table)
+            if self.endings[ending] > 1:
+                kind = f"the .{ending} files hold"
+                return f"; if {kind} the captions, write them to .txt files or to one table"
+            table, name = shorten(self.other_table), f"metadata.{ending}"
             return f"; if {table} is the table of captions, rename it to {name}"
-        if sheets := sorted({"xlsx", "xls", "ods"} & self.endings.keys()):
-            return f"; save {shorten(self.names[sheets[0]])} as metadata.csv (CSV UTF-8)"
         unreadable = sorted(UNREADABLE_ENDINGS & self.endings.keys())
         if unreadable and not self.num_images:
             package = " or pip install pillow-heif" if "hei" in unreadable[0] else ""

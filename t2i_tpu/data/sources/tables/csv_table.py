@@ -55,7 +55,10 @@ def read_csv(path: str, names_files: bool = True) -> Iterator[tuple[int, dict[st
     _check_unique(path, columns)
     file_column = find_column(columns, "file")
     if names_files and not file_column:
-        raise UserError(explain_missing_column(path, columns, "file"))
+        remedy = ""
+        if any(map(_is_image, columns)):
+            remedy = "; if its first row is no heading, add file_name,text above it"
+        raise UserError(explain_missing_column(path, columns, "file") + remedy)
     file_index = columns.index(file_column) if file_column else 0
     for record in _read_records(path, lines, options):
         if _contains_row(record, options["delimiter"], file_index):
@@ -164,14 +167,14 @@ def _fit(path: str, record: _Record, columns: list[str], delimiter: str, width: 
         fields.pop()
     if len(fields) <= len(columns):
         return fields
+    if len(fields) == len(columns) + 1 and _starts_with_row_name(fields, columns):
+        return fields[1:]
     if width == 1 and not record.is_quoted:
         return [record.text]
     if width == 2 and not record.is_quoted:
         if find_column(columns[1:], "file"):
             return record.text.rsplit(delimiter, 1)
-        # A first field that numbers the rows, as R writes it, is not the name of an image.
-        is_numbered = _is_image(fields[1]) and not _is_image(fields[0])
-        if find_column(columns[:1], "file") and not is_numbered:
+        if find_column(columns[:1], "file") and not _starts_with_row_name(fields, columns):
             return record.text.split(delimiter, 1)
     name = {"\t": "tabs"}.get(delimiter, repr(delimiter))
     _fail(
@@ -180,6 +183,16 @@ def _fit(path: str, record: _Record, columns: list[str], delimiter: str, width: 
         f"has {len(fields)} fields, but there are {len(columns)} columns ({list_names(columns)}); put "
         f"quotation marks around a caption that contains {name}",
     )
+
+
+def _starts_with_row_name(fields: list[str], columns: list[str]) -> bool:
+    """Return whether a row begins with a field that is not in the heading, as R writes tables."""
+    file_column = find_column(columns, "file")
+    index = columns.index(file_column) if file_column else -1
+    # In a table of two columns, a caption before the image may have a comma.
+    if index < 0 or (index > 0 and len(columns) == 2):
+        return False
+    return _is_image(fields[index + 1]) and not _is_image(fields[index])
 
 
 def _fail(path: str, record: _Record, problem: str) -> NoReturn:

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from t2i_tpu.data.sources.file_names import GIT_LFS_START, get_ending
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.storage import paths
 
@@ -28,14 +29,27 @@ def open_parquet(path: str) -> Iterator[Any]:
         source = pyarrow.PythonFile(_SeekableFile(path), "r") if paths.is_remote(path) else path
         file = pyarrow.parquet.ParquetFile(source)
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: names not in UTF-8
+        remedy = _find_remedy(path)
         raise UserError(
-            f"{path} is not a parquet file ({get_first_line(error)}); copy or download it again, or "
-            "leave it out of the pattern"
+            f"{path} is not a parquet file ({get_first_line(error)}); {remedy}, or leave it out of the "
+            "pattern"
         ) from error
     try:
         yield file
     finally:
         file.close()
+
+
+def _find_remedy(path: str) -> str:
+    """Return what to do about a file that is not a parquet file, judging by its name and its start."""
+    with contextlib.suppress(tf.errors.OpError), tf.io.gfile.GFile(path, "rb") as file:
+        if file.read(len(GIT_LFS_START)) == GIT_LFS_START:
+            return "it is only a pointer of Git LFS: run git lfs pull"
+    if get_ending(path) == "arrow":
+        return "load it with the library datasets and save it with to_parquet"
+    if get_ending(path) in ("csv", "tsv", "jsonl", "json"):
+        return "for a table next to its images use --source=folder:FOLDER"
+    return "copy or download it again"
 
 
 def iterate_rows(

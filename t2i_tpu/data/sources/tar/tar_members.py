@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator
 
 import tensorflow as tf
 
-from t2i_tpu.data.sources.file_names import is_clutter
+from t2i_tpu.data.sources.file_names import GIT_LFS_START, is_clutter
 from t2i_tpu.data.sources.source import is_unsafe_name
 
 _MAX_MEMBER_BYTES = 1 << 28
@@ -51,7 +51,7 @@ def read_members(path: str, wanted: Container[int] | None = None) -> Iterator[Me
       wanted: the indices of the members to yield, or None for all.
 
     Raises:
-      TarFault: unreadable_tar (not a tar), rest_of_a_cut_tar or rest_of_a_damaged_tar.
+      TarFault: git_lfs_pointer, unreadable_tar (not a tar), rest_of_a_cut_tar or rest_of_a_damaged_tar.
       tf.errors.OpError: the file cannot be read.
     """
     count = 0
@@ -96,7 +96,9 @@ def _find_problem(member: tarfile.TarInfo) -> str | None:
 def _open(path: str) -> Iterator["_StrictTar"]:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(tf.io.gfile.GFile(path, "rb"))
-        start = file.read(8)
+        start = file.read(len(GIT_LFS_START))
+        if start == GIT_LFS_START:
+            raise TarFault("git_lfs_pointer")
         file.seek(0)
         for magic, decompress in _DECOMPRESSORS.items():
             if start.startswith(magic):
