@@ -21,7 +21,7 @@ from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.findings import report
 from t2i_tpu.options import suggest
-from t2i_tpu.process import fast_exit, interrupts
+from t2i_tpu.process import fast_exit, interrupts, output
 from t2i_tpu.storage import paths
 
 # TensorFlow reads this when it is imported. 2 hides its informational messages and warnings.
@@ -134,11 +134,11 @@ def run(
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def parse(argv):
-        with _exit_on_user_error():
+        with _exit_on_user_error(), output.exit_if_lost():
             return _parse(argv, positional, takes_rest)
 
     def start(argv):
-        with _exit_on_user_error():
+        with _exit_on_user_error(), output.exit_if_lost():
             # libtpu and TensorFlow read these variables when they are imported.
             for name, value in installed.get_tpu_environment(_computes_on_local_tpu()).items():
                 os.environ.setdefault(name, value)

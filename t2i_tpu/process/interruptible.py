@@ -1,5 +1,6 @@
-"""Makes this process react to Ctrl-C and SIGTERM as interrupts.py describes, when it is imported."""
+"""Prepares this process for Ctrl-C, SIGTERM and odd standard streams when it is imported."""
 
-from t2i_tpu.process import fast_exit, interrupts  # noqa: F401
+from t2i_tpu.process import fast_exit, interrupts, output  # noqa: F401
 
+output.prepare()
 interrupts.install()
