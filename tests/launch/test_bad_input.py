@@ -216,7 +216,7 @@ def test_output_that_cannot_be_written_is_named(tmp_path, trained, run):
     (tmp_path / "file").write_text("x")
     flags = [f"--workdir={trained('embedding')}", "--prompt=x", "--num_images=1"]
     error = run("sample.py", [*flags, f"--output={tmp_path / 'file' / 'folder'}"]).error
-    assert f"cannot write {tmp_path / 'file' / 'folder'}" in error
+    assert f"--output={tmp_path / 'file' / 'folder'} cannot be a folder" in error
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
