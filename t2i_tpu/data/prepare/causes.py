@@ -23,6 +23,8 @@ _REMEDIES = {
     "bad_label": "check that each label is a number with a name",
     "damaged_row_group": "copy or download the files again",
     "rest_of_a_": "copy or download the files again",
+    "path_without_image": "save the files with the bytes of the images (push_to_hub does), or use "
+    "--source=folder:FOLDER and a table in that folder",
     "missing_image": "check that the names in the table are those of the images",
     "not_an_image": "check that the files are images",
     "truncated_image": "copy the files again",

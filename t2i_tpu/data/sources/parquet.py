@@ -175,8 +175,9 @@ def _make_item(
 ) -> Item:
     """Return the item of a row. `key` is used if the row has none."""
     image = row[columns.image]
+    path = None
     if isinstance(image, dict):
-        image = image.get("bytes")
+        image, path = image.get("bytes"), image.get("path")
     item = Item(_get_key(row[columns.key] if columns.key else None) or key, image)
     item.columns = select_columns(row)
     captions = [row[name] for name in columns.captions]
@@ -190,7 +191,7 @@ def _make_item(
         elif not columns.captions:
             item.problem = "bad_label"
     if not isinstance(image, bytes):
-        item.image, item.problem = None, "missing_image"
+        item.image, item.problem = None, "path_without_image" if path else "missing_image"
     return item
 
 

@@ -285,3 +285,12 @@ def test_input_files_are_listed_once(tmp_path):
     assert source.read_label_names() == ("cat", "dog")
     path.unlink()
     assert source.read_label_names() == ("cat", "dog")
+
+
+def test_paths_in_place_of_images_are_rejected_as_such(tmp_path):
+    """The library datasets stores paths until it pushes to the hub."""
+    images = [{"bytes": None, "path": "0.png"}, {"bytes": None, "path": None}]
+    image_type = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = {"image": pyarrow.array(images, image_type), "text": ["red", "blue"]}
+    write(tmp_path / "0.parquet", columns)
+    assert read_outcomes(tmp_path / "0.parquet") == ["path_without_image", "missing_image"]
