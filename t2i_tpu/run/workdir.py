@@ -10,6 +10,7 @@ previews/       pictures
 logs/           for TensorBoard
 """
 
+import os
 import posixpath
 
 import tensorflow as tf
@@ -123,6 +124,7 @@ def read(workdir: str) -> tuple[Config, Manifest]:
         if not tf.io.gfile.exists(posixpath.join(workdir, name)):
             gcs.check_bucket(workdir)
             outputs.check_folder(workdir, "")
+            _check_readable(workdir)
             raise UserError(
                 f"{workdir!r} holds no run: {name} is missing; train first, or check --workdir"
             )
@@ -134,6 +136,17 @@ def read(workdir: str) -> tuple[Config, Manifest]:
             f"{workdir!r}: {CONFIG_NAME} or {MANIFEST_NAME} is damaged, or another version of "
             f"t2i_tpu wrote it ({error}); restore the file from a backup, or use that version"
         ) from error
+
+
+def _check_readable(workdir: str) -> None:
+    """Raise UserError if a local folder may not be read. TensorFlow takes its files for missing."""
+    try:
+        if not paths.is_remote(workdir):
+            os.stat(posixpath.join(workdir, CONFIG_NAME))
+    except PermissionError as error:
+        raise UserError(f"{workdir!r} cannot be read; get permission to read it") from error
+    except OSError:
+        pass  # it does not exist
 
 
 def _read_file(workdir: str, name: str) -> bytes:

@@ -146,6 +146,9 @@ def _parse_local(text: str, label: str, is_output: bool) -> str:
         raise UserError(f"{label}: a path has at most one scheme, at its start; check the path")
     path = os.path.expanduser(text)
     first = path.partition("/")[0]
+    is_in_home = text.partition("/")[0] == "~"
+    if is_in_home and (first == "~" or os.environ.get("HOME") == ""):
+        raise UserError(f"{label}: there is no home folder; set HOME, or write the path without ~")
     if first.startswith("~") and not os.path.lexists(first):
         raise UserError(
             f"{label}: there is no user {first[1:]!r}; write ./{first} for a folder of that name"

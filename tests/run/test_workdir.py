@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +13,7 @@ from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.errors import UserError
 from t2i_tpu.run import workdir
 from tests import tiny
+from tests.launch.launcher import ROOT
 
 
 @pytest.fixture
@@ -146,3 +150,19 @@ def test_damaged_file_is_named(run, name, damage):
         workdir.read(str(folder))
     assert name in str(error.value) and str(folder) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_empty(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
+    (tmp_path / "run").chmod(0)
+    # Root may read everything, unless it gives up the capabilities for that.
+    drop = (
+        "setpriv --bounding-set=-dac_override,-dac_read_search".split() if not os.getuid() else []
+    )
+    code = f"from t2i_tpu.run import workdir; workdir.read({str(tmp_path / 'run')!r})"
+    result = subprocess.run(
+        [*drop, sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    (tmp_path / "run").chmod(0o700)
+    assert "run' cannot be read; get permission to read it" in result.stderr

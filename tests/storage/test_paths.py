@@ -114,3 +114,9 @@ def test_the_path_in_a_source_is_normalized():
 def test_the_module_does_not_import_tensorflow():
     code = "import sys, t2i_tpu.storage.paths; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_tilde_without_a_home_folder_is_an_error(monkeypatch):
+    monkeypatch.setenv("HOME", "")
+    with pytest.raises(UserError, match="--output=~/x: there is no home folder; set HOME"):
+        paths.parse_path("~/x", "--output=")
