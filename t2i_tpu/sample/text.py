@@ -22,6 +22,8 @@ _PACKAGES = ("manimgx_fonts", "manimgx_fonts_cjk")
 _RIGHT_TO_LEFT = ("R", "AL")
 # No font has a glyph for this.
 _NEVER_ASSIGNED = "\U0010ffff"
+# Characters without width that fonts lack, as keys of `str.translate`.
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 _reported: set[str] = set()
 
 
@@ -44,7 +46,8 @@ def draw(pen: ImageDraw.ImageDraw, position: tuple[float, float], text: str, fil
 def _split_by_font(text: str) -> list[tuple[str, ImageFont.FreeTypeFont]]:
     """Return the parts of a text from left to right, each with a font that has its characters."""
     default, parts = _get_default_font(), []
-    for character in text:
+    # macOS writes an accent as a character of its own, which few fonts have.
+    for character in unicodedata.normalize("NFC", text).translate(_INVISIBLE):
         if character.isspace():
             font = default
         elif _is_mark(character) and parts:

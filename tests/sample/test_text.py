@@ -67,3 +67,8 @@ def test_without_the_extra_the_remedy_is_named(caplog, monkeypatch):
         text._list_package_fonts.cache_clear()
     (record,) = caplog.records
     assert "no font has 心" in record.getMessage() and ".[fonts]" in record.getMessage()
+
+
+@pytest.mark.parametrize(("line", "same"), [("e\u0301a", "\u00e9a"), ("a\u200bb\ufeff", "ab")])
+def test_accents_of_their_own_and_characters_without_width_are_not_boxes(line, same):
+    np.testing.assert_array_equal(draw(line), draw(same))
