@@ -200,7 +200,7 @@ class _Run:
         if reason and step < total:
             logging.info("stopped at step %d by %s; run the same command to resume", step, reason)
             return EXIT_STOPPED
-        check_final_loss(log.latest, self.workdir)
+        check_final_loss(log.summarize(self.state), self.workdir)
         logging.info("done: %d steps in %s", total, self.workdir)
         return 0
 
@@ -296,4 +296,4 @@ class _Run:
     def _save(self, log):
         self.event_files.writer.flush()  # the checkpointer copies what was written
         if self.is_chief:
-            self.checkpointer.save({"loss": log.latest["loss"]} if log.latest else {})
+            self.checkpointer.save(log.summarize(self.state))

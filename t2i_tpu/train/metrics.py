@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from t2i_tpu.config import TrainConfig
 from t2i_tpu.train.optimizer import learning_rate
+from t2i_tpu.train.state import TrainState
 from t2i_tpu.train.step import BAND_NAMES, Metrics
 
 
@@ -67,6 +68,13 @@ class MetricsLog:
             return
         self._waited, self._seconds = self._waited + waited, self._seconds + seconds
         self._timed_steps += int(metrics["steps"])
+
+    def summarize(self, state: TrainState) -> dict[str, float]:
+        """Return the metrics that a checkpoint stores; {} before the first log line."""
+        if not self.latest:
+            return {}
+        skipped = int(state.skipped_in_a_row.numpy())
+        return {"loss": self.latest["loss"], "skipped_in_a_row": skipped}
 
     def write(
         self,

@@ -22,24 +22,26 @@ def has_diverged(state: TrainState, max_skipped: int, final_metrics: dict[str, f
       max_skipped: the number of skipped steps that is too high.
       final_metrics: the metrics of the run's last device loop, or {} before the end.
     """
+    skipped = int(state.skipped_in_a_row.numpy())
     is_finite = all(map(math.isfinite, final_metrics.values()))
-    return int(state.skipped_in_a_row.numpy()) >= max_skipped or not is_finite
+    return skipped >= max_skipped or (skipped > 0 and not is_finite)
 
 
 def check_final_loss(metrics: dict[str, float], workdir: str) -> None:
     """Raise UserError if a run has ended with an infinite or NaN loss.
 
-    Its weights are finite, because steps with non-finite gradients do not change them, but useless.
+    Its weights are finite, because steps with non-finite gradients do not change them, but the model is
+    probably useless. If the run recovered before its last step, it passes.
 
     Args:
-      metrics: the scalars of the last log line.
+      metrics: the metrics that the last checkpoint stores.
       workdir: the run's workdir, for the message.
     """
     loss = metrics.get("loss", 0.0)
-    if not math.isfinite(loss):
+    if not math.isfinite(loss) and metrics.get("skipped_in_a_row", 1):
         raise UserError(
-            f"the run in {workdir} has ended, but its last loss is {loss}, so the model is useless; "
-            "train again in another --workdir with a lower config.train.learning_rate"
+            f"the run in {workdir} has ended, but its last loss is {loss}, so its model is probably "
+            "useless; train again in another --workdir with a lower config.train.learning_rate"
         )
 
 

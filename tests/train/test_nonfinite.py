@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from t2i_tpu.errors import UserError
 from t2i_tpu.run import checkpoint_store
-from t2i_tpu.train.nonfinite import find_first_nonfinite
+from t2i_tpu.train.nonfinite import check_final_loss, find_first_nonfinite
 from t2i_tpu.train.step import corrupt_batch
 from tests import tiny
 
@@ -170,3 +171,9 @@ def test_a_run_that_ends_with_a_nan_loss_fails(squares, tmp_path, launch):
     assert all(
         np.isfinite(value).all() for value in tiny.read_checkpoint(tmp_path / "run").values()
     )
+
+
+def test_a_run_that_recovered_before_its_end_passes():
+    check_final_loss({"loss": np.nan, "skipped_in_a_row": 0}, "run")
+    with pytest.raises(UserError, match="its last loss is nan"):
+        check_final_loss({"loss": np.nan, "skipped_in_a_row": 1}, "run")
