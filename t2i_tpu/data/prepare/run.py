@@ -139,11 +139,22 @@ def _read_complete(settings: Settings, output: str, work: str) -> manifest_lib.M
     manifest = manifest_lib.read_manifest(output)
     preparation = manifest.preparation or {}
     if preparation.get("fingerprint") != settings.compute_fingerprint():
-        raise UserError(f"--output={output} already holds another data set; choose another folder")
+        difference = _find_difference(settings, preparation)
+        raise UserError(
+            f"--output={output} already holds another data set{difference}; choose another folder"
+        )
     _check_source_unchanged(settings, output, preparation.get("input"))
     logging.info("%s is already complete", output)
     _clean_up(output, work)
     return manifest
+
+
+def _find_difference(settings: Settings, preparation: dict[str, Any]) -> str:
+    """Return the first setting with which a data set was prepared differently, in parentheses."""
+    for name, value in settings.to_dict().items():
+        if name in preparation and preparation[name] != value:
+            return f" (its {name} is {preparation[name]!r}, not {value!r})"
+    return ""
 
 
 def _check_source_unchanged(settings: Settings, output: str, old: dict[str, Any] | None) -> None:

@@ -168,7 +168,9 @@ def test_too_few_examples_left_is_an_error(emoji, prepare_from, tmp_path):
 def test_complete_data_set_of_other_settings_is_left_alone(emoji, prepare_from, tmp_path):
     source = write_folder(tmp_path / "input", emoji[:NUM_GOOD])
     prepare_from(source)
-    with pytest.raises(UserError, match="already holds another data set"):
+    with pytest.raises(
+        UserError, match="already holds another data set .its image_size is .*, not 32"
+    ):
         prepare_from(source, image_size=32)
 
 
