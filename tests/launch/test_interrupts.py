@@ -80,8 +80,8 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
-def test_interrupt_while_modules_are_imported(tmp_path, seconds):
-    interrupt("sample.py", [f"--workdir={tmp_path}", "--prompt=x"], after(seconds))
+def test_interrupt_while_modules_are_imported(seconds):
+    interrupt("bench.py", ["--config=configs/emoji32.py", "--strategy=cpu"], after(seconds))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.checkpoint_store import Retention
 from tests import tiny
@@ -38,6 +39,8 @@ def saved(squares, tmp_path):
     """A workdir with a checkpoint of step 5, the flags of a run of 15 steps there, and the run."""
     run, workdir = tiny.Run(tiny.make_config(squares, **CHANGES)), tmp_path / "run"
     run.steps(5)
+    dataset = run.dataset
+    workdir_lib.write(str(workdir), run.config, dataset.manifest, dataset.folder)
     save(workdir, run)
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
@@ -85,13 +88,14 @@ def train_read_only(workdir, flags):
 
 def test_read_only_workdir_is_reported_before_the_first_step(saved):
     workdir, flags, _ = saved
+    names = sorted(path.name for path in workdir.iterdir())
     result = train_read_only(workdir, flags)
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
     assert error.startswith(f"train.py: error: {workdir} cannot be written: ")
     assert "Read-only file system" in error and "Traceback" not in result.stderr
     assert list_checkpoints(workdir) == {"step-5"}
-    assert [path.name for path in workdir.iterdir()] == ["checkpoints"]
+    assert sorted(path.name for path in workdir.iterdir()) == names
 
 
 def test_finished_run_may_be_read_only(saved, launch):
