@@ -7,13 +7,10 @@ last. Therefore, interruptible.py imports it before the modules that register ot
 import atexit
 import contextlib
 import os
-import select
-import signal
 import sys
 from collections.abc import Iterator
 
-# Exit code of a script whose output goes to a program, such as head, that has ended.
-_UNREAD = 128 + signal.SIGPIPE
+from t2i_tpu.process.output import EXIT_UNREAD
 
 _exit_code: object = None
 
@@ -23,9 +20,6 @@ def skip_destruction() -> Iterator[None]:
     """If the block ends with sys.exit, end the process right after Python's exit handlers.
 
     This is not done on a TPU or with several hosts, where TensorFlow disconnects when it is destroyed.
-
-    If the block cannot write to stdout because the program that read it has ended, exit with the code
-    of a program that SIGPIPE ends, without a message.
     """
     try:
         yield
@@ -33,18 +27,6 @@ def skip_destruction() -> Iterator[None]:
         global _exit_code
         _exit_code = 0 if error.code is None else error.code
         raise
-    except BrokenPipeError:
-        if not _is_stdout_unread():
-            raise
-        _exit_code = _UNREAD
-        sys.exit(_exit_code)
-
-
-def _is_stdout_unread() -> bool:
-    """Return whether stdout is a pipe whose reader has ended."""
-    poll = select.poll()
-    poll.register(1, 0)  # errors are reported in any case
-    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _end():
@@ -58,7 +40,7 @@ def _end():
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed at the start
             stream.flush()
     except BrokenPipeError:
-        os._exit(_UNREAD)
+        os._exit(EXIT_UNREAD)
     except (OSError, ValueError):  # Python reports it
         return
     os._exit(_exit_code)

@@ -5,11 +5,14 @@ import errno
 import io
 import os
 import select
+import signal
 import sys
 from collections.abc import Iterator
 
 from t2i_tpu.errors import UserError
 
+# Exit code of a script whose output goes to a program, such as head, that has ended.
+EXIT_UNREAD = 128 + signal.SIGPIPE
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
@@ -34,7 +37,7 @@ def exit_if_lost() -> Iterator[None]:
     """Flush stdout after the block. If the block or this cannot write to it, end the block early.
 
     Raises:
-      SystemExit: with 141, as if by SIGPIPE: nobody reads stdout any more.
+      SystemExit: with EXIT_UNREAD, as if by SIGPIPE: nobody reads stdout any more.
       UserError: there is another reason, such as a full disk.
     """
     try:
@@ -47,7 +50,7 @@ def exit_if_lost() -> Iterator[None]:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             _discard()
-            sys.exit(141)
+            sys.exit(EXIT_UNREAD)
         if error.filename is None and error.errno in _CANNOT_WRITE:
             _discard()
             raise UserError(f"cannot write the output: {error.strerror}") from error
