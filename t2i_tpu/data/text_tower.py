@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from t2i_tpu.data.manifest import TEXT_TOWER, EmbeddingContract, Manifest, StoredFile, TokenContract
 from t2i_tpu.errors import UserError
-from t2i_tpu.storage import files
+from t2i_tpu.storage import files, paths
 from t2i_tpu.text import TextEncoder, make_encoder
 from t2i_tpu.text.onnx_tower import OnnxEncoder
 
@@ -94,7 +94,7 @@ def _provide_local_folder(manifest: Manifest, folder: str) -> Iterator[str]:
 
     It is `folder` itself or, if `folder` is on gs://, a temporary folder with a copy.
     """
-    if not folder.startswith("gs://"):
+    if not paths.is_remote(folder):
         yield folder
         return
     with tempfile.TemporaryDirectory() as local:

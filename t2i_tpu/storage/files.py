@@ -144,7 +144,7 @@ def explain_error(path: str, error: tf.errors.OpError) -> str:
       path: the path, local or gs://.
       error: the error that TensorFlow raised.
     """
-    if path.startswith("gs://"):
+    if paths.is_remote(path):
         return gcs.explain_error(error, path)
     return add_remedy(get_first_line(error).rpartition("; ")[2])
 

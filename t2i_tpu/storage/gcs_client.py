@@ -8,6 +8,8 @@ import functools
 import os
 from typing import TYPE_CHECKING
 
+from t2i_tpu.storage import paths
+
 if TYPE_CHECKING:
     from google.cloud.storage import Bucket, Client
 
@@ -19,7 +21,7 @@ def open_bucket(address: str) -> "Bucket | None":
       The bucket, or None if the address is not on gs://, the library is not installed, or there are
       no credentials. TensorFlow's client may still have access, for example to a public bucket.
     """
-    if not address.startswith("gs://"):
+    if not paths.is_remote(address):
         return None
     client = _open_client(os.getpid())
     return client and client.bucket(split_address(address)[0])

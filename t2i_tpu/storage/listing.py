@@ -55,12 +55,9 @@ def list_files(folder: str, recursive: bool = False) -> dict[str, FileInfo]:
       OSError: a local folder cannot be read.
       tf.errors.OpError: gs:// cannot be read.
     """
-    if not paths.is_remote(folder):
-        found = dict(_iter_local(folder, recursive))
-    else:
-        found = _list_with_google(folder, recursive)
-        if found is None:
-            found = _list_with_tensorflow(folder, recursive)
+    found = _list_at_once(folder, recursive)
+    if found is None:
+        found = _list_with_tensorflow(folder, recursive)
     return dict(sorted(found.items()))
 
 
@@ -80,11 +77,7 @@ def find_files(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
     for parent in {posixpath.dirname(name) for name in names}:
         path = posixpath.join(folder, parent) if parent else folder
         try:
-            files = (
-                dict(_iter_local(path, False))
-                if not paths.is_remote(path)
-                else _list_with_google(path)
-            )
+            files = _list_at_once(path)
         except PermissionError:  # the files may be readable even if the folder cannot be listed
             files = None
         if files is None:
@@ -117,6 +110,25 @@ def list_bucket(bucket: "Bucket", prefix: str, recursive: bool) -> dict[str, Fil
     }
 
 
+def stat_local_file(path: str) -> FileInfo | None:
+    """Return the info of a local file, or None if it does not exist or its path is invalid."""
+    try:
+        return _make_info(os.stat(path))
+    except (OSError, ValueError):  # ValueError: the name contains "\0"
+        return None
+
+
+def _list_at_once(folder: str, recursive: bool = False) -> dict[str, FileInfo] | None:
+    """List a folder without a request for each file, or return None if that is not possible."""
+    if paths.is_remote(folder):
+        return _list_with_google(folder, recursive)
+    return dict(_iter_local(folder, recursive))
+
+
+def _make_info(stat: os.stat_result) -> FileInfo:
+    return FileInfo(stat.st_size, str(stat.st_mtime_ns))
+
+
 def _iter_local(folder: str, recursive: bool, prefix: str = "") -> Iterator[tuple[str, FileInfo]]:
     """Yield the name and the info of each file of a local folder. Links are followed to files only."""
     try:
@@ -134,10 +146,10 @@ def _iter_local(folder: str, recursive: bool, prefix: str = "") -> Iterator[tupl
             except FileNotFoundError:  # a broken link, or a file that was just removed
                 continue
             if entry.is_file():
-                yield prefix + entry.name, FileInfo(stat.st_size, str(stat.st_mtime_ns))
+                yield prefix + entry.name, _make_info(stat)
 
 
-def _list_with_google(folder: str, recursive: bool = False) -> dict[str, FileInfo] | None:
+def _list_with_google(folder: str, recursive: bool) -> dict[str, FileInfo] | None:
     """List a folder on gs:// with google-cloud-storage, or return None if that is not possible."""
     bucket = gcs_client.open_bucket(folder)
     if not bucket:

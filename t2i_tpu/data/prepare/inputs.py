@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import posixpath
 from collections.abc import Iterator
 
@@ -53,7 +52,7 @@ class InputReader:
         self._content, self._versions = hashlib.sha256(), hashlib.sha256()
         self._files = self._bytes = 0
         # Units share files and folders.
-        self._stat = functools.lru_cache(_CACHED_FILES)(_stat)
+        self._stat = functools.lru_cache(_CACHED_FILES)(listing.stat_local_file)
         self._list_folder = functools.lru_cache(_CACHED_FOLDERS)(listing.list_files)
 
     def list_units(self) -> Iterator[tuple[str, Unit]]:
@@ -85,11 +84,3 @@ class InputReader:
             return self._stat(path)
         folder, name = posixpath.split(path)
         return self._list_folder(folder).get(name)
-
-
-def _stat(path: str) -> listing.FileInfo | None:
-    try:
-        stat = os.stat(path)
-    except (OSError, ValueError):  # ValueError: the name contains "\0"
-        return None
-    return listing.FileInfo(stat.st_size, str(stat.st_mtime_ns))
