@@ -5,16 +5,18 @@
 #   ARGS     more flags for the program
 #   PYTHON   Python that creates .venv
 #   HAS      hardware of this machine: cpu, gpu or tpu; detected unless it is set
-#   EXTRA    build of TensorFlow to install: cpu, gpu or tpu; by default, the one for HAS
+#   EXTRA    packages to install: TensorFlow for cpu, gpu or tpu, or JAX for jax-tpu; by default, those
+#            for HAS
 PYTHON  ?= python3
 CONFIG  ?= configs/emoji32.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 ARGS    ?=
-EXTRA   ?= $(HAS)
-HAS     := $(shell launch/tpu_host.sh has-tpu && echo tpu || \
+FOUND   := $(shell launch/tpu_host.sh choose-extra || \
 	{ nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo cpu; })
+HAS     := $(FOUND:jax-%=%)
+EXTRA   ?= $(if $(filter jax-$(HAS),$(FOUND)),$(FOUND),$(HAS))
 
-$(if $(filter $(EXTRA),cpu gpu tpu),,$(error EXTRA is '$(EXTRA)'; it must be cpu, gpu or tpu))
+$(if $(filter $(EXTRA),cpu gpu tpu jax-tpu),,$(error EXTRA is '$(EXTRA)'; it must be cpu, gpu, tpu or jax-tpu))
 
 # The user's values reach the programs unchanged, through environment variables: `value` and `unexport`
 # keep make from expanding a $ in them, and the quotes in the recipes keep the shell from doing so.
@@ -30,6 +32,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PY    := .venv/bin/python
 READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
+ENGINE := $(if $(filter jax-%,$(EXTRA)),jax,tensorflow)
 
 .NOTPARALLEL:
 .PHONY: help train train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip test-urls \
@@ -48,7 +51,7 @@ train-gpu: train ## same as make train
 
 # A SIGTERM makes train.py save a checkpoint and stop. Without exec, it would kill the shell and make.
 train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU VM; see docs/tpu.md
-	@exec launch/tpu_host.sh run $(PY) launch/train.py --strategy=tpu \
+	@exec launch/tpu_host.sh run $(ENGINE) $(PY) launch/train.py --engine=$(ENGINE) --strategy=tpu \
 		"--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model in WORKDIR [OUTPUT=x.png]
@@ -145,7 +148,7 @@ $(READY): setup.py $(STALE)
 	@[ -x $(PY) ] || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "$(PYTHON) does not have the venv module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@[ -x $(PY) ] || { mkdir -p .venv && touch $(OURS) && $(PYTHON) -m venv .venv; }
-	@echo "Installing TensorFlow for $(EXTRA) into .venv. The first time, this takes a few minutes."
+	@echo "Installing the packages for $(EXTRA) into .venv. The first time, this takes a few minutes."
 	@$(PIP) --upgrade "pip>=25"
 	@$(PIP) -e ".[$(EXTRA)]"
 	@pwd > $@

@@ -5,7 +5,7 @@
 TYPES=launch/tpu_types.txt
 POLL_SECONDS=${T2I_TPU_POLL:-30}
 
-name='' type='' zone='' runtime='' account='' project='' spot='' direct='' dry_run='' allow_egress=''
+name='' type='' zone='' runtime='' engine=auto account='' project='' spot='' direct='' dry_run='' allow_egress=''
 location=() # --zone and --project
 errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT
@@ -117,13 +117,13 @@ check_gcloud() {
     esac
 }
 
-# Checks --type and --zone against the table, and takes the runtime version from it.
+# Checks --type, --zone and --engine against the table, and takes the runtime version and the engine from it.
 check_type() {
-    local types version zones similar
+    local types version engines zones similar
     [ -n "$type" ] || fail "--type is missing; use --type=v3-8 or another type in $TYPES"
     # v5e is called v5litepod by gcloud.
     type=${type/#v5e-/v5litepod-}
-    while read -r types version zones; do
+    while read -r types version engines zones; do
         case ,$types, in *,"$type",*) break ;; esac
     done < <(grep '^[^#]' "$TYPES")
     if [ -z "$types" ]; then
@@ -137,6 +137,11 @@ check_type() {
         *) fail "--zone=$zone has no $type; use one of ${zones//,/, } ($TYPES, as of its date)" ;;
     esac
     runtime=${runtime:-$version}
+    [ "$engine" != auto ] || engine=${engines%%,*}
+    case ,$engines, in
+        *,"$engine",*) ;;
+        *) fail "--engine=$engine cannot use $type; use --engine=${engines//,/ or --engine=}" ;;
+    esac
 }
 
 # check_buckets WORD ...: checks that every gs://BUCKET in the words is in the TPU's region.

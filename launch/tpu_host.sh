@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Runs on a host of a TPU. launch/tpu_vm.sh calls the first four commands over ssh, and make calls the others.
+# Runs on a host of a TPU. launch/tpu_vm.sh calls the first commands over ssh, and make calls the last two.
+# ENGINE is tensorflow or jax. TRAINING is: ENGINE CONFIG WORKDIR [FLAG ...]
 #
-#   setup                            install TensorFlow for TPUs into .venv
-#   start CONFIG WORKDIR [FLAG ...]  stop a running training, and run `make train-tpu` in the background
-#   state CONFIG WORKDIR [FLAG ...]  print the state of this training: idle, running, exit CODE, lost (it
-#                                    left no exit code), or other (another one runs); then the last log
-#                                    line
-#   stop                             stop the running training, which saves a checkpoint first
-#   has-tpu                          succeed if this machine has a TPU
-#   run COMMAND ...                  run COMMAND; on a pod, run a TPU worker on each host, and COMMAND
-#                                    on the first
+#   setup ENGINE        install the packages for the engine into .venv
+#   start TRAINING      stop a running training, and run `make train-tpu` in the background
+#   state TRAINING      print the state of this training: bare (before setup), idle, running, exit CODE,
+#                       lost (it left no exit code), or other (another one runs); then the last log line
+#   report TRAINING     print the number of this host and the state
+#   stop                stop the running training, which saves a checkpoint first
+#   choose-extra        print the extra of setup.py for this machine's TPU, or fail if there is no TPU
+#   run ENGINE COMMAND  run COMMAND on this host. On a pod, JAX does so on all hosts. TensorFlow runs a TPU
+#                       worker on all hosts, and COMMAND only on the first
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,17 +21,24 @@ METADATA=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v
 # The port of the TPU worker on each host of a pod.
 PORT=${TPU_TASK_PORT:-8470}
 
-# Succeeds if a PCI device has the ids of a TPU, which JAX checks too (jax/_src/hardware_utils.py). Google's
-# vendor id alone is not enough, because its network cards and disks have it too.
-has-tpu() {
+# Prints tpu, or jax-tpu for a TPU that TensorFlow cannot use. A TPU is recognized by the ids of its PCI
+# device, as in JAX (jax/_src/hardware_utils.py). Google's vendor id alone is not enough, because its network
+# cards and disks have it too.
+choose-extra() {
     local vendor
     for vendor in "$PCI"/*/vendor; do
         [ "$(cat "$vendor" 2>/dev/null)" = 0x1ae0 ] || continue
         case $(cat "${vendor%vendor}device") in
-            0x0027 | 0x005e | 0x0062 | 0x0063 | 0x006f | 0x0076) return ;; # v2 and v3, v4, v5p, v5e, v6e, v7
+            0x0027 | 0x005e | 0x0062 | 0x0063) echo tpu && return ;; # v2 and v3, v4, v5p, v5e
+            0x006f) if is_pod; then echo jax-tpu; else echo tpu; fi && return ;; # v6e
+            0x0076) echo jax-tpu && return ;; # v7
         esac
     done
     return 1
+}
+
+get_extra() {
+    case $1 in tensorflow) echo tpu ;; *) echo "$1-tpu" ;; esac
 }
 
 setup() {
@@ -39,7 +47,7 @@ setup() {
         sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
         sudo apt-get -qqy -o DPkg::Lock::Timeout=600 install make python3-venv
     fi
-    make --silent EXTRA=tpu .venv/.ready-tpu
+    make --silent EXTRA="$(get_extra "$1")" ".venv/.ready-$(get_extra "$1")"
 }
 
 # setsid and nohup leave the job in the scope of its ssh session. systemd keeps that scope when the
@@ -57,14 +65,14 @@ start() {
 
 # Runs the training in the background process of `start`.
 job() {
-    local config=$1 workdir=$2 flags='' code=0
-    shift 2
+    local engine=$1 config=$2 workdir=$3 flags='' code=0
+    shift 3
     [ $# = 0 ] || flags=$(printf '%q ' "$@")
     # make and train.py get SIGTERM too; wait for them.
     trap : TERM
     # make would expand a $.
-    make train-tpu CONFIG="${config//\$/\$\$}" WORKDIR="${workdir//\$/\$\$}" \
-        ARGS="${flags//\$/\$\$}" || code=$?
+    make train-tpu EXTRA="$(get_extra "$engine")" CONFIG="${config//\$/\$\$}" \
+        WORKDIR="${workdir//\$/\$\$}" ARGS="${flags//\$/\$\$}" || code=$?
     # If make failed before `run`, there is no exit code yet.
     [ -s "$T2I_EXIT_CODE" ] || echo "$code" >"$T2I_EXIT_CODE"
 }
@@ -91,6 +99,8 @@ state() {
     [ "$(cat "$JOB/command" 2>/dev/null)" != "$(printf '%q ' "$@")" ] || is_same=yes
     if is_running; then
         [ $is_same = yes ] && echo running || echo other
+    elif [ ! -e ".venv/.ready-$(get_extra "$1")" ]; then
+        echo bare
     elif [ $is_same = no ]; then
         echo idle
     elif [ -s "$JOB/code" ]; then
@@ -100,6 +110,12 @@ state() {
         echo lost
     fi
     tail -n 1 "$JOB/log" 2>/dev/null || true
+}
+
+report() {
+    local lines
+    lines=$(state "$@")
+    echo "host $(get_attribute agent-worker-number || echo 0): ${lines%%$'\n'*}"
 }
 
 get_attribute() {
@@ -112,32 +128,36 @@ get_addresses() {
     get_attribute worker-network-endpoints | tr ',' '\n' | cut -d: -f3
 }
 
-# TensorFlow controls a pod from one program. Every host runs the TPU worker of tensorflow-tpu, and the
-# first host also runs COMMAND, with the workers of all hosts as its TPU.
+is_pod() {
+    [ "$({ get_addresses || true; } | wc -w)" -gt 1 ]
+}
+
+# With JAX, every host of a pod runs COMMAND, and jax.distributed connects them. TensorFlow controls a pod
+# from one program: every host runs the TPU worker of tensorflow-tpu, and the first host also runs COMMAND,
+# with the workers of all hosts as its TPU.
 run() {
-    local code=0 addresses
-    addresses=$(get_addresses || true)
+    local engine=$1 code=0
+    shift
     # COMMAND gets the signals too; wait for it.
     trap : TERM INT
-    if [ "$(wc -w <<<"$addresses")" -le 1 ]; then
+    if [ "$engine" = jax ] || ! is_pod; then
         "$@" || code=$?
     elif [ "$(get_attribute agent-worker-number)" != 0 ]; then
         .venv/bin/python launch/tpu_worker.py || code=$?
     else
-        run_on_pod "$addresses" "$@" || code=$?
+        run_on_pod "$@" || code=$?
     fi
     # make replaces every other exit code by 2, so record this one in a file.
     [ -z "${T2I_EXIT_CODE:-}" ] || echo "$code" >"$T2I_EXIT_CODE"
     return "$code"
 }
 
-# run_on_pod ADDRESSES COMMAND ...: runs COMMAND on the first host of a pod.
+# run_on_pod COMMAND ...: runs COMMAND on the first host of a pod, with TensorFlow.
 run_on_pod() {
-    local addresses=$1 address tpu='' code=0 worker
-    shift
+    local address tpu='' code=0 worker
     .venv/bin/python launch/tpu_worker.py &
     worker=$!
-    for address in $addresses; do
+    for address in $(get_addresses); do
         wait_for_worker "$address" || { kill $worker; return 1; }
         tpu+=${tpu:+,}grpc://$address:$PORT
     done
@@ -156,7 +176,7 @@ wait_for_worker() {
 }
 
 case ${1:-} in
-    setup | start | state | stop | job | has-tpu | run) "$@" ;;
+    setup | start | state | report | stop | job | choose-extra | run) "$@" ;;
     # Print the comment at the top of this file.
     *) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" >&2 && exit 1 ;;
 esac

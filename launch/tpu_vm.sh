@@ -3,7 +3,7 @@
 #
 #   launch/tpu_vm.sh create NAME --type=v3-8 --zone=us-central1-a
 #                                               request a TPU and wait until it is ready
-#   launch/tpu_vm.sh setup  NAME                copy this checkout to all hosts, install TensorFlow
+#   launch/tpu_vm.sh setup  NAME                copy this checkout to all hosts, install the packages
 #   launch/tpu_vm.sh train  NAME --config=configs/clip64.py --workdir=gs://BUCKET/PATH [-- FLAG ...]
 #                                               train to the end, through preemptions; Ctrl-C only
 #                                               stops watching. FLAGs are for launch/train.py
@@ -19,6 +19,8 @@
 #   --service-account=EMAIL   the account that the TPU acts as, instead of the project's default
 #   --runtime=VERSION         instead of the version for the type in launch/tpu_types.txt
 #   --project=ID              instead of the project that gcloud is set to
+#   --engine=ENGINE           tensorflow or jax. The default, auto, is the first engine for the type in
+#                             launch/tpu_types.txt
 # Flags of create and train:
 #   --allow-egress            accept the cost of traffic to a bucket in another region
 # Flags of logs and ssh:
@@ -37,7 +39,7 @@ REMOTE_FAILED=99
 
 bucket='' worker=0 config='' workdir=''
 rest=() # the words after --
-failures=0 job='' log_line=''
+failures=0 job='' log_line='' hosts=''
 
 create() {
     [ -z "$bucket" ] || check_buckets "$bucket"
@@ -52,7 +54,8 @@ save_flags() {
     mkdir -p .tpu
     printf '%s\n' "--type=$type" "--zone=$zone" "--runtime=$runtime" ${spot:+--spot} \
         ${direct:+--direct} ${account:+"--service-account=$account"} \
-        ${bucket:+"--bucket=$bucket"} ${project:+"--project=$project"} >".tpu/$name.flags"
+        ${bucket:+"--bucket=$bucket"} ${project:+"--project=$project"} "--engine=$engine" \
+        >".tpu/$name.flags"
 }
 
 setup() {
@@ -65,10 +68,10 @@ setup() {
 install() {
     [ -n "$dry_run" ] || pack_checkout \
         || fail "this is not a git checkout, so the files to copy are not known; clone the repository with git"
-    say "copying this checkout to $name and installing TensorFlow there, which takes minutes"
+    say "copying this checkout to $name and installing the packages for $engine there, which takes minutes"
     run_gcloud compute tpus tpu-vm scp .tpu/code.tgz "$name:t2i_tpu.tgz" "${location[@]}" --worker=all \
         && run_on_hosts all "mkdir -p t2i_tpu && tar -xzf t2i_tpu.tgz -C t2i_tpu" \
-        && run_on_hosts all "t2i_tpu/launch/tpu_host.sh setup || exit $REMOTE_FAILED"
+        && run_on_hosts all "t2i_tpu/launch/tpu_host.sh setup $engine || exit $REMOTE_FAILED"
 }
 
 # Packs the files that git tracks, as they are on disk, and new files in configs, launch and t2i_tpu.
@@ -119,7 +122,7 @@ train() {
                 "or delete this one" ;;
             'exit 0:exit 0') break ;;
             idle:* | lost:* | 'exit 75:'* | exit*:) attempt start_training && expected='exit 0' ;;
-            *) exit_with_training "${job#exit }" ;;
+            *) restart_or_exit ;;
         esac
         pause
     done
@@ -137,9 +140,9 @@ check_training() {
     check_buckets "$workdir" ${rest[@]+"${rest[@]}"}
 }
 
-# Prints the arguments of launch/tpu_host.sh start and state.
+# Prints the arguments of launch/tpu_host.sh start, state and report.
 quote_training() {
-    quote "$config" "$workdir" ${rest[@]+"${rest[@]}"}
+    quote "$engine" "$config" "$workdir" ${rest[@]+"${rest[@]}"}
 }
 
 # query_job ANSWER: sets job to the state that launch/tpu_host.sh prints, or "bare" before setup, and
@@ -147,7 +150,7 @@ quote_training() {
 query_job() {
     local answer
     answer=$(query_gcloud "$1" compute tpus tpu-vm ssh "$name" "${location[@]}" --worker=0 \
-        "--command=if [ -e t2i_tpu/.venv/.ready-tpu ]; then t2i_tpu/launch/tpu_host.sh state \
+        "--command=if [ -e t2i_tpu/launch/tpu_host.sh ]; then t2i_tpu/launch/tpu_host.sh state \
 $(quote_training); else echo bare; fi") || return
     job=${answer%%$'\n'*}
     log_line=${answer#"$job"}
@@ -159,10 +162,26 @@ start_training() {
     run_on_hosts all "t2i_tpu/launch/tpu_host.sh start $(quote_training) || exit $REMOTE_FAILED"
 }
 
-exit_with_training() {
-    echo "tpu_vm.sh: error: the training ended with exit code $1; launch/tpu_vm.sh logs $name shows the" \
-        "reason; fix it, then run setup and train again ($name keeps costing money)" >&2
-    exit "$1"
+# query_hosts: sets hosts to the state of the training on each host, one a line, such as "host 1: exit 1".
+query_hosts() {
+    hosts=$(query_gcloud "host 0: $job" compute tpus tpu-vm ssh "$name" "${location[@]}" --worker=all \
+        "--command=t2i_tpu/launch/tpu_host.sh report $(quote_training)")
+}
+
+# Handles a training whose first host ended with an error. If a machine of the pod was restarted, the
+# training starts again. Otherwise, the exit code of the first host is that of this script.
+restart_or_exit() {
+    local details=''
+    attempt query_hosts || return 0
+    case $hosts in
+        *lost* | *idle* | *bare*) attempt start_training || true ;;
+        *)
+            case $hosts in *$'\n'*) details=" (${hosts//$'\n'/, })" ;; esac
+            echo "tpu_vm.sh: error: the training ended with exit code ${job#exit }$details; launch/tpu_vm.sh" \
+                "logs $name${details:+ --worker=N} shows the reason; fix it, then run setup and train again" \
+                "($name keeps costing money)" >&2
+            exit "${job#exit }" ;;
+    esac
 }
 
 logs() {
@@ -209,6 +228,8 @@ set_flag() {
         --bucket=gs://?*) bucket=${1#*=} ;;
         --bucket=*) fail "$1: write the bucket as gs://BUCKET" ;;
         --project=*) project=${1#*=} ;;
+        --engine=auto | --engine=tensorflow | --engine=jax) engine=${1#*=} ;;
+        --engine=*) fail "$1: use auto, tensorflow or jax" ;;
         --worker=*) worker=${1#*=} ;;
         --config=*) config=${1#*=} ;;
         --workdir=*) workdir=${1#*=} ;;
@@ -254,10 +275,11 @@ main() {
     [ $# -lt 2 ] || rest=("${@:2}")
 
     # Check them, and run the command.
-    case $command in
-        create | train) check_type ;;
+    case $command:$type in
+        create:* | train:* | setup:?*) check_type ;;
         *) [ -n "$zone" ] || fail "no TPU '$name' was created from this checkout; create it, or add --zone=ZONE" ;;
     esac
+    [ "$engine" != auto ] || engine=tensorflow
     location=("--zone=$zone")
     [ -z "$project" ] || location+=("--project=$project")
     check_gcloud

@@ -3,11 +3,12 @@
 The folder $STAND_IN contains:
 
   calls        the arguments of each call, as a JSON list on a line
-  vm/          the TPU's home, where ssh runs its commands
+  vm0/, vm1/   the homes of the TPU's hosts, where ssh runs its commands
   script.json  lives    a list of states for each TPU that is created
                now      the states of the present TPU that are still to come, or null
                errors   {regex: [[stderr, exit code], ...]} for the next calls that match
                answers  {regex: stdout} for all calls that match
+               hosts    the address of each host's metadata server
 
 Each time that the TPU is described, it moves on to its next state, and stays in the last one. "ACTIVE"
 means that the request is granted and its node is READY, and "NODE_X" that its node is X.
@@ -27,7 +28,7 @@ ROOT = pathlib.Path(os.environ["STAND_IN"])
 ARGUMENTS = sys.argv[1:]
 LINE = " ".join(ARGUMENTS)
 SCRIPT = json.loads((ROOT / "script.json").read_text())
-VM = ROOT / "vm"
+HOMES = [ROOT / f"vm{number}" for number in range(len(SCRIPT["hosts"]))]
 
 
 def finish(stdout="", stderr="", code=0):
@@ -42,16 +43,18 @@ def create():
     if SCRIPT.get("now"):
         finish(stderr=f"ERROR: (gcloud.{LINE[:20]}) ALREADY_EXISTS: Resource exists", code=1)
     SCRIPT["now"] = SCRIPT["lives"].pop(0)
-    VM.mkdir()
+    for home in HOMES:
+        home.mkdir()
     finish()
 
 
 def delete():
-    pid = VM / "t2i_tpu" / ".tpu" / "pid"
-    if pid.exists():
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(int(pid.read_text()), signal.SIGKILL)
-    shutil.rmtree(VM, ignore_errors=True)
+    for home in HOMES:
+        pid = home / "t2i_tpu" / ".tpu" / "pid"
+        if pid.exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(pid.read_text()), signal.SIGKILL)
+        shutil.rmtree(home, ignore_errors=True)
     SCRIPT["now"] = None
     finish()
 
@@ -72,17 +75,30 @@ def describe(group):
 
 
 def scp():
-    (VM / ARGUMENTS[5].partition(":")[2]).write_bytes(pathlib.Path(ARGUMENTS[4]).read_bytes())
+    for home in HOMES:
+        shutil.copy(ARGUMENTS[4], home / ARGUMENTS[5].partition(":")[2])
     finish()
 
 
 def ssh():
+    """Run the command on the host, or on all hosts, one after the other."""
     (command,) = (word.partition("=")[2] for word in ARGUMENTS if word.startswith("--command="))
-    environment = os.environ | {"HOME": str(VM), "PATH": f"{ROOT / 'vm_bin'}:{os.environ['PATH']}"}
-    result = subprocess.run(
-        ["bash", "-c", command], cwd=VM, env=environment, stdin=subprocess.DEVNULL
-    )
-    finish(code=result.returncode)
+    (worker,) = (word.partition("=")[2] for word in ARGUMENTS if word.startswith("--worker="))
+    codes = []
+    for number, home in enumerate(HOMES):
+        if worker not in ("all", str(number)):
+            continue
+        environment = os.environ | {
+            "HOME": str(home),
+            "PATH": f"{ROOT / 'vm_bin'}:{os.environ['PATH']}",
+            "GCE_METADATA_HOST": SCRIPT["hosts"][number],
+            "STAND_IN_HOST": str(number),
+        }
+        result = subprocess.run(
+            ["bash", "-c", command], cwd=home, env=environment, stdin=subprocess.DEVNULL
+        )
+        codes.append(result.returncode)
+    finish(code=max(codes))
 
 
 def main():

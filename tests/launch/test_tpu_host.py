@@ -1,20 +1,18 @@
 """launch/tpu_host.sh and `make train-tpu` detect a TPU, train on it, and control a pod."""
 
 import contextlib
-import http.server
 import os
 import signal
 import socket
 import subprocess
-import threading
 import time
 
 import pytest
 
-from tests.launch.tpu import Cloud
+from tests.launch.tpu import Cloud, serve_metadata
 
 TRAIN = ["make", "train-tpu", "CONFIG=configs/new one.py", "WORKDIR=gs://bucket/x"]
-TRAIN_FLAGS = ["--strategy=tpu", "--config=configs/new one.py", "--workdir=gs://bucket/x"]
+FLAGS = ["--strategy=tpu", "--config=configs/new one.py", "--workdir=gs://bucket/x"]
 
 
 class Host(Cloud):
@@ -73,14 +71,29 @@ def test_machine_without_a_tpu_is_rejected_and_nothing_installed(host, device, v
     assert host.read_json_lines("installed") == []
 
 
-@pytest.mark.parametrize("device", ["0x0027", "0x005e", "0x0062", "0x0063", "0x006f"])
-def test_make_installs_tensorflow_and_trains(host, device):
+@pytest.mark.parametrize(
+    ("device", "variables", "extra", "engine"),
+    [
+        ("0x0027", [], "tpu", "tensorflow"),
+        ("0x005e", [], "tpu", "tensorflow"),
+        ("0x0062", [], "tpu", "tensorflow"),
+        ("0x0063", [], "tpu", "tensorflow"),
+        ("0x006f", [], "tpu", "tensorflow"),
+        ("0x0076", [], "jax-tpu", "jax"),  # v7, which TensorFlow does not support
+        ("0x0063", ["EXTRA=jax-tpu"], "jax-tpu", "jax"),
+        ("0x0076", ["EXTRA=tpu"], "tpu", "tensorflow"),
+    ],
+)
+def test_make_installs_the_packages_of_an_engine_and_trains(host, device, variables, extra, engine):
     host.set_pci_device(device)
     host.plan_trainings(0)
-    code, output = host.run_command([*TRAIN, "ARGS=--seed=1"])
+    code, output = host.run_command([*TRAIN, *variables, "ARGS=--seed=1"])
     assert code == 0, output
-    assert ["install", "-qq", "-e", ".[tpu]"] in host.read_json_lines("installed")
-    assert host.trainings == [[[*TRAIN_FLAGS, "--seed=1"], {}]]
+    installed = host.read_json_lines("installed")
+    assert [words for words in installed if "-e" in words] == [
+        ["install", "-qq", "-e", f".[{extra}]"]
+    ]
+    assert host.trainings == [[[f"--engine={engine}", *FLAGS, "--seed=1"], {}]]
 
 
 def test_detection_can_be_overridden(host):
@@ -89,28 +102,6 @@ def test_detection_can_be_overridden(host):
     code, _ = host.run_command([*TRAIN, "HAS=tpu"])
     assert code == 0
     assert len(host.trainings) == 1
-
-
-@contextlib.contextmanager
-def serve_metadata(**attributes):
-    """Run the metadata server of a TPU's host, and yield its address."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            key = self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
-            if self.headers["Metadata-Flavor"] != "Google" or key not in attributes:
-                return self.send_error(404)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(attributes[key].encode())
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def find_free_port():
@@ -131,9 +122,12 @@ def wait_for_worker(address, port):
         time.sleep(0.05)
 
 
+ADDRESSES = ["127.0.0.1", "127.0.0.2"]
+ENDPOINTS = ",".join(f"unknown:unknown:{address}" for address in ADDRESSES)
+
+
 def test_first_host_of_a_pod_trains_with_the_workers_of_all(host):
-    port, addresses = find_free_port(), ["127.0.0.1", "127.0.0.2"]
-    endpoints = ",".join(f"unknown:unknown:{address}" for address in addresses)
+    port = find_free_port()
     host.plan_trainings(75)
 
     with contextlib.ExitStack() as stack:
@@ -141,11 +135,11 @@ def test_first_host_of_a_pod_trains_with_the_workers_of_all(host):
         def start_host(number):
             attributes = {
                 "agent-worker-number": str(number),
-                "worker-network-endpoints": endpoints,
+                "worker-network-endpoints": ENDPOINTS,
             }
             environment = {
                 "GCE_METADATA_HOST": stack.enter_context(serve_metadata(**attributes)),
-                "STAND_IN_IP": addresses[number],
+                "STAND_IN_IP": ADDRESSES[number],
                 "TPU_TASK_PORT": port,
                 "T2I_EXIT_CODE": str(host.folder / f"code{number}"),
             }
@@ -153,7 +147,7 @@ def test_first_host_of_a_pod_trains_with_the_workers_of_all(host):
 
         # The first host waits for the second.
         first = start_host(0)
-        wait_for_worker(addresses[0], port)
+        wait_for_worker(ADDRESSES[0], port)
         time.sleep(2)
         assert host.trainings == []
 
@@ -162,21 +156,38 @@ def test_first_host_of_a_pod_trains_with_the_workers_of_all(host):
         code, output = wait_for_exit(first)
         assert code == 2, output
         assert (host.folder / "code0").read_text() == "75\n"
-        tpu = ",".join(f"grpc://{address}:{port}" for address in addresses)
-        assert host.trainings == [[TRAIN_FLAGS, {"TPU_NAME": tpu, "TPU_LOAD_LIBRARY": "0"}]]
-        assert not is_listening(addresses[0], port)
+        tpu = ",".join(f"grpc://{address}:{port}" for address in ADDRESSES)
+        variables = {"TPU_NAME": tpu, "TPU_LOAD_LIBRARY": "0"}
+        assert host.trainings == [[["--engine=tensorflow", *FLAGS], variables]]
+        assert not is_listening(ADDRESSES[0], port)
 
         # The worker of the second host runs until it is stopped.
-        assert is_listening(addresses[1], port)
+        assert is_listening(ADDRESSES[1], port)
         assert second.poll() is None
         os.killpg(second.pid, signal.SIGTERM)
         code, _ = wait_for_exit(second)
         assert code != 0
 
 
+def test_every_host_of_a_pod_trains_with_jax(host):
+    """TensorFlow cannot use a pod of v6e, so JAX is the default there."""
+    host.set_pci_device("0x006f")
+    attributes = {"agent-worker-number": "1", "worker-network-endpoints": ENDPOINTS}
+    host.plan_trainings(75)
+    code_file = host.folder / "code"
+    with serve_metadata(**attributes) as address:
+        code, _ = host.run_command(TRAIN, GCE_METADATA_HOST=address, T2I_EXIT_CODE=str(code_file))
+    assert code == 2
+    assert code_file.read_text() == "75\n"
+    assert ["install", "-qq", "-e", ".[jax-tpu]"] in host.read_json_lines("installed")
+    assert host.trainings == [[["--engine=jax", *FLAGS], {}]]
+
+
 def test_host_that_does_not_answer_is_named(host):
-    endpoints = "unknown:unknown:127.0.0.1,unknown:unknown:127.0.0.3"
-    attributes = {"agent-worker-number": "0", "worker-network-endpoints": endpoints}
+    attributes = {
+        "agent-worker-number": "0",
+        "worker-network-endpoints": "unknown:unknown:127.0.0.1,unknown:unknown:127.0.0.3",
+    }
     with serve_metadata(**attributes) as address:
         code, output = host.run_command(
             TRAIN,
@@ -192,7 +203,7 @@ def test_host_that_does_not_answer_is_named(host):
 
 def test_training_is_started_described_and_stopped(host):
     host.plan_trainings("wait", "wait", "wait")
-    training = ["configs/new one.py", "gs://bucket/x"]
+    training = ["jax", "configs/new one.py", "gs://bucket/x"]
 
     def start_and_wait(count):
         """Start the training and wait until `count` trainings have been started."""
@@ -202,15 +213,21 @@ def test_training_is_started_described_and_stopped(host):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
+    assert host.run_script("state", *training) == ["bare"]
+    host.run_script("setup", "jax")
     assert host.run_script("state", *training) == ["idle"]
     start_and_wait(1)
     # This replaces the first training.
     start_and_wait(2)
     assert host.run_script("state", *training) == ["running", "step 1/2: wait"]
     assert host.run_script("state", *training, "--more")[0] == "other"
+    # The other engine's packages are not installed, but the running training must be noticed first.
+    assert host.run_script("state", "tensorflow", *training[1:])[0] == "other"
     # The stopped training saves and exits with 75.
     host.run_script("stop")
     assert host.run_script("state", *training)[0] == "exit 75"
+    assert host.run_script("report", *training) == ["host 0: exit 75"]
+    assert host.run_script("state", "tensorflow", *training[1:])[0] == "bare"
     assert host.run_script("state", *training, "--more")[0] == "idle"
     # A killed training leaves no exit code, and that of the training before it does not count.
     start_and_wait(3)

@@ -9,19 +9,12 @@ import time
 import pytest
 
 from tests.launch.launcher import ROOT
-from tests.launch.tpu import CREATE, TRAIN, WORKDIR
+from tests.launch.tpu import CREATE, TRAIN, WORKDIR, wait_for
 
 DESCRIBE_REQUEST = (
     "compute tpus queued-resources describe tpu --zone=us-central1-a --format=value(state.state)"
 )
 DESCRIBE_NODE = "compute tpus tpu-vm describe tpu --zone=us-central1-a --format=value(state)"
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_create_waits_for_the_tpu_and_saves_its_flags(cloud):
@@ -74,7 +67,13 @@ def test_created_tpu_trains_and_is_deleted(cloud):
     assert "step 1/2: 0" in output
     assert "trained: gs://bucket/runs/x" in output
     assert cloud.actions == ["create", "scp", "setup", "start"]
-    expected = ["--strategy=tpu", "--config=configs/new one.py", WORKDIR, *flags]
+    expected = [
+        "--engine=tensorflow",
+        "--strategy=tpu",
+        "--config=configs/new one.py",
+        WORKDIR,
+        *flags,
+    ]
     assert cloud.trainings == [[expected, {}]]
     assert ["install", "-qq", "-e", ".[tpu]"] in cloud.read_json_lines("installed")
     # These go to all hosts: scp, tar, setup and start.
@@ -154,7 +153,7 @@ def test_training_continues_after_ctrl_c_and_can_be_watched_again(cloud):
     assert watcher.poll() is None
     assert len(cloud.trainings) == 1
     # A machine that shuts down sends SIGTERM.
-    job = cloud.folder / "vm/t2i_tpu/.tpu/pid"
+    job = cloud.folder / "vm0/t2i_tpu/.tpu/pid"
     os.killpg(int(job.read_text()), signal.SIGTERM)
     stdout, stderr = watcher.communicate(timeout=30)
     assert watcher.returncode == 0, stdout + stderr
@@ -201,7 +200,8 @@ def test_dry_run_prints_the_commands_of_a_real_run(cloud, words):
 def test_each_type_is_listed_once():
     lines = (ROOT / "launch/tpu_types.txt").read_text().splitlines()
     rows = [line.split() for line in lines if not line.startswith("#")]
-    assert all(len(row) == 3 for row in rows)
+    assert all(len(row) == 4 for row in rows)
+    assert {row[2] for row in rows} == {"tensorflow,jax", "jax"}
     types = list(itertools.chain(*(row[0].split(",") for row in rows)))
     assert len(types) == len(set(types))
-    assert {"v2-8", "v6e-8", "v5litepod-1"} <= set(types)
+    assert {"v2-8", "v6e-8", "v6e-256", "v5litepod-1"} <= set(types)

@@ -4,6 +4,7 @@ import pytest
 
 from tests.launch.tpu import CREATE, TRAIN, WORKDIR
 
+V6E_POD = ["create", "tpu", "--type=v6e-16", "--zone=us-east5-b"]
 LOGGED_OUT = "ERROR: (gcloud.x) You do not currently have an active account selected."
 QUOTA = (
     "ERROR: (gcloud.x) Quota limit 'TPUV3sPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0"
@@ -24,7 +25,10 @@ AGENT = "ERROR: (gcloud.x) SSH Key is not present in the SSH agent. Please run s
         ([*CREATE, "--bucket=b"], ["--bucket=b", "gs://BUCKET"]),
         (["create", "tpu", "--zone=us-central1-a"], ["--type is missing", "--type=v3-8"]),
         (["create", "tpu", "--type=v3-9"], ["--type=v3-9", "v3-8 v3-32"]),
-        (["create", "tpu", "--type=v6e-16"], ["v6e-1 v6e-4 v6e-8"]),
+        (["create", "tpu", "--type=v6e-2"], ["v6e-1 v6e-4 v6e-8 v6e-16"]),
+        ([*CREATE, "--engine=torch"], ["--engine=torch", "auto, tensorflow or jax"]),
+        ([*V6E_POD, "--engine=tensorflow"], ["cannot use v6e-16", "use --engine=jax"]),
+        (["setup", *V6E_POD[1:], "--engine=tensorflow"], ["cannot use v6e-16"]),
         (["create", "tpu", "--type=h100"], ["--type=h100", "v5e", "such as v3-8"]),
         (["create", "tpu", "--type=v4-8"], ["--zone is missing", "us-central2-b"]),
         ([*CREATE[:3], "--zone=us-west4-a"], ["us-west4-a has no v3-8", "us-central1-b"]),

@@ -1,6 +1,7 @@
 """A checkout with a stand-in for gcloud, which runs the commands for ssh in a local folder."""
 
 import contextlib
+import http.server
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 
 from tests.launch.launcher import ROOT
 
@@ -28,6 +31,39 @@ while True:
 CREATE = ["create", "tpu", "--type=v3-8", "--zone=us-central1-a"]
 WORKDIR = "--workdir=gs://bucket/runs/x"
 TRAIN = ["train", "tpu", "--config=configs/new one.py", WORKDIR]
+
+# The address of a metadata server that does not exist.
+NO_METADATA = "127.0.0.1:1"
+
+
+@contextlib.contextmanager
+def serve_metadata(**attributes):
+    """Run the metadata server of a TPU's host, and yield its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            key = self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
+            if self.headers["Metadata-Flavor"] != "Google" or key not in attributes:
+                return self.send_error(404)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(attributes[key].encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def wait_for(condition, seconds=30):
+    """Wait until `condition()` is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 class Cloud:
@@ -81,22 +117,22 @@ class Cloud:
         (self.folder / "pci/0/vendor").write_text(vendor + "\n")
         (self.folder / "pci/0/device").write_text(device + "\n")
 
-    def plan(self, lives=(("ACTIVE",),), trainings=(), now=None, **script):
+    def plan(self, lives=(("ACTIVE",),), trainings=(), now=None, hosts=(NO_METADATA,), **script):
         """Set the behaviour of gcloud and train.py from now on, and forget the calls so far.
 
         stand_in_gcloud.py explains `lives`, `now` and the other keys of the script, and
         stand_in_python.py the trainings.
         """
-        script |= {"lives": lives, "now": now}
+        script |= {"lives": lives, "now": now, "hosts": hosts}
         (self.folder / "script.json").write_text(json.dumps(script))
         (self.folder / "calls").write_text("")
         self.plan_trainings(*trainings)
         if now:
-            (self.folder / "vm").mkdir(exist_ok=True)
+            (self.folder / "vm0").mkdir(exist_ok=True)
 
-    def plan_trainings(self, *trainings):
-        """Set the outcomes of the next runs of train.py."""
-        (self.folder / "trainings").write_text(json.dumps(trainings))
+    def plan_trainings(self, *trainings, host=0):
+        """Set the outcomes of the next runs of train.py on a host."""
+        (self.folder / f"trainings{host}").write_text(json.dumps(trainings))
 
     def make_environment(self, **more):
         """Return the environment variables of the scripts."""
@@ -106,7 +142,7 @@ class Cloud:
             "STAND_IN": str(self.folder),
             "T2I_PCI": str(self.folder / "pci"),
             "T2I_TPU_POLL": "0.1",
-            "GCE_METADATA_HOST": "127.0.0.1:1",  # nothing listens there
+            "GCE_METADATA_HOST": NO_METADATA,
         } | more
 
     def start(self, *words, **environment):
@@ -150,8 +186,8 @@ class Cloud:
 
     @property
     def trainings(self):
-        """The arguments and TPU variables of each run of train.py."""
-        return self.read_json_lines("trained")
+        """The arguments and TPU variables of each run of train.py on the first host."""
+        return self.read_json_lines("trained0")
 
     @property
     def actions(self):
@@ -165,11 +201,17 @@ class Cloud:
                 actions.append(action)
         return actions
 
-    def kill_training(self):
-        """Kill the processes on the TPU, as when its machine fails."""
-        for pid in self.folder.glob("**/.tpu/pid"):
+    def kill_training(self, folder="**"):
+        """Kill the processes on the TPU, or on the host with this folder, as when its machine fails."""
+        for pid in self.folder.glob(f"{folder}/.tpu/pid"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(pid.read_text()), signal.SIGKILL)
+
+    def end_training(self, code):
+        """End a run of train.py on the first host that waits, with this exit code."""
+        unfinished = self.folder / "end"
+        unfinished.write_text(str(code))
+        unfinished.rename(self.folder / "end0")
 
     def clean_up(self):
         """Kill the processes that a failed test may have left running."""
