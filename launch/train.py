@@ -14,6 +14,7 @@ from t2i_tpu import cli
 
 CONFIG = cli.define_config()
 STRATEGY = cli.define_strategy()
+cli.define_engine()
 WORKDIR = cli.define_path(
     "workdir", None, "Folder or gs://bucket/path for everything that the run writes."
 )

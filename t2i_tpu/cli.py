@@ -80,6 +80,16 @@ def define_strategy() -> flags.FlagHolder:
     )
 
 
+def define_engine() -> flags.FlagHolder:
+    """Define --engine."""
+    return flags.DEFINE_enum(
+        "engine",
+        "auto",
+        ["auto", "tensorflow", "jax"],
+        "Framework that computes. auto uses TensorFlow, except on a TPU that only JAX can use.",
+    )
+
+
 def define_sampling() -> dict[str, flags.FlagHolder]:
     """Define --workdir for a trained model, --strategy, and flags that control sampling.
 
@@ -92,6 +102,7 @@ def define_sampling() -> dict[str, flags.FlagHolder]:
         text = f"{options[name].metadata['help']} The default is the value in the model's config."
         return flag_values.define_option(options[name], text)
 
+    define_engine()
     holders = {
         "workdir": define_path(
             "workdir", None, "Folder or gs://bucket/path of a trained model.", is_output=False
@@ -126,7 +137,6 @@ def run(
       positional: a name for the script's one argument that is not a flag, or "" if it has none.
       takes_rest: whether `main` takes the arguments that follow "--".
     """
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # the only backend that tf.distribute works with
     _set_up_logging()
     # --help lists the flags of the script's own module, so add those that were defined by the package.
     for module in (__name__, flag_values.__name__):
@@ -146,6 +156,7 @@ def run(
                 return main(*argv[1:])
 
             # Check the installation, import TensorFlow, and translate its errors about files.
+            os.environ["KERAS_BACKEND"] = _choose_engine()
             report(find_known_bad(installed.collect_facts()))
             from t2i_tpu.process import tensorflow_quietly  # noqa: F401
             from t2i_tpu.storage.failures import translate_file_errors
@@ -184,6 +195,12 @@ def _computes_on_local_tpu() -> bool:
     """
     strategy = flags.FLAGS["strategy"].value if "strategy" in flags.FLAGS else "cpu"
     return strategy in ("auto", "tpu") and os.environ.get("TPU_NAME", "local") == "local"
+
+
+def _choose_engine() -> str:
+    """Return the backend that Keras should use, by the flags."""
+    name = flags.FLAGS["engine"].value if "engine" in flags.FLAGS else "tensorflow"
+    return "tensorflow" if name == "auto" else name
 
 
 def _set_up_logging() -> None:

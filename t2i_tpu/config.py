@@ -15,7 +15,7 @@ from t2i_tpu.config_checks import check_combinations
 from t2i_tpu.options import check_bounds, option, parse_group
 from t2i_tpu.recipes import RECIPES
 
-# The values of --strategy, which run/strategy.py implements. The strategy is not part of the
+# The values of --strategy, which the engines implement. The strategy is not part of the
 # config, because a run may move from one machine to another.
 STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
 
@@ -176,13 +176,18 @@ class TrainConfig:
         "Relative standard deviation of each power-function average of the weights (Karras et al., "
         "2023), between 0 and 0.28. () keeps no average.",
     )
+    shard_state: bool = option(
+        False,
+        "Whether to split Adam's moments and the averages over the devices, which saves memory. JAX "
+        "only.",
+    )
     dtype_policy: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = option(
         "auto", "Keras dtype policy. auto picks the fastest precision that the hardware supports."
     )
     jit_compile: Literal["auto", "on", "off"] = option(
         "auto",
         "Whether XLA compiles the forward and backward pass and the sampler. auto does so on GPUs "
-        "only. On TPUs, the entire step is always compiled.",
+        "only. On TPUs and on JAX, the entire step is always compiled.",
     )
 
 

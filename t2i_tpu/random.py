@@ -8,6 +8,7 @@ and xors, so CPU, GPU and TPU, TensorFlow and JAX, one replica and a pod all dra
 import enum
 import math
 
+import numpy as np
 from keras import ops
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -39,19 +40,32 @@ def make_keys(seed: int, purpose: Purpose, step, slots):
     """
     slots = ops.cast(slots, "uint32")
     step = ops.broadcast_to(ops.cast(step, "uint32"), ops.shape(slots))
-    return threefry2x32((_word(seed), _word(purpose)), (step, slots))
+    return threefry2x32((np.uint32(seed), np.uint32(purpose)), (step, slots))
 
 
-def threefry2x32(key, counter):
-    """Encrypt a pair of uint32 counters with a pair of uint32 keys; return a pair of uint32."""
-    key = (*key, ops.bitwise_xor(ops.bitwise_xor(key[0], key[1]), _word(0x1BD11BDA)))
+def threefry2x32(key, counter, bits=ops):
+    """Encrypt a pair of uint32 counters with a pair of uint32 keys; return a pair of uint32.
+
+    Args:
+      key, counter: pairs of tensors that can be broadcast to each other. A key may also be a pair of
+        NumPy scalars.
+      bits: the module with the bitwise operations for the tensors: `tf.bitwise` for tensors of
+        TensorFlow if Keras has another backend.
+    """
+
+    def rotate_left(word, distance: int):
+        left = bits.left_shift(word, np.uint32(distance))
+        return bits.bitwise_or(left, bits.right_shift(word, np.uint32(32 - distance)))
+
+    parity = bits.bitwise_xor(bits.bitwise_xor(key[0], key[1]), np.uint32(0x1BD11BDA))
+    key = (*key, parity)
     first, second = counter[0] + key[0], counter[1] + key[1]
     for group in range(5):
-        for rotation in _ROTATIONS[group % 2]:
+        for distance in _ROTATIONS[group % 2]:
             first = first + second
-            second = ops.bitwise_xor(_rotate_left(second, rotation), first)
+            second = bits.bitwise_xor(rotate_left(second, distance), first)
         first = first + key[(group + 1) % 3]
-        second = second + key[(group + 2) % 3] + _word(group + 1)
+        second = second + key[(group + 2) % 3] + np.uint32(group + 1)
     return first, second
 
 
@@ -79,16 +93,6 @@ def normal(key, shape: tuple[int, ...]):
     return ops.reshape(ops.concatenate(parts, axis=1)[:, :size], (-1, *shape))
 
 
-def _word(value: int):
-    return ops.convert_to_tensor(int(value), dtype="uint32")
-
-
-def _rotate_left(word, bits: int):
-    return ops.bitwise_or(
-        ops.left_shift(word, _word(bits)), ops.right_shift(word, _word(32 - bits))
-    )
-
-
 def _to_unit(bits):
     # The 23 highest bits plus one half are exact in float32, never 0 (for the log) and never 1.
-    return (ops.cast(ops.right_shift(bits, _word(9)), "float32") + 0.5) * 2.0**-23
+    return (ops.cast(ops.right_shift(bits, np.uint32(9)), "float32") + 0.5) * 2.0**-23

@@ -20,14 +20,15 @@ BASE = (
     "findings",
     "installed",
     "compatibility",
+    "cluster",
 )
 ORDER = (
-    *(BASE, "random", "diffusion", "models", "storage", "text", "data", "run", "sample", "train"),
-    *("evaluate", "profile", "tpu", "flag_values", "cli"),
+    *(BASE, "random", "diffusion", "models", "step", "storage", "text", "data", "engines", "run"),
+    *("sample", "train", "evaluate", "profile", "tpu", "flag_values", "cli"),
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.
-KERAS_ONLY = ("random.py", "diffusion/*.py", "models/*.py", "sample/generate.py")
-OUTSIDE = {"collections", "dataclasses", "enum", "keras", "math", "numpy", "typing"}
+KERAS_ONLY = ("random.py", "diffusion/*.py", "models/*.py", "step/*.py", "sample/generate.py")
+OUTSIDE = {"collections", "dataclasses", "enum", "keras", "math", "numpy", "random", "typing"}
 
 
 def get_ranks():

@@ -11,7 +11,9 @@ from t2i_tpu.data import manifest as manifest_lib
 from t2i_tpu.data import writer
 from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.data.records import Record
+from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.run import checkpoint_store
+from t2i_tpu.step.state import State, iter_variables
 from t2i_tpu.text import make_encoder
 from t2i_tpu.train.trainer import build_trainer
 
@@ -134,26 +136,23 @@ class Run:
     """A run that trains in this process, on the given logical devices.
 
     Attributes:
+      engine: a TensorFlow engine on these devices.
       dataset: the data set of the config.
       trainer: built from the config.
       state: the trainer's state.
-      loop: the trainer's device loop.
       iterator: the batches that the next steps train on.
     """
 
     def __init__(self, config: Config, devices=("CPU:0",), policy="float32", jit_compile=False):
-        self.config = config
-        self.strategy = tf.distribute.MirroredStrategy(
-            list(devices), tf.distribute.ReductionToOneDevice()
-        )
+        self.config, self.engine = config, make_engine(devices)
         folder = config.data.source.removeprefix("shards:")
         self.dataset: Dataset = open_dataset(
             folder, config.model.conditioning, config.data.image_size
         )
         self.trainer = build_trainer(
-            config, self.strategy, self.dataset.manifest, policy, jit_compile
+            config, self.engine, self.dataset.manifest, policy, jit_compile
         )
-        self.state, self.loop = self.trainer.state, self.trainer.device_loop
+        self.state = self.trainer.state
         self.iterator = self.batches(0)
 
     def batches(self, start):
@@ -162,18 +161,25 @@ class Run:
 
     def steps(self, count):
         """Train for `count` steps and return the summed metrics."""
-        metrics, _ = self.loop(self.iterator, tf.constant(count))
-        return {name: value.numpy() for name, value in metrics.items()}
+        metrics, _ = self.trainer.loop.run(self.iterator, count)
+        return metrics
 
     def values(self) -> dict[str, np.ndarray]:
         """Return the values of all variables of the run, by their names in a checkpoint."""
-        values = {}
-        for group, value in self.state.trackables().items():
-            if isinstance(value, dict):
-                values |= {f"{group}/{name}": item.numpy() for name, item in value.items()}
-            else:
-                values[group] = value.numpy()
-        return values
+        return read_state(self.state)
+
+
+def make_engine(devices=("CPU:0",)) -> TensorFlowEngine:
+    """Return a TensorFlow engine on some logical devices."""
+    reduction = tf.distribute.ReductionToOneDevice()
+    return TensorFlowEngine(tf.distribute.MirroredStrategy(list(devices), reduction))
+
+
+def read_state(state: State) -> dict[str, np.ndarray]:
+    """Return the values of all variables of a state, by their names in a checkpoint."""
+    return {
+        name: np.asarray(variable.numpy()) for name, variable in iter_variables(state.get_saved())
+    }
 
 
 def read_checkpoint(workdir) -> dict[str, np.ndarray]:

@@ -98,8 +98,12 @@ def _shuffle_range(seed, stream, epoch, use, size):
 
 @tf.function(autograph=False)  # traced once instead of once per stream
 def _shuffle_range_of_tensors(seed, stream, epoch, use, size):
-    key = random.make_keys(seed, random.Purpose.SHUFFLE, epoch, tf.reshape(stream, [1]))
+    # Keras' operations work on its backend's tensors, and these are TensorFlow's in any case.
+    def encrypt(key, *counter):
+        words = [tf.cast(word, tf.uint32) for word in counter]
+        return random.threefry2x32(key, words, bits=tf.bitwise)
+
+    key = encrypt((np.uint32(seed), np.uint32(random.Purpose.SHUFFLE)), epoch, stream)
     counter = tf.range(tf.cast(size, tf.int32))
-    use = tf.fill(tf.shape(counter), tf.cast(use, tf.uint32))
-    draws = random.threefry2x32(key, (use, tf.cast(counter, tf.uint32)))[0]
+    draws, _ = encrypt(key, tf.fill(tf.shape(counter), tf.cast(use, tf.int32)), counter)
     return tf.argsort(tf.cast(draws, tf.int64), stable=True)

@@ -4,11 +4,7 @@ Destroying an iterator waits for that thread, which takes seconds or minutes on 
 package's pipelines set their parallelism and buffer sizes themselves.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-
 import tensorflow as tf
-from tensorflow.python.data.ops import multi_device_iterator_ops
 
 
 def disable_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -16,33 +12,3 @@ def disable_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
-
-
-def make_distributed_iterator(
-    strategy: tf.distribute.Strategy,
-    make_dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
-) -> tf.distribute.DistributedIterator:
-    """Return an iterator whose elements are distributed over the replicas of a strategy.
-
-    Args:
-      strategy: the strategy.
-      make_dataset: a function that returns the data set of a host, without autotuning.
-    """
-    with _disable_device_autotuning():
-        return iter(strategy.distribute_datasets_from_function(make_dataset))
-
-
-@contextlib.contextmanager
-def _disable_device_autotuning() -> Iterator[None]:
-    """Disable autotuning in the pipelines that are created inside the block to fill a device's buffer.
-
-    TensorFlow creates one for each device, and there is no other way to set their options.
-    """
-    create = multi_device_iterator_ops._create_device_dataset
-    multi_device_iterator_ops._create_device_dataset = lambda *arguments: disable_autotuning(
-        create(*arguments)
-    )
-    try:
-        yield
-    finally:
-        multi_device_iterator_ops._create_device_dataset = create

@@ -2,6 +2,8 @@
 
 from keras import layers, ops
 
+from t2i_tpu.models.initializers import dense
+
 HEAD_DIM = 64
 
 
@@ -17,10 +19,10 @@ class Attention(layers.Layer):
         self.head_dim = min(HEAD_DIM, width)
         self.heads = max(1, width // HEAD_DIM)
         inner = self.heads * self.head_dim
-        self.query = layers.Dense(inner, use_bias=False, name="query")
-        self.key = layers.Dense(inner, use_bias=False, name="key")
-        self.value = layers.Dense(inner, use_bias=False, name="value")
-        self.out = layers.Dense(width, kernel_initializer="zeros", name="out")
+        self.query = dense(inner, use_bias=False, name="query")
+        self.key = dense(inner, use_bias=False, name="key")
+        self.value = dense(inner, use_bias=False, name="value")
+        self.out = dense(width, kernel_initializer="zeros", name="out")
 
     def build(self, *_):
         shape = (self.head_dim,)

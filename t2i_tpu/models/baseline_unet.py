@@ -19,8 +19,9 @@ a moving statistic's variable to the value in this batch. The dict is empty in i
 import numpy as np
 from keras import layers, ops
 
-from t2i_tpu.models.blocks import convolution, sinusoids
+from t2i_tpu.models.blocks import sinusoids
 from t2i_tpu.models.container import Container
+from t2i_tpu.models.initializers import GlorotUniform, convolution, dense
 
 
 class BatchNorm(layers.Layer):
@@ -204,7 +205,7 @@ class _PromptedConvolution(layers.Layer):
 
     def build(self, *_):
         shape = (self.kernel_size, self.kernel_size, self.input_width, self.width)
-        self.kernel = self.add_weight(shape=shape, initializer="glorot_uniform", name="kernel")
+        self.kernel = self.add_weight(shape=shape, initializer=GlorotUniform(), name="kernel")
         self.bias = self.add_weight(shape=(self.width,), initializer="zeros", name="bias")
         self.built = True
 
@@ -240,10 +241,10 @@ class _SelfAttention(Container):
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
         self.norm = BatchNorm(width, name="norm")
-        self.query = layers.Dense(width // 8, name="query")
-        self.key = layers.Dense(width // 8, name="key")
-        self.value = layers.Dense(width, name="value")
-        self.out = layers.Dense(width, name="out")
+        self.query = dense(width // 8, name="query")
+        self.key = dense(width // 8, name="key")
+        self.value = dense(width, name="value")
+        self.out = dense(width, name="out")
         self.out_norm = BatchNorm(width, name="out_norm")
 
     def call(self, x, training=False):
@@ -264,8 +265,8 @@ class _PromptAttention(Container):
     def __init__(self, width, prompt_dim, **kwargs):
         super().__init__(**kwargs)
         self.norm = BatchNorm(prompt_dim, name="norm")
-        self.value = layers.Dense(width, name="value")
-        self.out = layers.Dense(width, name="out")
+        self.value = dense(width, name="value")
+        self.out = dense(width, name="out")
         self.out_norm = BatchNorm(width, name="out_norm")
 
     def call(self, prompt, training=False):

@@ -5,6 +5,7 @@ import math
 from keras import layers, ops
 
 from t2i_tpu.models.container import Container
+from t2i_tpu.models.initializers import convolution, dense
 
 
 class GroupNorm(layers.Layer):
@@ -56,7 +57,7 @@ class ResidualBlock(Container):
         super().__init__(**kwargs)
         self.norm1 = GroupNorm(input_width, name="norm1")
         self.conv1 = convolution(width, name="conv1")
-        self.modulation = layers.Dense(2 * width, kernel_initializer="zeros", name="modulation")
+        self.modulation = dense(2 * width, kernel_initializer="zeros", name="modulation")
         self.norm2 = GroupNorm(width, name="norm2")
         self.conv2 = convolution(width, kernel_initializer="zeros", name="conv2")
         self.shortcut = (
@@ -76,7 +77,7 @@ class Downsample(Container):
 
     def __init__(self, width: int, **kwargs):
         super().__init__(**kwargs)
-        self.conv = layers.Conv2D(width, 2, strides=2, name="conv")
+        self.conv = convolution(width, kernel_size=2, strides=2, padding="valid", name="conv")
 
     def call(self, x):
         return self.conv(x)
@@ -91,11 +92,6 @@ class Upsample(Container):
 
     def call(self, x):
         return depth_to_space(self.conv(x), 2)
-
-
-def convolution(width: int, kernel_size: int = 3, **kwargs) -> layers.Layer:
-    """Return a 2D convolution with "same" padding."""
-    return layers.Conv2D(width, kernel_size, padding="same", **kwargs)
 
 
 def space_to_depth(x, size: int):
@@ -129,8 +125,8 @@ class NoiseLevelEmbedding(Container):
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(autocast=False, **kwargs)  # the noise level stays float32
-        self.hidden = layers.Dense(dim, activation="silu", name="hidden")
-        self.out = layers.Dense(dim, name="out")
+        self.hidden = dense(dim, activation="silu", name="hidden")
+        self.out = dense(dim, name="out")
 
     def call(self, noise_level):
         """Return [B, dim] from the noise level, float32 [B]."""

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from keras import initializers, layers, ops, tree
+from keras import layers, ops, tree
 
 from t2i_tpu.models.attention import Attention, rms_norm
 from t2i_tpu.models.container import Container
+from t2i_tpu.models.initializers import Normal, dense, embedding
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class EmbeddingProjection(Conditioner):
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(dim, **kwargs)
-        self.project = layers.Dense(dim, name="project")
+        self.project = dense(dim, name="project")
 
     @classmethod
     def from_spec(cls, spec, dim, **kwargs):
@@ -123,7 +124,7 @@ class EmbeddingConditioner(Conditioner):
 
     def __init__(self, dim: int, **kwargs):
         super().__init__(dim, autocast=False, **kwargs)  # angles need float32
-        self.project = layers.Dense(dim, name="project")
+        self.project = dense(dim, name="project")
 
     @classmethod
     def from_spec(cls, spec, dim, **kwargs):
@@ -134,7 +135,7 @@ class EmbeddingConditioner(Conditioner):
         scale = 1.0 / (self.bandwidth * shape[-1] ** 0.5)
         self.frequencies = self.add_weight(
             shape=(shape[-1], self.num_frequencies),
-            initializer=initializers.RandomNormal(stddev=scale, seed=0),
+            initializer=Normal(scale),
             trainable=False,
             name="frequencies",
         )
@@ -155,7 +156,7 @@ class SequenceConditioner(Conditioner):
     def __init__(self, dim: int, **kwargs):
         super().__init__(dim, autocast=False, **kwargs)  # see EmbeddingConditioner
         self.pooled = EmbeddingConditioner(dim, name="pooled")
-        self.project = layers.Dense(dim, name="project")
+        self.project = dense(dim, name="project")
 
     @classmethod
     def from_spec(cls, spec, dim, **kwargs):
@@ -173,7 +174,7 @@ class LabelConditioner(Conditioner):
 
     def __init__(self, num_classes: int, dim: int, **kwargs):
         super().__init__(dim, **kwargs)
-        self.table = layers.Embedding(num_classes + 1, dim, name="table")
+        self.table = embedding(num_classes + 1, dim, name="table")
 
     @classmethod
     def from_spec(cls, spec, dim, **kwargs):
@@ -190,8 +191,8 @@ class TokenConditioner(Conditioner):
 
     def __init__(self, vocab_size: int, length: int, dim: int, depth: int = 2, **kwargs):
         super().__init__(dim, **kwargs)
-        self.table = layers.Embedding(vocab_size, dim, name="table")
-        self.positions = layers.Embedding(length, dim, name="positions")
+        self.table = embedding(vocab_size, dim, name="table")
+        self.positions = embedding(length, dim, name="positions")
         self.blocks = [_TransformerBlock(dim, name=f"block{index}") for index in range(depth)]
         self.norm = layers.LayerNormalization(name="norm")
 
@@ -220,8 +221,8 @@ class _TransformerBlock(Container):
         self.norm1 = layers.LayerNormalization(name="norm1")
         self.attention = Attention(dim, name="attention")
         self.norm2 = layers.LayerNormalization(name="norm2")
-        self.expand = layers.Dense(4 * dim, activation="gelu", name="expand")
-        self.contract = layers.Dense(dim, kernel_initializer="zeros", name="contract")
+        self.expand = dense(4 * dim, activation="gelu", name="expand")
+        self.contract = dense(dim, kernel_initializer="zeros", name="contract")
 
     def call(self, x, attend_to):
         x = x + self.attention(self.norm1(x), attend_to=attend_to)

@@ -1,7 +1,8 @@
 """The Denoiser, which combines the network, the conditioner, the path and the prediction type."""
 
 import keras
-from keras import layers, ops
+import numpy as np
+from keras import layers, ops, tree
 
 from t2i_tpu.config import Config
 from t2i_tpu.diffusion import prediction
@@ -67,15 +68,12 @@ class Denoiser(Container):
         return [variable for variable in self.non_trainable_variables if variable.name in names]
 
 
-def variables_by_path(denoiser: Denoiser) -> dict[str, object]:
-    """Return a model's backend variables by their paths, their names in a checkpoint."""
-    return {variable.path: variable.value for variable in denoiser.variables}
-
-
 def build_denoiser(
     config: Config, channels: int, spec: ConditionSpec, dtype_policy: str
 ) -> Denoiser:
     """Return the model of a resolved config with all its variables created.
+
+    Its initial weights are a function of config.seed.
 
     Args:
       config: resolved.
@@ -87,10 +85,16 @@ def build_denoiser(
       UserError: the config's blocks do not support its kind of condition.
     """
     keras.mixed_precision.set_global_policy(dtype_policy)
+    keras.utils.set_random_seed(config.seed)
     denoiser = Denoiser(config, channels, spec)
-    # One call on a batch of zeros creates every variable.
-    denoiser(ops.zeros((1, *denoiser.image_shape)), ops.zeros((1,)), spec.null(1))
+    # One call creates every variable. With symbols, JAX does not compile each operation of it.
+    inputs = np.zeros((1, *denoiser.image_shape), "float32"), np.zeros(1, "float32"), spec.null(1)
+    denoiser(*tree.map_structure(_make_symbol, inputs))
     return denoiser
+
+
+def _make_symbol(array: np.ndarray) -> keras.KerasTensor:
+    return keras.Input(batch_shape=array.shape, dtype=str(array.dtype))
 
 
 def find_conditioner(config: Config) -> type[Conditioner]:

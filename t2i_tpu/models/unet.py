@@ -1,6 +1,6 @@
 """The modern U-Net: residual blocks modulated by the condition, and attention at coarse levels."""
 
-from keras import layers, ops
+from keras import ops
 
 from t2i_tpu.models.attention import Attention
 from t2i_tpu.models.blocks import (
@@ -9,11 +9,11 @@ from t2i_tpu.models.blocks import (
     NoiseLevelEmbedding,
     ResidualBlock,
     Upsample,
-    convolution,
     depth_to_space,
     space_to_depth,
 )
 from t2i_tpu.models.container import Container
+from t2i_tpu.models.initializers import convolution, dense
 
 
 class UNet(Container):
@@ -110,8 +110,8 @@ class Layout(Container):
     def __init__(self, size: int, width: int, rank: int = 64, **kwargs):
         super().__init__(**kwargs)
         self.shape = (-1, size, size, width)
-        self.numbers = layers.Dense(rank, name="numbers")
-        self.grid = layers.Dense(size * size * width, kernel_initializer="zeros", name="grid")
+        self.numbers = dense(rank, name="numbers")
+        self.grid = dense(size * size * width, kernel_initializer="zeros", name="grid")
 
     def call(self, vector):
         """Return [B, size, size, width] from the vector [B, D]."""

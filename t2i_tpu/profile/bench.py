@@ -7,19 +7,19 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.engines.choose import make_engine
 from t2i_tpu.profile.cost import count_product_flops, read_op_seconds
 from t2i_tpu.run import checkpoint_store
-from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.checkpoint_store import Retention
-from t2i_tpu.train.state import TrainState
-from t2i_tpu.train.trainer import build_trainer
+from t2i_tpu.train.trainer import Trainer, build_trainer
 
 # Rows and columns of the square matrix products that define the machine's peak.
 PEAK_SIZE = 2048
@@ -106,18 +106,18 @@ def measure(
     """
     # Build the train loop.
     config = config_lib.resolve(config)
-    strategy = strategy_lib.make_strategy(strategy_name)
+    engine = make_engine(strategy_name)
     folder = locate(config.data.source)
     dataset = open_dataset(folder, config.model.conditioning, config.data.image_size)
-    trainer = build_trainer(config, strategy, dataset.manifest)
-    loop, iterator = trainer.device_loop, trainer.make_iterator(dataset)
+    trainer = build_trainer(config, engine, dataset.manifest)
+    iterator = trainer.make_iterator(dataset)
 
     def run_steps(count: int = steps):
-        return loop(iterator, tf.constant(count))
+        return trainer.loop.run(iterator, count)
 
     # Trace and compile it.
     begin = time.perf_counter()
-    graph = loop.get_concrete_function(iterator, tf.constant(1)).graph
+    graph = trainer.loop.function.get_concrete_function(iterator, tf.constant(1)).graph
     flops = count_product_flops(graph)
     trace_seconds = time.perf_counter() - begin
     first_step_seconds = _time(lambda: run_steps(1))
@@ -135,7 +135,7 @@ def measure(
         global_batch_size=config.train.global_batch_size,
         dtype_policy=trainer.dtype_policy,
         jit_compile=trainer.jit_compile,
-        num_replicas=strategy.num_replicas_in_sync,
+        num_replicas=engine.num_replicas,
         trace_seconds=trace_seconds,
         first_step_seconds=first_step_seconds,
         steps_per_round=steps,
@@ -144,7 +144,7 @@ def measure(
         peak_flops_per_s=peak_flops_per_s,
         peak_dtype=peak.dtype.name,
         product_share=_measure_product_share(run_steps),
-        checkpoint=_measure_checkpoint(trainer.state, run_steps, rounds),
+        checkpoint=_measure_checkpoint(trainer, run_steps, rounds),
     )
 
 
@@ -168,17 +168,18 @@ class _Peak:
         return 2 * PEAK_SIZE**3 / seconds
 
 
-def _measure_checkpoint(state: TrainState, run_steps: Callable, rounds: int) -> CheckpointCost:
+def _measure_checkpoint(trainer: Trainer, run_steps: Callable, rounds: int) -> CheckpointCost:
     """Measure the cost of a save, alone and while steps run.
 
     Args:
-      state: the variables to save.
+      trainer: holds the state to save.
       run_steps: runs the steps of a round.
       rounds: how often to repeat the measurement.
     """
     copy_seconds, processor_seconds, added_seconds = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        checkpointer = Checkpointer(folder, state.trackables(), Retention(last=1))
+        saved = trainer.state.get_saved()
+        checkpointer = Checkpointer(trainer.engine, folder, saved, Retention(last=1))
         # The first save allocates the copies, so it does not count.
         for _ in range(rounds + 1):
             # Save while nothing else runs.
@@ -225,5 +226,5 @@ def _measure_product_share(run_steps: Callable) -> float | None:
 def _time(call: Callable) -> float:
     """Return the seconds that a call needs to compute its results."""
     begin = time.perf_counter()
-    tf.nest.map_structure(lambda value: value.numpy(), call())
+    np.asarray(tf.nest.flatten(call())[0])
     return time.perf_counter() - begin

@@ -10,10 +10,10 @@ from t2i_tpu import installed
 from t2i_tpu.config import Config
 from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.engines.hardware import choose_dtype_policy, list_gpus
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding
 from t2i_tpu.models.denoiser import Denoiser, build_denoiser
 from t2i_tpu.run import checkpoint_store
-from t2i_tpu.run import strategy as strategy_lib
 from t2i_tpu.storage import access
 
 
@@ -25,10 +25,10 @@ def check_capacity(config: Config, workdir: str | None, manifest: Manifest) -> I
       workdir: local or gs://. If it is None, the disk is not checked.
       manifest: the manifest of the data set.
     """
-    policy = strategy_lib.choose_dtype_policy(config.train, tf.distribute.get_strategy())
+    policy = choose_dtype_policy(config.train, "gpu" if list_gpus() else "cpu")
     spec = get_conditioning(config.model.conditioning).make_spec(manifest)
     denoiser = build_denoiser(config, manifest.channels, spec, policy)
-    weights = sum(_count_bytes(weight.value) for weight in denoiser.variables)
+    weights = sum(_count_bytes(weight) for weight in denoiser.variables)
     state = weights * (3 + len(config.train.ema_stds))  # weights, two moments, averages
     if workdir:
         yield check_disk(config, workdir, state)
@@ -70,7 +70,7 @@ def _check_memory(config: Config, denoiser: Denoiser, state_bytes: int) -> Findi
       denoiser: the config's model.
       state_bytes: size of the training state and the gradients.
     """
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    num_gpus = len(list_gpus())
     if num_gpus:
         free = min((gpu.memory for gpu in installed.list_gpus() if gpu.memory), default=None)
     else:

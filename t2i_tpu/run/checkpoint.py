@@ -3,29 +3,36 @@
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 from absl import logging
 
+from t2i_tpu.engines.engine import Engine
 from t2i_tpu.errors import UserError, get_first_line
-from t2i_tpu.models.denoiser import Denoiser, variables_by_path
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.checkpoint_store import Retention
+from t2i_tpu.step.state import Variables, iter_variables, read_scalar
 from t2i_tpu.storage import files
+
+# TensorFlow variables in the host's memory, which a checkpoint is written from and read into. Every
+# engine uses the same checkpoints, in which counters are int64.
+Copies = dict[str, tf.Variable | dict[str, tf.Variable]]
 
 
 class Checkpointer:
     """Writes and restores the checkpoints of a workdir, on disk or gs://.
 
     A save copies the variables into the host's memory, and a thread writes them from there. There
-    is at most one write at a time: a save waits for the previous one.
+    is at most one write at a time: a save waits for the previous one. Only process 0 writes.
     """
 
     def __init__(
         self,
+        engine: Engine,
         workdir: str,
-        trackables: dict[str, object],
+        variables: dict[str, keras.Variable | Variables],
         retention: Retention,
         check_owner: Callable[[], None] = lambda: None,
         copy_logs: Callable[[], None] = lambda: None,
@@ -33,8 +40,9 @@ class Checkpointer:
         """Create a checkpointer. Nothing is read or written yet.
 
         Args:
+          engine: the engine that computes with the variables.
           workdir: local or gs://.
-          trackables: the variables to save, or dicts of variables, by names that never change. They
+          variables: the variables to save, or dicts of variables, by names that never change. They
             must include "step" and "skipped_in_a_row".
           retention: determines which checkpoints are kept.
           check_owner: a function that raises UserError if another process has taken over the
@@ -42,9 +50,10 @@ class Checkpointer:
           copy_logs: a function that is called in the background after each checkpoint.
         """
         self.copy_logs = copy_logs
-        self.workdir, self.trackables = workdir, trackables
+        self.engine, self.workdir, self.variables = engine, workdir, variables
         self.retention, self.check_owner = retention, check_owner
-        self._copies, self._writer, self._failure = {}, None, None
+        self._copies: Copies = {}
+        self._writer, self._failure = None, None
 
     def restore(self, before: float = math.inf) -> int:
         """Restore the newest intact checkpoint, if there is one.
@@ -61,21 +70,27 @@ class Checkpointer:
         """
         info = next(checkpoint_store.iter_intact(self.workdir, before), None)
         if info:
-            checkpoint = tf.train.Checkpoint(**self.trackables)
-            _read_checkpoint(checkpoint, self.workdir, info.step, "assert_consumed")
-        return int(self.trackables["step"].numpy())
+            copies = self._get_copies()
+            _read_checkpoint(copies, self.workdir, info.step, "assert_consumed")
+            _assign_copies(self.engine, copies, self.variables)
+        return read_scalar(self.variables["step"])
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
         """Copy the state and start writing the copy in the background.
 
-        If the write fails, a warning is logged, because the next save may succeed. `finish` raises
+        If there are several processes, all must call this method, because a variable may be split over
+        their devices. If the write fails, a warning is logged, because the next save may succeed. `finish` raises
         an error if the last write failed.
 
         Args:
           metrics: the scalars of the latest log line, stored with the checkpoint.
         """
         self.wait()
-        self._copy_variables()
+        variables, copies = iter_variables(self.variables), iter_variables(self._get_copies())
+        for (_, variable), (_, copy) in zip(variables, copies, strict=True):
+            copy.assign(tf.cast(self.engine.read(variable), copy.dtype))
+        if self.engine.process:
+            return
         step = int(self._copies["step"].numpy())
         self._writer = threading.Thread(
             target=self._write_all, args=(step, metrics or {}), daemon=True
@@ -105,18 +120,15 @@ class Checkpointer:
     def count_bytes(self) -> int:
         """Return the size of a checkpoint's variables in bytes."""
         return sum(
-            variable.shape.num_elements() * variable.dtype.size
-            for variable in tf.nest.flatten(self.trackables)
+            math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
+            for _, variable in iter_variables(self.variables)
         )
 
-    def _copy_variables(self):
-        """Copy the variables into host memory, which the first call allocates."""
+    def _get_copies(self) -> Copies:
+        """Return the copies of the variables, which the first call allocates."""
         if not self._copies:
-            with tf.device("CPU:0"):
-                self._copies = tf.nest.map_structure(_make_copy, self.trackables)
-        copies, variables = _iter_variables(self._copies), _iter_variables(self.trackables)
-        for (_, copy), (_, variable) in zip(copies, variables, strict=True):
-            copy.assign(variable.read_value())
+            self._copies = _make_copies(self.variables)
+        return self._copies
 
     def _write_all(self, step, metrics):
         self._write(step, metrics)
@@ -159,17 +171,18 @@ class Checkpointer:
         logging.warning("%s", self._failure)
 
     def _check_finite(self):
-        for name, copy in _iter_variables(self._copies):
+        for name, copy in iter_variables(self._copies):
             if copy.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(copy))):
                 raise UserError(f"{name} is not finite")
 
 
-def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
+def restore_weights(engine: Engine, workdir: str, weights: Variables, name: str) -> int:
     """Restore one model of a run from the newest intact checkpoint.
 
     Args:
+      engine: the engine that computes with the weights.
       workdir: local or gs://.
-      denoiser: the model that receives the weights.
+      weights: the variables that receive the weights, by their paths.
       name: "weights" for the trained weights, or "average0" for their first average.
 
     Returns:
@@ -181,8 +194,10 @@ def restore_weights(workdir: str, denoiser: Denoiser, name: str) -> int:
     info = next(checkpoint_store.iter_intact(workdir), None)
     if not info:
         raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
-    checkpoint = tf.train.Checkpoint(**{name: variables_by_path(denoiser)})
-    _read_checkpoint(checkpoint, workdir, info.step, "assert_existing_objects_matched")
+    variables = {name: weights}
+    copies = _make_copies(variables)
+    _read_checkpoint(copies, workdir, info.step, "assert_existing_objects_matched")
+    _assign_copies(engine, copies, variables)
     return info.step
 
 
@@ -194,11 +209,11 @@ _MISMATCHES = (
 )  # fmt: skip
 
 
-def _read_checkpoint(checkpoint: tf.train.Checkpoint, workdir: str, step: int, check: str) -> None:
-    """Read a checkpoint into variables.
+def _read_checkpoint(copies: Copies, workdir: str, step: int, check: str) -> None:
+    """Read a checkpoint into TensorFlow variables.
 
     Args:
-      checkpoint: holds the variables.
+      copies: the variables.
       workdir: local or gs://.
       step: the step of the checkpoint to read.
       check: name of the method of TensorFlow's load status that asserts the match.
@@ -209,7 +224,7 @@ def _read_checkpoint(checkpoint: tf.train.Checkpoint, workdir: str, step: int, c
     path = checkpoint_store.get_prefix(workdir, step)
     try:
         with checkpoint_store.provide_prefix(workdir, step) as prefix:
-            status = checkpoint.read(prefix)
+            status = tf.train.Checkpoint(**copies).read(prefix)
         getattr(status, check)()
         status.expect_partial()
     except _MISMATCHES as error:
@@ -219,15 +234,27 @@ def _read_checkpoint(checkpoint: tf.train.Checkpoint, workdir: str, step: int, c
         ) from error
 
 
-def _make_copy(variable):
-    return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
+def _make_copies(variables: dict[str, keras.Variable | Variables]) -> Copies:
+    """Return a TensorFlow variable in the host's memory for each variable."""
+
+    def make(variable):
+        is_float = variable.dtype.startswith("float")
+        dtype = variable.dtype if is_float else "int64"
+        return tf.Variable(tf.zeros(variable.shape, dtype), trainable=False)
+
+    with tf.device("CPU:0"):
+        return {
+            name: {path: make(variable) for path, variable in value.items()}
+            if isinstance(value, dict)
+            else make(value)
+            for name, value in variables.items()
+        }
 
 
-def _iter_variables(trackables: dict[str, object]) -> Iterator[tuple[str, tf.Variable]]:
-    """Yield each variable with its name."""
-    for name, value in trackables.items():
-        if isinstance(value, dict):
-            for key, variable in value.items():
-                yield f"{name}/{key}", variable
-        else:
-            yield name, value
+def _assign_copies(
+    engine: Engine, copies: Copies, variables: dict[str, keras.Variable | Variables]
+) -> None:
+    """Set each variable to the value of its copy."""
+    pairs = zip(iter_variables(variables), iter_variables(copies), strict=True)
+    for (_, variable), (_, copy) in pairs:
+        engine.assign(variable, copy.numpy())

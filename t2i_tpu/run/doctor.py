@@ -8,19 +8,20 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from t2i_tpu import cluster, installed
 from t2i_tpu import config as config_lib
-from t2i_tpu import installed
 from t2i_tpu.compatibility import find_known_bad
 from t2i_tpu.config import Config, TrainConfig
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.order import check_batch_divides
 from t2i_tpu.data.read_errors import translate_data_errors
 from t2i_tpu.data.reader import Dataset, open_dataset
+from t2i_tpu.engines.engine import divide_batch
+from t2i_tpu.engines.hardware import choose_dtype_policy, list_gpus
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding, report
 from t2i_tpu.models.denoiser import find_conditioner
-from t2i_tpu.run import capacity, cluster
-from t2i_tpu.run import strategy as strategy_lib
+from t2i_tpu.run import capacity
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.storage import access, files, outputs
 
@@ -43,8 +44,7 @@ def check_run(config: Config, workdir: str, checkpoint_bytes: int) -> None:
     ]
     # Everything but the GPUs was checked before TensorFlow was imported.
     reported = find_known_bad(facts)
-    gpus = tf.config.list_physical_devices("GPU")
-    for capability in {_read_capability(gpu) for gpu in gpus} - {None}:
+    for capability in {gpu.capability for gpu in list_gpus()} - {None}:
         bad = find_known_bad(facts | {installed.CAPABILITY: capability})
         findings += set(bad) - set(reported)
     report(findings)
@@ -88,14 +88,13 @@ def _check_tensorflow() -> Finding:
 
 def _list_devices() -> Iterator[Finding]:
     yield Finding(OK, "CPU", f"{installed.count_cores()} cores")
-    for gpu in tf.config.list_physical_devices("GPU"):
-        name = tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-        yield Finding(OK, "GPU", f"{name}, compute capability {_read_capability(gpu)}")
+    for gpu in list_gpus():
+        yield Finding(OK, "GPU", f"{gpu.name}, compute capability {gpu.capability}")
 
 
 def _check_unseen_gpus(facts: dict[str, str]) -> list[Finding]:
     """Return a warning if there is an NVIDIA driver but TensorFlow sees no GPU."""
-    if installed.DRIVER not in facts or tf.config.list_physical_devices("GPU"):
+    if installed.DRIVER not in facts or list_gpus():
         return []
     if not tf.test.is_built_with_cuda():
         return []  # compatibility.py covers this
@@ -108,22 +107,14 @@ def _check_unseen_gpus(facts: dict[str, str]) -> list[Finding]:
     return [Finding(WARNING, installed.DRIVER, text, remedy)]
 
 
-def _read_capability(gpu: tf.config.PhysicalDevice) -> str | None:
-    """Return a GPU's compute capability, such as "7.0", or None if TensorFlow does not know it."""
-    details = tf.config.experimental.get_device_details(gpu)
-    return ".".join(map(str, details.get("compute_capability", ()))) or None
-
-
 def _check_precision(train: TrainConfig) -> Finding:
     """Compare a config's dtype policy with the fastest one on this machine."""
     has_tpu = {installed.TPU, "tensorflow-tpu"} <= installed.collect_facts().keys()
-    if has_tpu:
-        best = "mixed_bfloat16"
-    else:
-        best = strategy_lib.choose_dtype_policy(TrainConfig(), tf.distribute.get_strategy())
+    hardware = "tpu" if has_tpu else "gpu" if list_gpus() else "cpu"
+    best = choose_dtype_policy(TrainConfig(), hardware)
     policy = best if train.dtype_policy == "auto" else train.dtype_policy
     # A GPU that is fast in bfloat16 is also fast in float16.
-    is_fast_gpu = bool(tf.config.list_physical_devices("GPU")) and best != "float32"
+    is_fast_gpu = hardware == "gpu" and best != "float32"
     if policy == best == "float32":
         text = "float32, because this machine has no native support for shorter types"
         return Finding(OK, "precision", text)
@@ -189,8 +180,7 @@ def _check_batch(config: Config, dataset: Dataset) -> None:
     The hosts are those of TF_CONFIG. Each is assumed to have as many GPUs as this one.
     """
     size, hosts = config.train.global_batch_size, cluster.count_workers()
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    strategy_lib.divide_batch(size, hosts * max(1, gpus))
+    divide_batch(size, hosts * max(1, len(list_gpus())))
     check_batch_divides(size, dataset.manifest.num_streams(), hosts)
 
 

@@ -11,10 +11,9 @@ import threading
 import urllib.error
 import urllib.request
 
-import tensorflow as tf
 from absl import logging
 
-from t2i_tpu.run import hosts
+from t2i_tpu.engines.engine import Engine
 
 REASONS = ("SIGTERM", "SIGINT", "a maintenance event", "a preemption")
 POLL_SECONDS = 5.0
@@ -34,17 +33,17 @@ class Stop:
       requested: the reasons for which this host should stop, from REASONS.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy):
-        self.strategy, self.requested = strategy, set()
+    def __init__(self, engine: Engine):
+        self.engine, self.requested = engine, set()
         self._handlers, self._ended = {}, threading.Event()
 
     def agree_on_reason(self) -> str | None:
         """Return the reason to stop now, or None.
 
-        If there are several hosts, every host must call this method. All get the same result.
+        If there are several processes, every one must call this method. All get the same result.
         """
         counts = [int(reason in self.requested) for reason in REASONS]
-        counts = hosts.sum_over_hosts(self.strategy, counts)
+        counts = self.engine.sum_over_processes(counts)
         return next((reason for reason, count in zip(REASONS, counts, strict=True) if count), None)
 
     def __enter__(self) -> "Stop":

@@ -39,6 +39,7 @@ _CHANGEABLE = (
     "train.keep_every",
     "train.keep_best",
     "train.max_skipped",
+    "train.shard_state",
     "preview.captions",
 )
 

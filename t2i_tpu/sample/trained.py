@@ -9,10 +9,11 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.conditions import Conditioning, get_conditioning
 from t2i_tpu.data.manifest import Manifest
-from t2i_tpu.run import strategy as strategy_lib
+from t2i_tpu.engines.choose import make_engine
+from t2i_tpu.models.denoiser import build_denoiser
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import restore_weights
-from t2i_tpu.sample.generator import Generator, build_generator
+from t2i_tpu.sample.generator import Generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +65,15 @@ def load_trained(workdir: str, strategy_name: str = "auto", **sample_overrides) 
         if value is not None:
             setattr(config.sample, name, value)
     config = config_lib.resolve(config)
-    strategy = strategy_lib.make_strategy(strategy_name)
-    generator = build_generator(
-        config,
-        manifest,
-        strategy,
-        strategy_lib.choose_dtype_policy(config.train, strategy),
-        strategy_lib.should_use_xla(config.train, strategy),
+    engine = make_engine(strategy_name)
+    with engine.scope():
+        spec = get_conditioning(config.model.conditioning).make_spec(manifest)
+        policy = engine.choose_dtype_policy(config.train)
+        denoiser = build_denoiser(config, manifest.channels, spec, policy)
+    weights = {variable.path: variable for variable in denoiser.variables}
+    step = restore_weights(
+        engine, workdir, weights, "average0" if config.train.ema_stds else "weights"
     )
-    name = "average0" if config.train.ema_stds else "weights"
-    step = restore_weights(workdir, generator.denoiser, name)
+    jit_compile = engine.should_use_xla(config.train)
+    generator = Generator(engine, denoiser, weights, config.sample, jit_compile)
     return TrainedModel(workdir, config, manifest, step, generator)

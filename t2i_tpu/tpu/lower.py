@@ -6,11 +6,12 @@ import tensorflow as tf
 
 from t2i_tpu.config import Config
 from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.engines.hardware import choose_dtype_policy
+from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.errors import UserError
 from t2i_tpu.profile.cost import count_activation_bytes, count_product_bytes, count_product_flops
-from t2i_tpu.sample.generator import build_generator
 from t2i_tpu.tpu.trace import make_zero_dataset
-from t2i_tpu.train.trainer import build_trainer
+from t2i_tpu.train.trainer import Trainer, build_trainer
 
 _WEIGHT_BYTES = 4
 
@@ -52,14 +53,8 @@ def lower_training_step(config: Config, manifest: Manifest, batch_size: int) -> 
       manifest: the manifest of the data set.
       batch_size: number of images of the replica.
     """
-    trainer = build_trainer(
-        config,
-        tf.distribute.get_strategy(),
-        manifest,
-        _choose_dtype_policy(config),
-        jit_compile=False,
-    )
-    step = tf.function(trainer.replica_step, jit_compile=True, autograph=False)
+    trainer = _build_trainer(config, manifest, jit_compile=False)
+    step = tf.function(trainer.loop.replica_step, jit_compile=True, autograph=False)
     batch = next(iter(make_zero_dataset(config, manifest, batch_size)))
     weight_bytes = _WEIGHT_BYTES * trainer.count_parameters()
     # Each parameter has a weight, Adam's two moments and the averages.
@@ -75,21 +70,16 @@ def lower_training_step(config: Config, manifest: Manifest, batch_size: int) -> 
 
 def lower_sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:
     """Lower the program that draws `batch_size` images with the config's sampler, as previews do."""
-    generator = build_generator(
-        config,
-        manifest,
-        tf.distribute.get_strategy(),
-        _choose_dtype_policy(config),
-        jit_compile=True,
-    )
-    arguments = tf.nest.map_structure(tf.constant, generator.example_inputs(batch_size))
-    return _lower("sampler", generator.replica_images, arguments, batch_size)
+    generator = _build_trainer(config, manifest, jit_compile=True).generator
+    inputs = tf.nest.map_structure(tf.constant, generator.example_inputs(batch_size))
+    return _lower("sampler", generator.draw_batch.draw_on_replica, (inputs,), batch_size)
 
 
-def _choose_dtype_policy(config: Config) -> str:
-    """Return the config's dtype policy, or bfloat16, which TPUs multiply fast, for "auto"."""
-    policy = config.train.dtype_policy
-    return "mixed_bfloat16" if policy == "auto" else policy
+def _build_trainer(config: Config, manifest: Manifest, jit_compile: bool) -> Trainer:
+    """Return the trainer of one replica, without a strategy."""
+    engine = TensorFlowEngine(tf.distribute.get_strategy())
+    policy = choose_dtype_policy(config.train, "tpu")
+    return build_trainer(config, engine, manifest, policy, jit_compile)
 
 
 def _lower(name: str, function, arguments, batch_size: int) -> Program:

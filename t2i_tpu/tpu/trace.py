@@ -13,9 +13,9 @@ from tensorflow.python.framework import kernels
 from t2i_tpu.config import Config
 from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.manifest import Manifest
-from t2i_tpu.data.pipeline import disable_autotuning, make_distributed_iterator
-from t2i_tpu.run import strategy as strategy_lib
-from t2i_tpu.train.state import TrainState
+from t2i_tpu.data.pipeline import disable_autotuning
+from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
+from t2i_tpu.step.state import State
 from t2i_tpu.train.trainer import build_trainer
 
 # Ops that TPUStrategy adds around and between the replicas' ops. XLA for CPUs does not know them.
@@ -67,15 +67,17 @@ def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPU
       UserError: the replicas do not divide the batch.
     """
     # Trace the train loop and the sampler.
-    trainer = build_trainer(config, strategy, manifest)
+    engine = TensorFlowEngine(strategy)
+    trainer = build_trainer(config, engine, manifest)
 
-    def make_host_dataset(_):
+    def make_host_dataset(*_):
         # A data set must be created on the host that reads it.
         return make_zero_dataset(config, manifest, trainer.replica_batch_size).repeat()
 
-    iterator = make_distributed_iterator(strategy, make_host_dataset)
-    loop = trainer.device_loop.get_concrete_function(iterator, tf.constant(1)).graph
-    sampler = trainer.generator.trace()
+    iterator = engine.make_iterator(config, make_host_dataset)
+    loop = trainer.loop.function.get_concrete_function(iterator, tf.constant(1)).graph
+    inputs = trainer.generator.example_inputs(trainer.generator.batch_size)
+    sampler = trainer.generator.draw_batch.trace(*inputs)
 
     # Look for problems.
     replicas = strategy.num_replicas_in_sync
@@ -86,7 +88,7 @@ def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPU
 
     facts = {
         "replicas": replicas,
-        "hosts": strategy_lib.count_input_hosts(strategy),
+        "hosts": engine.num_input_hosts,
         "per_replica_batch_size": trainer.replica_batch_size,
         "dtype_policy": trainer.dtype_policy,
         "parameters": trainer.count_parameters(),
@@ -209,9 +211,11 @@ def _find_op_problems(operation: tf.Operation, compilable: frozenset[str]) -> li
     return problems
 
 
-def _list_reduced_shapes(state: TrainState) -> list[tf.TensorShape]:
+def _list_reduced_shapes(state: State) -> list[tf.TensorShape]:
     """Return the shapes of the gradients and batch statistics, which a step sums over replicas."""
-    return [variable.shape for variable in (*state.weights, *state.denoiser.moving_statistics())]
+    denoiser = state.denoiser
+    reduced = (*denoiser.trainable_variables, *denoiser.moving_statistics())
+    return [variable.shape for variable in reduced]
 
 
 def _count_replicated_ops(graph: tf.Graph) -> int:

@@ -16,10 +16,11 @@ from t2i_tpu.data.locate import locate
 from t2i_tpu.data.order import check_batch_divides
 from t2i_tpu.data.read_errors import translate_data_errors
 from t2i_tpu.data.reader import Dataset, open_dataset
+from t2i_tpu.engines.choose import make_engine
+from t2i_tpu.engines.engine import Engine
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import find_conditioner
-from t2i_tpu.run import checkpoint_store, doctor, hosts
-from t2i_tpu.run import strategy as strategy_lib
+from t2i_tpu.run import checkpoint_store, doctor
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.rollbacks import Rollbacks
@@ -27,6 +28,7 @@ from t2i_tpu.run.stop import Stop
 from t2i_tpu.run.watchdog import Watchdog
 from t2i_tpu.sample.pictures import save_picture
 from t2i_tpu.sample.preview import Preview
+from t2i_tpu.step.state import read_scalar
 from t2i_tpu.storage import access
 from t2i_tpu.storage.lock import Lock, NoLock
 from t2i_tpu.train.event_files import EventFiles
@@ -66,14 +68,14 @@ def train(
     # Check everything that can be checked before a model is built.
     config = config_lib.resolve(config)
     find_conditioner(config)
-    strategy = strategy_lib.make_strategy(strategy_name)
-    strategy_lib.get_replica_batch_size(strategy, config.train.global_batch_size)
-    dataset = _open_dataset(config, strategy)
+    engine = make_engine(strategy_name)
+    engine.get_replica_batch_size(config.train.global_batch_size)
+    dataset = _open_dataset(config, engine)
     workdir_lib.check(workdir, config, dataset.manifest)
     # A finished run is reported even if the workdir is read-only.
     if _is_finished(config, workdir):
         return 0
-    is_chief = strategy_lib.get_host_index(strategy)[0] == 0
+    is_chief = engine.process == 0
     if is_chief:
         access.check_writable(workdir)
     with translate_data_errors(dataset):
@@ -82,8 +84,8 @@ def train(
     with contextlib.ExitStack() as stack:
         # Lock the workdir, build the model and restore it.
         lock = stack.enter_context(Lock(workdir) if is_chief else NoLock())
-        stack.enter_context(hosts.translate_host_errors(strategy))
-        trainer = build_trainer(config, strategy, dataset.manifest)
+        stack.enter_context(engine.translate_lost_processes())
+        trainer = build_trainer(config, engine, dataset.manifest)
         stack.enter_context(
             translate_data_errors(dataset, trainer.is_waiting_for_input, trainer.list_shards_in_use)
         )
@@ -92,12 +94,12 @@ def train(
             doctor.check_run(config, workdir, run.checkpointer.count_bytes())
             lock.check()  # by now it is visible if another process started at the same moment
             workdir_lib.write(workdir, config, dataset.manifest, dataset.folder)
-        stop = stack.enter_context(Stop(strategy))
+        stop = stack.enter_context(Stop(engine))
         watchdog = stack.enter_context(Watchdog(watchdog_minutes, trainer.is_waiting_for_input))
         return run.execute(stop, watchdog, rolls_back=on_nonfinite == "rollback")
 
 
-def _open_dataset(config: Config, strategy: tf.distribute.Strategy) -> Dataset:
+def _open_dataset(config: Config, engine: Engine) -> Dataset:
     """Open the data set of a config, and check that its streams fit the batch and the hosts."""
     dataset = open_dataset(
         locate(config.data.source),
@@ -108,7 +110,7 @@ def _open_dataset(config: Config, strategy: tf.distribute.Strategy) -> Dataset:
     check_batch_divides(
         config.train.global_batch_size,
         dataset.manifest.num_streams(),
-        strategy_lib.count_input_hosts(strategy),
+        engine.num_input_hosts,
     )
     return dataset
 
@@ -146,11 +148,16 @@ class _Run:
             train.keep_checkpoints, train.keep_every, train.keep_best
         )
         self.checkpointer = Checkpointer(
-            workdir, self.state.trackables(), retention, lock.check, self.event_files.copy
+            trainer.engine,
+            workdir,
+            self.state.get_saved(),
+            retention,
+            lock.check,
+            self.event_files.copy,
         )
         self.start = self.checkpointer.restore()
         self.rollbacks = Rollbacks(workdir)
-        self.state.learning_rate_scale.assign(self.rollbacks.learning_rate_scale)
+        self._set_learning_rate_scale()
 
     def execute(self, stop: Stop, watchdog: Watchdog, rolls_back: bool) -> int:
         """Train until all steps are done or the run is stopped; return the exit code."""
@@ -213,7 +220,7 @@ class _Run:
             config.train.total_steps,
             self.dataset.manifest.num_examples("train"),
             self.trainer.count_parameters() / 1e6,
-            self.trainer.strategy.num_replicas_in_sync,
+            self.trainer.engine.num_replicas,
             self.trainer.dtype_policy,
             "on" if self.trainer.jit_compile else "off",
         )
@@ -228,17 +235,16 @@ class _Run:
     def _advance(self, iterator, step, count):
         """Run `count` steps; return their metrics, the seconds of input waits and the total seconds."""
         begin = time.perf_counter()
-        metrics, waited = self.trainer.device_loop(iterator, tf.constant(count))
-        metrics = {name: value.numpy() for name, value in metrics.items()}
+        metrics, waited = self.trainer.loop.run(iterator, count)
         seconds = time.perf_counter() - begin
-        if int(self.state.step.numpy()) != step + count:
+        if (done := read_scalar(self.state.step)) != step + count:
             raise RuntimeError(
-                f"the device has done {self.state.step.numpy()} steps, but the host has counted "
+                f"the device has done {done} steps, but the host has counted "
                 f"{step + count}; this is a bug of t2i_tpu"
             )
         if self.lock.lost:
             raise self.lock.lost
-        return metrics, float(waited), seconds
+        return metrics, waited, seconds
 
     def _roll_back(self, step, rolls_back):
         """Restore a checkpoint that precedes the non-finite gradients, and return its step.
@@ -247,12 +253,8 @@ class _Run:
           UserError: rollbacks are turned off, or there is no such checkpoint.
         """
         # Find the first non-finite value.
-        skipped = int(self.state.skipped_in_a_row.numpy())
-        strategy = self.trainer.strategy
-        host, num_hosts = strategy_lib.get_host_index(strategy)
-        batches = self.trainer.read_host_batches(self.dataset, step - 1, host, num_hosts)
-        batches = batches.take(strategy.num_replicas_in_sync // num_hosts)
-        cause = find_first_nonfinite(self.trainer.config, self.state, batches, step - 1)
+        skipped = read_scalar(self.state.skipped_in_a_row)
+        cause = find_first_nonfinite(self.trainer, self.dataset, step - 1)
         count = f"the gradients were not finite in {skipped} consecutive steps"
         problem = f"{count if skipped else 'the loss was not finite'} up to {step}: {cause}"
         if not rolls_back:
@@ -262,7 +264,7 @@ class _Run:
             )
         self.checkpointer.wait()
         target = self.rollbacks.find_target(self.workdir, step - skipped) if self.is_chief else 0
-        (target,) = hosts.sum_over_hosts(strategy, [target])
+        (target,) = self.trainer.engine.sum_over_processes([target])
         if not target:
             raise UserError(
                 f"{problem}; there is no earlier checkpoint to return to; use a lower "
@@ -278,8 +280,12 @@ class _Run:
             for newer in checkpoint_store.list_steps(self.workdir):
                 if newer > target:
                     checkpoint_store.remove(self.workdir, newer)
-        self.state.learning_rate_scale.assign(scale)
+        self._set_learning_rate_scale()
         return self.checkpointer.restore(before=target + 1)
+
+    def _set_learning_rate_scale(self):
+        scale = self.rollbacks.learning_rate_scale
+        self.trainer.engine.assign(self.state.learning_rate_scale, np.float32(scale))
 
     def _draw_preview(self, step):
         try:
@@ -295,5 +301,4 @@ class _Run:
 
     def _save(self, log):
         self.event_files.writer.flush()  # the checkpointer copies what was written
-        if self.is_chief:
-            self.checkpointer.save(log.summarize(self.state))
+        self.checkpointer.save(log.summarize(self.state))

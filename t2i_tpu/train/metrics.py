@@ -8,9 +8,9 @@ from absl import logging
 from tqdm import tqdm
 
 from t2i_tpu.config import TrainConfig
-from t2i_tpu.train.optimizer import learning_rate
-from t2i_tpu.train.state import TrainState
-from t2i_tpu.train.step import BAND_NAMES, Metrics
+from t2i_tpu.step.metrics import BAND_NAMES, Metrics
+from t2i_tpu.step.optimizer import learning_rate
+from t2i_tpu.step.state import State, read_scalar
 
 
 def average_metrics(sums: dict[str, float]) -> dict[str, float]:
@@ -20,7 +20,7 @@ def average_metrics(sums: dict[str, float]) -> dict[str, float]:
     skipped. skipped_steps is a count. Every other metric is averaged over all steps.
 
     Args:
-      sums: the metrics of `make_replica_step`, summed over replicas and steps.
+      sums: the metrics of `measure_step`, summed over the steps.
     """
     sums = dict(sums)
     steps, skipped = sums.pop("steps"), sums.pop("skipped_steps")
@@ -57,23 +57,23 @@ class MetricsLog:
         """Add one device loop.
 
         Args:
-          metrics: the metrics of `make_replica_step`, summed over replicas and steps.
+          metrics: the metrics of `measure_step`, summed over the steps.
           waited: number of seconds that the loop waited for input.
           seconds: number of seconds that the loop took.
         """
         for name, value in metrics.items():
-            self._sums[name] += float(value)
+            self._sums[name] += value
         if not self._has_compiled:  # most of the first loop's time is compilation
             self._has_compiled = True
             return
         self._waited, self._seconds = self._waited + waited, self._seconds + seconds
         self._timed_steps += int(metrics["steps"])
 
-    def summarize(self, state: TrainState) -> dict[str, float]:
+    def summarize(self, state: State) -> dict[str, float]:
         """Return the metrics that a checkpoint stores; {} before the first log line."""
         if not self.latest:
             return {}
-        skipped = int(state.skipped_in_a_row.numpy())
+        skipped = read_scalar(state.skipped_in_a_row)
         return {"loss": self.latest["loss"], "skipped_in_a_row": skipped}
 
     def write(
@@ -88,7 +88,7 @@ class MetricsLog:
 
         Args:
           step: number of steps done.
-          learning_rate_scale: see `TrainState`.
+          learning_rate_scale: see `State`.
           writer: writes the scalars for TensorBoard.
           progress: bar that shows the loss and the speed. If it is disabled, they are logged.
           is_chief: whether this host logs.

@@ -2,19 +2,22 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops, tree
 
-from t2i_tpu.config import Config
+from t2i_tpu.data.reader import Dataset
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser
-from t2i_tpu.train.state import TrainState
-from t2i_tpu.train.step import NUM_BANDS, Batch, compute_losses, corrupt_batch
+from t2i_tpu.step.metrics import NUM_BANDS
+from t2i_tpu.step.objective import compute_losses, corrupt_batch, scale_loss
+from t2i_tpu.step.state import State, read_scalar
+from t2i_tpu.train.trainer import Trainer
 
 
-def has_diverged(state: TrainState, max_skipped: int, final_metrics: dict[str, float]) -> bool:
+def has_diverged(state: State, max_skipped: int, final_metrics: dict[str, float]) -> bool:
     """Return whether too many steps in a row were skipped, or a run ends with a non-finite loss.
 
     Args:
@@ -22,7 +25,7 @@ def has_diverged(state: TrainState, max_skipped: int, final_metrics: dict[str, f
       max_skipped: the number of skipped steps that is too high.
       final_metrics: the metrics of the run's last device loop, or {} before the end.
     """
-    skipped = int(state.skipped_in_a_row.numpy())
+    skipped = read_scalar(state.skipped_in_a_row)
     is_finite = all(map(math.isfinite, final_metrics.values()))
     return skipped >= max_skipped or (skipped > 0 and not is_finite)
 
@@ -45,21 +48,28 @@ def check_final_loss(metrics: dict[str, float], workdir: str) -> None:
         )
 
 
-def find_first_nonfinite(
-    config: Config, state: TrainState, batches: Iterable[Batch], step: int
-) -> str:
+def find_first_nonfinite(trainer: Trainer, dataset: Dataset, step: int) -> str:
     """Recompute a step layer by layer, and return a clause that names the first non-finite value.
 
+    If there are several processes, every one must call this function; each looks at its own examples.
+
     Args:
-      config: resolved.
-      state: the run's state after the step.
-      batches: the step's batch, one replica's share at a time.
+      trainer: holds the state after the step.
+      dataset: the data set of the run.
       step: number of the step, counted from 0.
     """
-    for batch in batches:
-        for name, values, levels in _compute_in_order(config, state, batch, step):
-            is_bad = ~np.isfinite(values.numpy().astype(np.float32))
+    engine, config = trainer.engine, trainer.config
+    weights = [engine.read(weight) for weight in trainer.state.weights.values()]
+    loss_scale = read_scalar(trainer.state.loss_scale)
+    batches = trainer.read_host_batches(dataset, step, engine.process, engine.num_processes)
+    own_examples = config.train.global_batch_size // engine.num_processes
+    count = own_examples // engine.get_read_batch_size(config.train.global_batch_size)
+    for batch in batches.take(count).as_numpy_iterator():
+        recomputed = _Recomputed(trainer, weights, loss_scale, batch, step)
+        for name, values in recomputed.iter_values():
+            is_bad = ~np.isfinite(values.astype(np.float32))
             if is_bad.any():
+                levels = recomputed.levels
                 if len(is_bad) == len(levels):
                     levels = levels[is_bad.reshape(len(is_bad), -1).any(axis=1)]
                 bands = _format_bands(levels)
@@ -67,49 +77,87 @@ def find_first_nonfinite(
     return "recomputing the step gives finite values, so suspect the hardware or the compiler"
 
 
-def _compute_in_order(config, state, batch, step) -> Iterator[tuple[str, tf.Tensor, np.ndarray]]:
-    """Yield (name, tensor, noise level of each example) in the order of the computation."""
-    # The inputs and the weights.
-    path = state.denoiser.diffusion_path
-    examples = corrupt_batch(config, path, batch, tf.constant(step, tf.int64))
-    levels = examples["noise_level"].numpy()
-    for name, values in examples["condition"].items():
-        if values.dtype.is_floating:
-            yield f"the data's {name}", values, levels
-    weights = [tf.convert_to_tensor(weight) for weight in state.weights]
-    for variable, weight in zip(state.denoiser.trainable_variables, weights, strict=True):
-        yield f"weight {variable.path}", weight, levels
-    # The forward pass.
-    with tf.GradientTape() as tape, _record_outputs(state.denoiser) as outputs:
-        tape.watch(examples["noisy"])
-        losses, _ = compute_losses(config, state.denoiser, examples)
-        loss = tf.reduce_sum(losses) * (state.loss_scale / config.train.global_batch_size)
-    for path, output in outputs:
-        yield f"the output of {path}", output, levels
-    yield "the loss", losses, levels
-    # The backward pass, from the last layer to the first.
-    gradients = tape.gradient(loss, [output for _, output in outputs] + state.weights)
-    for (path, _), gradient in zip(
-        reversed(outputs), gradients[len(outputs) - 1 :: -1], strict=True
-    ):
-        if gradient is not None:
-            yield f"the gradient at the output of {path}", gradient, levels
-    variables = state.denoiser.trainable_variables
-    for variable, gradient in zip(variables, gradients[len(outputs) :], strict=True):
-        if gradient is not None:
-            yield f"the gradient of {variable.path}", tf.convert_to_tensor(gradient), levels
+class _Recomputed:
+    """The values of a step on one batch, as NumPy arrays.
+
+    Attributes:
+      levels: the noise level of each example.
+    """
+
+    def __init__(self, trainer, weights, loss_scale, batch, step):
+        self.trainer, self.weights, self.batch, self.step = trainer, weights, batch, step
+        self.loss_scale, self.paths = np.float32(loss_scale), []
+        # The gradient at the output of a layer is the gradient of an offset that is added to it.
+        # Compute the outputs first, because an offset has the shape of its output.
+        (self.levels, self.losses, *self.outputs), _ = self._differentiate([])
+        _, self.gradients = self._differentiate([np.zeros_like(array) for array in self.outputs])
+
+    def _differentiate(self, offsets):
+        """Return the levels, losses and layers' outputs, and the gradients by weight and offset."""
+        config, denoiser = self.trainer.config, self.trainer.state.denoiser
+
+        def compute(arguments):
+            weights, offsets = arguments[: len(self.weights)], arguments[len(self.weights) :]
+            path = denoiser.diffusion_path
+            batch = tree.map_structure(ops.convert_to_tensor, self.batch)
+            examples = corrupt_batch(config, path, batch, ops.convert_to_tensor(self.step, "int32"))
+            variables = self.trainer.state.weights.values()
+            with (
+                keras.StatelessScope(list(zip(variables, weights, strict=True))),
+                _record_outputs(denoiser, offsets) as outputs,
+            ):
+                losses, _ = compute_losses(config, denoiser, examples)
+            self.paths = [path for path, _ in outputs]
+            others = [examples["noise_level"], losses, *(output for _, output in outputs)]
+            return scale_loss(config, losses, self.loss_scale), others
+
+        return self.trainer.engine.differentiate(compute, [*self.weights, *offsets])
+
+    def iter_values(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the names and values in the order of the computation."""
+        names = list(self.trainer.state.weights)
+        # The inputs, the weights and the forward pass.
+        for name, values in self.batch["condition"].items():
+            if np.issubdtype(values.dtype, np.floating):
+                yield f"the data's {name}", values
+        for name, values in zip(names, self.weights, strict=True):
+            yield f"weight {name}", values
+        for path, values in zip(self.paths, self.outputs, strict=True):
+            yield f"the output of {path}", values
+        yield "the loss", self.losses
+        # The backward pass, from the last layer to the first.
+        at_outputs = self.gradients[len(names) :]
+        for path, values in zip(reversed(self.paths), reversed(at_outputs), strict=True):
+            yield f"the gradient at the output of {path}", values
+        for name, values in zip(names, self.gradients, strict=False):
+            yield f"the gradient of {name}", values
 
 
 @contextlib.contextmanager
-def _record_outputs(denoiser: Denoiser) -> Iterator[list[tuple[str, tf.Tensor]]]:
-    """Yield a list that collects (path of the layer, output) while the denoiser computes."""
+def _record_outputs(denoiser: Denoiser, offsets: list) -> Iterator[list[tuple[str, object]]]:
+    """Yield a list that collects (path of the layer, output) while the denoiser computes.
+
+    Args:
+      denoiser: the model.
+      offsets: what to add to the outputs, in their order, or [].
+    """
     outputs, layers = [], denoiser._flatten_layers()
+
+    def record(layer, value):
+        if not _is_float_tensor(value):
+            return value
+        if offsets:
+            value = value + offsets[len(outputs)]
+        outputs.append((layer.path, value))
+        return value
 
     def wrap(layer, call):
         def call_and_record(*args, **kwargs):
             result = call(*args, **kwargs)
-            outputs.extend((layer.path, tensor) for tensor in _float_outputs(result))
-            return result
+            # The last element of a tuple may be the batch statistics.
+            if type(result) is tuple and isinstance(result[-1], dict):
+                return record(layer, result[0]), *result[1:]
+            return tree.map_structure(lambda value: record(layer, value), result)
 
         return call_and_record
 
@@ -123,12 +171,10 @@ def _record_outputs(denoiser: Denoiser) -> Iterator[list[tuple[str, tf.Tensor]]]
             object.__delattr__(layer, "call")
 
 
-def _float_outputs(result) -> list[tf.Tensor]:
-    """Return the float tensors of a layer's result, without its batch statistics."""
-    if isinstance(result, tuple) and isinstance(result[-1], dict):
-        result = result[0]
-    tensors = [value for value in tf.nest.flatten(result) if tf.is_tensor(value)]
-    return [tensor for tensor in tensors if tensor.dtype.is_floating]
+def _is_float_tensor(value) -> bool:
+    return ops.is_tensor(value) and keras.backend.is_float_dtype(
+        keras.backend.standardize_dtype(value.dtype)
+    )
 
 
 def _format_bands(levels: np.ndarray) -> str:

@@ -1,66 +1,59 @@
-"""Builds everything that trains a config: state, step, device loop and generator."""
+"""Builds everything that trains a config: state, train loop and generator."""
 
 import dataclasses
 import math
-from collections.abc import Callable
-
-import tensorflow as tf
+from collections.abc import Iterable
 
 from t2i_tpu.config import Config
+from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.manifest import Manifest, Shard
-from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.data.reader import Dataset
-from t2i_tpu.run import strategy as strategy_lib
+from t2i_tpu.engines.engine import Engine, TrainLoop
+from t2i_tpu.models.denoiser import build_denoiser
 from t2i_tpu.sample.generator import Generator
-from t2i_tpu.train.state import TrainState
-from t2i_tpu.train.step import make_device_loop, make_replica_step
+from t2i_tpu.step.state import State, read_scalar
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """The variables and functions that train a config under a strategy.
+    """The variables and functions that train a config on an engine.
 
     Attributes:
       config: resolved.
-      strategy: the strategy that the config trains under.
+      engine: the engine that the config trains on.
       dtype_policy: the Keras dtype policy of the model.
       jit_compile: whether XLA compiles the forward and backward pass, and the sampler.
       replica_batch_size: number of examples per replica and step.
       state: the variables.
-      replica_step: see `make_replica_step`.
-      device_loop: see `make_device_loop`.
-      generator: draws images with the state's sampling model.
-      waiting: bool variable, true while the device loop waits for input.
+      loop: trains the state.
+      generator: draws images with the state's sampling weights.
     """
 
     config: Config
-    strategy: tf.distribute.Strategy
+    engine: Engine
     dtype_policy: str
     jit_compile: bool
     replica_batch_size: int
-    state: TrainState
-    replica_step: Callable
-    device_loop: Callable
+    state: State
+    loop: TrainLoop
     generator: Generator
-    waiting: tf.Variable
 
-    def make_iterator(self, dataset: Dataset, start_step: int = 0) -> tf.data.Iterator:
-        """Return a distributed iterator over a data set's batches, from step `start_step` on."""
+    def make_iterator(self, dataset: Dataset, start_step: int = 0) -> object:
+        """Return an iterator over a data set's batches for the train loop, from `start_step` on."""
 
-        def read(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            host, num_hosts = context.input_pipeline_id, context.num_input_pipelines
+        def read_batches(host: int, num_hosts: int) -> Iterable:
             return self.read_host_batches(dataset, start_step, host, num_hosts)
 
-        return make_distributed_iterator(self.strategy, read)
+        return self.engine.make_iterator(self.config, read_batches)
 
     def read_host_batches(
         self, dataset: Dataset, start_step: int, host: int, num_hosts: int
-    ) -> tf.data.Dataset:
+    ) -> Iterable:
         """Return the batches that one host reads; see `Dataset.batches`."""
         return dataset.batches(
             self.config.seed,
             self.config.train.global_batch_size,
-            self.replica_batch_size,
+            self.engine.get_read_batch_size(self.config.train.global_batch_size),
             start_step,
             host,
             num_hosts,
@@ -68,21 +61,21 @@ class Trainer:
 
     def list_shards_in_use(self, dataset: Dataset) -> list[Shard]:
         """Return the shards of a data set that the current step reads, or that are read ahead."""
-        step = int(self.state.step.numpy())
+        step = read_scalar(self.state.step)
         return dataset.list_shards_near(self.config.seed, self.config.train.global_batch_size, step)
 
     def is_waiting_for_input(self) -> bool:
-        """Return whether the device loop is waiting for input."""
-        return bool(self.waiting.numpy())
+        """Return whether the train loop is waiting for input."""
+        return self.loop.waiting
 
     def count_parameters(self) -> int:
         """Return the number of trained parameters."""
-        return sum(math.prod(weight.shape) for weight in self.state.weights)
+        return sum(math.prod(weight.shape) for weight in self.state.denoiser.trainable_variables)
 
 
 def build_trainer(
     config: Config,
-    strategy: tf.distribute.Strategy,
+    engine: Engine,
     manifest: Manifest,
     dtype_policy: str | None = None,
     jit_compile: bool | None = None,
@@ -91,33 +84,31 @@ def build_trainer(
 
     Args:
       config: resolved.
-      strategy: the strategy to train under.
+      engine: the engine to train on.
       manifest: the manifest of the data set.
       dtype_policy: a Keras dtype policy. None follows config.train.dtype_policy.
       jit_compile: whether to use XLA. None follows config.train.jit_compile.
 
     Raises:
-      UserError: the strategy's replicas do not divide the batch, or the model cannot be built.
+      UserError: the engine's replicas do not divide the batch, or the model cannot be built.
     """
-    replica_batch_size = strategy_lib.get_replica_batch_size(
-        strategy, config.train.global_batch_size
-    )
+    replica_batch_size = engine.get_replica_batch_size(config.train.global_batch_size)
     if dtype_policy is None:
-        dtype_policy = strategy_lib.choose_dtype_policy(config.train, strategy)
+        dtype_policy = engine.choose_dtype_policy(config.train)
     if jit_compile is None:
-        jit_compile = strategy_lib.should_use_xla(config.train, strategy)
-    state = TrainState(config, manifest, dtype_policy, strategy)
-    waiting = tf.Variable(False, trainable=False)
-    replica_step = make_replica_step(config, state, jit_compile)
+        jit_compile = engine.should_use_xla(config.train)
+    spec = get_conditioning(config.model.conditioning).make_spec(manifest)
+    with engine.scope():
+        denoiser = build_denoiser(config, manifest.channels, spec, dtype_policy)
+        state = State(config, denoiser)
+    engine.place(state, config)
     return Trainer(
         config=config,
-        strategy=strategy,
+        engine=engine,
         dtype_policy=dtype_policy,
         jit_compile=jit_compile,
         replica_batch_size=replica_batch_size,
         state=state,
-        replica_step=replica_step,
-        device_loop=make_device_loop(strategy, replica_step, waiting),
-        generator=Generator(strategy, state.sampling_model, config.sample, jit_compile=jit_compile),
-        waiting=waiting,
+        loop=engine.make_train_loop(config, state, jit_compile),
+        generator=Generator(engine, denoiser, state.sampling_weights, config.sample, jit_compile),
     )

@@ -1,15 +1,14 @@
-"""The tf.distribute strategy of a run, and the settings that suit its hardware."""
+"""The tf.distribute strategy for a name in STRATEGIES."""
 
 import os
 
 import tensorflow as tf
 from absl import logging
 
-from t2i_tpu import installed
-from t2i_tpu.config import STRATEGIES, TrainConfig
+from t2i_tpu import cluster, installed
+from t2i_tpu.config import STRATEGIES
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.process import interrupts
-from t2i_tpu.run import cluster
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -94,86 +93,3 @@ def _connect_to_tpu() -> tf.distribute.cluster_resolver.TPUClusterResolver:
 def _is_informative(line: str) -> bool:
     """Return whether a line of TensorFlow's message says what failed, not only where."""
     return bool(line) and not line.startswith(("Graph execution error", "Detected at", "<stack"))
-
-
-def count_input_hosts(strategy: tf.distribute.Strategy) -> int:
-    """Return the number of hosts that read the data. Each of them reads different streams."""
-    if isinstance(strategy, tf.distribute.TPUStrategy):
-        return strategy.extended.num_hosts
-    return get_host_index(strategy)[1]
-
-
-def get_host_index(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """Return the index of this process in the run and the number of processes.
-
-    Process 0 writes the workdir. A TPU pod is run by a single process.
-    """
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return 0, 1
-    resolver = strategy.cluster_resolver
-    jobs = resolver.cluster_spec().as_dict()
-    chiefs, workers = (len(jobs.get(kind, ())) for kind in ("chief", "worker"))
-    first = 0 if resolver.task_type == "chief" else chiefs
-    return first + resolver.task_id, chiefs + workers
-
-
-def choose_dtype_policy(train: TrainConfig, strategy: tf.distribute.Strategy) -> str:
-    """Return the Keras dtype policy.
-
-    "auto" means mixed_bfloat16 if the hardware multiplies bfloat16 fast, mixed_float16 if it
-    multiplies only float16 fast, and float32 otherwise.
-    """
-    if train.dtype_policy != "auto":
-        return train.dtype_policy
-    if isinstance(strategy, tf.distribute.TPUStrategy):
-        return "mixed_bfloat16"
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        capability = details.get("compute_capability", (0, 0))
-        if capability >= (8, 0):
-            return "mixed_bfloat16"
-        return "mixed_float16" if capability >= (7, 0) else "float32"
-    return "mixed_bfloat16" if _cpu_multiplies_bfloat16() else "float32"
-
-
-def should_use_xla(train: TrainConfig, strategy: tf.distribute.Strategy) -> bool:
-    """Return whether XLA should compile a replica's forward and backward pass.
-
-    On GPUs, XLA fuses operations that are limited by memory bandwidth. On CPUs, oneDNN's convolutions
-    are twice as fast as XLA's. On TPUs, the entire step is compiled anyway, and TensorFlow's TPU build
-    cannot compile for the host (keras #19448).
-    """
-    if isinstance(strategy, tf.distribute.TPUStrategy):
-        return False
-    if train.jit_compile == "auto":
-        return bool(tf.config.list_physical_devices("GPU"))
-    return train.jit_compile == "on"
-
-
-def get_replica_batch_size(strategy: tf.distribute.Strategy, global_batch_size: int) -> int:
-    """Return a replica's share of a batch.
-
-    Raises:
-      UserError: the number of replicas does not divide the batch size.
-    """
-    return divide_batch(global_batch_size, strategy.num_replicas_in_sync)
-
-
-def divide_batch(global_batch_size: int, replicas: int) -> int:
-    """Return a replica's share of a batch. Raises UserError as `get_replica_batch_size` does."""
-    if global_batch_size % replicas:
-        raise UserError(
-            f"config.train.global_batch_size is {global_batch_size}, but it must be a multiple of "
-            f"the number of replicas, {replicas}"
-        )
-    return global_batch_size // replicas
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    try:
-        with open("/proc/cpuinfo") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -11,14 +11,21 @@ _EXAMPLE = (
 
 
 def count_workers() -> int:
-    """Return the number of workers in TF_CONFIG, or 1 if it is not set.
+    """Return the number of workers in TF_CONFIG, or 1 if it is not set; see `read_workers`."""
+    return read_workers()[0]
+
+
+def read_workers() -> tuple[int, int, str]:
+    """Return the number of workers in TF_CONFIG, the index of this one, and the address of the first.
+
+    If TF_CONFIG is not set, they are 1, 0 and "".
 
     Raises:
       UserError: TF_CONFIG is malformed, or does not list this worker.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
-        return 1
+        return 1, 0, ""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -35,7 +42,10 @@ def count_workers() -> int:
         _fail(f"has the task type {job!r}; it must be {' or '.join(cluster)}")
     if isinstance(index, bool) or not str(index).isdecimal() or int(index) >= len(cluster[job]):
         _fail(f"has the task index {index!r}; it must be below {len(cluster[job])}")
-    return sum(map(len, cluster.values()))
+    # A chief comes before the workers.
+    chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
+    before = len(chiefs) if job == "worker" else 0
+    return len(chiefs) + len(workers), before + int(index), (chiefs + workers)[0]
 
 
 def _get_dict(value: object, name: str) -> dict:

@@ -1,0 +1,67 @@
+"""The devices of the JAX engine, and the connection of its processes."""
+
+import os
+
+import jax
+from absl import logging
+
+from t2i_tpu import cluster
+from t2i_tpu.config import STRATEGIES
+from t2i_tpu.errors import UserError, get_first_line
+
+_TIMEOUT_SECONDS = 300  # for all workers to start
+
+
+def find_devices(name: str) -> list[jax.Device]:
+    """Return the devices of all processes for a name in STRATEGIES, after connecting the processes.
+
+    "auto" is "multiworker" if TF_CONFIG is set, or else the kind of device that JAX prefers. With
+    TF_CONFIG, the first worker coordinates the others. On a TPU pod without it, JAX finds the other
+    hosts itself.
+
+    Raises:
+      UserError: there is no such strategy, or this machine lacks the hardware for it.
+    """
+    if name not in STRATEGIES:
+        raise UserError(f"--strategy={name}: it must be one of {', '.join(STRATEGIES)}")
+    has_cluster = bool(os.environ.get("TF_CONFIG"))
+    if name == "multiworker" and not has_cluster:
+        raise UserError(
+            "--strategy=multiworker: TF_CONFIG is not set; set it to the addresses of the workers "
+            "and the index of this one"
+        )
+    if has_cluster and name in ("auto", "multiworker", "tpu"):
+        _connect_workers()
+    elif name in ("auto", "tpu") and "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+        _initialize()
+    if name == "cpu":
+        # Otherwise JAX would take the memory of a GPU, too.
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        return jax.devices(name if name in ("cpu", "gpu", "tpu") else None)
+    except RuntimeError as error:
+        raise UserError(
+            f"--strategy={name}: JAX sees no {name.upper()} ({get_first_line(error):.160}); install "
+            f"{'t2i-tpu[jax-tpu]' if name == 'tpu' else 't2i-tpu[jax-gpu] and a driver'}, or use "
+            "another --strategy"
+        ) from error
+
+
+def _connect_workers() -> None:
+    """Connect to the other workers in TF_CONFIG."""
+    count, index, coordinator = cluster.read_workers()
+    if count > 1:
+        logging.info("connecting to the other workers in TF_CONFIG")
+        _initialize(coordinator, count, index)
+
+
+def _initialize(*arguments) -> None:
+    # JAX would otherwise handle SIGTERM itself, instead of run/stop.py.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(*arguments, initialization_timeout=_TIMEOUT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the other processes of this run cannot be reached ({get_first_line(error):.160}); check "
+            "their addresses, and that every one of them was started"
+        ) from error

@@ -1,0 +1,148 @@
+"""The engine that computes with JAX, on a mesh of devices."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from keras import tree
+
+from t2i_tpu.config import Config, TrainConfig
+from t2i_tpu.engines.engine import (
+    Engine,
+    TrainLoop,
+    describe_lost_process,
+    divide_batch,
+)
+from t2i_tpu.engines.jax import program
+from t2i_tpu.engines.jax.devices import find_devices
+from t2i_tpu.engines.jax.feed import Feed
+from t2i_tpu.step.metrics import METRICS, name_metrics
+from t2i_tpu.step.state import State
+
+
+class JaxEngine(Engine):
+    """Computes with JAX.
+
+    Attributes:
+      mesh: the devices of all processes.
+    """
+
+    def __init__(self, strategy_name: str = "auto"):
+        devices = find_devices(strategy_name)
+        self.mesh = Mesh(np.array(devices), (program.AXIS,))
+        self.hardware = devices[0].platform
+        self.num_replicas = len(devices)
+        self.process, self.num_processes = jax.process_index(), jax.process_count()
+        self.num_input_hosts = self.num_processes
+
+    def scope(self):
+        # The initial values of the variables wait in the host's memory for `place`.
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+
+    def place(self, state: State, config: Config) -> None:
+        shardings = program.choose_state_shardings(config, state, self.mesh)
+        for variable, sharding in zip(state.list_variables(), shardings, strict=True):
+            variable.assign(_put(np.asarray(variable.value), sharding))
+
+    def assign(self, variable, value):
+        sharding = variable.value.sharding
+        if not isinstance(sharding, NamedSharding):  # a new variable
+            sharding = program.replicate(self.mesh)
+        variable.assign(_put(np.asarray(value, variable.value.dtype), sharding))
+
+    def read(self, variable):
+        value = variable.value
+        if not value.is_fully_replicated and self.num_processes > 1:
+            value = jax.jit(lambda array: array, out_shardings=program.replicate(self.mesh))(value)
+        return np.asarray(value)
+
+    def make_train_loop(self, config: Config, state: State, jit_compile: bool) -> "JaxTrainLoop":
+        return JaxTrainLoop(program.compile_train_steps(config, state, self.mesh), state)
+
+    def make_iterator(self, config, read_batches):
+        sharding = program.split_batch(self.mesh, axis=1)
+
+        def place(block: dict) -> dict:
+            return tree.map_structure(
+                lambda array: jax.make_array_from_process_local_data(sharding, array), block
+            )
+
+        batches = read_batches(self.process, self.num_processes).as_numpy_iterator()
+        return Feed(batches, config.train.steps_per_loop, place)
+
+    def get_read_batch_size(self, global_batch_size: int) -> int:
+        return divide_batch(global_batch_size, self.num_processes)
+
+    def compile_sampler(self, function, weights, jit_compile):
+        old, new = zip(*weights, strict=True)
+        draw = program.compile_sampler(function, old, self.mesh)
+        sharding = program.split_batch(self.mesh)
+
+        def draw_images(*inputs):
+            inputs = tree.map_structure(lambda array: _put(np.asarray(array), sharding), inputs)
+            return np.asarray(draw([variable.value for variable in new], inputs))
+
+        return draw_images
+
+    def differentiate(self, function, arguments):
+        gradients, others = jax.jit(jax.grad(function, has_aux=True))(arguments)
+        return [np.asarray(other) for other in others], [np.asarray(array) for array in gradients]
+
+    def sum_over_processes(self, values: Sequence[int]) -> list[int]:
+        if self.num_processes == 1:
+            return list(values)
+        gathered = multihost_utils.process_allgather(np.asarray(values, np.int32))
+        return gathered.sum(axis=0).tolist()
+
+    @contextlib.contextmanager
+    def translate_lost_processes(self) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if self.num_processes == 1 or not _is_lost_connection(str(error)):
+                raise
+            raise describe_lost_process(self.process, "another worker") from error
+
+    def should_use_xla(self, train: TrainConfig) -> bool:
+        """Return true: JAX always compiles with XLA."""
+        return True
+
+
+class JaxTrainLoop(TrainLoop):
+    """Trains with the compiled function of `compile_train_steps`."""
+
+    def __init__(self, run_steps: Callable, state: State):
+        self._run_steps, self._variables, self._feed = run_steps, state.list_variables(), None
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._feed and self._feed.waiting)
+
+    def run(self, batches: Feed, num_steps: int):
+        self._feed, waited, total = batches, 0.0, np.zeros(len(METRICS))
+        values, previous = [variable.value for variable in self._variables], None
+        while num_steps:
+            block, first, count, seconds = batches.take(num_steps)
+            values, metrics = self._run_steps(values, block, first, count)
+            num_steps, waited = num_steps - count, waited + seconds
+            # Computation is asynchronous. At most two blocks may be in use.
+            if previous is not None:
+                total = total + np.asarray(previous)
+            previous = metrics
+        total = total + np.asarray(previous)
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+        return name_metrics(total), waited
+
+
+def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Return an array of all processes from a copy that each of them has."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _is_lost_connection(message: str) -> bool:
+    words = ("gloo", "connection", "coordination service", "heartbeat", "unavailable")
+    return any(word in message.lower() for word in words)

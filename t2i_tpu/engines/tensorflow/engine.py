@@ -1,0 +1,171 @@
+"""The engine that computes with TensorFlow, on the devices of a tf.distribute strategy."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from t2i_tpu.config import Config, TrainConfig
+from t2i_tpu.engines.engine import (
+    Engine,
+    describe_lost_process,
+)
+from t2i_tpu.engines.tensorflow.iterator import make_distributed_iterator
+from t2i_tpu.engines.tensorflow.train_loop import TensorFlowTrainLoop, densify
+from t2i_tpu.errors import UserError
+from t2i_tpu.step.state import State
+
+
+class TensorFlowEngine(Engine):
+    """Computes with TensorFlow.
+
+    Attributes:
+      strategy: the strategy whose replicas compute.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self.strategy = strategy
+        self.num_replicas = strategy.num_replicas_in_sync
+        self.process, self.num_processes = _get_process(strategy)
+        self.num_input_hosts = self.num_processes
+        self.hardware = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+        if isinstance(strategy, tf.distribute.TPUStrategy):  # one process runs an entire pod
+            self.num_input_hosts, self.hardware = strategy.extended.num_hosts, "tpu"
+
+    def scope(self):
+        return self.strategy.scope()
+
+    def place(self, state: State, config: Config) -> None:
+        if config.train.shard_state:
+            raise UserError(
+                "config.train.shard_state works on JAX only; use --engine=jax or "
+                "--config.train.shard_state=False"
+            )
+
+    def assign(self, variable, value):
+        variable.value.assign(tf.cast(value, variable.value.dtype))
+
+    def read(self, variable):
+        return variable.value.numpy()
+
+    def make_train_loop(
+        self, config: Config, state: State, jit_compile: bool
+    ) -> TensorFlowTrainLoop:
+        return TensorFlowTrainLoop(self.strategy, config, state, jit_compile)
+
+    def make_iterator(self, config, read_batches):
+        def read(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return read_batches(context.input_pipeline_id, context.num_input_pipelines)
+
+        return make_distributed_iterator(self.strategy, read)
+
+    def get_read_batch_size(self, global_batch_size: int) -> int:
+        return self.get_replica_batch_size(global_batch_size)
+
+    def compile_sampler(self, function, weights, jit_compile):
+        @tf.function(jit_compile=jit_compile, autograph=False)
+        def draw_on_replica(inputs):
+            with keras.StatelessScope([(old, new.value) for old, new in weights]):
+                return function(*inputs)
+
+        # Compiling the strategy's call too avoids running Python for every batch and replica.
+        @tf.function(autograph=False)
+        def draw_on_all(inputs):
+            return self.strategy.run(draw_on_replica, (inputs,))
+
+        return TensorFlowSampler(self.strategy, draw_on_replica, draw_on_all)
+
+    def differentiate(self, function, arguments):
+        tensors = [tf.convert_to_tensor(argument) for argument in arguments]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            scalar, others = function(tensors)
+        gradients = tape.gradient(
+            scalar, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        gradients = [densify(*pair).numpy() for pair in zip(gradients, tensors, strict=True)]
+        return [other.numpy() for other in others], gradients
+
+    def sum_over_processes(self, values: Sequence[int]) -> list[int]:
+        if self.num_processes == 1:
+            return list(values)
+        replicas_per_process = self.num_replicas // self.num_processes
+
+        def make_value(context):
+            # Only the first replica of a process contributes its values.
+            is_first = context.replica_id_in_sync_group % replicas_per_process == 0
+            return tf.constant(values if is_first else [0] * len(values), tf.int32)
+
+        parts = self.strategy.experimental_distribute_values_from_function(make_value)
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy().tolist()
+
+    @contextlib.contextmanager
+    def translate_lost_processes(self) -> Iterator[None]:
+        try:
+            yield
+        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+            # Storage raises the same classes of errors, but only collectives talk to other hosts.
+            # TensorFlow writes "Collective" with and without a capital letter.
+            if "collective" not in error.message.lower():
+                raise
+            # The message may also name this host, or a third one that only passed the error on.
+            tasks = set(re.findall(r"/job:worker/replica:\d+/task:(\d+)", error.message))
+            tasks.discard(str(self.process))
+            culprit = f"worker {tasks.pop()}" if len(tasks) == 1 else "another worker"
+            raise describe_lost_process(self.process, culprit) from error
+
+    def should_use_xla(self, train: TrainConfig) -> bool:
+        """Return whether XLA should compile a replica's forward and backward pass, and the sampler.
+
+        On GPUs, XLA fuses operations that are limited by memory bandwidth. On CPUs, oneDNN's
+        convolutions are twice as fast as XLA's. On TPUs, the entire step is compiled anyway, and
+        TensorFlow's TPU build cannot compile for the host (keras #19448).
+        """
+        if self.hardware == "tpu":
+            return False
+        return self.hardware == "gpu" if train.jit_compile == "auto" else train.jit_compile == "on"
+
+
+class TensorFlowSampler:
+    """Draws images on all replicas; see `Engine.compile_sampler`."""
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy, draw_on_replica: Callable, draw_on_all: Callable
+    ):
+        self.strategy, self.draw_on_replica, self._draw = strategy, draw_on_replica, draw_on_all
+
+    def __call__(self, *inputs) -> np.ndarray:
+        result = self._draw(self._distribute(inputs))
+        return self.strategy.gather(result, axis=0).numpy()
+
+    def trace(self, *inputs) -> tf.Graph:
+        """Return the graph that draws a batch, without running it."""
+        return self._draw.get_concrete_function(self._distribute(inputs)).graph
+
+    def _distribute(self, inputs):
+        """Give each replica an equal share of the arrays."""
+
+        def split(array):
+            share = len(array) // self.strategy.num_replicas_in_sync
+
+            def take_share(context):
+                start = context.replica_id_in_sync_group * share
+                return tf.constant(array[start : start + share])
+
+            return self.strategy.experimental_distribute_values_from_function(take_share)
+
+        return tf.nest.map_structure(split, inputs)
+
+
+def _get_process(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Return the index of this process in the run and the number of processes."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    jobs = resolver.cluster_spec().as_dict()
+    chiefs, workers = (len(jobs.get(kind, ())) for kind in ("chief", "worker"))
+    first = 0 if resolver.task_type == "chief" else chiefs
+    return first + resolver.task_id, chiefs + workers
