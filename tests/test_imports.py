@@ -21,6 +21,7 @@ BASE = (
     "installed",
     "compatibility",
     "cluster",
+    "metadata",
 )
 ORDER = (
     *(BASE, "random", "diffusion", "models", "step", "storage", "text", "data", "engines", "run"),

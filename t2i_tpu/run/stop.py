@@ -8,11 +8,10 @@ import os
 import signal
 import socket
 import threading
-import urllib.error
-import urllib.request
 
 from absl import logging
 
+from t2i_tpu import metadata
 from t2i_tpu.engines.engine import Engine
 
 REASONS = ("SIGTERM", "SIGINT", "a maintenance event", "a preemption")
@@ -86,13 +85,13 @@ class Stop:
         its machine is taken away should train until then.
         """
         try:
-            before = {reason: _read_metadata(path) for reason, (path, _) in _NOTICES.items()}
+            before = {reason: metadata.read(path) for reason, (path, _) in _NOTICES.items()}
         except OSError:
             return  # not one of Google's machines
         while not self._ended.wait(POLL_SECONDS):
             for reason, (path, alarm) in _NOTICES.items():
                 try:
-                    value = _read_metadata(path)
+                    value = metadata.read(path)
                 except OSError:
                     continue
                 if value == alarm and before[reason] != alarm:
@@ -101,24 +100,3 @@ class Stop:
                         "the metadata server announces %s: finishing the current steps", reason
                     )
                 before[reason] = value
-
-
-def _read_metadata(path: str) -> str:
-    """Return a value of Google's metadata server, or "" if this machine does not have it.
-
-    Raises:
-      OSError: the server does not answer, or NO_GCE_CHECK forbids asking it.
-    """
-    if os.environ.get("NO_GCE_CHECK", "").lower() == "true":
-        raise OSError
-    host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
-    request = urllib.request.Request(
-        f"http://{host}/computeMetadata/v1/instance/{path}", headers={"Metadata-Flavor": "Google"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=2) as answer:
-            return answer.read().decode(errors="replace").strip()
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return ""
-        raise

@@ -5,7 +5,7 @@ import os
 import jax
 from absl import logging
 
-from t2i_tpu import cluster
+from t2i_tpu import cluster, installed, metadata
 from t2i_tpu.config import STRATEGIES
 from t2i_tpu.errors import UserError, get_first_line
 
@@ -32,7 +32,7 @@ def find_devices(name: str) -> list[jax.Device]:
         )
     if has_cluster and name in ("auto", "multiworker", "tpu"):
         _connect_workers()
-    elif name in ("auto", "tpu") and "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+    elif name in ("auto", "tpu") and installed.count_tpu_chips() and metadata.is_tpu_pod():
         _initialize()
     if name == "cpu":
         # Otherwise JAX would take the memory of a GPU, too.
