@@ -1,15 +1,10 @@
 """The watchdog's reports, with real threads and times."""
 
-import threading
 import time
 
 import pytest
-import tensorflow as tf
 
-from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.run.watchdog import Watchdog
-from t2i_tpu.train.step import make_device_loop
-from tests import tiny
 
 
 def wait_for_lines(caplog, count, seconds=20):
@@ -48,36 +43,3 @@ def test_nothing_is_reported_while_steps_are_done_or_if_the_watchdog_is_off(capl
                 watchdog.step()
     time.sleep(0.5)
     assert caplog.messages == []
-
-
-def test_device_loop_shows_that_it_waits_for_input(squares):
-    """The input yields two batches, and the others only after the gate has been opened."""
-    run, waiting, gate = tiny.Run(tiny.make_config(squares)), tf.Variable(False), threading.Event()
-
-    def wait_for_gate(index):
-        if index >= 2:
-            gate.wait(200)
-        return index
-
-    def delay(index, batch):
-        index = tf.py_function(wait_for_gate, [index], tf.int64)
-        with tf.control_dependencies([index]):
-            return tf.nest.map_structure(tf.identity, batch)
-
-    def make_batches(_):
-        return run.dataset.batches(0, 8, 8).enumerate().map(delay)
-
-    iterator = make_distributed_iterator(run.strategy, make_batches)
-    loop = make_device_loop(run.strategy, run.trainer.replica_step, waiting)
-    training = threading.Thread(target=lambda: loop(iterator, tf.constant(4)), daemon=True)
-    training.start()
-    # Wait until the loop has been waiting for input for two seconds.
-    end, since = time.monotonic() + 200, time.monotonic()
-    while time.monotonic() < min(end, since + 2):
-        time.sleep(0.05)
-        if not waiting.numpy():
-            since = time.monotonic()
-    assert training.is_alive() and waiting.numpy() and 0 < run.state.step.numpy() < 4
-    gate.set()
-    training.join(200)
-    assert not waiting.numpy() and run.state.step.numpy() == 4

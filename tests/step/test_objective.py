@@ -1,15 +1,12 @@
-"""Tests a replica's step: the examples that the network sees, the metrics, and tracing."""
+"""Tests the examples that the network sees in a training step."""
 
 import math
 
 import numpy as np
-import pytest
 import tensorflow as tf
-from tqdm import tqdm
 
 from t2i_tpu.diffusion.path import PATHS
-from t2i_tpu.train.metrics import MetricsLog, average_metrics
-from t2i_tpu.train.step import BAND_NAMES, METRICS, NUM_BANDS, corrupt_batch, make_device_loop
+from t2i_tpu.step.objective import corrupt_batch
 from tests import tiny
 
 
@@ -85,83 +82,3 @@ def test_corrupted_examples_have_the_right_distributions(squares):
     )
     np.testing.assert_array_equal(none["condition"], none["given"])
     np.testing.assert_allclose(none["image"], none["raw"] / 127.5 - 1.0, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def counted_run(squares):
-    """A run on two devices that counts how often Python runs its replica step."""
-    target = dict(diffusion__prediction_type="velocity", diffusion__loss_weight="uniform")
-    run, calls = tiny.Run(tiny.make_config(squares, **target), ["CPU:0", "CPU:1"]), []
-
-    def replica_step(batch):
-        calls.append(sorted(batch))
-        return run.trainer.replica_step(batch)
-
-    run.loop = make_device_loop(run.strategy, replica_step, run.trainer.waiting)
-    run.calls = calls
-    return run
-
-
-def test_metrics_of_the_first_step_match_the_formula(counted_run):
-    """The network starts as zero, so its first loss is the mean square of the target x - z."""
-    run = counted_run
-    assert run.state.step.numpy() == 0
-    (batch,) = run.dataset.batches(0, 8, 8).take(1)
-    first = corrupt_batch(run.config, run.state.denoiser.diffusion_path, batch, tf.constant(0))
-    del first["condition"]
-    first = {name: value.numpy().astype(np.float64) for name, value in first.items()}
-    loss = np.square(first["noise"] - first["image"]).mean(axis=(1, 2, 3))
-    band = np.minimum((first["noise_level"] * NUM_BANDS).astype(int), NUM_BANDS - 1)
-    metrics = run.steps(1)
-    sums, counts = np.bincount(band, loss, NUM_BANDS), np.bincount(band, minlength=NUM_BANDS)
-    for index, name in enumerate(BAND_NAMES):
-        np.testing.assert_allclose(metrics[f"loss/{name}"], sums[index], rtol=1e-5)
-        assert metrics[f"examples/{name}"] == counts[index]
-    assert metrics["gradient_norm"] > 0 and metrics["skipped_steps"] == 0
-    assert metrics["steps"] == 1  # only the first replica contributes
-
-
-def test_average_metrics_matches_hand_computed_values():
-    names = BAND_NAMES
-    sums = {f"loss/{name}": value for name, value in zip(names, (4.0, 0.0, 3.0, 1.0), strict=True)}
-    sums |= {f"examples/{name}": n for name, n in zip(names, (8, 0, 6, 2), strict=True)}
-    sums |= {"gradient_norm": 6.0, "skipped_steps": 1.0, "steps": 4.0, "another": 10.0}
-    assert average_metrics(sums) == {
-        "loss": 0.5,
-        "gradient_norm": 2.0,
-        "skipped_steps": 1.0,
-        "loss_by_noise_level/0.00_to_0.25": 0.5,
-        "loss_by_noise_level/0.50_to_0.75": 0.5,
-        "loss_by_noise_level/0.75_to_1.00": 0.5,
-        "another": 2.5,
-    }
-
-
-def test_the_logged_learning_rate_is_that_of_the_latest_step(squares):
-    """At the end of a cosine, the next step's rate would be 0."""
-    train = tiny.make_config(squares, train__total_steps=10, train__warmup_steps=1).train
-    log = MetricsLog(train)
-    log.add({name: tf.constant(10.0) for name in METRICS}, waited=0.0, seconds=1.0)
-    log.write(10, 0.5, tf.summary.create_noop_writer(), tqdm(disable=True), is_chief=True)
-    expected = 0.5 * train.learning_rate * 0.5 * (1 + math.cos(math.pi * 0.9))
-    assert log.latest["learning_rate"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_loop_is_traced_once_for_all_its_lengths(counted_run):
-    run = counted_run
-    run.steps(1)
-    assert len(run.calls) == 2  # one trace, which runs each of the two replicas once
-    step = run.state.step.numpy()
-    for length in (3, 1, 2):
-        assert run.steps(length)["steps"] == length
-    assert run.state.step.numpy() == step + 6
-    assert len(run.calls) == 2
-    assert run.loop.experimental_get_tracing_count() == 1
-
-
-def test_replicas_hold_the_same_bits(counted_run):
-    run = counted_run
-    run.steps(2)
-    for value in (*run.state.weights, *run.state.second_moments, run.state.step):
-        first, second = (copy.numpy() for copy in run.strategy.experimental_local_results(value))
-        np.testing.assert_array_equal(first, second)
