@@ -33,7 +33,7 @@ def make_replica_step(
 
     def update(strategy, *inputs):
         def update_device(_, *inputs):
-            apply_update(state, config.train, *inputs, apply_adam=_apply_adam)
+            apply_update(state, config.train, *inputs, apply_adam=apply_fused_adam)
 
         strategy.extended.update(state.step.value, update_device, args=inputs, group=False)
 
@@ -68,7 +68,7 @@ def densify(gradient, weight):
     return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, weight.shape[0])
 
 
-def _apply_adam(
+def apply_fused_adam(
     weight: keras.Variable,
     first_moment: keras.Variable,
     second_moment: keras.Variable,
