@@ -13,6 +13,8 @@ from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.data.records import Record
 from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.run import checkpoint_store
+from t2i_tpu.run.checkpoint import Checkpointer
+from t2i_tpu.run.checkpoint_store import Retention
 from t2i_tpu.step.state import State, iter_variables
 from t2i_tpu.text import make_encoder
 from t2i_tpu.train.trainer import build_trainer
@@ -163,6 +165,16 @@ class Run:
         """Train for `count` steps and return the summed metrics."""
         metrics, _ = self.trainer.loop.run(self.iterator, count)
         return metrics
+
+    def make_checkpointer(self, workdir, keep=3) -> Checkpointer:
+        """Return a checkpointer of the run's state."""
+        return Checkpointer(self.engine, str(workdir), self.state.get_saved(), Retention(keep))
+
+    def save(self, workdir):
+        """Save a checkpoint, and wait until it is written."""
+        checkpointer = self.make_checkpointer(workdir)
+        checkpointer.save()
+        checkpointer.finish()
 
     def values(self) -> dict[str, np.ndarray]:
         """Return the values of all variables of the run, by their names in a checkpoint."""

@@ -2,15 +2,10 @@
 
 import re
 
-import tensorflow as tf
-
 from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.models.denoiser import build_denoiser
 from t2i_tpu.run import capacity
-from t2i_tpu.run.checkpoint import Checkpointer
-from t2i_tpu.run.checkpoint_store import Retention
-from t2i_tpu.train.state import TrainState
 from tests import tiny
 
 
@@ -19,10 +14,7 @@ def test_estimated_checkpoint_size_equals_its_size_on_disk(tmp_path, squares):
     findings = capacity.check_capacity(config, str(tmp_path / "run"), manifest)
     disk = next(finding for finding in findings if finding.subject == "disk")
     megabytes = int(re.match(r"(\d+) MB per checkpoint", disk.text)[1])
-    state = TrainState(config, manifest, "float32", tf.distribute.get_strategy())
-    checkpointer = Checkpointer(str(tmp_path), state.trackables(), Retention(1))
-    checkpointer.save()
-    checkpointer.finish()
+    tiny.Run(config).save(tmp_path)
     files = [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
     assert abs(megabytes - sum(path.stat().st_size for path in files) / 1e6) < 1
 

@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.run import checkpoint_store
-from t2i_tpu.run.checkpoint import Checkpointer, restore_weights
-from t2i_tpu.run.checkpoint_store import Retention
+from t2i_tpu.run.checkpoint import restore_weights
 from tests import tiny
 
 
@@ -24,33 +23,14 @@ def run(squares):
 @pytest.fixture
 def workdir(run, tmp_path):
     """A workdir with a single checkpoint, which is that of step 3."""
-    save(tmp_path, run.state)
+    run.save(tmp_path)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def other(squares):
-    """A state with the same shapes and other values."""
-    return tiny.Run(tiny.make_config(squares, seed=1)).state
-
-
-def make_checkpointer(workdir, state):
-    return Checkpointer(str(workdir), state.trackables(), Retention(3))
-
-
-def save(workdir, state):
-    checkpointer = make_checkpointer(workdir, state)
-    checkpointer.save()
-    checkpointer.finish()
-
-
-def read_values(state):
-    """Return the values of a state's variables by name."""
-    values = {}
-    for group, value in state.trackables().items():
-        items = value.items() if isinstance(value, dict) else [("", value)]
-        values |= {f"{group}/{name}".rstrip("/"): item.numpy() for name, item in items}
-    return values
+    """A run whose variables have the same shapes and other values."""
+    return tiny.Run(tiny.make_config(squares, seed=1))
 
 
 def assert_equal_values(values, expected):
@@ -65,10 +45,10 @@ def assert_one_line(error):
 
 
 def test_every_variable_is_restored(run, workdir, other):
-    before, expected = read_values(other), run.values()
+    before, expected = other.values(), run.values()
     assert any(np.any(before[name] != expected[name]) for name in expected)
-    assert make_checkpointer(workdir, other).restore() == 3
-    assert_equal_values(read_values(other), expected)
+    assert other.make_checkpointer(workdir).restore() == 3
+    assert_equal_values(other.values(), expected)
     assert tiny.read_checkpoint(workdir).keys() == expected.keys()
 
 
@@ -76,46 +56,52 @@ def test_every_variable_is_restored(run, workdir, other):
 def test_any_name_of_a_workdir_can_be_restored(run, other, tmp_path, name):
     """TensorFlow would take some of these names for patterns."""
     workdir = tmp_path / name
-    save(workdir, run.state)
-    other.step.assign(0)
-    assert make_checkpointer(workdir, other).restore() == 3
-    assert restore_weights(str(workdir), other.denoiser, "weights") == 3
-    assert_equal_values(read_values(other), run.values())
+    run.save(workdir)
+    other.state.step.assign(0)
+    assert other.make_checkpointer(workdir).restore() == 3
+    assert restore_weights(other.engine, str(workdir), other.state.weights, "weights") == 3
+    assert_equal_values(other.values(), run.values())
 
 
 def test_empty_workdir_is_trained_from_step_0_and_cannot_be_sampled(tmp_path, other):
-    other.step.assign(0)
-    assert make_checkpointer(tmp_path, other).restore() == 0
+    other.state.step.assign(0)
+    assert other.make_checkpointer(tmp_path).restore() == 0
     with pytest.raises(UserError, match="holds no checkpoint"):
-        restore_weights(str(tmp_path), other.denoiser, "weights")
+        restore_weights(other.engine, str(tmp_path), other.state.weights, "weights")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_and_averages_are_restored_separately(run, workdir, other):
-    for name, model in (("weights", run.state.denoiser), ("average0", run.state.averages[0])):
-        for variable in other.denoiser.variables:
+    weights = other.state.weights
+    for name, saved in (("weights", run.state.weights), ("average0", run.state.averages[0])):
+        for variable in weights.values():
             variable.assign(np.full(variable.shape, 7.0))
-        assert restore_weights(str(workdir), other.denoiser, name) == 3
-        for variable, expected in zip(other.denoiser.variables, model.variables, strict=True):
-            np.testing.assert_array_equal(variable.numpy(), expected.numpy())
+        assert restore_weights(other.engine, str(workdir), other.state.weights, name) == 3
+        for path, expected in saved.items():
+            np.testing.assert_array_equal(weights[path].numpy(), expected.numpy())
     with pytest.raises(UserError):
-        restore_weights(str(workdir), other.denoiser, "average1")
+        restore_weights(other.engine, str(workdir), other.state.weights, "average1")
 
 
 def test_checkpoint_of_another_width_is_rejected(workdir, squares):
-    wider = tiny.Run(tiny.make_config(squares, model__widths=(24,))).state
+    wider = tiny.Run(tiny.make_config(squares, model__widths=(24,)))
     with pytest.raises(UserError, match="step-3 does not match") as error:
-        make_checkpointer(workdir, wider).restore()
+        wider.make_checkpointer(workdir).restore()
     assert_one_line(error)
     with pytest.raises(UserError, match="step-3 does not match") as error:
-        restore_weights(str(workdir), wider.denoiser, "weights")
+        restore_weights(wider.engine, str(workdir), wider.state.weights, "weights")
     assert_one_line(error)
+
+
+def get_trackables(state):
+    """Return what TensorFlow saves in a checkpoint of a state."""
+    return tf.nest.map_structure(lambda variable: variable.value, state.get_saved())
 
 
 @pytest.mark.parametrize("name", ["step", "loss_scale", "first_moments", "average0"])
 def test_checkpoint_with_missing_or_extra_variables_is_rejected(tmp_path, run, other, name):
     """Another version of this package may have written it."""
-    missing, extra = run.state.trackables(), run.state.trackables()
+    missing, extra = get_trackables(run.state), get_trackables(run.state)
     if isinstance(missing[name], dict):
         missing[name] = dict(list(missing[name].items())[:-1])
         extra[name] = extra[name] | {"new": tf.Variable(1.0)}
@@ -127,7 +113,7 @@ def test_checkpoint_with_missing_or_extra_variables_is_rejected(tmp_path, run, o
         tf.train.Checkpoint(**variables).write(checkpoint_store.get_prefix(workdir, 3))
         checkpoint_store.commit(workdir, 3, {})
         with pytest.raises(UserError, match="step-3 does not match") as error:
-            make_checkpointer(workdir, other).restore()
+            other.make_checkpointer(workdir).restore()
         assert_one_line(error)
 
 
@@ -136,7 +122,7 @@ def test_save_writes_the_state_at_the_time_of_the_call(tmp_path, squares):
     run = tiny.Run(tiny.make_config(squares, train__total_steps=100))
     run.steps(2)
     expected = run.values()
-    checkpointer = make_checkpointer(tmp_path, run.state)
+    checkpointer = run.make_checkpointer(tmp_path)
     checkpointer.save()
     run.steps(3)
     checkpointer.save()
@@ -148,18 +134,18 @@ def test_save_writes_the_state_at_the_time_of_the_call(tmp_path, squares):
 
 
 def test_non_finite_weights_are_never_written(tmp_path, other):
-    other.step.assign(7)
-    save(tmp_path, other)
-    bias = other.weights[1]
+    other.state.step.assign(7)
+    other.save(tmp_path)
+    bias = other.state.denoiser.trainable_variables[1]
     good = bias.numpy()
-    other.step.assign(8)
+    other.state.step.assign(8)
     for value in (np.inf, np.nan):
         bias.assign(np.concatenate([good.ravel()[:-1], [value]]).reshape(good.shape))
         with pytest.raises(UserError, match="step-8 could not be written: weights/.* not finite"):
-            save(tmp_path, other)
+            other.save(tmp_path)
     bias.assign(good)
     assert checkpoint_store.list_steps(str(tmp_path)) == [7]
-    save(tmp_path, other)
+    other.save(tmp_path)
     assert checkpoint_store.list_steps(str(tmp_path)) == [8, 7]
 
 
@@ -167,8 +153,8 @@ def test_an_unexpected_error_of_the_writer_is_not_success(tmp_path, other):
     def lose_the_workdir():
         raise RuntimeError("the workdir is gone")
 
-    trackables = other.trackables()
-    checkpointer = Checkpointer(str(tmp_path), trackables, Retention(3), lose_the_workdir)
+    checkpointer = other.make_checkpointer(tmp_path)
+    checkpointer.check_owner = lose_the_workdir
     checkpointer.save()
     with pytest.raises(UserError, match="could not be written: RuntimeError: the workdir is gone"):
         checkpointer.finish()
@@ -177,17 +163,17 @@ def test_an_unexpected_error_of_the_writer_is_not_success(tmp_path, other):
 
 def test_damaged_checkpoint_is_skipped_and_can_be_written_again(run, workdir, other, caplog):
     run.state.step.assign(4)
-    save(workdir, run.state)
+    run.save(workdir)
     path = workdir / "checkpoints" / "step-4.data-00000-of-00001"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    assert make_checkpointer(workdir, other).restore() == 3
-    assert restore_weights(str(workdir), other.denoiser, "average0") == 3
+    assert other.make_checkpointer(workdir).restore() == 3
+    assert restore_weights(other.engine, str(workdir), other.state.weights, "average0") == 3
     assert "skipping the checkpoint of step 4: step-4.data-00000-of-00001" in caplog.text
-    save(workdir, run.state)
+    run.save(workdir)
     run.state.step.assign(3)
     assert path.read_bytes() == content
-    assert make_checkpointer(workdir, other).restore() == 4
+    assert other.make_checkpointer(workdir).restore() == 4
 
 
 def test_every_flipped_bit_is_detected(workdir, other):
@@ -201,13 +187,13 @@ def test_every_flipped_bit_is_detected(workdir, other):
         flipped = content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
         path.write_bytes(flipped)
         with pytest.raises(UserError):
-            make_checkpointer(workdir, other).restore()
+            other.make_checkpointer(workdir).restore()
         path.write_bytes(content)
-    assert make_checkpointer(workdir, other).restore() == 3
+    assert other.make_checkpointer(workdir).restore() == 3
 
 
 def test_workdir_can_be_moved(workdir, other, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(workdir / "checkpoints", moved / "checkpoints")
     shutil.rmtree(workdir / "checkpoints")
-    assert make_checkpointer(moved, other).restore() == 3
+    assert other.make_checkpointer(moved).restore() == 3

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from t2i_tpu.run import workdir as workdir_lib
-from t2i_tpu.run.checkpoint import Checkpointer
-from t2i_tpu.run.checkpoint_store import Retention
 from tests import tiny
 from tests.launch.launcher import ROOT
 
@@ -28,12 +26,6 @@ LIMIT_BYTES = 1_000_000  # a checkpoint has 2.2 MB
 CHANGES = dict(train__total_steps=15, train__checkpoint_every=5)
 
 
-def save(workdir, run):
-    checkpointer = Checkpointer(str(workdir), run.state.trackables(), Retention(3))
-    checkpointer.save()
-    checkpointer.finish()
-
-
 @pytest.fixture
 def saved(squares, tmp_path):
     """A workdir with a checkpoint of step 5, the flags of a run of 15 steps there, and the run."""
@@ -41,7 +33,7 @@ def saved(squares, tmp_path):
     run.steps(5)
     dataset = run.dataset
     workdir_lib.write(str(workdir), run.config, dataset.manifest, dataset.folder)
-    save(workdir, run)
+    run.save(workdir)
     config = tmp_path / "plain.py"
     config.write_text(tiny.CONFIG_FILE)
     flags = [f"--config={config}", f"--workdir={workdir}", *tiny.make_flags(squares, **CHANGES)]
@@ -111,7 +103,7 @@ def test_wrong_clock_does_not_affect_resuming(saved, launch):
     """The newest checkpoint seems to date from 1970, and an older one from 2096."""
     workdir, flags, run = saved
     run.steps(3)
-    save(workdir, run)
+    run.save(workdir)
     for step, seconds in ((5, 4_000_000_000), (8, 1)):
         for path in (workdir / "checkpoints").glob(f"step-{step}.*"):
             os.utime(path, (seconds, seconds))

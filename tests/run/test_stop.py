@@ -10,7 +10,6 @@ import threading
 import time
 
 import pytest
-import tensorflow as tf
 
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run import stop as stop_lib
@@ -85,8 +84,8 @@ def start_server(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def strategy():
-    return tf.distribute.MirroredStrategy(["CPU:0"])
+def engine():
+    return tiny.make_engine()
 
 
 @pytest.mark.parametrize(
@@ -97,9 +96,9 @@ def strategy():
         ("preempted", "TRUE", "a preemption"),
     ],
 )
-def test_notice_requests_a_stop(start_server, strategy, name, value, reason):
+def test_notice_requests_a_stop(start_server, engine, name, value, reason):
     server = start_server(NO_NOTICES)
-    with Stop(strategy) as stop:
+    with Stop(engine) as stop:
         server.wait_for_polls(3)
         assert stop.agree_on_reason() is None
         server.notices[name] = value
@@ -107,10 +106,10 @@ def test_notice_requests_a_stop(start_server, strategy, name, value, reason):
         assert stop.agree_on_reason() == reason
 
 
-def test_notice_from_before_the_start_does_not_count(start_server, strategy):
+def test_notice_from_before_the_start_does_not_count(start_server, engine):
     """Otherwise, a run that is started again would stop again and again until the event."""
     server = start_server(NO_NOTICES | {"maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"})
-    with Stop(strategy) as stop:
+    with Stop(engine) as stop:
         server.wait_for_polls(4)
         assert stop.agree_on_reason() is None
         server.notices["maintenance-event"] = "NONE"
@@ -120,9 +119,9 @@ def test_notice_from_before_the_start_does_not_count(start_server, strategy):
         assert stop.agree_on_reason() == "a maintenance event"
 
 
-def test_maintenance_event_is_noticed_without_a_preemption_entry(start_server, strategy):
+def test_maintenance_event_is_noticed_without_a_preemption_entry(start_server, engine):
     server = start_server({"maintenance-event": "NONE"})
-    with Stop(strategy) as stop:
+    with Stop(engine) as stop:
         server.wait_for_polls(3, "maintenance-event")
         server.notices["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
         end = time.monotonic() + 20
@@ -131,18 +130,18 @@ def test_maintenance_event_is_noticed_without_a_preemption_entry(start_server, s
         assert stop.agree_on_reason() == "a maintenance event"
 
 
-def test_missing_metadata_server_requests_no_stop(strategy, monkeypatch):
+def test_missing_metadata_server_requests_no_stop(engine, monkeypatch):
     monkeypatch.delenv("NO_GCE_CHECK", raising=False)
     with socket.create_server(("localhost", 0)) as closed:
         monkeypatch.setenv("GCE_METADATA_HOST", f"localhost:{closed.getsockname()[1]}")
-    with Stop(strategy) as stop:
+    with Stop(engine) as stop:
         time.sleep(0.1)
         assert stop.agree_on_reason() is None
 
 
-def test_signals_are_handled_only_inside_the_block(strategy):
+def test_signals_are_handled_only_inside_the_block(engine):
     old = signal.getsignal(signal.SIGTERM)
-    with Stop(strategy) as stop:
+    with Stop(engine) as stop:
         assert stop.agree_on_reason() is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.agree_on_reason() == "SIGTERM"
@@ -175,14 +174,14 @@ def test_run_saves_and_stops_at_a_maintenance_event(start_server, squares, tmp_p
 BUSY_PROGRAM = """
 import tensorflow as tf
 from t2i_tpu.run.stop import Stop
+from tests import tiny
 
 @tf.function
 def busy():
     return tf.while_loop(lambda n: n >= 0, lambda n: n * 0 + 1, [1])
 
-strategy = tf.distribute.MirroredStrategy(["CPU:0"])
 compiled = busy.get_concrete_function()
-with Stop(strategy):
+with Stop(tiny.make_engine()):
     print("busy", flush=True)
     compiled()
 """

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from t2i_tpu.run import strategy as strategy_lib
-from t2i_tpu.train import optimizer, state
+from t2i_tpu.step.optimizer import LOSS_SCALE_GROWTH_INTERVAL
+from t2i_tpu.step.state import INITIAL_LOSS_SCALE, read_scalar
 from t2i_tpu.train.metrics import average_metrics
 from tests import tiny
 
@@ -25,9 +24,9 @@ def run(squares):
         train__warmup_steps=10,
         train__learning_rate=3e-3,
     )
-    strategy = tf.distribute.get_strategy()
-    policy = strategy_lib.choose_dtype_policy(config.train, strategy)
-    use_xla = strategy_lib.should_use_xla(config.train, strategy)
+    engine = tiny.make_engine()
+    policy = engine.choose_dtype_policy(config.train)
+    use_xla = engine.should_use_xla(config.train)
     assert policy == "mixed_float16" and use_xla
     return tiny.Run(config, ["CPU:0", "CPU:1"], policy, jit_compile=use_xla)
 
@@ -52,8 +51,8 @@ def find_changed(before, after):
 def test_loss_falls_in_float16(run):
     """The layers compute in float16, and the weights are float32."""
     assert run.state.denoiser.network.stem.compute_dtype == "float16"
-    assert {weight.dtype.name for weight in run.state.weights} == {"float32"}
-    assert run.state.loss_scale.numpy() == state.INITIAL_LOSS_SCALE
+    assert {weight.dtype for weight in run.state.weights.values()} == {"float32"}
+    assert read_scalar(run.state.loss_scale) == INITIAL_LOSS_SCALE
     first, _, last = run.steps(10), run.steps(40), run.steps(10)
     # The initial scale may be too large, in which case the first steps lower it.
     assert first["skipped_steps"] <= 3 and last["skipped_steps"] == 0
@@ -90,24 +89,24 @@ def test_overflow_halves_the_scale_and_skips_the_step(run):
 
 def test_infinite_gradient_on_one_replica_skips_the_step_on_both(run, head):
     """The sum over the replicas is infinite on both of them."""
-    run.state.loss_scale.assign(state.INITIAL_LOSS_SCALE)
+    run.state.loss_scale.assign(INITIAL_LOSS_SCALE)
     head.assign(np.full(head.shape, 1e4, np.float32))
     before = run.values()
     assert run.steps(1)["skipped_steps"] == 1
     assert find_changed(before, run.values()) == CHANGED_BY_A_SKIP
-    for variable in (*run.state.weights, run.state.loss_scale):
-        copies = run.strategy.experimental_local_results(variable)
+    for variable in (*run.state.weights.values(), run.state.loss_scale):
+        copies = run.engine.strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(copies[0].numpy(), copies[1].numpy())
 
 
 def test_scale_doubles_after_the_growth_interval(run):
-    interval = optimizer.LOSS_SCALE_GROWTH_INTERVAL
-    run.state.loss_scale.assign(1024.0)
-    run.state.updates_since_scaling.assign(interval - 2)
-    scales = []
+    interval, scales = LOSS_SCALE_GROWTH_INTERVAL, []
+    scale, updates = run.state.loss_scale, run.state.updates_since_scaling
+    scale.assign(1024.0)
+    updates.assign(interval - 2)
     for _ in range(3):
         assert run.steps(1)["skipped_steps"] == 0
-        scales.append((run.state.loss_scale.numpy(), run.state.updates_since_scaling.numpy()))
+        scales.append((read_scalar(scale), read_scalar(updates)))
     assert scales == [(1024.0, interval - 1), (2048.0, 0), (2048.0, 1)]
 
 
@@ -115,4 +114,4 @@ def test_scale_stays_at_least_one(run, head):
     run.state.loss_scale.assign(1.5)
     head.assign(np.full(head.shape, 1e9, np.float32))  # infinite in float16
     assert run.steps(2)["skipped_steps"] == 2
-    assert run.state.loss_scale.numpy() == 1.0
+    assert read_scalar(run.state.loss_scale) == 1.0

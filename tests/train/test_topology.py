@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.diffusion.path import PATHS
-from t2i_tpu.run.checkpoint import Checkpointer
-from t2i_tpu.run.checkpoint_store import Retention
-from t2i_tpu.run.strategy import make_strategy
-from t2i_tpu.train.step import corrupt_batch
+from t2i_tpu.engines.choose import make_engine
+from t2i_tpu.step.objective import corrupt_batch
 from tests import tiny
 from tests.launch import launcher
 
@@ -88,12 +85,12 @@ def test_a_checkpoint_of_two_devices_resumes_on_one(squares, tmp_path):
     config = tiny.make_config(squares)
     two = tiny.Run(config, ["CPU:0", "CPU:1"])
     two.steps(10)
-    checkpointer = Checkpointer(str(tmp_path), two.state.trackables(), Retention(1))
+    checkpointer = two.make_checkpointer(tmp_path)
     checkpointer.save()
     checkpointer.finish()
     two.steps(10)
     one = tiny.Run(config)
-    start = Checkpointer(str(tmp_path), one.state.trackables(), Retention(1)).restore()
+    start = one.make_checkpointer(tmp_path).restore()
     assert start == 10
     one.iterator = one.batches(start)
     one.steps(10)
@@ -102,7 +99,7 @@ def test_a_checkpoint_of_two_devices_resumes_on_one(squares, tmp_path):
         np.testing.assert_allclose(values[name], expected[name], rtol=0, atol=TOLERANCE)
 
 
-def iter_examples(config, strategy, start, count):
+def iter_examples(config, engine, start, count):
     """Yield the corrupted examples of each step from `start` on, with their slots.
 
     They are those of this process's replicas.
@@ -113,13 +110,12 @@ def iter_examples(config, strategy, start, count):
         config.data.image_size,
     )
     size = config.train.global_batch_size
-    share = size // strategy.num_replicas_in_sync
+    share = engine.get_read_batch_size(size)
 
-    def batches(context):
-        host, num_hosts = context.input_pipeline_id, context.num_input_pipelines
+    def read_batches(host, num_hosts):
         return dataset.batches(config.seed, size, share, start, host, num_hosts)
 
-    iterator = make_distributed_iterator(strategy, batches)
+    iterator, strategy = engine.make_iterator(config, read_batches), engine.strategy
     for step in range(start, start + count):
         step = tf.constant(step, tf.int64)
 
@@ -144,14 +140,14 @@ def hash_examples(parts):
     return digest.hexdigest()
 
 
-def hash_steps(config, strategy, start, count):
-    return [hash_examples([part]) for part in iter_examples(config, strategy, start, count)]
+def hash_steps(config, engine, start, count):
+    return [hash_examples([part]) for part in iter_examples(config, engine, start, count)]
 
 
 def save_examples_as_worker(task, config, start, count, path):
     os.environ["TF_CONFIG"] = json.dumps(task)
     with open(path, "wb") as file:
-        pickle.dump(list(iter_examples(config, make_strategy("multiworker"), start, count)), file)
+        pickle.dump(list(iter_examples(config, make_engine("multiworker"), start, count)), file)
 
 
 def hash_steps_of_two_workers(config, start, count, folder):
@@ -173,7 +169,7 @@ def hash_steps_of_two_workers(config, start, count, folder):
 def test_two_machines_see_the_same_examples_as_one(squares, tmp_path):
     config = tiny.make_config(squares)
     assert hash_steps_of_two_workers(config, 7, 5, tmp_path) == hash_steps(
-        config, tf.distribute.get_strategy(), 7, 5
+        config, tiny.make_engine(), 7, 5
     )
 
 
@@ -187,7 +183,7 @@ def test_a_run_may_change_its_devices(squares, tmp_path, launch):
     config, workdir = tiny.make_config(squares, **changes), tmp_path / "workdir"
     undisturbed = tiny.Run(config)
     undisturbed.steps(100)
-    expected = hash_steps(config, undisturbed.strategy, 0, 100)
+    expected = hash_steps(config, undisturbed.engine, 0, 100)
     assert len(set(expected)) == 100
 
     runs = [tiny.Run(config, [f"CPU:{index}" for index in range(count)]) for count in (1, 2, 4)]
@@ -199,16 +195,16 @@ def test_a_run_may_change_its_devices(squares, tmp_path, launch):
             assert hashes == expected[begin:step]
             turns.append(("workers", step))
         run = runs[len(turns) % 3]
-        checkpointer = Checkpointer(str(workdir), run.state.trackables(), Retention(2))
+        checkpointer = run.make_checkpointer(workdir)
         assert checkpointer.restore() == step
         count = min(int(rng.integers(5, 20)), 100 - step)
-        assert hash_steps(config, run.strategy, step, count) == expected[step : step + count]
+        assert hash_steps(config, run.engine, step, count) == expected[step : step + count]
         run.iterator = run.batches(step)
         run.steps(count)
         step += count
         checkpointer.save()
         checkpointer.finish()
-        turns.append((run.strategy.num_replicas_in_sync, step))
+        turns.append((run.engine.num_replicas, step))
     assert {turn[0] for turn in turns} == {1, 2, 4, "workers"}
     values = tiny.read_checkpoint(workdir)
     worst = 0.0
