@@ -4,6 +4,7 @@ import math
 import pathlib
 from collections.abc import Iterator
 
+import keras
 import tensorflow as tf
 
 from t2i_tpu import installed
@@ -124,8 +125,8 @@ def get_available_memory() -> int | None:
     return free if limit == "max" else min(free, int(limit) - int(used))
 
 
-def _count_bytes(tensor: tf.Tensor | tf.Variable) -> int:
-    return math.prod(tensor.shape) * tensor.dtype.size
+def _count_bytes(tensor: tf.Tensor | keras.Variable) -> int:
+    return math.prod(tensor.shape) * tf.as_dtype(tensor.dtype).size
 
 
 def _format_bytes(size: int) -> str:

@@ -90,7 +90,7 @@ def iter_variables(tree: dict[str, object]) -> Iterator[tuple[str, object]]:
 
 def read_scalar(variable: keras.Variable) -> int | float:
     """Return the value of a scalar variable."""
-    return keras.ops.convert_to_numpy(variable.value).item()
+    return variable.numpy().item()
 
 
 def _zeros_like(weight: keras.Variable) -> keras.Variable:
@@ -98,7 +98,7 @@ def _zeros_like(weight: keras.Variable) -> keras.Variable:
 
 
 def _copy(weight: keras.Variable) -> keras.Variable:
-    return keras.Variable(keras.ops.convert_to_numpy(weight.value), trainable=False)
+    return keras.Variable(weight.numpy(), trainable=False)
 
 
 def _make_scalar(value: float, dtype: str) -> keras.Variable:
