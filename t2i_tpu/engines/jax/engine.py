@@ -60,7 +60,9 @@ class JaxEngine(Engine):
         return np.asarray(value)
 
     def make_train_loop(self, config: Config, state: State, jit_compile: bool) -> "JaxTrainLoop":
-        return JaxTrainLoop(program.compile_train_steps(config, state, self.mesh), state)
+        max_steps = config.train.steps_per_loop if program.has_loop(self.mesh) else 1
+        run_steps = program.compile_train_steps(config, state, self.mesh)
+        return JaxTrainLoop(run_steps, state, max_steps)
 
     def make_iterator(self, config, read_batches):
         sharding = program.split_batch(self.mesh, axis=1)
@@ -114,8 +116,9 @@ class JaxEngine(Engine):
 class JaxTrainLoop(TrainLoop):
     """Trains with the compiled function of `compile_train_steps`."""
 
-    def __init__(self, run_steps: Callable, state: State):
-        self._run_steps, self._variables, self._feed = run_steps, state.list_variables(), None
+    def __init__(self, run_steps: Callable, state: State, max_steps: int):
+        self._run_steps, self._max_steps = run_steps, max_steps
+        self._variables, self._feed = state.list_variables(), None
 
     @property
     def waiting(self) -> bool:
@@ -125,7 +128,7 @@ class JaxTrainLoop(TrainLoop):
         self._feed, waited, total = batches, 0.0, np.zeros(len(METRICS))
         values, previous = [variable.value for variable in self._variables], None
         while num_steps:
-            block, first, count, seconds = batches.take(num_steps)
+            block, first, count, seconds = batches.take(min(num_steps, self._max_steps))
             values, metrics = self._run_steps(values, block, first, count)
             num_steps, waited = num_steps - count, waited + seconds
             # Computation is asynchronous. At most two blocks may be in use.
