@@ -2,7 +2,8 @@
 
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -99,13 +100,15 @@ def count_forward_bytes(denoiser: Denoiser, batch_size: int) -> int:
         name: tf.TensorSpec((batch_size, *shape), dtype)
         for name, (shape, dtype) in denoiser.condition_spec.fields.items()
     }
-    graph = tf.function(lambda *inputs: denoiser(*inputs, training=True)).get_concrete_function(
-        tf.TensorSpec((batch_size, *denoiser.image_shape)), tf.TensorSpec((batch_size,)), condition
-    )
-    outputs = [out for operation in graph.graph.get_operations() for out in operation.outputs]
-    return sum(
-        _count_bytes(out) for out in outputs if out.shape.is_fully_defined() and out.dtype.size
-    )
+    images = tf.TensorSpec((batch_size, *denoiser.image_shape))
+    specs = [images, tf.TensorSpec((batch_size,)), condition]
+
+    def run_forward(*inputs):
+        return denoiser(*inputs, training=True)
+
+    is_jax = keras.backend.backend() == "jax"
+    list_results = _list_jax_results if is_jax else _list_graph_results
+    return sum(map(_count_bytes, list_results(run_forward, specs)))
 
 
 def get_available_memory() -> int | None:
@@ -125,8 +128,32 @@ def get_available_memory() -> int | None:
     return free if limit == "max" else min(free, int(limit) - int(used))
 
 
-def _count_bytes(tensor: tf.Tensor | keras.Variable) -> int:
-    return math.prod(tensor.shape) * tf.as_dtype(tensor.dtype).size
+def _list_graph_results(function: Callable, specs: list) -> list:
+    """Return the tensors of static shape that a function computes with TensorFlow."""
+    graph = tf.function(function).get_concrete_function(*specs).graph
+    results = [result for operation in graph.get_operations() for result in operation.outputs]
+    return [result for result in results if result.shape.is_fully_defined()]
+
+
+def _list_jax_results(function: Callable, specs: list) -> list:
+    """Return the abstract arrays that a function computes with JAX."""
+    import jax
+
+    arrays = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, spec.dtype.name), specs)
+    results, pending = [], [jax.make_jaxpr(function)(*arrays)]
+    while pending:
+        jaxpr = pending.pop()
+        for equation in jaxpr.eqns:
+            inner = [value for value in equation.params.values() if hasattr(value, "eqns")]
+            pending += inner
+            if not inner:
+                results += [variable.aval for variable in equation.outvars]
+    return results
+
+
+def _count_bytes(array: Any) -> int:
+    """Return the size of a variable, tensor or abstract array in bytes."""
+    return math.prod(array.shape) * tf.as_dtype(array.dtype).size
 
 
 def _format_bytes(size: int) -> str:
