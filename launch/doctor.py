@@ -10,23 +10,30 @@ Nothing is trained, and no files are left behind.
 from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
-from t2i_tpu import cli, compatibility, findings
+import importlib.util
+import os
+
+from t2i_tpu import cli, compatibility, findings, installed
 
 CONFIG = cli.define_config()
+cli.define_engine()
 WORKDIR = cli.define_path("workdir", None, "Folder or gs:// path that the run would write to.")
 
 
 def main() -> int:
-    results = [
-        *compatibility.survey(),
-        *findings.run_isolated(_examine, CONFIG.value, WORKDIR.value),
-    ]
+    engine = cli.choose_engine()
+    results = compatibility.survey(engine)
+    if importlib.util.find_spec(engine):
+        results += findings.run_isolated(_examine, CONFIG.value, WORKDIR.value)
     print(findings.format_table(results))
     return int(any(finding.status == findings.PROBLEM for finding in results))
 
 
 def _examine(config, workdir):
-    """Run the checks that need TensorFlow, in a process of their own."""
+    """Run the checks that import TensorFlow and the engine, in a process of their own."""
+    if installed.count_tpu_chips():
+        os.environ["JAX_PLATFORMS"] = "cpu"  # leave the TPU to a run
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave it the memory of a GPU
     from t2i_tpu.run.doctor import examine
 
     return examine(config, workdir)

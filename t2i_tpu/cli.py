@@ -149,15 +149,15 @@ def run(
 
     def start(argv):
         with _exit_on_user_error(), output.exit_if_lost():
-            # libtpu and TensorFlow read these variables when they are imported.
+            # Keras, libtpu and TensorFlow read these variables when they are imported.
+            os.environ["KERAS_BACKEND"] = engine = choose_engine()
             for name, value in installed.get_tpu_environment(_computes_on_local_tpu()).items():
                 os.environ.setdefault(name, value)
             if not imports_tensorflow:
                 return main(*argv[1:])
 
             # Check the installation, import TensorFlow, and translate its errors about files.
-            os.environ["KERAS_BACKEND"] = _choose_engine()
-            report(find_known_bad(installed.collect_facts()))
+            report(find_known_bad(installed.collect_facts(), engine))
             from t2i_tpu.process import tensorflow_quietly  # noqa: F401
             from t2i_tpu.storage.failures import translate_file_errors
 
@@ -193,14 +193,17 @@ def _computes_on_local_tpu() -> bool:
 
     If TPU_NAME names a TPU, its worker process computes, not this one.
     """
-    strategy = flags.FLAGS["strategy"].value if "strategy" in flags.FLAGS else "cpu"
-    return strategy in ("auto", "tpu") and os.environ.get("TPU_NAME", "local") == "local"
+    return _get_flag("strategy", "cpu") in ("auto", "tpu") and installed.is_tpu_local()
 
 
-def _choose_engine() -> str:
-    """Return the backend that Keras should use, by the flags."""
-    name = flags.FLAGS["engine"].value if "engine" in flags.FLAGS else "tensorflow"
-    return "tensorflow" if name == "auto" else name
+def choose_engine() -> str:
+    """Return the engine for the flags, which is also the name of Keras' backend."""
+    return installed.choose_engine(_get_flag("engine", "tensorflow"), _get_flag("strategy", "auto"))
+
+
+def _get_flag(name: str, default: str) -> str:
+    """Return a flag's value, or the default if the script does not have the flag."""
+    return flags.FLAGS[name].value if name in flags.FLAGS else default
 
 
 def _set_up_logging() -> None:

@@ -1,7 +1,7 @@
 """Combinations of installed versions and hardware that are known to fail.
 
-This module does not import TensorFlow, because some of these combinations abort the process as soon
-as it is imported.
+This module imports neither TensorFlow nor JAX, because some of these combinations abort the process
+as soon as one of them is imported.
 """
 
 import dataclasses
@@ -9,11 +9,13 @@ import re
 import sys
 
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from t2i_tpu.findings import OK, PROBLEM, WARNING, Finding
 from t2i_tpu.installed import (
     CAPABILITY,
     DRIVER,
+    JAX_GPU_BUILDS,
     TENSORFLOW_BUILDS,
     TPU,
     collect_facts,
@@ -21,6 +23,14 @@ from t2i_tpu.installed import (
 )
 
 _ANY_BUILD = "|".join(TENSORFLOW_BUILDS)
+_OTHER_BUILDS = "|".join(name for name in TENSORFLOW_BUILDS if name != "tensorflow-tpu")
+JAX = "jax>=0.6.2,<0.11"  # as in setup.py
+# What to install for an engine.
+_INSTALL = {
+    "tensorflow": 'pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"',
+    "jax": 'pip install -e ".[jax-gpu]" or ".[jax-tpu]"',
+}
+_OR_JAX = 'or, for JAX, pip uninstall tensorflow-tpu, then pip install -e ".[jax-tpu]"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +44,7 @@ class KnownBad:
       text: a description of the failure, which follows the names and versions in a message.
       remedy: instruction for the user.
       source: where the failure was reported.
+      engine: the engine that fails, or "" for both.
     """
 
     versions: dict[str, str]
@@ -41,6 +52,7 @@ class KnownBad:
     text: str
     remedy: str
     source: str
+    engine: str = ""
 
 
 KNOWN_BAD = (
@@ -48,22 +60,41 @@ KNOWN_BAD = (
         {"libtpu": ">0.0.18", "tensorflow-tpu": "==2.20.*"},
         PROBLEM,
         'makes TensorFlow abort when it is imported ("ConfigureDistributedTpuOp_DoWork not available")',
-        'pip install "libtpu==0.0.18"',
+        f'pip install "libtpu==0.0.18"; {_OR_JAX}',
         "our own test of 0.0.52; the same abort in pytorch/xla#3786, jax-ml/jax#7247",
+    ),
+    KnownBad(
+        {"libtpu": ">0.0.27", "tensorflow-tpu": "==2.19.*"},
+        PROBLEM,
+        'makes TensorFlow abort when it is imported ("... not available in this library")',
+        f'pip install "libtpu==0.0.10"; {_OR_JAX}',
+        "our own tests: 0.0.8 to 0.0.27 can be imported; 0.0.33, 0.0.43.2, 0.0.47 and 0.0.52 abort",
     ),
     KnownBad(
         {"tensorflow|tensorflow-cpu": "", TPU: ""},
         WARNING,
         "is built without TPU support, but this machine has a TPU (2.20 is the newest release that supports it)",
-        'pip uninstall tensorflow tensorflow-cpu, then pip install -e ".[tpu]"',
+        'pip uninstall tensorflow tensorflow-cpu, then pip install -e ".[tpu]"; '
+        'or use --engine=jax after pip install -e ".[jax-tpu]"',
         "tensorflow/tensorflow#96203",
+        engine="tensorflow",
+    ),
+    KnownBad(
+        {"tensorflow-tpu": "", TPU: ""},
+        PROBLEM,
+        "cannot be used by --engine=jax: TensorFlow would take the TPU from JAX",
+        'pip uninstall tensorflow-tpu, then pip install -e ".[jax-tpu]"; or use --engine=tensorflow',
+        "jax-ml/jax#13260, googlecolab/colabtools#4567",
+        engine="jax",
     ),
     KnownBad(
         {"tensorflow-cpu": "", DRIVER: ""},
         WARNING,
         "computes on the CPU only, but this machine has an NVIDIA GPU",
-        'pip uninstall tensorflow-cpu, then pip install -e ".[gpu]" (make: EXTRA=gpu)',
+        'pip uninstall tensorflow-cpu, then pip install -e ".[gpu]" (make: EXTRA=gpu); '
+        'or use --engine=jax after pip install -e ".[jax-gpu]"',
         "autorope/donkeycar#346, keras-team/keras-tuner#177",
+        engine="tensorflow",
     ),
     KnownBad(
         {"tensorflow": ">=2.20", DRIVER: "<525.60.13"},
@@ -71,6 +102,15 @@ KNOWN_BAD = (
         "needs an NVIDIA driver of version 525.60.13 or newer to see the GPU",
         "update the driver",
         "tensorflow.org/install/pip",
+        engine="tensorflow",
+    ),
+    KnownBad(
+        {"jax-cuda12-plugin": "", DRIVER: "<525.60.13"},
+        WARNING,
+        "needs an NVIDIA driver of version 525.60.13 or newer to see the GPU",
+        "update the driver",
+        "jax-ml/jax, docs/installation.md",
+        engine="jax",
     ),
     KnownBad(
         {"nvidia-cudnn-cu12": ">=9.11", CAPABILITY: "<7.5"},
@@ -87,6 +127,7 @@ KNOWN_BAD = (
         "use NVIDIA's TensorFlow container or another GPU; "
         "with 2.21, --config.train.jit_compile=off may work",
         "tensorflow/tensorflow#89272, #99592, #111958",
+        engine="tensorflow",
     ),
     KnownBad(
         {"tensorflow-metal": "", _ANY_BUILD: ">=2.18"},
@@ -96,10 +137,17 @@ KNOWN_BAD = (
         "tensorflow/tensorflow#84167, #81987",
     ),
     KnownBad(
-        {_ANY_BUILD: "<2.20"},
+        {_OTHER_BUILDS: "<2.20"},
         PROBLEM,
         "is older than this package requires",
-        'pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"',
+        _INSTALL["tensorflow"],
+        "setup.py",
+    ),
+    KnownBad(
+        {"tensorflow-tpu": "<2.19.1"},
+        PROBLEM,
+        "is older than this package requires (2.19.1 or 2.20.0)",
+        'pip install -e ".[tpu]"',
         "setup.py",
     ),
     KnownBad(
@@ -116,37 +164,58 @@ KNOWN_BAD = (
         'pip install "keras>=3.12,<4"',
         "setup.py",
     ),
+    KnownBad(
+        {"jax": "<0.6.2"},
+        PROBLEM,
+        "is older than this package requires",
+        _INSTALL["jax"],
+        "setup.py",
+        engine="jax",
+    ),
+    KnownBad(
+        {"jax": ">=0.11.dev0"},
+        WARNING,
+        "is newer than this package was tested with",
+        f"{_INSTALL['jax']} installs a version that was tested",
+        "setup.py",
+        engine="jax",
+    ),
 )
 
 
-def find_known_bad(facts: dict[str, str]) -> list[Finding]:
-    """Return the problems with the facts of `collect_facts`.
+def find_known_bad(facts: dict[str, str], engine: str = "tensorflow") -> list[Finding]:
+    """Return the problems with the facts of `collect_facts` if the engine is "tensorflow" or "jax".
 
     The problems are packages that are missing, installed twice or known to fail together.
     """
-    findings = _check_packages(facts)
+    findings = _check_tensorflow(facts, engine)
+    if engine == "jax":
+        findings += _check_jax(facts)
     for bad in KNOWN_BAD:
         names = [_find_match(names, versions, facts) for names, versions in bad.versions.items()]
-        if all(names):
+        if all(names) and bad.engine in ("", engine):
             culprits = " with ".join(f"{name} {facts[name]}" for name in names)
             findings.append(Finding(bad.status, "versions", f"{culprits} {bad.text}", bad.remedy))
     return findings
 
 
-def survey() -> list[Finding]:
-    """Return the installed versions, the hardware, and the problems with them."""
+def survey(engine: str = "tensorflow") -> list[Finding]:
+    """Return the installed versions, the hardware, and the problems with them for an engine."""
     facts, gpus = collect_facts(), list_gpus()
     findings = [Finding(OK, name, version) for name, version in facts.items()]
     findings += [Finding(OK, "GPU", f"{gpu.name}, driver {gpu.driver}") for gpu in gpus]
-    bad = find_known_bad(facts)
+    if engine == "jax" and gpus and "tensorflow" in facts:  # a build that could use them
+        text = "used by JAX and hidden from TensorFlow, which reads the data"
+        findings.append(Finding(OK, "GPU", text))
+    bad = find_known_bad(facts, engine)
     for gpu in gpus:
         if re.fullmatch(r"\d+\.\d+", gpu.capability):
-            with_gpu = find_known_bad(facts | {DRIVER: gpu.driver, CAPABILITY: gpu.capability})
-            bad += [finding for finding in with_gpu if finding not in bad]
+            facts |= {DRIVER: gpu.driver, CAPABILITY: gpu.capability}
+            bad += [finding for finding in find_known_bad(facts, engine) if finding not in bad]
     return findings + bad
 
 
-def _check_packages(facts: dict[str, str]) -> list[Finding]:
+def _check_tensorflow(facts: dict[str, str], engine: str) -> list[Finding]:
     """Return a finding if TensorFlow or Keras is missing, or TensorFlow is installed twice."""
     builds = [name for name in TENSORFLOW_BUILDS if name in facts]
     missing = []
@@ -155,9 +224,9 @@ def _check_packages(facts: dict[str, str]) -> list[Finding]:
     if "keras" not in facts:
         missing.append("keras")
     if missing:
-        remedy = 'pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"'
+        # The JAX engine reads the data with TensorFlow.
         text = f"{' and '.join(missing)} not installed in {sys.prefix}"
-        return [Finding(PROBLEM, "versions", text, remedy)]
+        return [Finding(PROBLEM, "versions", text, _INSTALL[engine])]
     if len(builds) == 1:
         return []
     # The one installed later overwrites files of the other, and uninstalling one damages both
@@ -169,9 +238,38 @@ def _check_packages(facts: dict[str, str]) -> list[Finding]:
             WARNING if have_same_version else PROBLEM,
             "versions",
             f"{names} overwrite each other's files",
-            f'pip uninstall {" ".join(builds)}, then pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"',
+            f"pip uninstall {' '.join(builds)}, then {_INSTALL[engine]}",
         )
     ]
+
+
+def _check_jax(facts: dict[str, str]) -> list[Finding]:
+    """Return a finding if JAX is missing, in parts that do not fit, or without this machine's device."""
+    device = "jax-tpu" if TPU in facts else "jax-gpu" if DRIVER in facts else ""
+    install = f'pip install -e ".[{device}]"' if device else f'pip install "{JAX}"'
+    missing = [name for name in ("jax", "jaxlib") if name not in facts]
+    if missing:
+        text = f"--engine=jax: {' and '.join(missing)} not installed in {sys.prefix}"
+        return [Finding(PROBLEM, "versions", text, f"{install}, or use --engine=tensorflow")]
+
+    # jax/_src/lib/__init__.py accepts a jaxlib that is older by a patch, but not a newer one.
+    jax, jaxlib = Version(facts["jax"]), Version(facts["jaxlib"])
+    if jaxlib > jax or jaxlib.release[:2] != jax.release[:2]:
+        text = f"jax {jax} and jaxlib {jaxlib} are of different versions, so JAX cannot be imported"
+        return [Finding(PROBLEM, "versions", text, f"pip install --upgrade jaxlib=={jax}")]
+
+    # jaxlib/plugin_support.py ignores a plugin of another version.
+    plugins = [name for name in JAX_GPU_BUILDS if name in facts]
+    if plugins and not any(Version(facts[name]) == jaxlib for name in plugins):
+        text = f"{plugins[0]} {facts[plugins[0]]} is not used, because jaxlib has version {jaxlib}"
+        return [Finding(WARNING, "versions", text, install)]
+    if DRIVER in facts and not plugins:
+        text = f"jax {jax} computes on the CPU only, but this machine has an NVIDIA GPU"
+        return [Finding(WARNING, "versions", text, f"{install} (make: EXTRA=jax-gpu)")]
+    if TPU in facts and "libtpu" not in facts:
+        text = f"jax {jax} has no libtpu, so it computes on the CPU, but this machine has a TPU"
+        return [Finding(WARNING, "versions", text, f"{install} (make: EXTRA=jax-tpu)")]
+    return []
 
 
 def _find_match(names: str, versions: str, facts: dict[str, str]) -> str | None:

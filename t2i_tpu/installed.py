@@ -1,6 +1,7 @@
-"""The packages and accelerators of this machine, and the environment that TensorFlow needs for a TPU.
+"""The packages and accelerators of this machine, the engine for them, and the environment for a TPU.
 
-This module does not import TensorFlow: with the wrong libtpu, the import itself aborts the process.
+This module imports neither TensorFlow nor JAX: with the wrong libtpu, the import of TensorFlow aborts
+the process.
 """
 
 import dataclasses
@@ -23,6 +24,8 @@ TENSORFLOW_BUILDS = (
     "tf-nightly",
     "tf-nightly-cpu",
 )
+# Each of these distributions lets jax compute on NVIDIA GPUs.
+JAX_GPU_BUILDS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 _OTHER_PACKAGES = (
     "keras",
     "numpy",
@@ -30,6 +33,7 @@ _OTHER_PACKAGES = (
     "libtpu",
     "jax",
     "jaxlib",
+    *JAX_GPU_BUILDS,
     "nvidia-cudnn-cu12",
     "tensorflow-metal",
 )
@@ -136,8 +140,35 @@ def is_tpu_build() -> bool:
 
     An installed libtpu does not show this, because jax may have installed it.
     """
+    return _is_installed("tensorflow-tpu")
+
+
+def choose_engine(name: str, strategy: str) -> str:
+    """Return the engine that computes: "tensorflow" or "jax".
+
+    Args:
+      name: the value of --engine. "auto" means TensorFlow, except on a TPU that only JAX can drive.
+      strategy: the value of --strategy.
+    """
+    if name != "auto":
+        return name
+    generations = _list_tpu_generations()
+    if not generations or strategy in ("cpu", "gpu") or not is_tpu_local():
+        return "tensorflow"
+    is_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    if generations[0] == "v7" or (generations[0] == "v6e" and is_pod):
+        return "jax"
+    return "jax" if _is_installed("jax") and not is_tpu_build() else "tensorflow"
+
+
+def is_tpu_local() -> bool:
+    """Return whether TPU_NAME leaves the TPU to this process, instead of naming a TPU worker."""
+    return os.environ.get("TPU_NAME") in (None, "", "local")
+
+
+def _is_installed(distribution: str) -> bool:
     try:
-        importlib.metadata.version("tensorflow-tpu")
+        importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return False
     return True

@@ -97,6 +97,48 @@ def test_environment_of_a_build_without_tpus_is_empty(plant, tmp_path, monkeypat
     assert installed.get_tpu_environment(True) == {}
 
 
+V3, V5E, V6E, V7 = "0x0027", "0x0063", "0x006f", "0x0076"
+POD = {"TPU_WORKER_HOSTNAMES": "10.0.0.2,10.0.0.3"}
+REMOTE = {"TPU_NAME": "grpc://10.0.0.2:8470,grpc://10.0.0.3:8470"}
+
+
+@pytest.mark.parametrize(
+    ("device", "packages", "strategy", "environment", "engine"),
+    [
+        (None, "tensorflow-cpu jax", "auto", {}, "tensorflow"),
+        (None, "tensorflow-cpu jax libtpu", "tpu", {}, "tensorflow"),
+        (V5E, "tensorflow-cpu jax libtpu", "auto", {}, "jax"),
+        (V5E, "tensorflow-cpu jax libtpu", "tpu", {"TPU_NAME": "local"}, "jax"),
+        (V3, "tensorflow-cpu jax libtpu", "auto", {}, "jax"),
+        (V5E, "tensorflow-cpu jax libtpu", "cpu", {}, "tensorflow"),
+        (V5E, "tensorflow-cpu jax libtpu", "gpu", {}, "tensorflow"),
+        (V5E, "tensorflow-cpu jax libtpu", "multiworker", {}, "jax"),
+        (V5E, "tensorflow-cpu jax libtpu", "tpu", REMOTE, "tensorflow"),
+        (V5E, "tensorflow-cpu", "auto", {}, "tensorflow"),
+        (V5E, "tensorflow-tpu jax", "auto", {}, "tensorflow"),
+        (V5E, "tensorflow-tpu jax", "auto", POD, "tensorflow"),
+        (V6E, "tensorflow-tpu jax", "auto", {}, "tensorflow"),
+        (V6E, "tensorflow-tpu jax", "auto", {"TPU_WORKER_HOSTNAMES": "localhost"}, "tensorflow"),
+        (V6E, "tensorflow-tpu jax", "auto", POD, "jax"),
+        (V6E, "tensorflow-tpu", "tpu", POD, "jax"),
+        (V7, "tensorflow-tpu", "auto", {}, "jax"),
+    ],
+)
+def test_auto_is_jax_on_a_tpu_that_only_jax_can_drive(
+    plant, monkeypatch, device, packages, strategy, environment, engine
+):
+    if device:
+        plant_pci_device(plant, device)
+    monkeypatch.setattr(installed, "_is_installed", packages.split().__contains__)
+    for name in ("TPU_NAME", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert installed.choose_engine("auto", strategy) == engine
+    for name in ("tensorflow", "jax"):
+        assert installed.choose_engine(name, strategy) == name
+
+
 # Runs a script with the planted hardware files and only the planted TensorFlow build.
 RUN_SCRIPT = """
 import runpy, sys

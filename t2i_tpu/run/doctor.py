@@ -6,6 +6,7 @@ before training starts. Checks that do not need TensorFlow are in `t2i_tpu.compa
 
 from collections.abc import Iterator
 
+import keras
 import tensorflow as tf
 
 from t2i_tpu import cluster, installed
@@ -43,9 +44,10 @@ def check_run(config: Config, workdir: str, checkpoint_bytes: int) -> None:
         capacity.check_disk(config, workdir, checkpoint_bytes),
     ]
     # Everything but the GPUs was checked before TensorFlow was imported.
-    reported = find_known_bad(facts)
+    engine = keras.backend.backend()
+    reported = find_known_bad(facts, engine)
     for capability in {gpu.capability for gpu in list_gpus()} - {None}:
-        bad = find_known_bad(facts | {installed.CAPABILITY: capability})
+        bad = find_known_bad(facts | {installed.CAPABILITY: capability}, engine)
         findings += set(bad) - set(reported)
     report(findings)
 
@@ -93,15 +95,21 @@ def _list_devices() -> Iterator[Finding]:
 
 
 def _check_unseen_gpus(facts: dict[str, str]) -> list[Finding]:
-    """Return a warning if there is an NVIDIA driver but TensorFlow sees no GPU."""
+    """Return a warning if there is an NVIDIA driver but the engine sees no GPU."""
     if installed.DRIVER not in facts or list_gpus():
         return []
-    if not tf.test.is_built_with_cuda():
+    if keras.backend.backend() == "jax":
+        framework, extra = "JAX", "jax-gpu"
+        is_gpu_build = not facts.keys().isdisjoint(installed.JAX_GPU_BUILDS)
+    else:
+        framework, extra = "TensorFlow", "gpu"
+        is_gpu_build = tf.test.is_built_with_cuda()
+    if not is_gpu_build:
         return []  # compatibility.py covers this
     # CUDA's libraries are missing, or their version is wrong (tensorflow/tensorflow#63362).
-    text = f"{facts[installed.DRIVER]} is installed, but TensorFlow sees no GPU"
+    text = f"{facts[installed.DRIVER]} is installed, but {framework} sees no GPU"
     remedy = (
-        'install CUDA\'s libraries with pip install -e ".[gpu]", and check LD_LIBRARY_PATH and '
+        f'install CUDA\'s libraries with pip install -e ".[{extra}]", and check LD_LIBRARY_PATH and '
         "CUDA_VISIBLE_DEVICES"
     )
     return [Finding(WARNING, installed.DRIVER, text, remedy)]
@@ -109,7 +117,8 @@ def _check_unseen_gpus(facts: dict[str, str]) -> list[Finding]:
 
 def _check_precision(train: TrainConfig) -> Finding:
     """Compare a config's dtype policy with the fastest one on this machine."""
-    has_tpu = {installed.TPU, "tensorflow-tpu"} <= installed.collect_facts().keys()
+    driver = "libtpu" if keras.backend.backend() == "jax" else "tensorflow-tpu"
+    has_tpu = {installed.TPU, driver} <= installed.collect_facts().keys()
     hardware = "tpu" if has_tpu else "gpu" if list_gpus() else "cpu"
     best = choose_dtype_policy(TrainConfig(), hardware)
     policy = best if train.dtype_policy == "auto" else train.dtype_policy

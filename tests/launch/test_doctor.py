@@ -34,6 +34,13 @@ def test_table_and_exit_code_show_problems(tmp_path, squares, config_file):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_table_of_jax(squares, config_file):
+    result = run_doctor("--engine=jax", f"--config={config_file}", *tiny.make_flags(squares))
+    assert result.returncode == 0 and result.stderr == "", result
+    lines = [line for line in result.stdout.splitlines() if "->" not in line]
+    assert {"jax", "jaxlib", "data", "memory"} <= {line[9:].split()[0] for line in lines}
+
+
 def test_crash_of_tensorflow_is_reported(tmp_path):
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("import os\nos.abort()\n")
