@@ -14,6 +14,8 @@ import platform
 import re
 import subprocess
 
+from t2i_tpu.metadata import is_tpu_pod
+
 # Each of these distributions provides the module `tensorflow`.
 TENSORFLOW_BUILDS = (
     "tensorflow",
@@ -155,8 +157,7 @@ def choose_engine(name: str, strategy: str) -> str:
     generations = _list_tpu_generations()
     if not generations or strategy in ("cpu", "gpu") or not is_tpu_local():
         return "tensorflow"
-    is_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    if generations[0] == "v7" or (generations[0] == "v6e" and is_pod):
+    if generations[0] == "v7" or (generations[0] == "v6e" and is_tpu_pod()):
         return "jax"
     return "jax" if _is_installed("jax") and not is_tpu_build() else "tensorflow"
 

@@ -18,10 +18,10 @@ BASE = (
     "config_checks",
     "config",
     "findings",
+    "metadata",
     "installed",
     "compatibility",
     "cluster",
-    "metadata",
 )
 ORDER = (
     *(BASE, "random", "diffusion", "models", "step", "storage", "text", "data", "engines", "run"),

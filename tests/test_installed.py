@@ -132,6 +132,7 @@ def test_auto_is_jax_on_a_tpu_that_only_jax_can_drive(
     monkeypatch.setattr(installed, "_is_installed", packages.split().__contains__)
     for name in ("TPU_NAME", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert installed.choose_engine("auto", strategy) == engine
