@@ -24,12 +24,9 @@ from t2i_tpu.installed import (
 
 _ANY_BUILD = "|".join(TENSORFLOW_BUILDS)
 _OTHER_BUILDS = "|".join(name for name in TENSORFLOW_BUILDS if name != "tensorflow-tpu")
-JAX = "jax>=0.6.2,<0.11"  # as in setup.py
-# What to install for an engine.
-_INSTALL = {
-    "tensorflow": 'pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"',
-    "jax": 'pip install -e ".[jax-gpu]" or ".[jax-tpu]"',
-}
+_JAX = "jax>=0.6.2,<0.11"  # as in setup.py
+_INSTALL_TENSORFLOW = 'pip install -e ".[cpu]", ".[gpu]" or ".[tpu]"'
+_INSTALL_JAX = 'pip install -e ".[jax-gpu]" or ".[jax-tpu]"'
 _OR_JAX = 'or, for JAX, pip uninstall tensorflow-tpu, then pip install -e ".[jax-tpu]"'
 
 
@@ -140,7 +137,7 @@ KNOWN_BAD = (
         {_OTHER_BUILDS: "<2.20"},
         PROBLEM,
         "is older than this package requires",
-        _INSTALL["tensorflow"],
+        _INSTALL_TENSORFLOW,
         "setup.py",
     ),
     KnownBad(
@@ -168,7 +165,7 @@ KNOWN_BAD = (
         {"jax": "<0.6.2"},
         PROBLEM,
         "is older than this package requires",
-        _INSTALL["jax"],
+        _INSTALL_JAX,
         "setup.py",
         engine="jax",
     ),
@@ -176,7 +173,7 @@ KNOWN_BAD = (
         {"jax": ">=0.11.dev0"},
         WARNING,
         "is newer than this package was tested with",
-        f"{_INSTALL['jax']} installs a version that was tested",
+        f"{_INSTALL_JAX} installs a version that was tested",
         "setup.py",
         engine="jax",
     ),
@@ -226,7 +223,7 @@ def _check_tensorflow(facts: dict[str, str], engine: str) -> list[Finding]:
     if missing:
         # The JAX engine reads the data with TensorFlow.
         text = f"{' and '.join(missing)} not installed in {sys.prefix}"
-        return [Finding(PROBLEM, "versions", text, _INSTALL[engine])]
+        return [Finding(PROBLEM, "versions", text, _suggest_install(facts, engine))]
     if len(builds) == 1:
         return []
     # The one installed later overwrites files of the other, and uninstalling one damages both
@@ -238,15 +235,14 @@ def _check_tensorflow(facts: dict[str, str], engine: str) -> list[Finding]:
             WARNING if have_same_version else PROBLEM,
             "versions",
             f"{names} overwrite each other's files",
-            f"pip uninstall {' '.join(builds)}, then {_INSTALL[engine]}",
+            f"pip uninstall {' '.join(builds)}, then {_suggest_install(facts, engine)}",
         )
     ]
 
 
 def _check_jax(facts: dict[str, str]) -> list[Finding]:
     """Return a finding if JAX is missing, in parts that do not fit, or without this machine's device."""
-    device = "jax-tpu" if TPU in facts else "jax-gpu" if DRIVER in facts else ""
-    install = f'pip install -e ".[{device}]"' if device else f'pip install "{JAX}"'
+    install = _suggest_install(facts, "jax")
     missing = [name for name in ("jax", "jaxlib") if name not in facts]
     if missing:
         text = f"--engine=jax: {' and '.join(missing)} not installed in {sys.prefix}"
@@ -256,11 +252,11 @@ def _check_jax(facts: dict[str, str]) -> list[Finding]:
     jax, jaxlib = Version(facts["jax"]), Version(facts["jaxlib"])
     if jaxlib > jax or jaxlib.release[:2] != jax.release[:2]:
         text = f"jax {jax} and jaxlib {jaxlib} are of different versions, so JAX cannot be imported"
-        return [Finding(PROBLEM, "versions", text, f"pip install --upgrade jaxlib=={jax}")]
+        return [Finding(PROBLEM, "versions", text, install)]
 
     # jaxlib/plugin_support.py ignores a plugin of another version.
     plugins = [name for name in JAX_GPU_BUILDS if name in facts]
-    if plugins and not any(Version(facts[name]) == jaxlib for name in plugins):
+    if DRIVER in facts and plugins and all(Version(facts[name]) != jaxlib for name in plugins):
         text = f"{plugins[0]} {facts[plugins[0]]} is not used, because jaxlib has version {jaxlib}"
         return [Finding(WARNING, "versions", text, install)]
     if DRIVER in facts and not plugins:
@@ -270,6 +266,17 @@ def _check_jax(facts: dict[str, str]) -> list[Finding]:
         text = f"jax {jax} has no libtpu, so it computes on the CPU, but this machine has a TPU"
         return [Finding(WARNING, "versions", text, f"{install} (make: EXTRA=jax-tpu)")]
     return []
+
+
+def _suggest_install(facts: dict[str, str], engine: str) -> str:
+    """Return the command that installs the packages of an engine."""
+    if engine == "tensorflow":
+        return _INSTALL_TENSORFLOW
+    if TPU in facts:
+        return 'pip install -e ".[jax-tpu]"'
+    if DRIVER in facts:
+        return 'pip install -e ".[jax-gpu]"'
+    return f'pip install -e ".[cpu]" "{_JAX}"'
 
 
 def _find_match(names: str, versions: str, facts: dict[str, str]) -> str | None:
