@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -11,6 +12,7 @@ from t2i_tpu.data import manifest as manifest_lib
 from t2i_tpu.data import writer
 from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.data.records import Record
+from t2i_tpu.engines.engine import Engine
 from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.checkpoint import Checkpointer
@@ -138,15 +140,22 @@ class Run:
     """A run that trains in this process, on the given logical devices.
 
     Attributes:
-      engine: a TensorFlow engine on these devices.
+      engine: the engine, on these devices by default.
       dataset: the data set of the config.
       trainer: built from the config.
       state: the trainer's state.
       iterator: the batches that the next steps train on.
     """
 
-    def __init__(self, config: Config, devices=("CPU:0",), policy="float32", jit_compile=False):
-        self.config, self.engine = config, make_engine(devices)
+    def __init__(
+        self,
+        config: Config,
+        devices=("CPU:0",),
+        policy="float32",
+        jit_compile=False,
+        engine: Engine | None = None,
+    ):
+        self.config, self.engine = config, engine or make_engine(devices)
         folder = config.data.source.removeprefix("shards:")
         self.dataset: Dataset = open_dataset(
             folder, config.model.conditioning, config.data.image_size
@@ -181,8 +190,15 @@ class Run:
         return read_state(self.state)
 
 
-def make_engine(devices=("CPU:0",)) -> TensorFlowEngine:
-    """Return a TensorFlow engine on some logical devices."""
+def make_engine(devices=("CPU:0",)) -> Engine:
+    """Return the engine of Keras' backend on some devices of this process."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        from t2i_tpu.engines.jax.engine import JaxEngine
+
+        by_name = {f"CPU:{device.id}": device for device in jax.devices("cpu")}
+        return JaxEngine([by_name[name] for name in devices])
     reduction = tf.distribute.ReductionToOneDevice()
     return TensorFlowEngine(tf.distribute.MirroredStrategy(list(devices), reduction))
 

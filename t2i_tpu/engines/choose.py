@@ -16,10 +16,11 @@ def make_engine(strategy_name: str = "auto") -> Engine:
       UserError: there is no such strategy, or this machine lacks the hardware for it.
     """
     if keras.backend.backend() == "jax":
+        from t2i_tpu.engines.jax.devices import find_devices
         from t2i_tpu.engines.jax.engine import JaxEngine
 
         _hide_gpus_from_tensorflow()
-        return JaxEngine(strategy_name)
+        return JaxEngine(find_devices(strategy_name))
     from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
     from t2i_tpu.engines.tensorflow.strategy import make_strategy
 

@@ -17,7 +17,6 @@ from t2i_tpu.engines.engine import (
     divide_batch,
 )
 from t2i_tpu.engines.jax import program
-from t2i_tpu.engines.jax.devices import find_devices
 from t2i_tpu.engines.jax.feed import Feed
 from t2i_tpu.step.metrics import METRICS, name_metrics
 from t2i_tpu.step.state import State
@@ -30,8 +29,7 @@ class JaxEngine(Engine):
       mesh: the devices of all processes.
     """
 
-    def __init__(self, strategy_name: str = "auto"):
-        devices = find_devices(strategy_name)
+    def __init__(self, devices: Sequence[jax.Device]):
         self.mesh = Mesh(np.array(devices), (program.AXIS,))
         self.hardware = devices[0].platform
         self.num_replicas = len(devices)
