@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from t2i_tpu.data import audit, pipeline
+from t2i_tpu.engines.tensorflow.iterator import make_distributed_iterator
 
 
 def make_range(*_):
@@ -34,7 +35,7 @@ def test_distributed_iterator_starts_no_autotuning_thread(num_devices):
     strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
 
     def make_iterator():
-        return pipeline.make_distributed_iterator(
+        return make_distributed_iterator(
             strategy, lambda _: pipeline.disable_autotuning(make_range())
         )
 

@@ -18,7 +18,6 @@ import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import cifar, mnist
 
@@ -26,8 +25,8 @@ from t2i_tpu.data.locate import locate
 from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.data.sources import tfds as source
 from t2i_tpu.errors import UserError
-from t2i_tpu.run import strategy as strategy_lib
-from t2i_tpu.train.loop import train
+from t2i_tpu.train import loop
+from tests import tiny
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 
@@ -191,9 +190,8 @@ def test_tfds_is_downloaded_prepared_and_trained_on(
     config.model.block_depth, config.sample.steps = 1, 2
     config.train.global_batch_size, config.train.total_steps = 16, 2
     # "cpu" would take all four logical devices, which quadruples the time for tracing.
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    monkeypatch.setattr(strategy_lib, "make_strategy", lambda name: strategy)
-    assert train(config, str(tmp_path / "run"), "cpu") == 0
+    monkeypatch.setattr(loop, "make_engine", lambda name: tiny.make_engine())
+    assert loop.train(config, str(tmp_path / "run"), "cpu") == 0
     assert (tmp_path / "run/previews/step_00000002.png").exists()
 
 

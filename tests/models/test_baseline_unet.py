@@ -14,7 +14,7 @@ from t2i_tpu.config import Config, resolve
 from t2i_tpu.models.baseline_unet import BaselineUNet, BatchNorm, upsample_bilinear
 from t2i_tpu.models.conditioning import ConditionSpec
 from t2i_tpu.models.denoiser import build_denoiser
-from t2i_tpu.train.optimizer import STATISTICS_MOMENTUM
+from t2i_tpu.step.optimizer import STATISTICS_MOMENTUM
 
 SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM = 8, 3, (16, 24, 32), 2, (False, True, True), 12
 CLIP = ConditionSpec({"embedding": ((512,), "float32")})

@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import tensorflow as tf
-
 from t2i_tpu.config import Config
+from t2i_tpu.profile import bench
 from t2i_tpu.profile.bench import CheckpointCost, Measurement, measure
 from t2i_tpu.profile.bench_report import format_measurement
-from t2i_tpu.run import strategy as strategy_lib
 from tests import tiny
 
 MEASUREMENT = Measurement(
@@ -57,8 +55,8 @@ def test_report_says_that_the_share_of_products_is_not_known():
 
 def test_step_is_measured(squares, monkeypatch):
     # "cpu" would take all four logical devices, which doubles the time for tracing.
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    monkeypatch.setattr(strategy_lib, "make_strategy", lambda name: strategy)
+    engine = tiny.make_engine(["CPU:0", "CPU:1"])
+    monkeypatch.setattr(bench, "make_engine", lambda name: engine)
     config = Config()
     for name, value in tiny.make_settings(squares).items():
         group, field = name.split(".")

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from t2i_tpu.config import PreviewConfig
+from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.models.denoiser import build_denoiser
 from t2i_tpu.sample import pictures, text
-from t2i_tpu.sample.generator import Generator, build_generator
+from t2i_tpu.sample.generator import Generator
 from t2i_tpu.sample.preview import Preview
 from tests import tiny
 
@@ -101,13 +102,16 @@ def drawing(squares):
     """An untrained model whose last layer is not zero, its data set and its generator."""
     config = tiny.make_config(squares)
     dataset = open_dataset(str(squares), "embedding", 16)
-    reduction = tf.distribute.ReductionToOneDevice()
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], reduction)
-    denoiser = build_generator(config, dataset.manifest, strategy, "float32", False).denoiser
+    engine = tiny.make_engine(["CPU:0", "CPU:1"])
+    spec = get_conditioning("embedding").make_spec(dataset.manifest)
+    with engine.scope():
+        denoiser = build_denoiser(config, dataset.manifest.channels, spec, "float32")
     for index, weight in enumerate(denoiser.trainable_variables):
         noise = np.random.default_rng(index).normal(size=weight.shape)
         weight.assign(weight + 0.1 * noise)
-    return dataset, Generator(strategy, denoiser, config.sample, per_replica_batch_size=2)
+    weights = {weight.path: weight for weight in denoiser.variables}
+    generator = Generator(engine, denoiser, weights, config.sample, False, per_replica_batch_size=2)
+    return dataset, generator
 
 
 def test_an_image_does_not_depend_on_the_others(drawing):

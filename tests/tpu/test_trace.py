@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.data.manifest import read_manifest
-from t2i_tpu.data.pipeline import make_distributed_iterator
+from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
+from t2i_tpu.engines.tensorflow.train_loop import make_device_loop
 from t2i_tpu.tpu import trace
 from t2i_tpu.tpu.stand_in import make_stand_in_strategy
-from t2i_tpu.train.state import TrainState
-from t2i_tpu.train.step import make_device_loop, make_replica_step
+from t2i_tpu.train.trainer import build_trainer
 from tests import tiny
 from tests.conftest import LOGICAL_DEVICES
 
@@ -52,18 +52,18 @@ def make_faulty_loop(squares, strategy, fault):
       The loop's graph, and the shapes that it must sum over the replicas.
     """
     config, manifest = make_config(squares), read_manifest(str(squares))
-    state = TrainState(config, manifest, "mixed_bfloat16", strategy)
-    replica_step = make_replica_step(config, state, jit_compile=False)
+    engine = TensorFlowEngine(strategy)
+    trainer = build_trainer(config, engine, manifest)
 
     def faulty_step(batch):
         with tf.control_dependencies([fault(batch)]):
-            return replica_step(batch)
+            return trainer.loop.replica_step(batch)
 
     loop = make_device_loop(strategy, faulty_step, tf.Variable(False, trainable=False))
     batches = trace.make_zero_dataset(config, manifest, 2).repeat()
-    iterator = make_distributed_iterator(strategy, lambda _: batches)
+    iterator = engine.make_iterator(config, lambda *_: batches)
     graph = loop.get_concrete_function(iterator, tf.constant(1)).graph
-    return graph, [weight.shape for weight in state.weights]
+    return graph, [weight.shape for weight in trainer.state.denoiser.trainable_variables]
 
 
 def use_a_dynamic_shape(batch):
@@ -140,8 +140,8 @@ strategy = make_stand_in_strategy(num_replicas, num_hosts)
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.data.manifest import read_manifest
-from t2i_tpu.data.pipeline import make_distributed_iterator
 from t2i_tpu.data.reader import open_dataset
+from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.tpu import trace
 from tests import tiny
 
@@ -153,11 +153,11 @@ assert result.facts["replicas"] == num_replicas and result.facts["hosts"] == num
 dataset = open_dataset(folder, "embedding", 16)
 hosts = []
 
-def read(context):
-    hosts.append([context.input_pipeline_id, context.num_input_pipelines])
+def read_batches(*host_and_number):
+    hosts.append(list(host_and_number))
     return dataset.batches(0, config.train.global_batch_size, 2, 0, *hosts[-1])
 
-batch = next(make_distributed_iterator(strategy, read))
+batch = next(TensorFlowEngine(strategy).make_iterator(config, read_batches))
 slots = [value.numpy().tolist() for value in strategy.experimental_local_results(batch["slot"])]
 print(json.dumps([sorted(hosts), slots]))
 """
