@@ -217,7 +217,8 @@ def _should_log(record: python_logging.LogRecord) -> bool:
     # ml_collections warns about a wrong get_config(), for which there is an error of our own.
     if "ml_collections" in record.pathname:
         return False
-    return record.levelno >= python_logging.WARNING or "tensorflow" not in record.pathname
+    is_from_framework = re.search(r"[/\\](tensorflow|jax)[/\\](?!\w+\.py)", record.pathname)
+    return record.levelno >= python_logging.WARNING or not is_from_framework
 
 
 def _parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:

@@ -60,6 +60,10 @@ class Engine(abc.ABC):
     num_processes: int
     num_input_hosts: int
 
+    def check(self, config: Config) -> None:
+        """Raise UserError if the engine cannot train a config."""
+        self.get_replica_batch_size(config.train.global_batch_size)
+
     @abc.abstractmethod
     def scope(self) -> contextlib.AbstractContextManager:
         """Return the scope in which the variables of a run must be created."""

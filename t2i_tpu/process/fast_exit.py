@@ -1,4 +1,4 @@
-"""Ends a process without destroying TensorFlow's graphs, which takes seconds and may hang.
+"""Ends a process without destroying the framework's objects, which takes seconds and may hang.
 
 Python calls exit handlers in the reverse order of their registration, and this module's handler must run
 last. Therefore, interruptible.py imports it before the modules that register others.
@@ -12,29 +12,44 @@ from collections.abc import Iterator
 
 from t2i_tpu.process.output import EXIT_UNREAD
 
+# Exit code of a run that was stopped from outside and can be resumed with the same command.
+EXIT_STOPPED = 75  # EX_TEMPFAIL
+
 _exit_code: object = None
 
 
 @contextlib.contextmanager
 def skip_destruction() -> Iterator[None]:
-    """If the block ends with sys.exit, end the process right after Python's exit handlers.
+    """After the block ends with sys.exit or an error, end the process after Python's exit handlers.
 
-    This is not done on a TPU or with several hosts, where TensorFlow disconnects when it is destroyed.
+    This is not done on a TPU or with several hosts, if TensorFlow computes: it disconnects when it is
+    destroyed.
     """
+    global _exit_code
     try:
         yield
     except SystemExit as error:
-        global _exit_code
         _exit_code = 0 if error.code is None else error.code
+        raise
+    except Exception:  # Python reports it before it calls exit handlers
+        _exit_code = 1
         raise
 
 
+def has_failed() -> bool:
+    """Return whether the block has ended in an error."""
+    return _exit_code not in (None, 0, EXIT_STOPPED)
+
+
 def _end():
-    if type(_exit_code) is not int:  # there was an error, or a text that Python prints
+    if type(_exit_code) is not int:  # there is a text that Python prints
         return
     from t2i_tpu import installed
 
-    if os.environ.get("TF_CONFIG") or os.environ.get("TPU_NAME") or installed.is_tpu_build():
+    # JAX has disconnected in an exit handler of its own.
+    if os.environ.get("KERAS_BACKEND") != "jax" and (
+        os.environ.get("TF_CONFIG") or os.environ.get("TPU_NAME") or installed.is_tpu_build()
+    ):
         return
     try:
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None if it was closed at the start

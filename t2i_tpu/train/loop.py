@@ -20,6 +20,7 @@ from t2i_tpu.engines.choose import make_engine
 from t2i_tpu.engines.engine import Engine
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import find_conditioner
+from t2i_tpu.process.fast_exit import EXIT_STOPPED
 from t2i_tpu.run import checkpoint_store, doctor
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import Checkpointer
@@ -31,13 +32,12 @@ from t2i_tpu.sample.preview import Preview
 from t2i_tpu.step.state import read_scalar
 from t2i_tpu.storage import access
 from t2i_tpu.storage.lock import Lock, NoLock
+from t2i_tpu.train.agreement import check_config, check_values
 from t2i_tpu.train.event_files import EventFiles
+from t2i_tpu.train.finish import check_final_loss, is_finished
 from t2i_tpu.train.metrics import MetricsLog
-from t2i_tpu.train.nonfinite import check_final_loss, find_first_nonfinite, has_diverged
+from t2i_tpu.train.nonfinite import find_first_nonfinite, has_diverged
 from t2i_tpu.train.trainer import Trainer, build_trainer
-
-# Exit code of a run that was stopped from outside and can be resumed with the same command.
-EXIT_STOPPED = 75  # EX_TEMPFAIL
 
 
 def train(
@@ -69,11 +69,13 @@ def train(
     config = config_lib.resolve(config)
     find_conditioner(config)
     engine = make_engine(strategy_name)
-    engine.get_replica_batch_size(config.train.global_batch_size)
+    with engine.translate_lost_processes():
+        check_config(engine, config)
+    engine.check(config)
     dataset = _open_dataset(config, engine)
     workdir_lib.check(workdir, config, dataset.manifest)
     # A finished run is reported even if the workdir is read-only.
-    if _is_finished(config, workdir):
+    if is_finished(config, workdir):
         return 0
     is_chief = engine.process == 0
     if is_chief:
@@ -115,18 +117,6 @@ def _open_dataset(config: Config, engine: Engine) -> Dataset:
     return dataset
 
 
-def _is_finished(config: Config, workdir: str) -> bool:
-    """Return whether an intact checkpoint holds the last step, and log it if so."""
-    total = config.train.total_steps
-    if max(checkpoint_store.list_steps(workdir), default=0) < total:
-        return False
-    if (newest := next(checkpoint_store.iter_intact(workdir))).step < total:
-        return False
-    check_final_loss(newest.metrics, workdir)
-    logging.info("finished: %s holds all %d steps; see its previews/", workdir, total)
-    return True
-
-
 class _Run:
     """A run in progress. Only the chief writes to the workdir."""
 
@@ -156,6 +146,8 @@ class _Run:
             self.event_files.copy,
         )
         self.start = self.checkpointer.restore()
+        remedy = "use a --workdir that all workers see"
+        check_values(trainer.engine, {"the step to start at": self.start}, remedy)
         self.rollbacks = Rollbacks(workdir)
         self._set_learning_rate_scale()
 

@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops, tree
 
 from t2i_tpu.data.reader import Dataset
-from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.step.metrics import NUM_BANDS
 from t2i_tpu.step.objective import compute_losses, corrupt_batch, scale_loss
@@ -28,24 +27,6 @@ def has_diverged(state: State, max_skipped: int, final_metrics: dict[str, float]
     skipped = read_scalar(state.skipped_in_a_row)
     is_finite = all(map(math.isfinite, final_metrics.values()))
     return skipped >= max_skipped or (skipped > 0 and not is_finite)
-
-
-def check_final_loss(metrics: dict[str, float], workdir: str) -> None:
-    """Raise UserError if a run has ended with an infinite or NaN loss.
-
-    Its weights are finite, because steps with non-finite gradients do not change them, but the model is
-    probably useless. If the run recovered before its last step, it passes.
-
-    Args:
-      metrics: the metrics that the last checkpoint stores.
-      workdir: the run's workdir, for the message.
-    """
-    loss = metrics.get("loss", 0.0)
-    if not math.isfinite(loss) and metrics.get("skipped_in_a_row", 1):
-        raise UserError(
-            f"the run in {workdir} has ended, but its last loss is {loss}, so its model is probably "
-            "useless; train again in another --workdir with a lower config.train.learning_rate"
-        )
 
 
 def find_first_nonfinite(trainer: Trainer, dataset: Dataset, step: int) -> str:

@@ -7,9 +7,8 @@ from absl import logging
 
 from t2i_tpu import cluster, installed, metadata
 from t2i_tpu.config import STRATEGIES
+from t2i_tpu.engines.jax import processes
 from t2i_tpu.errors import UserError, get_first_line
-
-_TIMEOUT_SECONDS = 300  # for all workers to start
 
 
 def find_devices(name: str) -> list[jax.Device]:
@@ -33,7 +32,7 @@ def find_devices(name: str) -> list[jax.Device]:
     if has_cluster and name in ("auto", "multiworker", "tpu"):
         _connect_workers()
     elif name in ("auto", "tpu") and installed.count_tpu_chips() and metadata.is_tpu_pod():
-        _initialize()
+        processes.connect()
     if name == "cpu":
         # Otherwise JAX would take the memory of a GPU, too.
         jax.config.update("jax_platforms", "cpu")
@@ -52,16 +51,4 @@ def _connect_workers() -> None:
     count, index, coordinator = cluster.read_workers()
     if count > 1:
         logging.info("connecting to the other workers in TF_CONFIG")
-        _initialize(coordinator, count, index)
-
-
-def _initialize(*arguments) -> None:
-    # JAX would otherwise handle SIGTERM itself, instead of run/stop.py.
-    jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(*arguments, initialization_timeout=_TIMEOUT_SECONDS)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the other processes of this run cannot be reached ({get_first_line(error):.160}); check "
-            "their addresses, and that every one of them was started"
-        ) from error
+        processes.connect(coordinator, count, index)

@@ -104,7 +104,8 @@ class JaxEngine(Engine):
         except jax.errors.JaxRuntimeError as error:
             if self.num_processes == 1 or not _is_lost_connection(str(error)):
                 raise
-            raise describe_lost_process(self.process, "another worker") from error
+            culprit = f"worker {1 - self.process}" if self.num_processes == 2 else "another worker"
+            raise describe_lost_process(self.process, culprit) from error
 
     def should_use_xla(self, train: TrainConfig) -> bool:
         """Return true: JAX always compiles with XLA."""

@@ -35,15 +35,19 @@ class TensorFlowEngine(Engine):
         if isinstance(strategy, tf.distribute.TPUStrategy):  # one process runs an entire pod
             self.num_input_hosts, self.hardware = strategy.extended.num_hosts, "tpu"
 
-    def scope(self):
-        return self.strategy.scope()
-
-    def place(self, state: State, config: Config) -> None:
+    def check(self, config):
+        super().check(config)
         if config.train.shard_state:
             raise UserError(
                 "config.train.shard_state works on JAX only; use --engine=jax or "
                 "--config.train.shard_state=False"
             )
+
+    def scope(self):
+        return self.strategy.scope()
+
+    def place(self, state: State, config: Config) -> None:
+        """Do nothing: `scope` has created the variables on the devices."""
 
     def assign(self, variable, value):
         variable.value.assign(tf.cast(value, variable.value.dtype))
