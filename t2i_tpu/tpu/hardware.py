@@ -1,10 +1,10 @@
 """Cloud TPU types, and the GPUs that they are compared with: size, memory, peak rates and price.
 
-The figures, their sources and their date are in hardware.json. TensorFlow sees a v2 or v3 chip as
-two devices, one per TensorCore, each with half of the memory. The two cores of a v4 or v5p chip work
-as one device (megacore), and v5e and v6e chips have one core. The number in a type's name counts
-TensorCores up to v5p, and chips in v5e and v6e. So v3-8 is 4 chips and 8 replicas, v4-8 is 4 chips
-and 4 replicas, and v5e-8 is 8 chips and 8 replicas.
+The figures, their sources and their date are in hardware.json. TensorFlow and JAX see a v2 or v3
+chip as two devices, one per TensorCore, each with half of the memory. The two cores of a v4 or v5p
+chip work as one device (megacore), and v5e and v6e chips have one core. The number in a type's name
+counts TensorCores up to v5p, and chips in v5e and v6e. So v3-8 is 4 chips and 8 replicas, v4-8 is 4
+chips and 4 replicas, and v5e-8 is 8 chips and 8 replicas.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Device:
 
     Attributes:
       name: such as "v3-8" or "A100".
-      num_replicas: number of devices as TensorFlow sees them.
+      num_replicas: number of devices as TensorFlow and JAX see them.
       hbm_bytes: memory of one replica.
       flops_per_s: peak rate of one replica in bfloat16 (V100: float16).
       bytes_per_s: memory bandwidth of one replica.
@@ -52,8 +52,9 @@ class Tpu(Device):
       chips: number of chips in the slice.
       num_hosts: number of hosts in the slice.
       link_bytes_per_s: bandwidth of one link between chips, in one direction.
-      topology: the compiler's name for a slice of one host with this chip.
+      topology: the compiler's name for the slice, such as "v5e:2x4".
       chip_config: the compiler's name for the way a chip's cores are used.
+      runs_tensorflow: whether tensorflow-tpu can drive it.
     """
 
     generation: str
@@ -62,6 +63,7 @@ class Tpu(Device):
     link_bytes_per_s: float
     topology: str
     chip_config: str
+    runs_tensorflow: bool
 
 
 def parse_tpu(name: str) -> Tpu:
@@ -76,16 +78,15 @@ def parse_tpu(name: str) -> Tpu:
     known = _load_table()["tpus"]
     generation, _, size = name.lower().replace("v5litepod", "v5e").partition("-")
     if generation not in known:
-        types = [f"{version}-{size}" for version, chip in known.items() for size in chip["sizes"]]
+        types = [f"{version}-{size}" for version, chip in known.items() for size in chip["shapes"]]
         raise UserError(
             f"--tpu={name}: there is no such TPU{suggest(name.lower(), types)}; "
             f"the known generations are {', '.join(known)}"
         )
     chip = known[generation]
-    if size not in map(str, chip["sizes"]):
-        sizes = ", ".join(f"{generation}-{size}" for size in chip["sizes"])
-        why = f" ({chip['larger']})" if "larger" in chip else ""
-        raise UserError(f"--tpu={name}: it must be one of {sizes}{why}")
+    if size not in chip["shapes"]:
+        sizes = ", ".join(f"{generation}-{size}" for size in chip["shapes"])
+        raise UserError(f"--tpu={name}: it must be one of {sizes}")
     chips = int(size) // chip["counted_per_chip"]
     replicas_per_chip = chip["replicas_per_chip"]
     return Tpu(
@@ -100,9 +101,29 @@ def parse_tpu(name: str) -> Tpu:
         chips=chips,
         num_hosts=_count_hosts(chips, chip["counted_per_chip"]),
         link_bytes_per_s=chip["link_bytes_per_s"],
-        topology=chip["topology"],
+        topology=f"{generation}:{chip['shapes'][size]}",
         chip_config=chip.get("chip_config", "default"),
+        runs_tensorflow=int(size) <= chip.get("tensorflow_up_to", math.inf),
     )
+
+
+def choose_engine(name: str, tpu: Tpu) -> str:
+    """Return the engine that trains on a TPU, "tensorflow" or "jax".
+
+    Args:
+      name: the value of --engine. "auto" means TensorFlow if it can drive the TPU.
+      tpu: the TPU.
+
+    Raises:
+      UserError: the engine is TensorFlow, which cannot drive this TPU.
+    """
+    if name == "tensorflow" and not tpu.runs_tensorflow:
+        raise UserError(
+            f"--engine=tensorflow: tensorflow-tpu cannot drive {tpu.name}; use --engine=jax"
+        )
+    if name == "auto":
+        return "tensorflow" if tpu.runs_tensorflow else "jax"
+    return name
 
 
 def list_gpus() -> list[Device]:
