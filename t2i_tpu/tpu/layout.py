@@ -15,17 +15,19 @@ from collections.abc import Iterator, Sequence
 from tensorflow.compiler.xla import xla_data_pb2
 from tensorflow.compiler.xla.service import hlo_pb2
 
-# The memory space of a layout; 1 is the core's own memory, and higher numbers hold semaphores.
+# The memory space of a layout. Those with other numbers are on the chip.
 HBM = 0
-_CORE_MEMORY = 1
 
 # Opcodes of asynchronous operations that are counted when they are done.
 _ASYNCHRONOUS = ("-start", "-update")
 _WITHOUT_ARRAY = {"tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
 _CONTROL_FLOW = {"while", "conditional", "call"}
 
-# The names of TensorFlow's ops that update a variable begin with one of these.
-_IN_PLACE = ("Assign", "ResourceApply")
+# Opcodes that only pass arrays on.
+_PASSING = {"tuple", "get-tuple-element", "bitcast", "copy", "copy-start", "copy-done"}
+
+# Opcodes of the operations in which devices exchange arrays.
+_COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "collective-permute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Array:
       layer: the layer that it belongs to, such as "down0_1/residual/conv1".
       num_bytes: size without the padding of tiles.
       padded_bytes: size with the padding of tiles.
-      in_hbm: whether it is in HBM rather than in the core's own memory.
-      is_state: whether it is a variable, or the new value of one.
+      in_hbm: whether it is in HBM rather than on the chip.
+      is_state: whether it is an argument or a result of the program, or passed from one iteration of a
+        loop to the next. In a training step, these are the variables and their new values.
     """
 
     layer: str
@@ -52,16 +55,16 @@ def iter_arrays(module: hlo_pb2.HloModuleProto) -> Iterator[Array]:
 
     Loop bodies count once, and the inside of fusions is left out.
     """
-    by_id = _index_instructions(module)
+    by_id, result_ids = _index_instructions(module), _find_result_ids(module)
     for instruction in _iter_executed(module):
         if instruction.opcode in _WITHOUT_ARRAY or instruction.opcode.endswith(_ASYNCHRONOUS):
             continue
         op_name = _find_op_name(instruction, by_id)
-        is_state = instruction.opcode == "parameter" or op_name.startswith(_IN_PLACE)
+        is_state = instruction.opcode == "parameter" or instruction.id in result_ids
         for shape in _iter_leaf_shapes(instruction.shape):
             yield Array(
                 layer=_parse_layer(op_name),
-                num_bytes=math.prod(shape.dimensions) * _count_element_bits(shape) // 8,
+                num_bytes=_count_bytes(shape),
                 padded_bytes=_count_padded_bytes(shape),
                 in_hbm=shape.layout.memory_space == HBM,
                 is_state=is_state,
@@ -119,6 +122,23 @@ def sum_estimated_cycles(module: hlo_pb2.HloModuleProto) -> int:
     return sum(int(match[1]) for match in matches if match)
 
 
+def count_exchanged_bytes(module: hlo_pb2.HloModuleProto) -> dict[str, int]:
+    """Return the bytes of the arrays that devices sum or otherwise exchange, by the kind of operation.
+
+    They are those of the complete array: before a reduce-scatter, and after an all-gather.
+    """
+    total = Counter()
+    by_id = _index_instructions(module)
+    for instruction in by_id.values():
+        kind = instruction.opcode.removesuffix("-start")
+        if kind in _COLLECTIVES:
+            shapes = [by_id[number].shape for number in instruction.operand_ids]
+            if kind == "all-gather":
+                shapes = [instruction.shape]
+            total[kind] += sum(_count_bytes(leaf) for s in shapes for leaf in _iter_leaf_shapes(s))
+    return dict(total)
+
+
 def padded_elements(
     dimensions: Sequence[int], minor_to_major: Sequence[int], tiles: Sequence[Sequence[int]]
 ) -> int:
@@ -143,15 +163,22 @@ def padded_elements(
 
 def _iter_executed(module) -> Iterator:
     """Yield the instructions of the program and of its loop bodies, not of fusions or reducers."""
+    for computation in _iter_computations(module):
+        for instruction in computation.instructions:
+            if instruction.opcode != "parameter" or computation.id == module.entry_computation_id:
+                yield instruction
+
+
+def _iter_computations(module) -> Iterator:
+    """Yield the program's computation and those of its loops and branches."""
     computations = {computation.id: computation for computation in module.computations}
     waiting = [module.entry_computation_id]
     while waiting:
-        number = waiting.pop()
-        for instruction in computations[number].instructions:
+        computation = computations[waiting.pop()]
+        yield computation
+        for instruction in computation.instructions:
             if instruction.opcode in _CONTROL_FLOW:
                 waiting += instruction.called_computation_ids
-            if instruction.opcode != "parameter" or number == module.entry_computation_id:
-                yield instruction
 
 
 def _index_instructions(module) -> dict:
@@ -173,6 +200,22 @@ def _find_op_name(instruction, by_id) -> str:
     return instruction.metadata.op_name
 
 
+def _find_result_ids(module) -> set[int]:
+    """Return the ids of the instructions that make the results of the program and of loop bodies."""
+    by_id, result_ids = _index_instructions(module), set()
+    waiting = [by_id[computation.root_id] for computation in _iter_computations(module)]
+    while waiting:
+        instruction = waiting.pop()
+        result_ids.add(instruction.id)
+        if instruction.opcode in _PASSING:
+            waiting += [by_id[number] for number in instruction.operand_ids]
+    return result_ids
+
+
+def _count_bytes(shape) -> int:
+    return math.prod(shape.dimensions) * _count_element_bits(shape) // 8
+
+
 def _count_padded_bytes(shape) -> int:
     tiles = [tile.dimensions for tile in shape.layout.tiles]
     elements = padded_elements(shape.dimensions, shape.layout.minor_to_major, tiles)
@@ -184,7 +227,7 @@ def _iter_leaf_shapes(shape) -> Iterator:
     if shape.element_type == xla_data_pb2.TUPLE:
         for inner in shape.tuple_shapes:
             yield from _iter_leaf_shapes(inner)
-    elif _count_element_bits(shape) and shape.layout.memory_space <= _CORE_MEMORY:
+    elif _count_element_bits(shape):
         yield shape
 
 
@@ -203,12 +246,17 @@ def _count_element_bits(shape) -> int:
 def _parse_layer(op_name: str) -> str:
     """Return the layer in the name of an op, or only the op if it is outside the network.
 
-    For example, StatefulPartitionedCall/gradient_tape/denoiser_1/unet_1/up0_0_1/residual_1/norm1_1/Sum becomes
+    StatefulPartitionedCall/gradient_tape/denoiser_1/unet_1/up0_0_1/residual_1/norm1_1/Sum of TensorFlow and
+    jit(step)/transpose(jvp(denoiser))/unet/up0_0/residual/norm1/reduce_sum of JAX both become
     up0_0/residual/norm1 (gradient).
     """
-    first = op_name.split(";")[0]  # the compiler joins the names of the ops that it fuses
-    parts = [re.sub(r"_\d+$", "", part) for part in first.split("/")]
-    gradient = " (gradient)" if "gradient_tape" in parts else ""
+    parts = op_name.split(";")[0].split(
+        "/"
+    )  # the compiler joins the names of the ops that it fuses
+    if not op_name.startswith("jit("):
+        parts = [re.sub(r"_\d+$", "", part) for part in parts]
+    is_gradient = any(part.startswith(("gradient_tape", "transpose(jvp(")) for part in parts)
+    gradient = " (gradient)" if is_gradient else ""
     is_in_network = "unet" in parts[:-2]
     layers = parts[parts.index("unet") + 1 : -1] if is_in_network else parts[-1:]
     return "/".join(layers) + gradient

@@ -40,10 +40,10 @@ def module():
     """A module with an argument, a fusion and two copies.
 
     The fusion reads the argument and has two results, one of them in the core's memory. The copies
-    are of its first result and of the argument.
+    are of its first result and of the argument. The program returns the second copy.
     """
     module = hlo_pb2.HloModuleProto(entry_computation_id=1)
-    entry, fused = module.computations.add(id=1), module.computations.add(id=2)
+    entry, fused = module.computations.add(id=1, root_id=7), module.computations.add(id=2)
     pair = xla_data_pb2.ShapeProto(element_type=xla_data_pb2.TUPLE)
     pair.tuple_shapes.extend([make_shape(BF16, [8, 64]), make_shape(F32, [8, 128], space=1)])
 
@@ -60,6 +60,7 @@ def module():
     add(entry, 3, "get-tuple-element", make_shape(BF16, [8, 64]), [2])
     add(entry, 4, "copy", make_shape(BF16, [8, 64]), [3])
     add(entry, 5, "copy", make_shape(F32, [16, 128]), [1], "AssignAddVariableOp_7")
+    add(entry, 7, "tuple", xla_data_pb2.ShapeProto(element_type=xla_data_pb2.TUPLE), [5])
     add(fused, 6, "add", make_shape(F32, [1024, 1024]))
     return module
 
@@ -83,6 +84,38 @@ def test_traffic_is_counted(module):
     An array in the core's own memory costs nothing.
     """
     assert layout.count_hbm_traffic(module) == 8192 + 2048 + 2 * 2048 + 2 * 8192
+
+
+def test_exchanged_arrays_are_counted(module):
+    """A sum of 16x128 float32, and a gather of 8x64 bfloat16 from the parts of the devices."""
+    assert layout.count_exchanged_bytes(module) == {}
+    entry = module.computations[0]
+    shapes = {
+        "all-reduce-start": make_shape(F32, [16, 128]),
+        "all-gather": make_shape(BF16, [8, 64]),
+    }
+    for number, (opcode, shape) in enumerate(shapes.items(), 10):
+        entry.instructions.add(id=number, opcode=opcode, shape=shape, operand_ids=[1])
+    entry.instructions.add(id=12, opcode="all-reduce-done", operand_ids=[10])
+    assert layout.count_exchanged_bytes(module) == {"all-reduce": 8192, "all-gather": 1024}
+
+
+@pytest.mark.parametrize(
+    ("op_name", "layer"),
+    [
+        ("jit(step)/jvp(denoiser)/unet/up0_0/residual/norm1/div", "up0_0/residual/norm1"),
+        (
+            "jit(step)/transpose(jvp(denoiser))/unet/up0_0/residual/norm1/div;jit(step)/add",
+            "up0_0/residual/norm1 (gradient)",
+        ),
+        ("jit(step)/transpose(jvp(denoiser))/conditioner/project/dot", "dot (gradient)"),
+        ("jit(step)/while/body/jvp(denoiser)/unet/down0_0/conv/transpose", "down0_0/conv"),
+        ("Call/denoiser_1/unet_1/up0_0_1/norm1_1/Sum_2", "up0_0/norm1"),
+        ("", ""),
+    ],
+)
+def test_layer_of_an_op_is_found(op_name, layer):
+    assert layout._parse_layer(op_name) == layer
 
 
 def test_estimated_cycles_are_summed(module):
