@@ -2,9 +2,10 @@
 
   python launch/preflight.py --config=configs/clip64.py --tpu=v3-8
 
-Traces the real training loop under TPUStrategy, compiles the training step of one replica and the
-sampler with the TPU's own compiler (in a separate environment that is installed on first use), and
-estimates time and price. The exit code is 1 if the config will not run. docs/tpu.md has an example.
+Compiles the training step and the sampler with the TPU's own compiler (in a separate environment that
+is installed on first use), and estimates time and price. For TensorFlow, it compiles for one replica
+and also traces the real training loop under TPUStrategy. For JAX, it compiles for all devices. The exit
+code is 1 if the config will not run. docs/tpu.md has an example.
 """
 
 from t2i_tpu.process import interruptible  # noqa: F401
@@ -18,6 +19,7 @@ CONFIG = cli.define_config()
 TPU = flags.DEFINE_string(
     "tpu", None, "Accelerator type, such as v2-8, v3-8, v4-8, v5litepod-8 or v6e-8."
 )
+ENGINE = cli.define_engine()
 OUTPUT = cli.define_path(
     "output", None, "File to write the report to, as JSON. A local or gs:// path."
 )
@@ -48,7 +50,12 @@ def main() -> int:
     if OUTPUT.value:
         outputs.check_file(OUTPUT.value, "--output=")
     report = run_preflight(
-        CONFIG.value, TPU.value, COMPILE.value, COMPILE_SECONDS.value, PRICE.value
+        CONFIG.value,
+        TPU.value,
+        COMPILE.value,
+        COMPILE_SECONDS.value,
+        PRICE.value,
+        ENGINE.value,
     )
     print(report_lib.to_text(report))
     if OUTPUT.value:
@@ -57,4 +64,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    # TensorFlow counts the costs for both engines.
+    cli.run(main, fixed_engine="tensorflow")

@@ -124,6 +124,7 @@ def run(
     imports_tensorflow: bool = True,
     positional: str = "",
     takes_rest: bool = False,
+    fixed_engine: str | None = None,
 ) -> None:
     """Parse the flags, call `main` and exit with the code that it returns.
 
@@ -136,6 +137,7 @@ def run(
         versions are known to fail together, a UserError is raised instead.
       positional: a name for the script's one argument that is not a flag, or "" if it has none.
       takes_rest: whether `main` takes the arguments that follow "--".
+      fixed_engine: the engine of this process, if it is not the one that the flags choose.
     """
     _set_up_logging()
     # --help lists the flags of the script's own module, so add those that were defined by the package.
@@ -150,7 +152,7 @@ def run(
     def start(argv):
         with _exit_on_user_error(), output.exit_if_lost():
             # Keras, libtpu and TensorFlow read these variables when they are imported.
-            os.environ["KERAS_BACKEND"] = engine = choose_engine()
+            os.environ["KERAS_BACKEND"] = engine = fixed_engine or choose_engine()
             for name, value in installed.get_tpu_environment(_computes_on_local_tpu()).items():
                 os.environ.setdefault(name, value)
             if not imports_tensorflow:

@@ -8,7 +8,7 @@ from t2i_tpu.storage.cache import get_cache_folder
 from t2i_tpu.tpu.child import CompilationError, get_last_line, run_child
 
 # compiler_process.py calls jax's internals, which change between versions, so these are exact.
-REQUIREMENTS = ("jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.52")
+REQUIREMENTS = ("jax==0.10.2", "jaxlib==0.10.2", "libtpu==0.0.52", "keras==3.15.1")
 
 # The oldest Python that this version of jax supports.
 OLDEST_PYTHON = (3, 11)

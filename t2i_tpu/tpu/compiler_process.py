@@ -32,11 +32,14 @@ from jax._src.lib.mlir import ir
 from jax.experimental import topologies
 
 
-def main(path, topology, chip_config, folder, parent):
-    """Compile the program at `path` and write the results into `folder`."""
+def write_results(compile_program, folder, parent):
+    """Write the results of a function that returns a compiled program into `folder`.
+
+    The result of a program that the compiler rejects is its error.
+    """
     threading.Thread(target=exit_with_parent, args=(int(parent),), daemon=True).start()
     try:
-        program = compile_hlo(path, topology, chip_config)
+        program = compile_program()
     except _jax.JaxRuntimeError as error:
         result = {"error": str(error)}
     else:
@@ -62,9 +65,7 @@ def compile_hlo(path, topology, chip_config):
     text = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
     # StableHLO has no mhlo.copy; an optimization barrier is an identity too.
     text = text.replace("mhlo.copy", "stablehlo.optimization_barrier")
-    devices = topologies.get_topology_desc(
-        platform="tpu", topology_name=topology, chip_config_name=chip_config
-    ).devices
+    devices = list_devices(topology, chip_config)
     options = xla_client.CompileOptions()
     options.num_replicas = options.num_partitions = 1
     options.device_assignment = xla_client.DeviceAssignment.create(
@@ -73,6 +74,13 @@ def compile_hlo(path, topology, chip_config):
     with mlir.make_ir_context():
         module = ir.Module.parse(text)
         return devices[0].client.compile(module, _jax.DeviceList((devices[0],)), options)
+
+
+def list_devices(topology, chip_config):
+    """Return the devices of a slice, on which nothing can run."""
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=topology, chip_config_name=chip_config
+    ).devices
 
 
 def collect_figures(program):
@@ -90,4 +98,5 @@ def collect_figures(program):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    *source, folder, parent = sys.argv[1:]
+    write_results(lambda: compile_hlo(*source), folder, parent)

@@ -1,5 +1,9 @@
-"""Lowers the programs of one replica to XLA's HLO, and counts their costs before compilation."""
+"""Lowers the programs of one replica to XLA's HLO, and counts their costs before compilation.
 
+The costs are counted in TensorFlow's graph, which contains the same products as JAX's program.
+"""
+
+import copy
 import dataclasses
 
 import tensorflow as tf
@@ -23,13 +27,13 @@ class Program:
     Attributes:
       name: "training step" or "sampler".
       batch_size: number of images of the replica.
-      hlo: a serialized HloModuleProto.
+      hlo: a serialized HloModuleProto, or b"" for the JAX engine, which lowers its programs itself.
       product_flops: FLOPs of the convolutions and matrix products. Loop bodies count once.
       product_bytes: size of the operands and results of these products.
       activation_bytes: size of the activations that the products of the backward pass read.
       optimizer_bytes: bytes of variables and gradients that the update reads and writes.
       gradient_bytes: size of the gradients, which are summed over the replicas.
-      state_bytes: size of the weights, moments and averages.
+      state_bytes: size of the weights, moments and averages of a replica.
     """
 
     name: str
@@ -43,7 +47,9 @@ class Program:
     state_bytes: int = 0
 
 
-def lower_training_step(config: Config, manifest: Manifest, batch_size: int) -> Program:
+def lower_training_step(
+    config: Config, manifest: Manifest, batch_size: int, engine: str = "tensorflow", shards: int = 1
+) -> Program:
     """Lower the training step of one replica: forward and backward pass, update and averages.
 
     No strategy is used, so the program has no sums over replicas.
@@ -52,40 +58,58 @@ def lower_training_step(config: Config, manifest: Manifest, batch_size: int) -> 
       config: a resolved config.
       manifest: the manifest of the data set.
       batch_size: number of images of the replica.
+      engine: the engine that runs the step, "tensorflow" or "jax".
+      shards: number of replicas over which the moments and averages are split.
     """
-    trainer = _build_trainer(config, manifest, jit_compile=False)
+    trainer = _build_trainer(config, manifest, engine, jit_compile=False)
     step = tf.function(trainer.loop.replica_step, jit_compile=True, autograph=False)
     batch = next(iter(make_zero_dataset(config, manifest, batch_size)))
     weight_bytes = _WEIGHT_BYTES * trainer.count_parameters()
     # Each parameter has a weight, Adam's two moments and the averages.
     num_variables = 3 + len(config.train.ema_stds)
     return dataclasses.replace(
-        _lower("training step", step, (batch,), batch_size),
+        _lower("training step", step, (batch,), batch_size, engine),
         # The update reads the gradient, and reads and writes each variable.
         optimizer_bytes=(1 + 2 * num_variables) * weight_bytes,
         gradient_bytes=weight_bytes,
-        state_bytes=num_variables * weight_bytes,
+        state_bytes=weight_bytes + (num_variables - 1) * weight_bytes // shards,
     )
 
 
-def lower_sampler(config: Config, manifest: Manifest, batch_size: int = 8) -> Program:
+def lower_sampler(
+    config: Config, manifest: Manifest, engine: str = "tensorflow", batch_size: int = 8
+) -> Program:
     """Lower the program that draws `batch_size` images with the config's sampler, as previews do."""
-    generator = _build_trainer(config, manifest, jit_compile=True).generator
+    generator = _build_trainer(config, manifest, engine, jit_compile=True).generator
     inputs = tf.nest.map_structure(tf.constant, generator.example_inputs(batch_size))
-    return _lower("sampler", generator.draw_batch.draw_on_replica, (inputs,), batch_size)
+    return _lower("sampler", generator.draw_batch.draw_on_replica, (inputs,), batch_size, engine)
 
 
-def _build_trainer(config: Config, manifest: Manifest, jit_compile: bool) -> Trainer:
-    """Return the trainer of one replica, without a strategy."""
-    engine = TensorFlowEngine(tf.distribute.get_strategy())
+def _build_trainer(config: Config, manifest: Manifest, engine: str, jit_compile: bool) -> Trainer:
+    """Return TensorFlow's trainer of one replica, without a strategy."""
+    if engine == "jax":
+        config = copy.deepcopy(config)
+        config.train.shard_state = False  # TensorFlow cannot do it, but only counts here
     policy = choose_dtype_policy(config.train, "tpu")
-    return build_trainer(config, engine, manifest, policy, jit_compile)
+    replica = TensorFlowEngine(tf.distribute.get_strategy())
+    return build_trainer(config, replica, manifest, policy, jit_compile)
 
 
-def _lower(name: str, function, arguments, batch_size: int) -> Program:
+def _lower(name: str, function, arguments, batch_size: int, engine: str) -> Program:
     graph = function.get_concrete_function(*arguments).graph
+    return Program(
+        name=name,
+        batch_size=batch_size,
+        hlo=_make_hlo(function, arguments) if engine == "tensorflow" else b"",
+        product_flops=count_product_flops(graph),
+        product_bytes=count_product_bytes(graph),
+        activation_bytes=count_activation_bytes(graph, batch_size),
+    )
+
+
+def _make_hlo(function, arguments) -> bytes:
     try:
-        hlo = function.experimental_get_compiler_ir(*arguments)(
+        return function.experimental_get_compiler_ir(*arguments)(
             stage="hlo_serialized", platform_name="CPU"
         )
     except ValueError as error:
@@ -95,11 +119,3 @@ def _lower(name: str, function, arguments, batch_size: int) -> Program:
             "TensorFlow's TPU build cannot compile on its host (keras #19448); run the preflight on "
             "a machine with t2i-tpu[cpu]"
         ) from error
-    return Program(
-        name=name,
-        batch_size=batch_size,
-        hlo=hlo,
-        product_flops=count_product_flops(graph),
-        product_bytes=count_product_bytes(graph),
-        activation_bytes=count_activation_bytes(graph, batch_size),
-    )

@@ -1,15 +1,41 @@
-"""Formats the report of a preflight as text and as JSON."""
+"""The report of a preflight, and its forms as text and as JSON."""
 
 import dataclasses
 import json
 from collections.abc import Iterator
 
 from t2i_tpu.storage import outputs
-from t2i_tpu.tpu import hardware
-from t2i_tpu.tpu.compile import CompiledProgram
-from t2i_tpu.tpu.estimate import UTILIZATION
-from t2i_tpu.tpu.hardware import format_gib
-from t2i_tpu.tpu.preflight import Report, hbm_needed
+from t2i_tpu.tpu import hardware, lower
+from t2i_tpu.tpu.compile import CompiledProgram, hbm_needed
+from t2i_tpu.tpu.estimate import UTILIZATION, Estimate
+from t2i_tpu.tpu.hardware import Tpu, format_gib
+
+
+@dataclasses.dataclass
+class Report:
+    """The result of a preflight.
+
+    Attributes:
+      tpu: the TPU that the config was checked for.
+      engine: "tensorflow" or "jax".
+      per_replica_batch_size: number of images of a replica in a step.
+      trace: facts about TensorFlow's graphs under TPUStrategy, by name.
+      step: the training step before compilation.
+      programs: the compiled programs, by name.
+      estimates: time and price on the TPU and on GPUs.
+      failures: reasons why the config will not run on the TPU, one line each; empty if none is known.
+      notes: remarks that are not failures, one line each.
+    """
+
+    tpu: Tpu
+    engine: str
+    per_replica_batch_size: int
+    trace: dict[str, object] = dataclasses.field(default_factory=dict)
+    step: lower.Program | None = None
+    programs: dict[str, CompiledProgram] = dataclasses.field(default_factory=dict)
+    estimates: list[Estimate] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def to_text(report: Report) -> str:
@@ -45,6 +71,9 @@ def _make_rows(report: Report) -> dict[str, str]:
     rows = {
         "TPU": f"{tpu.name}: {tpu.num_replicas} replicas on {tpu.chips} chips, {tpu.num_hosts} host(s), "
         f"{format_gib(tpu.hbm_bytes)} of HBM per replica",
+        "engine": "TensorFlow: the same program on each replica, and sums over the replicas"
+        if report.engine == "tensorflow"
+        else f"JAX: one program for a mesh of {tpu.num_replicas} devices",
         "batch": f"{report.per_replica_batch_size} per replica",
     }
     if report.trace:
@@ -65,11 +94,15 @@ def _make_rows(report: Report) -> dict[str, str]:
 
 
 def _make_program_rows(name: str, compiled: CompiledProgram) -> dict[str, str]:
+    exchanged = "".join(
+        f", {kind} of {n / 1e6:.1f} MB" for kind, n in compiled.exchanged_bytes.items()
+    )
     return {
         name: (
             f"compiled in {compiled.seconds:.0f} s: {compiled.flops / 1e12:.3f} TFLOP, "
             f"{compiled.traffic / 1e9:.2f} GB from and to HBM, "
             f"padding waste {compiled.padding_waste:.2f}, {compiled.cycles / 1e6:.1f} M cycles"
+            f"{exchanged}"
         ),
         f"{name}'s HBM": (
             f"{format_gib(compiled.hbm_bytes)}: arguments {format_gib(compiled.argument_bytes)}, "

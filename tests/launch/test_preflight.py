@@ -53,12 +53,30 @@ def test_missing_data_are_assumed(preflight):
     assert row["on_demand"] == pytest.approx(100 * row["hours"])
 
 
+def test_jax_needs_no_trace(preflight):
+    """TensorFlow cannot drive a pod of v6e, so auto is JAX."""
+    flags = ["--config.train.global_batch_size=32", "--config.train.shard_state=true"]
+    result, report = preflight("--tpu=v6e-16", *flags)
+    assert result.code == 0, result.stderr
+    assert report["engine"] == "jax"
+    assert report["tpu"]["topology"] == "v6e:4x4"
+    assert report["trace"] == {}
+    assert "JAX: one program for a mesh of 16 devices" in result.stdout
+    # A replica has all weights, but a 16th of the moments and averages.
+    weights = report["step"]["gradient_bytes"]
+    assert weights < report["step"]["state_bytes"] < 1.5 * weights
+    assert report["estimates"][0]["images_per_second"] > 0
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--tpu=v3_8"], ["--tpu=v3_8", "did you mean 'v3-8'?"]),
         (["--tpu=v3-12"], ["--tpu=v3-12", "v3-8, v3-32"]),
         (["--tpu=v3-8", "--config.train.global_batch_size=12"], ["is 12", "8 replicas"]),
+        (["--tpu=v6e-32", "--config.train.global_batch_size=48"], ["is 48", "32 replicas"]),
+        (["--tpu=v6e-16", "--engine=tensorflow"], ["drive v6e-16", "--engine=jax"]),
+        (["--tpu=v3-8", "--config.train.shard_state=true"], ["shard_state", "--engine=jax"]),
         (["--tpu=v4-8", "--config.data.image_size=12"], ["image_size is 12"]),
         (["--tpu=v3-8", "--config.train.dtype_policy=mixed_float16"], ["float16", "'auto'"]),
         (["--config.train.global_batch_size=8"], ["--tpu"]),

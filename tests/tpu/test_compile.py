@@ -5,6 +5,8 @@ They take minutes, and install an environment of 1.1 GB into the cache folder.
 
 import json
 import os
+import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -104,6 +106,37 @@ def test_preflight_compiles_a_small_config():
     assert "No problems found for v5e-1." in report.to_text(result)
 
 
+def test_compiler_of_jax_programs_imports_no_tensorflow():
+    """Its environment has jax, libtpu and Keras only."""
+    script = pathlib.Path(compile_lib.__file__).with_name("jax_compiler_process.py")
+    lines = re.findall("^from t2i_tpu.+", script.read_text(), re.MULTILINE)
+    lines.remove("from t2i_tpu.tpu import compiler_process")
+    assert len(lines) > 4
+    code = "\n".join([*lines, "import sys", "assert 'tensorflow' not in sys.modules"])
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
+
+
+@pytest.mark.tpu_compile
+@needs_compiler
+@pytest.mark.parametrize(("tpu", "engine"), [("v5e-8", "jax"), ("v6e-16", "auto")])
+def test_preflight_compiles_the_jax_engine(tpu, engine):
+    config = make_config(global_batch_size=64, shard_state=tpu == "v6e-16")
+    result = run_preflight(config, tpu, engine_name=engine)
+    assert result.failures == []
+    compiled = result.programs["training step"]
+    # The arguments are the state of a device, and up to 64 MiB of batches of a host.
+    assert result.step.state_bytes < compiled.argument_bytes < 1.5 * result.step.state_bytes + 2**23
+    # Everything but the metrics is updated in place.
+    assert compiled.output_bytes < 1e5
+    # The program is that of one device. A step is in a loop, whose body counts once.
+    assert 0.5 < compiled.flops / result.step.product_flops < 1.5
+    # The gradients are summed in bfloat16 or in float32.
+    assert 0.5 < compiled.summed_bytes / result.step.gradient_bytes < 2
+    assert "sampler" in result.programs
+    assert f"No problems found for {tpu}." in report.to_text(result)
+
+
 @pytest.mark.tpu_compile
 @needs_compiler
 def test_batch_that_is_too_large_is_rejected():
@@ -130,7 +163,7 @@ def test_largest_batch_is_named():
 @needs_compiler
 def test_compiler_is_stopped_after_the_time_limit(step):
     python = prepare_environment()
-    with pytest.raises(CompilationError, match="at batch 64 for v5e took more than 1 s"):
+    with pytest.raises(CompilationError, match="at batch 64 for v5e-1 took more than 1 s"):
         compile_lib.compile_program(step, V5E, python, timeout=1)
     list_children = ["ps", "--ppid", str(os.getpid()), "-o", "args="]
     assert "compiler_process" not in subprocess.check_output(list_children, text=True)

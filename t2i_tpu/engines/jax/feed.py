@@ -60,13 +60,18 @@ class Feed:
         return self._block, first, count, time.perf_counter() - begin
 
 
+def count_block_steps(step_bytes: int, max_steps: int) -> int:
+    """Return the number of steps in a block, given the size of a host's share of a batch."""
+    return max(1, min(max_steps, _MAX_BLOCK_BYTES // step_bytes))
+
+
 def _fill(blocks, ended, batches, max_steps, place):
     """Put blocks into a queue until it is no longer needed, and an exception if reading fails."""
     try:
         while not ended.is_set():
             steps = [next(batches)]
             size = sum(array.nbytes for array in tree.flatten(steps))
-            count = max(1, min(max_steps, _MAX_BLOCK_BYTES // size))
+            count = count_block_steps(size, max_steps)
             steps += [next(batches) for _ in range(count - 1)]
             block = place(tree.map_structure(lambda *arrays: np.stack(arrays), *steps))
             _put(blocks, ended, (block, 0, count))
