@@ -109,7 +109,8 @@ def _interpolate_seeds(model) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def _save(images: np.ndarray) -> None:
     """Write the frames, uint8 [frames, H, W, C], as an animation or as a strip."""
-    from t2i_tpu.sample.pictures import draw_strip, enlarge, save_picture
+    from t2i_tpu.sample.picture_files import save_picture
+    from t2i_tpu.sample.pictures import draw_strip, enlarge
 
     if OUTPUT.value.lower().endswith(".gif"):
         forward_and_back = [*images, *images[-2:0:-1]]

@@ -120,7 +120,8 @@ def _describe(workdir: str, step: int, sizes: dict[str, int]) -> tuple[str, str,
 
 def _compare(workdir: str) -> None:
     """Write the previews of two steps into one picture."""
-    from t2i_tpu.sample.pictures import join_pictures, read_picture, save_picture
+    from t2i_tpu.sample.picture_files import read_picture, save_picture
+    from t2i_tpu.sample.pictures import join_pictures
     from t2i_tpu.storage import outputs
 
     previews, pictures = _find_previews(workdir), []

@@ -105,7 +105,8 @@ def _draw(model, conditions: dict[str, np.ndarray], num_names: int):
 
 def _save_picture(title: str, names: list[str], images) -> None:
     """Write one picture with a section for each name; `_draw` yields the images."""
-    from t2i_tpu.sample.pictures import draw_grid, save_picture
+    from t2i_tpu.sample.picture_files import save_picture
+    from t2i_tpu.sample.pictures import draw_grid
 
     sections = [(title, []), *((name, []) for name in names)]
     for index, seed, image in images:
@@ -115,7 +116,8 @@ def _save_picture(title: str, names: list[str], images) -> None:
 
 def _save_images(images) -> None:
     """Write each image to a separate file as soon as it is drawn; `_draw` yields the images."""
-    from t2i_tpu.sample.pictures import save_picture, to_picture
+    from t2i_tpu.sample.picture_files import save_picture
+    from t2i_tpu.sample.pictures import to_picture
 
     for index, seed, image in images:
         save_picture(to_picture(image), f"{OUTPUT.value}/{index:03d}_seed{seed}.png")

@@ -27,7 +27,7 @@ from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.rollbacks import Rollbacks
 from t2i_tpu.run.stop import Stop
 from t2i_tpu.run.watchdog import Watchdog
-from t2i_tpu.sample.pictures import save_picture
+from t2i_tpu.sample.picture_files import save_picture
 from t2i_tpu.sample.preview import Preview
 from t2i_tpu.step.state import read_scalar
 from t2i_tpu.storage import access

@@ -8,7 +8,7 @@ from t2i_tpu.config import PreviewConfig
 from t2i_tpu.data.conditions import get_conditioning
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.models.denoiser import build_denoiser
-from t2i_tpu.sample import pictures, text
+from t2i_tpu.sample import picture_files, pictures, text
 from t2i_tpu.sample.generator import Generator
 from t2i_tpu.sample.preview import Preview
 from tests import tiny
@@ -86,12 +86,12 @@ def test_wrapped_lines_fit_and_keep_all_text(title):
 def test_saving_creates_folders_and_no_other_files(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
     path = tmp_path / "a" / "b" / "x.png"
-    pictures.save_picture(pictures.to_picture(images[0]), str(path))
+    picture_files.save_picture(pictures.to_picture(images[0]), str(path))
     np.testing.assert_array_equal(Image.open(path), images[0])
-    pictures.save_picture(pictures.to_picture(images[1]), str(path))  # over the old one
+    picture_files.save_picture(pictures.to_picture(images[1]), str(path))  # over the old one
     np.testing.assert_array_equal(Image.open(path), images[1])
     frames = [pictures.to_picture(image) for image in images]
-    pictures.save_picture(frames[0], str(tmp_path / "a" / "b" / "y.GIF"), frames[1:])
+    picture_files.save_picture(frames[0], str(tmp_path / "a" / "b" / "y.GIF"), frames[1:])
     assert {entry.name for entry in path.parent.iterdir()} == {"x.png", "y.GIF"}
     gif = Image.open(path.parent / "y.GIF")
     assert gif.n_frames == 3 and gif.info["loop"] == 0

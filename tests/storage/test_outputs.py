@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.sample import pictures
+from t2i_tpu.sample import picture_files, pictures
 from t2i_tpu.storage import outputs
 from tests.assertions import assert_mentions
 
@@ -64,18 +64,18 @@ def test_new_or_empty_file_may_be_written(folder, name):
 @pytest.mark.parametrize("name", ["picture.png", "animation.gif", "strip.PNG"])
 def test_picture_may_be_replaced(folder, name):
     frames = [pictures.enlarge(255 - NOISE)] * name.endswith(".gif")
-    pictures.save_picture(pictures.enlarge(NOISE), name, frames)
+    picture_files.save_picture(pictures.enlarge(NOISE), name, frames)
     assert get_error(outputs.check_file, name) is None
     assert outputs.MARK.encode() in (folder / name).read_bytes()[:1024]
 
 
 def test_link_to_a_picture_is_kept(folder):
-    pictures.save_picture(pictures.enlarge(NOISE), "picture.png")
+    picture_files.save_picture(pictures.enlarge(NOISE), "picture.png")
     (folder / "link.png").symlink_to("picture.png")
-    pictures.save_picture(pictures.enlarge(255 - NOISE), "link.png")
+    picture_files.save_picture(pictures.enlarge(255 - NOISE), "link.png")
     assert (folder / "link.png").is_symlink()
     assert not (folder / "picture.png").is_symlink()
-    np.testing.assert_array_equal(pictures.read_picture("picture.png"), 255 - NOISE)
+    np.testing.assert_array_equal(picture_files.read_picture("picture.png"), 255 - NOISE)
 
 
 @pytest.mark.parametrize(
