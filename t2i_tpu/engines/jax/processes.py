@@ -1,6 +1,7 @@
 """The connection between the processes of a run: its start, its supervision and its end."""
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -28,8 +29,10 @@ def connect(*arguments) -> None:
     Raises:
       UserError: not all processes are there in time.
     """
-    # JAX would otherwise handle SIGTERM itself, instead of run/stop.py.
-    jax.config.update("jax_enable_preemption_service", False)
+    # JAX would otherwise handle SIGTERM itself, instead of run/stop.py. Versions without this setting, such as
+    # 0.7.2, do so too, until run/stop.py replaces their handler.
+    with contextlib.suppress(AttributeError):
+        jax.config.update("jax_enable_preemption_service", False)
     # After its own limit, JAX ends the process with a stack trace.
     late = _describe_failure(f"they have not all started in {_START_SECONDS} seconds")
     limit = threading.Timer(_START_SECONDS, _end, [late])
@@ -54,7 +57,7 @@ def _watch(client) -> None:
     process, seen = distributed.global_state.process_id, {}
     while True:
         try:
-            client.key_value_increment(f"{_FOLDER}{process}", 1)
+            client.key_value_set(f"{_FOLDER}{process}", str(time.monotonic()), allow_overwrite=True)
             beats = client.key_value_dir_get(_FOLDER)
         except jax.errors.JaxRuntimeError:  # this process is disconnected
             return
