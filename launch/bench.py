@@ -16,6 +16,7 @@ from t2i_tpu import cli
 
 CONFIG = cli.define_config()
 STRATEGY = cli.define_strategy()
+cli.define_engine()
 ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Number of times to repeat the measurement.", lower_bound=1, upper_bound=10**6
 )

@@ -42,6 +42,10 @@ class TrainLoop(abc.ABC):
           input.
         """
 
+    @abc.abstractmethod
+    def trace(self, batches: object) -> object:
+        """Return the program of a step, without running it: a tf.Graph or a jaxpr."""
+
 
 class Engine(abc.ABC):
     """A framework with a choice of devices.

@@ -7,15 +7,17 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops, tree
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.locate import locate
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.engines.choose import make_engine
-from t2i_tpu.profile.cost import count_product_flops, read_op_seconds
+from t2i_tpu.profile import cost
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.checkpoint_store import Retention
@@ -53,7 +55,7 @@ class Measurement:
       dtype_policy: the Keras policy of the model.
       jit_compile: whether XLA compiles the step.
       num_replicas: number of devices that share the batch.
-      trace_seconds: time that TensorFlow needs to trace the step.
+      trace_seconds: time that the framework needs to trace the step.
       first_step_seconds: duration of the first step, which includes compilation.
       steps_per_round: number of steps that were timed together.
       step_seconds: duration of a step, in each round.
@@ -117,8 +119,7 @@ def measure(
 
     # Trace and compile it.
     begin = time.perf_counter()
-    graph = trainer.loop.function.get_concrete_function(iterator, tf.constant(1)).graph
-    flops = count_product_flops(graph)
+    flops = _count_product_flops(trainer.loop.trace(iterator))
     trace_seconds = time.perf_counter() - begin
     first_step_seconds = _time(lambda: run_steps(1))
 
@@ -142,7 +143,7 @@ def measure(
         step_seconds=step_seconds,
         product_flops=flops,
         peak_flops_per_s=peak_flops_per_s,
-        peak_dtype=peak.dtype.name,
+        peak_dtype=peak.dtype,
         product_share=_measure_product_share(run_steps),
         checkpoint=_measure_checkpoint(trainer, run_steps, rounds),
     )
@@ -152,20 +153,33 @@ class _Peak:
     """Measures the machine's rate of multiply-adds in a large matrix product."""
 
     def __init__(self, dtype_policy: str):
-        self.dtype = tf.as_dtype(dtype_policy.removeprefix("mixed_"))
-        factor = tf.cast(tf.random.stateless_normal([PEAK_SIZE, PEAK_SIZE], [0, 0]), self.dtype)
-
-        @tf.function(autograph=False)
-        def multiply():
-            return tf.matmul(factor, factor)
-
-        self._multiply = multiply
+        self.dtype = dtype_policy.removeprefix("mixed_")
+        factor = np.random.default_rng(0).standard_normal([PEAK_SIZE, PEAK_SIZE], np.float32)
+        factor, multiply = ops.cast(factor, self.dtype), _compile(ops.matmul)
+        self._multiply = lambda: multiply(factor, factor)
         self._multiply()
 
     def measure(self) -> float:
         """Return the FLOPs per second of the fastest of a few products."""
         seconds = min(_time(self._multiply) for _ in range(_PEAK_REPEATS))
         return 2 * PEAK_SIZE**3 / seconds
+
+
+def _count_product_flops(program: object) -> int:
+    """Return the FLOPs of the products of a step that a train loop has traced."""
+    if keras.backend.backend() == "jax":
+        from t2i_tpu.profile import jax_cost
+
+        return jax_cost.count_product_flops(program)
+    return cost.count_product_flops(program)
+
+
+def _compile(function: Callable) -> Callable:
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return tf.function(function, autograph=False)
 
 
 def _measure_checkpoint(trainer: Trainer, run_steps: Callable, rounds: int) -> CheckpointCost:
@@ -210,13 +224,14 @@ def _measure_checkpoint(trainer: Trainer, run_steps: Callable, rounds: int) -> C
 def _measure_product_share(run_steps: Callable) -> float | None:
     """Return the share of the time inside ops that is spent in convolutions and matrix products.
 
-    It is None if TensorFlow's profiler recorded no such op, because some devices have no op events.
+    It is None if TensorFlow's profiler recorded no such op, because some devices have no op events,
+    and because JAX computes.
     """
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
         _time(lambda: run_steps(2))
         tf.profiler.experimental.stop()
-        seconds = read_op_seconds(folder)
+        seconds = cost.read_op_seconds(folder)
     in_products = sum(
         value for op, value in seconds.items() if any(name in op for name in ("Conv2D", "MatMul"))
     )
@@ -226,5 +241,5 @@ def _measure_product_share(run_steps: Callable) -> float | None:
 def _time(call: Callable) -> float:
     """Return the seconds that a call needs to compute its results."""
     begin = time.perf_counter()
-    np.asarray(tf.nest.flatten(call())[0])
+    np.asarray(tree.flatten(call())[0])
     return time.perf_counter() - begin

@@ -46,7 +46,7 @@ def _make_rows(m: Measurement) -> dict[str, str]:
 
 def _format_product_share(share: float | None) -> str:
     if share is None:
-        return "not known: the profiler recorded no products"
+        return "not known: TensorFlow's profiler recorded no products"
     return f"{1 - share:.0%} of the time in ops"
 
 

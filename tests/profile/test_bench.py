@@ -50,7 +50,7 @@ def test_report_agrees_with_figures_by_hand():
 
 def test_report_says_that_the_share_of_products_is_not_known():
     report = format_measurement(dataclasses.replace(MEASUREMENT, product_share=None))
-    assert "outside products   not known: the profiler recorded no products" in report
+    assert "outside products   not known: TensorFlow's profiler recorded no products" in report
 
 
 def test_step_is_measured(squares, monkeypatch):

@@ -139,6 +139,10 @@ class JaxTrainLoop(TrainLoop):
             variable.assign(value)
         return name_metrics(total), waited
 
+    def trace(self, batches: Feed):
+        values = [variable.value for variable in self._variables]
+        return self._run_steps.trace(values, *batches.take(1)[:3]).jaxpr
+
 
 def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Return an array of all processes from a copy that each of them has."""

@@ -113,6 +113,9 @@ class TensorFlowTrainLoop(TrainLoop):
         metrics, waited = self.function(batches, tf.constant(num_steps))
         return name_metrics(metrics.numpy()), float(waited)
 
+    def trace(self, batches):
+        return self.function.get_concrete_function(batches, tf.constant(1)).graph
+
 
 def make_device_loop(
     strategy: tf.distribute.Strategy,
