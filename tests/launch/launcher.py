@@ -1,7 +1,8 @@
-"""Runs launch scripts in processes that are forked from one that has already imported TensorFlow.
+"""Runs launch scripts in processes that are forked from one that has already imported their modules.
 
 The scripts parse their flags, write files and exit as usual, but start faster. They have one CPU
-device, not the four logical ones of tests/conftest.py.
+device, not the four logical ones of tests/conftest.py. Those with the flag --engine=jax are forked from
+a process in which Keras uses JAX, and share its cache of compiled programs.
 """
 
 import contextlib
@@ -13,23 +14,47 @@ import os
 import pathlib
 import runpy
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["tensorflow", "keras", "t2i_tpu.train.loop", "t2i_tpu.sample.trained", "t2i_tpu.profile.bench"]
-)
+MODULES = ["tensorflow", "t2i_tpu.train.loop", "t2i_tpu.sample.trained", "t2i_tpu.profile.bench"]
+# Engine -> the server from which its processes are forked.
+SERVERS = {"tensorflow": forkserver.ForkServer(), "jax": forkserver.ForkServer()}
+COMPILED = tempfile.TemporaryDirectory(prefix="t2i_tpu-tests-compiled-")
+# The environment in which a server is started.
+ENVIRONMENTS = {
+    "tensorflow": {"KERAS_BACKEND": "tensorflow"},
+    "jax": {
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
+    },
+}
+SERVERS["tensorflow"].set_forkserver_preload(MODULES)
+SERVERS["jax"].set_forkserver_preload([*MODULES, "t2i_tpu.engines.jax.engine"])
 
 
-def start_process(target: Callable, arguments: tuple) -> multiprocessing.Process:
-    """Start a process that has already imported TensorFlow and calls `target(*arguments)`."""
+def start_process(
+    target: Callable, arguments: tuple, engine: str = "tensorflow"
+) -> multiprocessing.Process:
+    """Start a process that has already imported an engine and calls `target(*arguments)`."""
     # The first call starts the fork server, which reads these.
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["GCS_RETRY_CONFIG_INIT_DELAY_TIME_US"] = "10000"  # instead of one second
     process = CONTEXT.Process(target=target, args=arguments)
-    process.start()
+    connect = SERVERS[engine].connect_to_new_process
+    with (
+        mock.patch.dict(os.environ, ENVIRONMENTS[engine]),
+        mock.patch.object(forkserver, "connect_to_new_process", connect),
+    ):
+        process.start()
     return process
 
 
@@ -63,7 +88,9 @@ class RunningScript:
         folder.mkdir(parents=True)
         arguments = [str(argument) for argument in arguments]
         self.process = start_process(
-            _run_script, (script, arguments, str(folder), environment, inside)
+            _run_script,
+            (script, arguments, str(folder), environment, inside),
+            "jax" if "--engine=jax" in arguments else "tensorflow",
         )
 
     def wait(self, seconds=280) -> Result:

@@ -90,8 +90,9 @@ class Kills:
 def train(launch):
     """`train(workdir, steps)` starts or resumes a run."""
 
-    def start_training(workdir, steps, source="embedded:emoji", inside=None):
+    def start_training(workdir, steps, source="embedded:emoji", inside=None, engine="tensorflow"):
         flags = [f"--config={ROOT / 'configs' / 'emoji32.py'}", f"--workdir={workdir}"]
+        flags.append(f"--engine={engine}")
         values = FLAGS | {"train.total_steps": steps, "data.source": source}
         flags += [f"--config.{name}={value}" for name, value in values.items()]
         return launch("train.py", flags, inside=inside)
@@ -103,9 +104,9 @@ def train(launch):
 def train_uninterrupted(train, tmp_path):
     """`train_uninterrupted(steps)` returns the values of a run's last checkpoint by name."""
 
-    def train_to_the_end(steps):
+    def train_to_the_end(steps, engine="tensorflow"):
         workdir = tmp_path / "uninterrupted"
-        result = train(workdir, steps).wait()
+        result = train(workdir, steps, engine=engine).wait()
         assert result.code == 0, result.stderr
         values = tiny.read_checkpoint(workdir)
         assert values["step"] == steps
@@ -115,11 +116,8 @@ def train_uninterrupted(train, tmp_path):
 
 
 @pytest.fixture
-def disk(train, tmp_path):
-    """A place for runs of 40 steps."""
-
-    def start(name):
-        return train(tmp_path / name, 40)
+def make_disk(train, tmp_path):
+    """`make_disk(steps, engine)` returns a place for runs on disk."""
 
     def list_files(name):
         return [path.name for path in (tmp_path / name / "checkpoints").glob("*")]
@@ -127,7 +125,13 @@ def disk(train, tmp_path):
     def fetch(name):
         return tmp_path / name
 
-    return Place(start, list_files, fetch, write_seconds=0.01)
+    def make_place(steps, engine="tensorflow"):
+        def start(name):
+            return train(tmp_path / name, steps, engine=engine)
+
+        return Place(start, list_files, fetch, write_seconds=0.01)
+
+    return make_place
 
 
 @pytest.fixture
@@ -185,9 +189,9 @@ def start_and_kill(place, name, rng, kills):
         kills.writing += 1
 
 
-def check_killed_run(place, name, rng, kills, expected):
-    """Kill a run once or twice, resume it to the end, and compare its last checkpoint."""
-    for _ in range(rng.integers(1, 3)):
+def check_killed_run(place, name, rng, kills, expected, count=None):
+    """Kill a run `count` times, by default once or twice, resume it, and compare its last checkpoint."""
+    for _ in range(count or rng.integers(1, 3)):
         start_and_kill(place, name, rng, kills)
     last = place.start(name).wait(900)
     assert last.code == 0, last.stderr
@@ -206,17 +210,32 @@ def check_killed_runs(place, count, expected) -> Kills:
     return kills
 
 
-def test_killed_run_is_resumed_bit_exactly(disk, train_uninterrupted):
+def test_killed_run_is_resumed_bit_exactly(make_disk, train_uninterrupted):
     kills = Kills()
     expected = train_uninterrupted(40)
-    check_killed_run(disk, "killed", np.random.default_rng(4), kills, expected)
+    check_killed_run(make_disk(40), "killed", np.random.default_rng(4), kills, expected)
     assert kills.starting + kills.running > 0
 
 
+def test_run_on_jax_is_killed_ten_times_and_resumed_bit_exactly(make_disk, train_uninterrupted):
+    kills, steps = Kills(), 400
+    expected = train_uninterrupted(steps, "jax")
+    rng = np.random.default_rng(4)
+    check_killed_run(make_disk(steps, "jax"), "killed", rng, kills, expected, count=10)
+    print(kills)
+    assert kills.starting + kills.running == 10
+
+
 @pytest.mark.slow
-def test_hundred_killed_runs(disk, train_uninterrupted):
-    kills = check_killed_runs(disk, 100, train_uninterrupted(40))
+def test_hundred_killed_runs(make_disk, train_uninterrupted):
+    kills = check_killed_runs(make_disk(40), 100, train_uninterrupted(40))
     assert kills.writing >= 10 and kills.starting >= 10 and kills.running >= 50
+
+
+@pytest.mark.slow
+def test_fifty_killed_runs_on_jax(make_disk, train_uninterrupted):
+    kills = check_killed_runs(make_disk(100, "jax"), 50, train_uninterrupted(100, "jax"))
+    assert kills.writing >= 5 and kills.starting >= 5 and kills.running >= 25
 
 
 @pytest.mark.slow

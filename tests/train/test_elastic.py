@@ -1,7 +1,9 @@
 """Tests runs of several workers: stopping together, the death of one, and resuming with others."""
 
 import json
+import os
 import re
+import signal
 import socket
 
 import numpy as np
@@ -23,12 +25,15 @@ def find_free_addresses(count):
 
 @pytest.fixture
 def start_workers(squares, tmp_path, launch):
-    """`start_workers(count, total_steps)` starts the processes of a run in tmp_path/run."""
+    """`start_workers(count, total_steps)` starts the processes of a run in tmp_path/run.
 
-    def start(count, total_steps, **changes):
+    `last_flags` are more flags for the last worker.
+    """
+
+    def start(count, total_steps, engine="tensorflow", last_flags=(), **changes):
         config = tmp_path / "plain.py"
         config.write_text(tiny.CONFIG_FILE)
-        flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+        flags = [f"--config={config}", f"--workdir={tmp_path / 'run'}", f"--engine={engine}"]
         flags += tiny.make_flags(squares, train__total_steps=total_steps, **CHANGES | changes)
         if count == 1:
             return [launch("train.py", flags)]
@@ -38,15 +43,20 @@ def start_workers(squares, tmp_path, launch):
             for index in range(count)
         ]
         flags.append("--strategy=multiworker")
-        return [launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}) for task in tasks]
+        flags_of_workers = [flags] * (count - 1) + [[*flags, *last_flags]]
+        return [
+            launch("train.py", flags, {"TF_CONFIG": json.dumps(task)})
+            for flags, task in zip(flags_of_workers, tasks, strict=True)
+        ]
 
     return start
 
 
-def test_signal_to_one_worker_stops_all_at_the_same_step(start_workers, tmp_path, squares):
+@pytest.mark.parametrize("engine", ["tensorflow", "jax"])
+def test_signal_to_one_worker_stops_all_at_the_same_step(start_workers, tmp_path, squares, engine):
     """The second of two workers gets the signal, and a single process resumes the run."""
     total = 4000
-    first, second = start_workers(2, total)
+    first, second = start_workers(2, total, engine)
     second.wait_for_line("starting at")
     first.wait_for_line("step 10/")
     second.process.terminate()
@@ -56,15 +66,43 @@ def test_signal_to_one_worker_stops_all_at_the_same_step(start_workers, tmp_path
         int(re.search(r"stopped at step (\d+) by SIGTERM", result.stderr)[1]) for result in results
     }
     assert checkpoint_store.list_steps(str(tmp_path / "run")) == [step] and 10 <= step < total
-    # A run in this process computes the same values.
-    reference = tiny.Run(tiny.make_config(squares, train__total_steps=total, **CHANGES))
-    reference.steps(step)
-    values = tiny.read_checkpoint(tmp_path / "run")
-    for name, value in reference.values().items():
-        np.testing.assert_allclose(values[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    if engine == "tensorflow":
+        # A run in this process computes the same values.
+        reference = tiny.Run(tiny.make_config(squares, train__total_steps=total, **CHANGES))
+        reference.steps(step)
+        values = tiny.read_checkpoint(tmp_path / "run")
+        for name, value in reference.values().items():
+            np.testing.assert_allclose(values[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
-    (resumed,) = start_workers(1, total)
+    (resumed,) = start_workers(1, total, engine)
     resumed.wait_for_line(f"resuming at step {step} of {total}")
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "jax"])
+def test_workers_with_different_configs_name_the_field(start_workers, tmp_path, engine):
+    flags = ["--config.seed=3", "--config.train.learning_rate=0.5"]
+    first, second = (worker.wait() for worker in start_workers(2, 10, engine, flags))
+    for result, value, other in ((first, 0, 1), (second, 3, 0)):
+        assert result.code == 1 and result.stderr.splitlines()[-1] == (
+            f"train.py: error: config.seed is {value} on worker {1 - other}, but another value on "
+            f"worker {other}; start the same command on all workers"
+        ), result
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "seconds"), [("SIGKILL", 25), ("SIGSTOP", 60)])
+def test_worker_on_jax_that_dies_or_hangs_ends_the_others(start_workers, name, seconds):
+    """If the first one dies, JAX ends the others at once, with its own message."""
+    first, second = start_workers(2, 10**6, "jax")
+    second.wait_for_line("starting at")
+    first.wait_for_line("step 10/")
+    os.kill(second.process.pid, signal.Signals[name])
+    result = first.wait(seconds)
+    assert result.code == 1 and result.stderr.splitlines()[-1] == (
+        "train.py: error: worker 0 has lost contact with worker 1 of this run; start the same command "
+        "again, on any number of workers, to resume from the newest checkpoint"
+    ), result
 
 
 @pytest.mark.slow

@@ -36,12 +36,14 @@ def find_devices(name: str) -> list[jax.Device]:
     if name == "cpu":
         # Otherwise JAX would take the memory of a GPU, too.
         jax.config.update("jax_platforms", "cpu")
+    kind = name if name in ("cpu", "gpu", "tpu") else None
     try:
-        return jax.devices(name if name in ("cpu", "gpu", "tpu") else None)
+        return jax.devices(kind)
     except RuntimeError as error:
         raise UserError(
-            f"--strategy={name}: JAX sees no {name.upper()} ({get_first_line(error):.160}); install "
-            f"{'t2i-tpu[jax-tpu]' if name == 'tpu' else 't2i-tpu[jax-gpu] and a driver'}, or use "
+            f"--strategy={name}: JAX sees no {kind.upper() if kind else 'device that it can use'} "
+            f"({get_first_line(error):.160}); install "
+            f"{'t2i-tpu[jax-gpu] and a driver' if kind == 'gpu' else 't2i-tpu[jax-tpu]'}, or use "
             "another --strategy"
         ) from error
 

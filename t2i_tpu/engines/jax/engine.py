@@ -127,7 +127,13 @@ class JaxTrainLoop(TrainLoop):
         self._feed, waited, total = batches, 0.0, np.zeros(len(METRICS))
         values, previous = [variable.value for variable in self._variables], None
         while num_steps:
-            block, first, count, seconds = batches.take(min(num_steps, self._max_steps))
+            try:
+                block, first, count, seconds = batches.take(min(num_steps, self._max_steps))
+            except BaseException:
+                self._assign(
+                    values
+                )  # the old values are gone, and the error's report reads the step
+                raise
             values, metrics = self._run_steps(values, block, first, count)
             num_steps, waited = num_steps - count, waited + seconds
             # Computation is asynchronous. At most two blocks may be in use.
@@ -135,13 +141,16 @@ class JaxTrainLoop(TrainLoop):
                 total = total + np.asarray(previous)
             previous = metrics
         total = total + np.asarray(previous)
-        for variable, value in zip(self._variables, values, strict=True):
-            variable.assign(value)
+        self._assign(values)
         return name_metrics(total), waited
 
     def trace(self, batches: Feed):
         values = [variable.value for variable in self._variables]
         return self._run_steps.trace(values, *batches.take(1)[:3]).jaxpr
+
+    def _assign(self, values):
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
 
 
 def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
