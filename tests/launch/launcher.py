@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import socket
 import sys
 import tempfile
 import time
@@ -56,6 +57,18 @@ def start_process(
     ):
         process.start()
     return process
+
+
+def make_tasks(count: int) -> list[dict]:
+    """Return the TF_CONFIGs of some workers on this machine."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    workers = [f"localhost:{server.getsockname()[1]}" for server in sockets]
+    for server in sockets:
+        server.close()
+    return [
+        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        for index in range(count)
+    ]
 
 
 @dataclasses.dataclass

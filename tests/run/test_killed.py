@@ -50,12 +50,14 @@ class Place:
       list_files: returns the names of the files in a run's checkpoints/.
       fetch: returns a run's workdir on disk.
       write_seconds: about how long the write of a checkpoint takes.
+      run_seconds: the longest time from a new checkpoint to a kill.
     """
 
     start: Callable[[str], RunningScript]
     list_files: Callable[[str], list[str]]
     fetch: Callable[[str], pathlib.Path]
     write_seconds: float
+    run_seconds: float = 1.5
 
     def list_finished_steps(self, name) -> set[int]:
         """Return the steps of the checkpoints with an info file."""
@@ -117,7 +119,7 @@ def train_uninterrupted(train, tmp_path):
 
 @pytest.fixture
 def make_disk(train, tmp_path):
-    """`make_disk(steps, engine)` returns a place for runs on disk."""
+    """`make_disk(steps, engine, run_seconds)` returns a place for runs on disk."""
 
     def list_files(name):
         return [path.name for path in (tmp_path / name / "checkpoints").glob("*")]
@@ -125,11 +127,11 @@ def make_disk(train, tmp_path):
     def fetch(name):
         return tmp_path / name
 
-    def make_place(steps, engine="tensorflow"):
+    def make_place(steps, engine="tensorflow", run_seconds=1.5):
         def start(name):
             return train(tmp_path / name, steps, engine=engine)
 
-        return Place(start, list_files, fetch, write_seconds=0.01)
+        return Place(start, list_files, fetch, 0.01, run_seconds)
 
     return make_place
 
@@ -170,7 +172,7 @@ def start_and_kill(place, name, rng, kills):
         time.sleep(rng.uniform(0, 4))
     else:
         wait_for(lambda: place.find_newest_step(name) != before)
-        time.sleep(rng.uniform(0, 1.5))
+        time.sleep(rng.uniform(0, place.run_seconds))
     if kind > 0.6:
         wait_for(lambda: place.list_unfinished_steps(name))
         time.sleep(rng.uniform(0, place.write_seconds))
@@ -218,10 +220,9 @@ def test_killed_run_is_resumed_bit_exactly(make_disk, train_uninterrupted):
 
 
 def test_run_on_jax_is_killed_ten_times_and_resumed_bit_exactly(make_disk, train_uninterrupted):
-    kills, steps = Kills(), 400
-    expected = train_uninterrupted(steps, "jax")
-    rng = np.random.default_rng(4)
-    check_killed_run(make_disk(steps, "jax"), "killed", rng, kills, expected, count=10)
+    kills, place = Kills(), make_disk(200, "jax", run_seconds=0.3)
+    expected = train_uninterrupted(200, "jax")
+    check_killed_run(place, "killed", np.random.default_rng(4), kills, expected, count=10)
     print(kills)
     assert kills.starting + kills.running == 10
 

@@ -4,23 +4,15 @@ import json
 import os
 import re
 import signal
-import socket
 
 import numpy as np
 import pytest
 
 from t2i_tpu.run import checkpoint_store
 from tests import tiny
+from tests.launch.launcher import make_tasks
 
 CHANGES = dict(train__checkpoint_every=1000, train__steps_per_loop=2, train__log_every=2)
-
-
-def find_free_addresses(count):
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    addresses = [f"localhost:{server.getsockname()[1]}" for server in sockets]
-    for server in sockets:
-        server.close()
-    return addresses
 
 
 @pytest.fixture
@@ -37,16 +29,11 @@ def start_workers(squares, tmp_path, launch):
         flags += tiny.make_flags(squares, train__total_steps=total_steps, **CHANGES | changes)
         if count == 1:
             return [launch("train.py", flags)]
-        addresses = find_free_addresses(count)
-        tasks = [
-            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            for index in range(count)
-        ]
         flags.append("--strategy=multiworker")
         flags_of_workers = [flags] * (count - 1) + [[*flags, *last_flags]]
         return [
             launch("train.py", flags, {"TF_CONFIG": json.dumps(task)})
-            for flags, task in zip(flags_of_workers, tasks, strict=True)
+            for flags, task in zip(flags_of_workers, make_tasks(count), strict=True)
         ]
 
     return start

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import re
-import socket
 
 import numpy as np
 import pytest
@@ -29,18 +28,6 @@ def alone(squares):
     start = run.values()
     run.steps(20)
     return start, run.values()
-
-
-def make_loopback_tasks():
-    """Return the TF_CONFIGs of two workers on this machine."""
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
-    workers = [f"localhost:{server.getsockname()[1]}" for server in sockets]
-    for server in sockets:
-        server.close()
-    return [
-        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        for index in range(2)
-    ]
 
 
 def assert_same(values, alone):
@@ -67,7 +54,7 @@ def test_two_machines_agree_with_one_device(squares, alone, tmp_path, launch):
     flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
     flags += tiny.make_flags(squares, **CHANGES)
     workers = []
-    for task in make_loopback_tasks():
+    for task in launcher.make_tasks(2):
         workers.append(launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}))
     for worker in workers:
         result = worker.wait()
@@ -154,7 +141,7 @@ def hash_steps_of_two_workers(config, start, count, folder):
     paths = [folder / f"seen-{start}-{index}" for index in range(2)]
     workers = [
         launcher.start_process(save_examples_as_worker, (task, config, start, count, path))
-        for task, path in zip(make_loopback_tasks(), paths, strict=True)
+        for task, path in zip(launcher.make_tasks(2), paths, strict=True)
     ]
     for worker in workers:
         worker.join(200)
@@ -223,7 +210,8 @@ def resume_with_two_workers(workdir, tmp_path, squares, changes, launch):
     flags = [f"--config={config}", f"--workdir={workdir}", "--strategy=multiworker"]
     flags += tiny.make_flags(squares, **changes)
     workers = [
-        launch("train.py", flags, {"TF_CONFIG": json.dumps(task)}) for task in make_loopback_tasks()
+        launch("train.py", flags, {"TF_CONFIG": json.dumps(task)})
+        for task in launcher.make_tasks(2)
     ]
     workers[0].wait_for(lambda: re.search(r"step \d+/100: ", workers[0].stderr_so_far()))
     workers[1].process.terminate()

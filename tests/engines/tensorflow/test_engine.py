@@ -22,6 +22,13 @@ def test_batch_that_replicas_do_not_divide_is_rejected(tmp_path, squares):
     assert not workdir.exists()
 
 
+def test_sharded_state_is_rejected(tmp_path, squares):
+    config = tiny.make_config(squares, train__shard_state=True)
+    with pytest.raises(UserError, match="config.train.shard_state works on JAX only; use --engine"):
+        train(config, str(tmp_path / "run"), "cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("capability", "policy"),
     [
