@@ -99,6 +99,10 @@ def _check_unseen_gpus(facts: dict[str, str]) -> list[Finding]:
     if installed.DRIVER not in facts or list_gpus():
         return []
     if keras.backend.backend() == "jax":
+        import jax
+
+        if jax.config.jax_platforms == "cpu":  # set by --strategy=cpu
+            return []
         framework, extra = "JAX", "jax-gpu"
         is_gpu_build = not facts.keys().isdisjoint(installed.JAX_GPU_BUILDS)
     else:

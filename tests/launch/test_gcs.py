@@ -49,15 +49,16 @@ def assert_equal_runs(first: pathlib.Path, second: pathlib.Path):
 
 
 @pytest.mark.parametrize(
-    ("data_set", "rate"),
+    ("data_set", "rate", "engine"),
     [
-        ("squares", 0.0),
-        pytest.param("emoji", 0.0, marks=pytest.mark.slow),
-        pytest.param("emoji", 0.1, marks=pytest.mark.slow),
+        ("squares", 0.0, "tensorflow"),
+        pytest.param("emoji", 0.0, "tensorflow", marks=pytest.mark.slow),
+        pytest.param("emoji", 0.1, "tensorflow", marks=pytest.mark.slow),
+        pytest.param("squares", 0.1, "jax", marks=pytest.mark.slow),
     ],
 )
 def test_resumed_run_equals_one_on_disk(
-    gcs, bucket, tmp_path, squares, config_file, start, data_set, rate
+    gcs, bucket, tmp_path, squares, config_file, start, data_set, rate, engine
 ):
     """The run on gs:// is killed and resumed, and a share `rate` of its requests fails."""
     if data_set == "emoji":
@@ -70,7 +71,7 @@ def test_resumed_run_equals_one_on_disk(
         )
 
     def train(source, workdir, inside=None):
-        flags = [f"--config={config}", f"--workdir={workdir}", *values]
+        flags = [f"--config={config}", f"--workdir={workdir}", f"--engine={engine}", *values]
         return start("train.py", [*flags, f"--config.data.source=shards:{source}"], (), inside)
 
     on_disk = train(folder, tmp_path / "run").wait(900)
