@@ -129,8 +129,9 @@ def test_preflight_compiles_the_jax_engine(tpu, engine):
     assert result.step.state_bytes < compiled.argument_bytes < 1.5 * result.step.state_bytes + 2**23
     # Everything but the metrics is updated in place.
     assert compiled.output_bytes < 1e5
-    # The program is that of one device. A step is in a loop, whose body counts once.
-    assert 0.5 < compiled.flops / result.step.product_flops < 1.5
+    # The program is that of one device. A step is in a loop, whose body counts once. With few images,
+    # the update has a large share.
+    assert 0.8 < compiled.flops / result.step.product_flops < 2
     # The gradients are summed in bfloat16 or in float32.
     assert 0.5 < compiled.summed_bytes / result.step.gradient_bytes < 2
     assert "sampler" in result.programs

@@ -72,22 +72,23 @@ def compile_train_steps(config: Config, state: State, mesh: Mesh) -> Callable:
       metrics are those of `measure_step`, summed over these steps.
     """
     variables = state.list_variables()
+    shardings, copied = choose_state_shardings(config, state, mesh), replicate(mesh)
 
     def run_steps(values, batches, first, count):
         def run_step(index, carry):
             values, total = carry
             batch = tree.map_structure(lambda steps: steps[index], batches)
             with keras.StatelessScope(list(zip(variables, values, strict=True))) as scope:
-                metrics = train_step(config, state, batch)
+                metrics = train_step(config, state, batch, copied)
             values = [scope.get_current_value(variable) for variable in variables]
-            return values, total + metrics
+            # Otherwise the compiler may split the weights like their moments, and then the layers.
+            return jax.lax.with_sharding_constraint(values, shardings), total + metrics
 
         carry = values, jnp.zeros(len(METRICS))
         if not has_loop(mesh):
             return run_step(first, carry)
         return jax.lax.fori_loop(first, first + count, run_step, carry)
 
-    shardings, copied = choose_state_shardings(config, state, mesh), replicate(mesh)
     return jax.jit(
         run_steps,
         in_shardings=(shardings, split_batch(mesh, axis=1), copied, copied),
@@ -96,8 +97,15 @@ def compile_train_steps(config: Config, state: State, mesh: Mesh) -> Callable:
     )
 
 
-def train_step(config: Config, state: State, batch: Batch) -> jax.Array:
-    """Train one step inside a stateless scope, and return its metrics."""
+def train_step(config: Config, state: State, batch: Batch, copied: NamedSharding) -> jax.Array:
+    """Train one step inside a stateless scope, and return its metrics.
+
+    Args:
+      config: resolved.
+      state: the variables.
+      batch: the entire batch.
+      copied: the sharding of the gradients.
+    """
     denoiser = state.denoiser
     # Corrupt the images, denoise them, and differentiate the loss.
     examples = corrupt_batch(config, denoiser.diffusion_path, batch, state.step.value)
@@ -111,6 +119,7 @@ def train_step(config: Config, state: State, batch: Batch) -> jax.Array:
 
     trained = [variable.value for variable in denoiser.trainable_variables]
     gradients, (losses, statistics) = jax.grad(compute_loss, has_aux=True)(trained)
+    gradients = jax.lax.with_sharding_constraint(gradients, copied)
     # Update the state, and compute the metrics.
     gradients, factors = prepare_update(state, config.train, gradients)
     apply_update(state, config.train, gradients, statistics, factors)
