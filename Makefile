@@ -69,7 +69,7 @@ doctor: $(READY) ## check whether CONFIG can train into WORKDIR on this machine,
 	@$(PY) launch/doctor.py --engine=$(ENGINE) "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 bench: $(READY) ## measure the speed of a training step of CONFIG
-	@$(PY) launch/bench.py "--config=$$T2I_CONFIG" $(ARGS)
+	@$(PY) launch/bench.py --engine=$(ENGINE) "--config=$$T2I_CONFIG" $(ARGS)
 
 # Two processes, because a test mostly keeps one core busy and sometimes waits for a subprocess.
 test: $(DEV) ## run the quick tests
@@ -79,7 +79,7 @@ test: $(DEV) ## run the quick tests
 test-slow: $(DEV) ## run the slow tests (minutes to hours)
 	@$(PY) -m pytest -m "slow and not clip and not urls and not beam and not tpu_compile" --timeout=0 $(ARGS)
 
-test-killed: $(DEV) ## check that 130 runs killed with SIGKILL and resumed end with the same weights (hours)
+test-killed: $(DEV) ## check that 180 runs killed with SIGKILL and resumed end with the same weights (hours)
 	@$(PY) -m pytest -s -m slow --timeout=0 tests/run/test_killed.py $(ARGS)
 
 test-clip: $(DEV) ## run the tests that need open_clip and torch (installs them, about 5 GB)
