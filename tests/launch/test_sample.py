@@ -21,7 +21,7 @@ def test_help_lists_the_sampling_flags(run):
 def test_image_does_not_depend_on_the_others(tmp_path, trained, run, conditioning):
     workdir = f"--workdir={trained(conditioning)}"
     prompts = [f"--prompt={colour} square" for colour in ("red", "green", "blue")]
-    together = ["--num_images=5", "--guidance_scale=3", f"--output={tmp_path / 'all'}"]
+    together = ["--num_images=5", "--guidance_scale=8", f"--output={tmp_path / 'all'}"]
     result = run("sample.py", [workdir, *prompts, *together])
     assert result.code == 0 and "drew 15 image(s)" in result.stdout, result.stderr
     images = read_images(tmp_path / "all")
@@ -32,7 +32,7 @@ def test_image_does_not_depend_on_the_others(tmp_path, trained, run, conditionin
     picture = Image.open(tmp_path / "all" / "000_seed0.png")
     assert picture.size == (16, 16) and picture.mode == "RGB"
 
-    alone = ["--num_images=1", "--seed=4", "--guidance_scale=3", f"--output={tmp_path / 'alone'}"]
+    alone = ["--num_images=1", "--seed=4", "--guidance_scale=8", f"--output={tmp_path / 'alone'}"]
     assert run("sample.py", [workdir, prompts[2], *alone]).code == 0
     assert read_images(tmp_path / "alone") == {"000_seed4.png": images["002_seed4.png"]}
 
