@@ -175,6 +175,17 @@ class Run:
         metrics, _ = self.trainer.loop.run(self.iterator, count)
         return metrics
 
+    def assign(self, variable: keras.Variable, value):
+        """Set a variable on all devices."""
+        self.engine.assign(variable, np.broadcast_to(value, variable.shape))
+
+    def read_copies(self, variable: keras.Variable) -> list[np.ndarray]:
+        """Return each device's copy of a variable."""
+        if keras.backend.backend() == "jax":
+            return [np.asarray(shard.data) for shard in variable.value.addressable_shards]
+        copies = self.engine.strategy.experimental_local_results(variable.value)
+        return [copy.numpy() for copy in copies]
+
     def make_checkpointer(self, workdir, keep=3) -> Checkpointer:
         """Return a checkpointer of the run's state."""
         return Checkpointer(self.engine, str(workdir), self.state.get_saved(), Retention(keep))

@@ -9,8 +9,9 @@ pixels equal, and a softmax over equal pixels is uniform. This has three consequ
   omitted, because they have no effect and never receive a gradient.
 - The first block convolves the prompt's channels once instead of once per pixel.
 
-As in the baseline, attention is not scaled, and normalization is over the batch. This is therefore
-the only network of the package whose result depends on how a batch is spread over replicas.
+As in the baseline, attention is not scaled, and normalization is over the batch. On TensorFlow, where
+each replica normalizes its own examples, this is therefore the only network of the package whose
+result depends on how a batch is spread over replicas.
 
 Every layer returns its output and the batch statistics of its batch norms: a dict from the path of
 a moving statistic's variable to the value in this batch. The dict is empty in inference.

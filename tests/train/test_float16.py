@@ -1,4 +1,7 @@
-"""Tests training with the settings of a V100: float16, a dynamic loss scale, XLA, two replicas."""
+"""Tests training with the settings of a V100: float16, a dynamic loss scale, XLA, two replicas.
+
+tests/engines/jax/test_shared_tests.py also runs these tests on JAX.
+"""
 
 import numpy as np
 import pytest
@@ -34,10 +37,10 @@ def run(squares):
 @pytest.fixture
 def head(run):
     """The kernel of the network's last layer, which is restored afterwards."""
-    kernel = run.state.denoiser.network.head.kernel.value
+    kernel = run.state.denoiser.network.head.kernel
     good = kernel.numpy()
     yield kernel
-    kernel.assign(good)
+    run.assign(kernel, good)
 
 
 def compute_mean_loss(metrics):
@@ -62,7 +65,7 @@ def test_loss_falls_in_float16(run):
 
 def test_overflow_halves_the_scale_and_skips_the_step(run):
     """With a scale of 2**40, gradients exceed 65504, the largest float16."""
-    run.state.loss_scale.assign(2.0**40)
+    run.assign(run.state.loss_scale, 2.0**40)
     before = run.values()
     metrics = run.steps(1)
     after = run.values()
@@ -89,21 +92,21 @@ def test_overflow_halves_the_scale_and_skips_the_step(run):
 
 def test_infinite_gradient_on_one_replica_skips_the_step_on_both(run, head):
     """The sum over the replicas is infinite on both of them."""
-    run.state.loss_scale.assign(INITIAL_LOSS_SCALE)
-    head.assign(np.full(head.shape, 1e4, np.float32))
+    run.assign(run.state.loss_scale, INITIAL_LOSS_SCALE)
+    run.assign(head, 1e4)
     before = run.values()
     assert run.steps(1)["skipped_steps"] == 1
     assert find_changed(before, run.values()) == CHANGED_BY_A_SKIP
     for variable in (*run.state.weights.values(), run.state.loss_scale):
-        copies = run.engine.strategy.experimental_local_results(variable.value)
-        np.testing.assert_array_equal(copies[0].numpy(), copies[1].numpy())
+        first, second = run.read_copies(variable)
+        np.testing.assert_array_equal(first, second)
 
 
 def test_scale_doubles_after_the_growth_interval(run):
     interval, scales = LOSS_SCALE_GROWTH_INTERVAL, []
     scale, updates = run.state.loss_scale, run.state.updates_since_scaling
-    scale.assign(1024.0)
-    updates.assign(interval - 2)
+    run.assign(scale, 1024.0)
+    run.assign(updates, interval - 2)
     for _ in range(3):
         assert run.steps(1)["skipped_steps"] == 0
         scales.append((read_scalar(scale), read_scalar(updates)))
@@ -111,7 +114,7 @@ def test_scale_doubles_after_the_growth_interval(run):
 
 
 def test_scale_stays_at_least_one(run, head):
-    run.state.loss_scale.assign(1.5)
-    head.assign(np.full(head.shape, 1e9, np.float32))  # infinite in float16
+    run.assign(run.state.loss_scale, 1.5)
+    run.assign(head, 1e9)  # infinite in float16
     assert run.steps(2)["skipped_steps"] == 2
     assert read_scalar(run.state.loss_scale) == 1.0
