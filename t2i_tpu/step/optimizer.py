@@ -129,6 +129,8 @@ def apply_update(
             weight.assign(weight * (1.0 - factors["rate"] * train.weight_decay))
         apply_adam(weight, first, state.second_moments[path], gradient, factors)
     for path, batch in statistics.items():
+        # In a skipped step, the batch's statistics may not be finite, and 0 times infinity is NaN.
+        batch = ops.where(applied > 0, batch, 0.0)
         _move_average(state.weights[path], batch, applied * (1.0 - STATISTICS_MOMENTUM))
     # Update the averages.
     for average, share in zip(state.averages, factors["ema_rates"], strict=True):
@@ -146,9 +148,7 @@ def apply_update(
 
 
 def _move_average(average, value, share):
-    # A plain product of a share of 0 and a non-finite value would be NaN.
-    current = ops.convert_to_tensor(average)
-    average.assign(ops.where(share > 0, current + (value - current) * share, current))
+    average.assign(average + (value - average) * share)
 
 
 def _update_loss_scale(loss_scale, updates_since, applied):
