@@ -1,0 +1,1 @@
+"""The parts of benchmarks/gpu.py. Only pack.py imports TensorFlow, and only peer*.py import torch."""
