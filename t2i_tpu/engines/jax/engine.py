@@ -125,32 +125,24 @@ class JaxTrainLoop(TrainLoop):
 
     def run(self, batches: Feed, num_steps: int):
         self._feed, waited, total = batches, 0.0, np.zeros(len(METRICS))
-        values, previous = [variable.value for variable in self._variables], None
-        while num_steps:
-            try:
-                block, first, count, seconds = batches.take(min(num_steps, self._max_steps))
-            except BaseException:
-                self._assign(
-                    values
-                )  # the old values are gone, and the error's report reads the step
-                raise
-            values, metrics = self._run_steps(values, block, first, count)
-            num_steps, waited = num_steps - count, waited + seconds
-            # Computation is asynchronous. At most two blocks may be in use.
-            if previous is not None:
-                total = total + np.asarray(previous)
-            previous = metrics
-        total = total + np.asarray(previous)
-        self._assign(values)
-        return name_metrics(total), waited
+        values, previous = [variable.value for variable in self._variables], total
+        try:
+            while num_steps:
+                steps = min(num_steps, self._max_steps)
+                block, first, count, seconds = batches.take(steps)
+                values, metrics = self._run_steps(values, block, first, count)
+                num_steps, waited = num_steps - count, waited + seconds
+                # Computation is asynchronous. Wait for the previous block, so that at most two are in use.
+                total, previous = total + np.asarray(previous), metrics
+        finally:
+            # The old values were overwritten, and the report of an error reads the step.
+            for variable, value in zip(self._variables, values, strict=True):
+                variable.assign(value)
+        return name_metrics(total + np.asarray(previous)), waited
 
     def trace(self, batches: Feed):
         values = [variable.value for variable in self._variables]
         return self._run_steps.trace(values, *batches.take(1)[:3]).jaxpr
-
-    def _assign(self, values):
-        for variable, value in zip(self._variables, values, strict=True):
-            variable.assign(value)
 
 
 def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
