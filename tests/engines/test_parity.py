@@ -15,6 +15,9 @@ from tests.engines.probe import Job, Results, run_jobs, run_jobs_on_jax
 pytest.importorskip("jax", reason="needs jax (extra dev)")
 
 TOLERANCE = 1e-5
+# Without warm-up and clipping, rounding errors grow faster: on TensorFlow alone, noise that differs by
+# 2**-22 of its values changes the weights of the baseline by 5e-6 after 60 steps.
+TOLERANCE_AFTER_60_STEPS = {"modern": 1e-5, "baseline": 3e-5}
 # The parts of a corrupted batch that are equal bit for bit, and those whose last bits may differ.
 EXACT = {"pixels", "slot", "embedding", "sequence", "label", "tokens"}
 CONDITIONS = {"embedding", "label", "tokens"}
@@ -35,7 +38,7 @@ SLOW = [
     params=["modern/sequence", *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def results(request, squares, tmp_path_factory):
-    """The results of both engines, as {"tensorflow": {...}, "jax": {...}}.
+    """The results of both engines, as {"tensorflow": {...}, "jax": {...}}, and the "recipe".
 
     "full" is a run of 60 steps. "resumed" does its last 30 steps, from the other engine's checkpoint.
     """
@@ -65,7 +68,7 @@ def results(request, squares, tmp_path_factory):
         {"full": make_full("jax"), "resumed": make_resumed("tensorflow")}, folder / "results"
     )
     on_tensorflow |= run_jobs({"resumed": make_resumed("jax")})
-    return {"tensorflow": on_tensorflow, "jax": on_jax}
+    return {"recipe": recipe, "tensorflow": on_tensorflow, "jax": on_jax}
 
 
 def get_parts(results: Results, prefix: str) -> Results:
@@ -151,5 +154,6 @@ def test_a_run_may_change_its_engine(results, engine):
     restored = get_parts(resumed, "30/")
     for name, value in get_parts(other, "30/").items():
         np.testing.assert_array_equal(restored[name], value, err_msg=name)
+    tolerance = TOLERANCE_AFTER_60_STEPS[results["recipe"]]
     for full in (results["tensorflow"]["full"], results["jax"]["full"]):
-        assert measure_difference(full, resumed, "60/weights/") < TOLERANCE
+        assert measure_difference(full, resumed, "60/weights/") < tolerance
