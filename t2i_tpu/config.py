@@ -15,8 +15,7 @@ from t2i_tpu.config_checks import check_combinations
 from t2i_tpu.options import check_bounds, option, parse_group
 from t2i_tpu.recipes import RECIPES
 
-# The values of --strategy, which the engines implement. The strategy is not part of the
-# config, because a run may move from one machine to another.
+# The values of --strategy. It is not part of the config, because a run may move to another machine.
 STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
 
 
@@ -178,8 +177,7 @@ class TrainConfig:
     )
     shard_state: bool = option(
         False,
-        "Whether to split Adam's moments and the averages over the devices, which saves memory. JAX "
-        "only.",
+        "Whether to split Adam's moments and the averages over the devices to save memory. JAX only.",
     )
     dtype_policy: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = option(
         "auto", "Keras dtype policy. auto picks the fastest precision that the hardware supports."

@@ -9,9 +9,8 @@ pixels equal, and a softmax over equal pixels is uniform. This has three consequ
   omitted, because they have no effect and never receive a gradient.
 - The first block convolves the prompt's channels once instead of once per pixel.
 
-As in the baseline, attention is not scaled, and normalization is over the batch. On TensorFlow, where
-each replica normalizes its own examples, this is therefore the only network of the package whose
-result depends on how a batch is spread over replicas.
+As in the baseline, attention is not scaled, and normalization is over the batch. On TensorFlow, it is
+over a replica's examples, so here alone, the result depends on the number of replicas.
 
 Every layer returns its output and the batch statistics of its batch norms: a dict from the path of
 a moving statistic's variable to the value in this batch. The dict is empty in inference.
@@ -89,8 +88,7 @@ class BaselineUNet(Container):
 
         def block(level, name):
             nonlocal width
-            is_first = name == "down0_0"
-            attends = attention_levels[level]
+            is_first, attends = name == "down0_0", attention_levels[level]
             made = _Block(width, widths[level], attends, prompt_dim, is_first, name=name)
             width = widths[level]
             return made
