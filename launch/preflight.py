@@ -5,7 +5,7 @@
 Compiles the training step and the sampler with the TPU's own compiler (in a separate environment that
 is installed on first use), and estimates time and price. For TensorFlow, it compiles for one replica
 and also traces the real training loop under TPUStrategy. For JAX, it compiles for all devices. The exit
-code is 1 if the config will not run. docs/tpu.md has an example.
+code is 1 if the config will not run. docs/preflight.md has an example.
 """
 
 from t2i_tpu.process import interruptible  # noqa: F401

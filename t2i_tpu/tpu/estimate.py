@@ -11,7 +11,7 @@ import dataclasses
 
 from t2i_tpu.tpu.hardware import Device, Tpu
 
-# The share of the bound that a step reaches. docs/tpu.md gives the reasons for this value.
+# The share of the bound that a step reaches. docs/preflight.md gives the reasons for this value.
 UTILIZATION = 0.4
 
 # Number of links of a chip that a sum over the smallest slice, 2 by 2 chips, can use.
