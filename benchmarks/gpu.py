@@ -1,13 +1,13 @@
-"""Measures training on one large GPU with JAX, next to a network of PyTorch, in under six minutes.
+"""Measures training with JAX on one large GPU, and compares it with PyTorch, in under six minutes.
 
   python benchmarks/gpu.py --pack=gpu.npz               # beforehand, on any machine with TensorFlow
   python benchmarks/gpu.py --data=gpu.npz --output=out  # on the GPU
 
-The second command needs JAX, Keras and PyTorch, but neither TensorFlow nor a network. It writes
+The second command needs JAX, Keras and PyTorch, but neither TensorFlow nor internet access. It writes
 report.md, report.json, the picture emoji32.png and the logs jax.log and peer.log. docs/performance.md
-describes what it measures, and how to install Keras on a machine without a network.
+describes what it measures, and how to install Keras without internet access.
 
-Exit status: 0 if everything was measured and is correct, 1 for a mistake, 2 if the weights differ from
+Exit status: 0 if everything was measured and is correct, 1 for a wrong flag or file, 2 if the weights differ from
 the reference, and 3 if the report is incomplete.
 """
 
@@ -24,7 +24,9 @@ from absl import app, flags
 from t2i_tpu.errors import UserError
 
 PACK = flags.DEFINE_string("pack", None, "File to write, with everything that --data needs.")
-SMALL = flags.DEFINE_bool("small", False, "Write a file of tiny networks, to try it on a CPU.")
+SMALL = flags.DEFINE_bool(
+    "small", False, "Write a file of tiny networks, to try the benchmark on a CPU."
+)
 CASES = flags.DEFINE_list(
     "cases",
     ["emoji32", "clip64", "cifar10", "fashion_mnist"],
@@ -39,7 +41,7 @@ DATA = flags.DEFINE_string("data", None, "File that --pack wrote.")
 OUTPUT = flags.DEFINE_string("output", "gpu-report", "Folder for the report, picture and logs.")
 PEER = flags.DEFINE_bool("peer", True, "Also measure PyTorch.")
 BUDGET = flags.DEFINE_float(
-    "budget", 340, "Seconds that everything may take. More of them allow larger batches.", 20
+    "budget", 340, "Time budget in seconds. A larger one allows larger batches.", 20
 )
 MODES = flags.DEFINE_list(
     "modes",
@@ -63,7 +65,7 @@ def main(_) -> int:
 def write_data() -> int:
     """Write the file that `measure` reads."""
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError("--pack needs TensorFlow; pip install -e '.[cpu]'")
+        raise UserError("--pack needs TensorFlow; install it with pip install -e '.[cpu]'")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from benchmarks.on_gpu.pack import BATCH_SIZES, pack

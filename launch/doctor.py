@@ -32,8 +32,8 @@ def main() -> int:
 def _examine(config, workdir):
     """Run the checks that import TensorFlow and the engine, in a process of their own."""
     if installed.count_tpu_chips():
-        os.environ["JAX_PLATFORMS"] = "cpu"  # leave the TPU to a run
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave it the memory of a GPU
+        os.environ["JAX_PLATFORMS"] = "cpu"  # a run may be using the TPU
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a run may need the GPU's memory
     from t2i_tpu.run.doctor import examine
 
     return examine(config, workdir)

@@ -80,7 +80,7 @@ def define_engine() -> flags.FlagHolder:
         "engine",
         "auto",
         ["auto", "tensorflow", "jax"],
-        "Framework that computes. auto uses TensorFlow, except on a TPU that only JAX can use.",
+        "Framework to compute with. auto uses TensorFlow, except on a TPU that only JAX can use.",
     )
 
 

@@ -241,7 +241,7 @@ def _check_tensorflow(facts: dict[str, str], engine: str) -> list[Finding]:
 
 
 def _check_jax(facts: dict[str, str]) -> list[Finding]:
-    """Return a finding if JAX is missing, in parts that do not fit, or without this machine's device."""
+    """Return a finding if JAX is missing, inconsistent, or cannot use this machine's accelerator."""
     install = _suggest_install(facts, "jax")
     missing = [name for name in ("jax", "jaxlib") if name not in facts]
     if missing:

@@ -163,7 +163,7 @@ def choose_engine(name: str, strategy: str) -> str:
 
 
 def is_tpu_local() -> bool:
-    """Return whether TPU_NAME leaves the TPU to this process, instead of naming a TPU worker."""
+    """Return whether this process drives the TPU itself, because TPU_NAME names no TPU worker."""
     return os.environ.get("TPU_NAME") in (None, "", "local")
 
 

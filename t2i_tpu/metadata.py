@@ -9,7 +9,7 @@ def read(path: str) -> str:
     """Return a value of the metadata server, or "" if this machine does not have it.
 
     Args:
-      path: of the value, below instance/.
+      path: the value's path below instance/.
 
     Raises:
       OSError: the server does not answer, or NO_GCE_CHECK forbids asking it.

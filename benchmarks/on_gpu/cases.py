@@ -71,7 +71,7 @@ class Pack:
     """
 
     def __init__(self, about: dict, arrays: dict[str, np.ndarray]):
-        # As JSON, so that what is written and what is read are treated alike.
+        # Convert to JSON and back, as writing and reading do. Tuples become lists, for example.
         self.about, self._arrays = json.loads(json.dumps(about)), arrays
 
     def case(self, name: str) -> Case:
@@ -106,7 +106,7 @@ def read_pack(path: str) -> Pack:
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"--data={path}: {get_first_line(error)}; {remedy}") from error
     if about["format"] != FORMAT:
-        raise UserError(f"--data={path} is of another version; {remedy}")
+        raise UserError(f"--data={path} was written by another version; {remedy}")
     return Pack(about, arrays)
 
 

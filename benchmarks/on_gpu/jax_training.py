@@ -32,7 +32,7 @@ class JaxWorker:
         self.runs: dict[tuple[str, int], JaxRun] = {}
 
     def describe(self) -> dict[str, str]:
-        """Return the device and the versions of what it uses."""
+        """Return the device and the versions of the packages that compute."""
         return {
             "device": self.engine.mesh.devices.flat[0].device_kind,
             "jax": jax.__version__,
@@ -98,7 +98,7 @@ class JaxWorker:
         Args:
           case: the name of the case.
           path: the PNG file to write.
-          seconds: when to stop the training if it has not ended yet.
+          seconds: the time limit for compiling and training.
         """
         begin = time.monotonic()
         data, pictured = self.pack.case(case), self.pack.arrays(f"{case}/picture")

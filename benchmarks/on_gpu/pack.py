@@ -1,4 +1,4 @@
-"""Writes the file that benchmarks/gpu.py reads where there is no TensorFlow."""
+"""Writes the file from which benchmarks/gpu.py measures without TensorFlow."""
 
 import dataclasses
 import importlib
@@ -33,7 +33,7 @@ SYNTHETIC = {
 REFERENCES = {
     name: {"recipe": name, "model.widths": (32, 64, 96)} for name in ("modern", "baseline")
 }
-# The weights on another engine may differ by this share of the way that they have come. On the CPU, JAX
+# The weights on another engine may differ by this share of their change in these steps. On a CPU, JAX
 # differs by 7e-6 and 6e-4, and in bfloat16 by 0.17. The baseline's absolute loss has gradients that
 # jump, and Adam turns a rounding error of a small gradient into a step in the other direction.
 LIMITS = {"modern": 1e-3, "baseline": 1e-2}
@@ -161,7 +161,7 @@ def _open(config: Config, source: str) -> Dataset:
 
 
 def _stack(name: str, examples: list[dict]) -> dict[str, np.ndarray]:
-    """Return the images and conditions of examples as arrays whose names start with a name."""
+    """Return the images and conditions of examples as arrays whose names start with a prefix."""
     images = np.stack([example["image"] for example in examples])
     fields = {"image": images, **stack_conditions(examples)}
     return {f"{name}/{field}": values for field, values in fields.items()}

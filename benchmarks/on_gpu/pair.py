@@ -45,7 +45,7 @@ class Pair:
                 data=data,
                 memory_share=share,
             )
-        self._started: tuple | None = None  # what the peer prepares in the background
+        self._started: tuple | None = None  # the case and setting that the peer prepares
 
     @property
     def has_peer(self) -> bool:
@@ -74,12 +74,12 @@ class Pair:
           deadline: when to give up.
 
         Returns:
-          What is known of each engine that is ready, without its speed, and the reason for each other
-          one.
+          For each engine that is ready, its setting and the result of its `prepare`; and for each other
+          engine, the reason why it is not ready.
         """
         started, self._started = self._started, None
         if started and started != (case, settings.get(PEER)):
-            with contextlib.suppress(WorkerError):  # nobody needs it any more
+            with contextlib.suppress(WorkerError):  # the result is no longer needed
                 self.workers[PEER].finish(deadline)
             started = None
         for engine, setting in settings.items():

@@ -160,7 +160,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def choose_widths(widths, parameters: int, **options) -> tuple[int, ...]:
-    """Scale widths until a `PeerUNet` has about a number of parameters.
+    """Scale widths until a `PeerUNet` has about the given number of parameters.
 
     Args:
       widths: channels at each resolution whose proportions to keep as far as possible.
@@ -168,7 +168,7 @@ def choose_widths(widths, parameters: int, **options) -> tuple[int, ...]:
       **options: the other arguments of PeerUNet.
 
     Returns:
-      Multiples of 32 next to a common multiple of the widths. If no such combination has the number of
+      Multiples of 32 near a common multiple of the widths. If no such combination has the number of
       parameters up to 5%, multiples of 16.
     """
 
@@ -185,7 +185,7 @@ def choose_widths(widths, parameters: int, **options) -> tuple[int, ...]:
 
 
 def _list_candidates(widths, step: int) -> list[tuple[int, ...]]:
-    """Return combinations of multiples of a step next to common multiples of the widths."""
+    """Return combinations of multiples of a step near common multiples of the widths."""
     candidates = set()
     for factor in (0.5 * 1.04**power for power in range(30)):
         near = [

@@ -31,11 +31,11 @@ class PeerWorker:
             torch.cuda.set_per_process_memory_fraction(memory_share)
             torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-        # Every case and batch size is compiled for itself. Newer versions call this recompile_limit.
+        # Every case and batch size is compiled separately. Newer versions call this recompile_limit.
         torch._dynamo.config.cache_size_limit = 64
 
     def describe(self) -> dict[str, str]:
-        """Return the device and the versions of what it uses."""
+        """Return the device and the versions of the packages that compute."""
         name = torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
         return {
             "device": name,

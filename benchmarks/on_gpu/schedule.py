@@ -177,7 +177,7 @@ class Benchmark:
         self._write()
 
     def _try(self, case: str, best: dict, settings: dict) -> dict:
-        """Return what is known of the engines that are faster with other settings."""
+        """Return the results of the engines that are faster with other settings."""
         ready, failed = self.pair.prepare(case, settings, self.end)
         for engine, reason in failed.items():
             self._record(case, engine, settings[engine], reason)
@@ -186,7 +186,7 @@ class Benchmark:
         self._learn(ready)
         better = {}
         for engine, known in ready.items():
-            if known["batch_size"] != settings[engine][0]:  # halved for lack of memory
+            if known["batch_size"] != settings[engine][0]:  # halved to fit into memory
                 self._record(case, engine, settings[engine], OUT_OF_MEMORY)
                 continue
             timed = self._time(case, {engine: known}, rounds=1)

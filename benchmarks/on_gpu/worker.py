@@ -111,7 +111,7 @@ def _serve(connection, target, log, environment, arguments) -> None:
 
 
 def _describe(error: Exception) -> str:
-    """Return an error as one line. A lack of memory has many names."""
+    """Return an error as one line, which is always "out of memory" if memory ran out."""
     text = f"{type(error).__name__}: {error}".strip()
     if any(
         word in text

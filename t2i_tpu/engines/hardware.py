@@ -21,7 +21,7 @@ class Gpu:
 
 
 def list_gpus() -> list[Gpu]:
-    """Return the GPUs that the backend sees. No process connects to others."""
+    """Return the GPUs that the backend sees, without connecting to other processes."""
     if keras.backend.backend() == "jax":
         import jax
 

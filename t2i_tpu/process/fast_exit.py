@@ -20,10 +20,10 @@ _exit_code: object = None
 
 @contextlib.contextmanager
 def skip_destruction() -> Iterator[None]:
-    """After the block ends with sys.exit or an error, end the process after Python's exit handlers.
+    """End the process after Python's exit handlers if the block ends with sys.exit or an error.
 
-    This is not done on a TPU or with several hosts, if TensorFlow computes: it disconnects when it is
-    destroyed.
+    If TensorFlow computes on a TPU or on several hosts, Python ends as usual, because TensorFlow
+    disconnects only when its objects are destroyed.
     """
     global _exit_code
     try:
@@ -42,7 +42,7 @@ def has_failed() -> bool:
 
 
 def _end():
-    if type(_exit_code) is not int:  # there is a text that Python prints
+    if type(_exit_code) is not int:  # Python prints a text instead of a number
         return
     from t2i_tpu import installed
 

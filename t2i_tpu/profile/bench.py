@@ -224,8 +224,8 @@ def _measure_checkpoint(trainer: Trainer, run_steps: Callable, rounds: int) -> C
 def _measure_product_share(run_steps: Callable) -> float | None:
     """Return the share of the time inside ops that is spent in convolutions and matrix products.
 
-    It is None if TensorFlow's profiler recorded no such op, because some devices have no op events,
-    and because JAX computes.
+    It is None if TensorFlow's profiler recorded no such op: it does not record JAX's, and some devices
+    report no ops.
     """
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)

@@ -16,8 +16,8 @@ from t2i_tpu.run.checkpoint_store import Retention
 from t2i_tpu.step.state import Variables, iter_variables, read_scalar
 from t2i_tpu.storage import files
 
-# TensorFlow variables in the host's memory, which a checkpoint is written from and read into. Every
-# engine uses the same checkpoints, in which counters are int64.
+# Checkpoints are written from and read into TensorFlow variables in the host's memory. Every engine uses
+# the same checkpoints, in which counters are int64.
 Copies = dict[str, tf.Variable | dict[str, tf.Variable]]
 
 

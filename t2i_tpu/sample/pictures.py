@@ -1,4 +1,4 @@
-"""Draws captioned grids and strips of images. Needs no TensorFlow."""
+"""Draws captioned grids and strips of images. This module does not need TensorFlow."""
 
 from collections.abc import Sequence
 

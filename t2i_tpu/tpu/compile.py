@@ -62,7 +62,7 @@ class CompiledProgram:
 
     @property
     def summed_bytes(self) -> float:
-        """The bytes of a sum over the replicas that takes as long as all exchanges.
+        """The size of a sum over the replicas that would take as long as all exchanges, in bytes.
 
         A ring sends twice as many bytes for a sum as for the other operations.
         """

@@ -89,7 +89,7 @@ def _build_trainer(config: Config, manifest: Manifest, engine: str, jit_compile:
     """Return TensorFlow's trainer of one replica, without a strategy."""
     if engine == "jax":
         config = copy.deepcopy(config)
-        config.train.shard_state = False  # TensorFlow cannot do it, but only counts here
+        config.train.shard_state = False  # which TensorFlow cannot do; it only counts here
     policy = choose_dtype_policy(config.train, "tpu")
     replica = TensorFlowEngine(tf.distribute.get_strategy())
     return build_trainer(config, replica, manifest, policy, jit_compile)

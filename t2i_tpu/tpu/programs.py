@@ -61,7 +61,7 @@ def compile_programs(report: Report, config: Config, manifest: Manifest, timeout
 def _compile_into_report(
     report: Report, program: lower.Program, compile_here: Callable
 ) -> int | None:
-    """Compile a program. Return the bytes of HBM that it needs if they are too many, else None."""
+    """Compile a program. Return the bytes of HBM that it needs if it does not fit, or else None."""
     try:
         compiled = report.programs[program.name] = compile_here(program)
     except CompilationError as error:

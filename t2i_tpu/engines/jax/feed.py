@@ -21,12 +21,13 @@ class Feed:
     """
 
     def __init__(self, batches: Iterator[dict], max_steps: int, place: Callable[[dict], dict]):
-        """Start to read.
+        """Start reading.
 
         Args:
           batches: this host's share of each step's batch, as NumPy arrays.
           max_steps: the largest number of steps in a block.
-          place: moves a block, whose arrays have another first dimension for the steps, to the devices.
+          place: moves a block, whose arrays have an additional first dimension for the steps, to the
+            devices.
         """
         self.waiting = False
         self._blocks, ended = queue.Queue(maxsize=1), threading.Event()

@@ -8,7 +8,7 @@ import threading
 import time
 
 import jax
-from jax._src import distributed  # nothing public gives access to the key-value store
+from jax._src import distributed  # the key-value store has no public interface
 
 from t2i_tpu.engines.engine import describe_lost_process
 from t2i_tpu.errors import UserError, get_first_line
@@ -27,7 +27,7 @@ def connect(*arguments) -> None:
         JAX finds them itself on a TPU pod.
 
     Raises:
-      UserError: not all processes are there in time.
+      UserError: not all processes have started in time.
     """
     # JAX would otherwise handle SIGTERM itself, instead of run/stop.py. Versions without this setting, such as
     # 0.7.2, do so too, until run/stop.py replaces their handler.

@@ -68,7 +68,7 @@ def compile_train_steps(config: Config, state: State, mesh: Mesh) -> Callable:
     Returns:
       A function (values, batches, first, count) -> (values, metrics). The values are those of
       `State.list_variables`; the old ones are overwritten. The batches are a batch whose arrays have
-      another first dimension, for the steps; the function trains steps first to first + count. The
+      an additional first dimension for the steps; `count` of them are trained, from `first` on. The
       metrics are those of `measure_step`, summed over these steps.
     """
     variables = state.list_variables()
