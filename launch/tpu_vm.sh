@@ -3,7 +3,7 @@
 #
 #   launch/tpu_vm.sh create NAME --type=v3-8 --zone=us-central1-a
 #                                               request a TPU and wait until it is ready
-#   launch/tpu_vm.sh setup  NAME                copy this checkout to all hosts, install the packages
+#   launch/tpu_vm.sh setup  NAME                copy this checkout to all hosts and install the packages
 #   launch/tpu_vm.sh train  NAME --config=configs/clip64.py --workdir=gs://BUCKET/PATH [-- FLAG ...]
 #                                               train to the end, through preemptions; Ctrl-C only
 #                                               stops watching. FLAGs are for launch/train.py
@@ -162,7 +162,7 @@ start_training() {
     run_on_hosts all "t2i_tpu/launch/tpu_host.sh start $(quote_training) || exit $REMOTE_FAILED"
 }
 
-# query_hosts: sets hosts to the state of the training on each host, one a line, such as "host 1: exit 1".
+# query_hosts: sets hosts to the state of the training on each host, one per line, such as "host 1: exit 1".
 query_hosts() {
     hosts=$(query_gcloud "host 0: $job" compute tpus tpu-vm ssh "$name" "${location[@]}" --worker=all \
         "--command=t2i_tpu/launch/tpu_host.sh report $(quote_training)")

@@ -149,7 +149,8 @@ def choose_engine(name: str, strategy: str) -> str:
     """Return the engine that computes: "tensorflow" or "jax".
 
     Args:
-      name: the value of --engine. "auto" means TensorFlow, except on a TPU that only JAX can drive.
+      name: the value of --engine. "auto" means TensorFlow, except on a TPU that JAX can
+        drive and the installed TensorFlow cannot.
       strategy: the value of --strategy.
     """
     if name != "auto":

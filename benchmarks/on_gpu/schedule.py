@@ -68,7 +68,7 @@ class Benchmark:
         cases, references = self.settings["cases"], self.settings["references"]
         first = cases[0]
         try:
-            if self.pair.has_peer:  # it compiles while JAX is busy with other parts
+            if self.pair.has_peer:  # PyTorch compiles while JAX is busy with other parts
                 self.pair.start_peer(first, self._first_settings(first)[PEER])
             self._describe(JAX)
             self._check(references[0])

@@ -98,7 +98,7 @@ def _shuffle_range(seed, stream, epoch, use, size):
 
 @tf.function(autograph=False)  # traced once instead of once per stream
 def _shuffle_range_of_tensors(seed, stream, epoch, use, size):
-    # Keras' operations work on its backend's tensors, and these are TensorFlow's in any case.
+    # The tensors are TensorFlow's on both engines, but keras.ops works on those of the backend only.
     def encrypt(key, *counter):
         words = [tf.cast(word, tf.uint32) for word in counter]
         return random.threefry2x32(key, words, bits=tf.bitwise)

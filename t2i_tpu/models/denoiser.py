@@ -87,7 +87,7 @@ def build_denoiser(
     keras.mixed_precision.set_global_policy(dtype_policy)
     keras.utils.set_random_seed(config.seed)
     denoiser = Denoiser(config, channels, spec)
-    # One call creates every variable. With symbols, JAX does not compile each operation of it.
+    # One call creates every variable. Symbolic inputs keep JAX from compiling each of its operations.
     inputs = np.zeros((1, *denoiser.image_shape), "float32"), np.zeros(1, "float32"), spec.null(1)
     denoiser(*tree.map_structure(_make_symbol, inputs))
     return denoiser

@@ -31,7 +31,7 @@ def check_values(engine: Engine, values: dict[str, object], remedy: str) -> None
     if engine.num_processes == 1:
         return
     process, hashes = engine.process, np.zeros((engine.num_processes, len(values)), int)
-    # A sum of numbers of 31 bits, of which all but one are 0, gives each process those of the others.
+    # Each process fills only its own row with 31-bit hashes, so the sum contains the rows of all.
     hashes[process] = [zlib.crc32(repr(value).encode()) >> 1 for value in values.values()]
     hashes = np.reshape(engine.sum_over_processes(hashes.ravel().tolist()), hashes.shape)
     for (name, value), column in zip(values.items(), hashes.T, strict=True):

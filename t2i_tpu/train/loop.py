@@ -232,7 +232,7 @@ class _Run:
         if (done := read_scalar(self.state.step)) != step + count:
             raise RuntimeError(
                 f"the device has done {done} steps, but the host has counted "
-                f"{step + count}; this is a bug of t2i_tpu"
+                f"{step + count}; this is a bug in t2i_tpu"
             )
         if self.lock.lost:
             raise self.lock.lost

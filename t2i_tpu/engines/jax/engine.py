@@ -37,7 +37,7 @@ class JaxEngine(Engine):
         self.num_input_hosts = self.num_processes
 
     def scope(self):
-        # The initial values of the variables wait in the host's memory for `place`.
+        # The variables are created in the host's memory, from which `place` moves them to the devices.
         return jax.default_device(jax.local_devices(backend="cpu")[0])
 
     def place(self, state: State, config: Config) -> None:
@@ -47,7 +47,7 @@ class JaxEngine(Engine):
 
     def assign(self, variable, value):
         sharding = variable.value.sharding
-        if not isinstance(sharding, NamedSharding):  # a new variable
+        if not isinstance(sharding, NamedSharding):  # the variable is new
             sharding = program.replicate(self.mesh)
         variable.assign(_put(np.asarray(value, variable.value.dtype), sharding))
 
@@ -135,7 +135,7 @@ class JaxTrainLoop(TrainLoop):
                 # Computation is asynchronous. Wait for the previous block, so that at most two are in use.
                 total, previous = total + np.asarray(previous), metrics
         finally:
-            # The old values were overwritten, and the report of an error reads the step.
+            # Do this after an error too: the old values were overwritten, and the error's report reads the step.
             for variable, value in zip(self._variables, values, strict=True):
                 variable.assign(value)
         return name_metrics(total + np.asarray(previous)), waited
@@ -146,7 +146,7 @@ class JaxTrainLoop(TrainLoop):
 
 
 def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Return an array of all processes from a copy that each of them has."""
+    """Return an array over all processes, each of which has a copy of its values."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

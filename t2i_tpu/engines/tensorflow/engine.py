@@ -111,7 +111,7 @@ class TensorFlowEngine(Engine):
         try:
             yield
         except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-            # Storage raises the same classes of errors, but only collectives talk to other hosts.
+            # Storage raises the same classes of errors, but only collectives communicate with other hosts.
             # TensorFlow writes "Collective" with and without a capital letter.
             if "collective" not in error.message.lower():
                 raise

@@ -75,7 +75,7 @@ def apply_fused_adam(
     gradient: tf.Tensor,
     factors: dict[str, tf.Tensor],
 ) -> None:
-    """Do the same as `step.optimizer.apply_adam` in one pass over the memory."""
+    """Compute the same as `step.optimizer.apply_adam` in one pass over the memory."""
     tf.raw_ops.ResourceApplyAdam(
         var=weight.value.handle,
         m=first_moment.value.handle,
