@@ -10,12 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from keras import tree
 
 from t2i_tpu.config import Config, TrainConfig
-from t2i_tpu.engines.engine import (
-    Engine,
-    TrainLoop,
-    describe_lost_process,
-    divide_batch,
-)
+from t2i_tpu.engines.engine import Engine, TrainLoop, describe_lost_process, divide_batch
 from t2i_tpu.engines.jax import program
 from t2i_tpu.engines.jax.feed import Feed
 from t2i_tpu.step.metrics import METRICS, name_metrics
@@ -35,6 +30,8 @@ class JaxEngine(Engine):
         self.num_replicas = len(devices)
         self.process, self.num_processes = jax.process_index(), jax.process_count()
         self.num_input_hosts = self.num_processes
+        # Made once, so that each shape is compiled once and not at every checkpoint.
+        self._gather = jax.jit(lambda array: array, out_shardings=program.replicate(self.mesh))
 
     def scope(self):
         # The variables are created in the host's memory, from which `place` moves them to the devices.
@@ -54,7 +51,7 @@ class JaxEngine(Engine):
     def read(self, variable):
         value = variable.value
         if not value.is_fully_replicated and self.num_processes > 1:
-            value = jax.jit(lambda array: array, out_shardings=program.replicate(self.mesh))(value)
+            value = self._gather(value)
         return np.asarray(value)
 
     def make_train_loop(self, config: Config, state: State, jit_compile: bool) -> "JaxTrainLoop":

@@ -137,10 +137,12 @@ def compile_sampler(
       variables: the variables that the function reads; the values replace theirs.
       mesh: the devices, over which the inputs are split.
     """
+    copied = replicate(mesh)
 
     def draw(values, inputs):
+        # Averages may be split over the devices. Gather them, or the compiler may split the layers.
+        values = jax.lax.with_sharding_constraint(values, copied)
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
             return function(*inputs)
 
-    copied = replicate(mesh)
     return jax.jit(draw, in_shardings=(None, split_batch(mesh)), out_shardings=copied)
