@@ -42,9 +42,12 @@ def find_first_nonfinite(trainer: Trainer, dataset: Dataset, step: int) -> str:
     engine, config = trainer.engine, trainer.config
     weights = [engine.read(weight) for weight in trainer.state.weights.values()]
     loss_scale = read_scalar(trainer.state.loss_scale)
-    batches = trainer.read_host_batches(dataset, step, engine.process, engine.num_processes)
-    own_examples = config.train.global_batch_size // engine.num_processes
-    count = own_examples // engine.get_read_batch_size(config.train.global_batch_size)
+    # One device recomputes the step, so it gets the examples of one replica at a time.
+    examples, batch_size = config.train.global_batch_size, trainer.replica_batch_size
+    batches = dataset.batches(
+        config.seed, examples, batch_size, step, engine.process, engine.num_processes
+    )
+    count = examples // engine.num_processes // batch_size
     for batch in batches.take(count).as_numpy_iterator():
         recomputed = _Recomputed(trainer, weights, loss_scale, batch, step)
         for name, values in recomputed.iter_values():
