@@ -2,8 +2,8 @@
 
 A TPU stores an array in tiles, usually 8 rows by 128 columns of its two minor dimensions, and pads
 these dimensions to multiples of the tile. With few channels, the padded array can be many times as
-large (tensorflow #30803). The
-compiler chooses which dimensions are minor, so the layout is read from the compiled program.
+large (tensorflow #30803). The compiler chooses which dimensions are minor, so the layout is read from
+the compiled program.
 """
 
 import dataclasses
@@ -250,9 +250,8 @@ def _parse_layer(op_name: str) -> str:
     jit(step)/transpose(jvp(denoiser))/unet/up0_0/residual/norm1/reduce_sum of JAX both become
     up0_0/residual/norm1 (gradient).
     """
-    parts = op_name.split(";")[0].split(
-        "/"
-    )  # the compiler joins the names of the ops that it fuses
+    # The compiler joins the names of the ops that it fuses.
+    parts = op_name.split(";")[0].split("/")
     if not op_name.startswith("jit("):
         parts = [re.sub(r"_\d+$", "", part) for part in parts]
     is_gradient = any(part.startswith(("gradient_tape", "transpose(jvp(")) for part in parts)

@@ -9,10 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.config import Config, TrainConfig
-from t2i_tpu.engines.engine import (
-    Engine,
-    describe_lost_process,
-)
+from t2i_tpu.engines.engine import Engine, describe_lost_process
 from t2i_tpu.engines.tensorflow.iterator import make_distributed_iterator
 from t2i_tpu.engines.tensorflow.train_loop import TensorFlowTrainLoop, densify
 from t2i_tpu.errors import UserError
