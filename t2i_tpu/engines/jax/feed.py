@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from keras import tree
 
-# A block of steps is at most this large, because up to three blocks are in memory at a time.
+# A block of steps is at most this large, because up to four blocks are in memory at a time.
 _MAX_BLOCK_BYTES = 64 * 2**20
 
 
