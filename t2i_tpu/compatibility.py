@@ -110,6 +110,14 @@ KNOWN_BAD = (
         engine="jax",
     ),
     KnownBad(
+        {"jax-cuda13-plugin": "", DRIVER: "<580"},
+        WARNING,
+        "needs an NVIDIA driver of version 580 or newer to see the GPU",
+        "update the driver",
+        "jax-ml/jax, docs/installation.md",
+        engine="jax",
+    ),
+    KnownBad(
         {"nvidia-cudnn-cu12": ">=9.11", CAPABILITY: "<7.5"},
         PROBLEM,
         "no longer supports GPUs older than Turing (V100, P100)",

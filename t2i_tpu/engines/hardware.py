@@ -1,6 +1,7 @@
 """The GPUs that Keras' backend sees, and the precision that suits the hardware."""
 
 import dataclasses
+import re
 
 import keras
 
@@ -29,7 +30,7 @@ def list_gpus() -> list[Gpu]:
             devices = jax.local_devices(backend="gpu")
         except RuntimeError:
             return []
-        return [Gpu(gpu.device_kind, getattr(gpu, "compute_capability", None)) for gpu in devices]
+        return [Gpu(gpu.device_kind, _get_jax_capability(gpu)) for gpu in devices]
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -41,6 +42,12 @@ def list_gpus() -> list[Gpu]:
         )
         for gpu, detail in zip(gpus, details, strict=True)
     ]
+
+
+def _get_jax_capability(gpu) -> str | None:
+    """Return the compute capability of JAX's device for a GPU. One of AMD has a name instead."""
+    capability = str(getattr(gpu, "compute_capability", ""))
+    return capability if re.fullmatch(r"\d+\.\d+", capability) else None
 
 
 def choose_dtype_policy(train: TrainConfig, hardware: str) -> str:

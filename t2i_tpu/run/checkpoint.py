@@ -86,11 +86,13 @@ class Checkpointer:
           metrics: the scalars of the latest log line, stored with the checkpoint.
         """
         self.wait()
+        if self.engine.process:
+            for _, variable in iter_variables(self.variables):
+                self.engine.read(variable)
+            return
         variables, copies = iter_variables(self.variables), iter_variables(self._get_copies())
         for (_, variable), (_, copy) in zip(variables, copies, strict=True):
             copy.assign(tf.cast(self.engine.read(variable), copy.dtype))
-        if self.engine.process:
-            return
         step = int(self._copies["step"].numpy())
         self._writer = threading.Thread(
             target=self._write_all, args=(step, metrics or {}), daemon=True

@@ -38,13 +38,26 @@ def find_devices(name: str) -> list[jax.Device]:
         jax.config.update("jax_platforms", "cpu")
     kind = name if name in ("cpu", "gpu", "tpu") else None
     try:
-        return jax.devices(kind)
-    except RuntimeError as error:
+        devices = jax.devices(kind)
+    except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"--strategy={name}: JAX sees no {kind.upper() if kind else 'device that it can use'} "
             f"({get_first_line(error):.160}); install "
             f"{'t2i-tpu[jax-gpu] and a driver' if kind == 'gpu' else 't2i-tpu[jax-tpu]'}, or use "
             "another --strategy"
+        ) from error
+    _check_for_cpu()
+    return devices
+
+
+def _check_for_cpu() -> None:
+    """Check that JAX also sees the CPU, in whose memory the variables are created."""
+    try:
+        jax.local_devices(backend="cpu")
+    except RuntimeError as error:
+        platforms = os.environ.get("JAX_PLATFORMS")
+        raise UserError(
+            f"JAX_PLATFORMS={platforms} hides the CPU from JAX; use {platforms},cpu or unset it"
         ) from error
 
 

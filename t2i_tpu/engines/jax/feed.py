@@ -53,7 +53,8 @@ class Feed:
             self.waiting = True
             block = self._blocks.get()
             if isinstance(block, BaseException):
-                raise block
+                self._blocks.put(block)  # for the next call, because the thread has ended
+                raise block  # still `waiting`: the error is one of reading
             self.waiting = False
             self._block, self._next, self._end = block
         first, count = self._next, min(max_steps, self._end - self._next)

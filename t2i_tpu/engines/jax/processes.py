@@ -29,6 +29,8 @@ def connect(*arguments) -> None:
     Raises:
       UserError: not all processes have started in time.
     """
+    if distributed.global_state.client:  # this process has made an engine before
+        return
     # JAX would otherwise handle SIGTERM itself, instead of run/stop.py. Versions without this setting, such as
     # 0.7.2, do so too, until run/stop.py replaces their handler.
     with contextlib.suppress(AttributeError):
