@@ -7,6 +7,7 @@ from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
 from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.data.order import check_batch_divides
+from t2i_tpu.engines.tensorflow.engine import check_unsharded
 from t2i_tpu.errors import UserError
 from t2i_tpu.process.workers import exit_with_parent, start_fork_server
 from t2i_tpu.tpu import hardware, programs
@@ -46,6 +47,8 @@ def run_preflight(
     # Check the config against the TPU and the data.
     tpu, config = hardware.parse_tpu(tpu_name), config_lib.resolve(config)
     engine = hardware.choose_engine(engine_name, tpu)
+    if engine == "tensorflow":
+        check_unsharded(config)
     report = Report(tpu, engine, _divide_batch(config, tpu))
     manifest, note = find_manifest(config)
     if note:

@@ -34,11 +34,7 @@ class TensorFlowEngine(Engine):
 
     def check(self, config):
         super().check(config)
-        if config.train.shard_state:
-            raise UserError(
-                "config.train.shard_state works on JAX only; use --engine=jax or "
-                "--config.train.shard_state=False"
-            )
+        check_unsharded(config)
 
     def scope(self):
         return self.strategy.scope()
@@ -128,6 +124,15 @@ class TensorFlowEngine(Engine):
         if self.hardware == "tpu":
             return False
         return self.hardware == "gpu" if train.jit_compile == "auto" else train.jit_compile == "on"
+
+
+def check_unsharded(config: Config) -> None:
+    """Raise UserError if a config splits the state over the devices, which TensorFlow cannot do."""
+    if config.train.shard_state:
+        raise UserError(
+            "config.train.shard_state works on JAX only; use --engine=jax or "
+            "--config.train.shard_state=False"
+        )
 
 
 class TensorFlowSampler:
