@@ -14,14 +14,14 @@ from tests.engines.probe import Job, Results, run_jobs, run_jobs_on_jax
 
 pytest.importorskip("jax", reason="needs jax (extra dev)")
 
-TOLERANCE = 1e-5
-# Without warm-up and clipping, rounding errors grow faster: on TensorFlow alone, noise that differs by
-# 2**-22 of its values changes the weights of the baseline by 5e-6 after 60 steps.
-TOLERANCE_AFTER_60_STEPS = {"modern": 1e-5, "baseline": 3e-5}
+# Recipe -> the tolerances after 20 and 60 steps. Rounding errors of the baseline grow faster, because it
+# has neither warm-up nor clipping. On TensorFlow alone, noise that differs by 2**-22 of its values
+# changes its weights by 6e-6 after 60 steps.
+TOLERANCES = {"modern": (1e-6, 1e-6), "baseline": (1e-5, 3e-5)}
 # The parts of a corrupted batch that are equal bit for bit, and those whose last bits may differ.
-EXACT = {"pixels", "slot", "embedding", "sequence", "label", "tokens"}
+EXACT = {"pixels", "slot", "noise_level", "embedding", "sequence", "label", "tokens"}
 CONDITIONS = {"embedding", "label", "tokens"}
-ROUNDED = {"image", "noise", "noise_level", "noisy"}
+ROUNDED = {"image", "noise", "noisy"}
 # Cases of a recipe and a conditioning. The first one is quick.
 SLOW = [
     "modern/embedding",
@@ -51,6 +51,11 @@ def results(request, squares, tmp_path_factory):
         "data__horizontal_flip": True,
         "train__total_steps": 60,
     }
+    if recipe == "baseline":
+        # The engines' inverse error functions differ in the last bit of the recipe's own noise levels.
+        # The embedding of the noise level multiplies this by 6,000. The weights then differ by 9e-6
+        # after 20 steps.
+        changes["diffusion__noise_levels"] = "uniform"
     folder = tmp_path_factory.mktemp("parity")
     saved = {engine: str(folder / engine) for engine in ("tensorflow", "jax")}
 
@@ -127,15 +132,16 @@ def test_batches_are_equal(results):
 
 def test_weights_agree_after_20_steps(results):
     ours, theirs = results["tensorflow"]["full"], results["jax"]["full"]
+    tolerance, _ = TOLERANCES[results["recipe"]]
     for group in ("weights/", "average0/"):
         if get_parts(ours, f"20/{group}"):
-            assert measure_difference(ours, theirs, f"20/{group}") < TOLERANCE
+            assert measure_difference(ours, theirs, f"20/{group}") < tolerance
     theirs_at_20 = get_parts(theirs, "20/weights/")
     for name, value in get_parts(ours, "20/weights/").items():
         np.testing.assert_allclose(theirs_at_20[name], value, rtol=0, atol=1e-4, err_msg=name)
     # The weights have moved far more.
     moved = measure_difference(get_parts(ours, "0/"), get_parts(ours, "20/"), "weights/")
-    assert moved > 1000 * TOLERANCE
+    assert moved > 1000 * tolerance
     np.testing.assert_allclose(ours["metrics/20"], theirs["metrics/20"], rtol=1e-4)
 
 
@@ -154,6 +160,6 @@ def test_a_run_may_change_its_engine(results, engine):
     restored = get_parts(resumed, "30/")
     for name, value in get_parts(other, "30/").items():
         np.testing.assert_array_equal(restored[name], value, err_msg=name)
-    tolerance = TOLERANCE_AFTER_60_STEPS[results["recipe"]]
+    _, tolerance = TOLERANCES[results["recipe"]]
     for full in (results["tensorflow"]["full"], results["jax"]["full"]):
         assert measure_difference(full, resumed, "60/weights/") < tolerance
