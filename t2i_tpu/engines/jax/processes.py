@@ -15,7 +15,7 @@ from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.process import fast_exit, interrupts
 
 _START_SECONDS = 300  # for all processes to start
-_BEAT_SECONDS, _SILENT_SECONDS = 3, 30
+_BEAT_SECONDS, _SILENT_SECONDS = 3, 60
 _FOLDER = "t2i_tpu/beats/"
 
 
