@@ -109,6 +109,12 @@ FAULTS = [
     ("jax gpu", {"jax-cuda12-plugin": "0.9.2"}, WARNING, ["plugin 0.9.2", "jaxlib", "[jax-gpu]"]),
     ("jax gpu", {"jax-cuda12-plugin": ABSENT}, WARNING, ["CPU only", "NVIDIA GPU", "[jax-gpu]"]),
     ("jax gpu", {installed.DRIVER: "470.82.01"}, WARNING, ["470.82.01", "525.60.13"]),
+    (
+        "jax gpu",
+        {"jax-cuda12-plugin": ABSENT, "jax-cuda13-plugin": "0.10.2"},
+        WARNING,
+        ["550.54.15", "580"],
+    ),
     ("jax gpu", {"nvidia-cudnn-cu12": "9.24.0.43"}, PROBLEM, ["V100", "<9.11"]),
     ("jax tpu", {"libtpu": ABSENT}, WARNING, ["no libtpu", "TPU", "[jax-tpu]"]),
     (
