@@ -89,7 +89,7 @@ test-clip: $(DEV) ## run the tests that need open_clip and torch (installs them,
 # Keras 3.12 is the newest for Python 3.10. This target tests it on any Python.
 test-old-keras: $(DEV) ## test the models and a training step with the oldest Keras that setup.py allows
 	@$(PIP) --upgrade --no-deps --target .venv/old-keras "keras==3.12.*"
-	@PYTHONPATH=.venv/old-keras $(PY) -m pytest tests/models tests/train/test_step.py $(ARGS)
+	@PYTHONPATH=.venv/old-keras $(PY) -m pytest tests/models tests/step tests/engines/tensorflow/test_train_loop.py $(ARGS)
 
 test-urls: $(DEV) ## run the tests that need img2dataset (installs it)
 	@$(PIP) -e ".[$(EXTRA),dev,urls]"
