@@ -3,11 +3,23 @@
 import json
 import os
 
+from t2i_tpu.config import STRATEGIES
 from t2i_tpu.errors import UserError
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 )
+
+
+def check_strategy(name: str) -> None:
+    """Raise UserError if there is no such strategy, or if it needs TF_CONFIG, which is not set."""
+    if name not in STRATEGIES:
+        raise UserError(f"--strategy={name}: it must be one of {', '.join(STRATEGIES)}")
+    if name == "multiworker" and not os.environ.get("TF_CONFIG"):
+        raise UserError(
+            "--strategy=multiworker: TF_CONFIG is not set; set it to the addresses of the workers "
+            "and the index of this one"
+        )
 
 
 def count_workers() -> int:

@@ -6,7 +6,6 @@ import jax
 from absl import logging
 
 from t2i_tpu import cluster, installed, metadata
-from t2i_tpu.config import STRATEGIES
 from t2i_tpu.engines.jax import processes
 from t2i_tpu.errors import UserError, get_first_line
 
@@ -21,15 +20,8 @@ def find_devices(name: str) -> list[jax.Device]:
     Raises:
       UserError: there is no such strategy, or this machine lacks the hardware for it.
     """
-    if name not in STRATEGIES:
-        raise UserError(f"--strategy={name}: it must be one of {', '.join(STRATEGIES)}")
-    has_cluster = bool(os.environ.get("TF_CONFIG"))
-    if name == "multiworker" and not has_cluster:
-        raise UserError(
-            "--strategy=multiworker: TF_CONFIG is not set; set it to the addresses of the workers "
-            "and the index of this one"
-        )
-    if has_cluster and name in ("auto", "multiworker", "tpu"):
+    cluster.check_strategy(name)
+    if os.environ.get("TF_CONFIG") and name in ("auto", "multiworker", "tpu"):
         _connect_workers()
     elif name in ("auto", "tpu") and installed.count_tpu_chips() and metadata.is_tpu_pod():
         processes.connect()

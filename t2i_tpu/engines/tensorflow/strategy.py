@@ -6,7 +6,6 @@ import tensorflow as tf
 from absl import logging
 
 from t2i_tpu import cluster, installed
-from t2i_tpu.config import STRATEGIES
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.process import interrupts
 
@@ -22,6 +21,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     Raises:
       UserError: there is no such strategy, or this machine lacks the hardware for it.
     """
+    cluster.check_strategy(name)
     # List logical devices only when needed, because afterwards workers can no longer be connected.
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     if name == "auto":
@@ -39,15 +39,8 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
         return tf.distribute.MirroredStrategy(gpus)
     if name == "multiworker":
-        if not os.environ.get("TF_CONFIG"):
-            raise UserError(
-                "--strategy=multiworker: TF_CONFIG is not set; set it to the addresses of the workers "
-                "and the index of this one"
-            )
         return _connect_to_workers()
-    if name == "tpu":
-        return tf.distribute.TPUStrategy(_connect_to_tpu())
-    raise UserError(f"--strategy={name}: it must be one of {', '.join(STRATEGIES)}")
+    return tf.distribute.TPUStrategy(_connect_to_tpu())
 
 
 def _choose_strategy(has_gpu: bool) -> str:
