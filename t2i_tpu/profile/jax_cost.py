@@ -4,6 +4,8 @@ import math
 
 from jax.extend import core
 
+from t2i_tpu.engines.jax.jaxprs import iter_inner
+
 
 def count_product_flops(jaxpr: core.ClosedJaxpr) -> int:
     """Return the FLOPs of every convolution and matrix product of a jaxpr.
@@ -23,18 +25,8 @@ def _count(jaxpr) -> int:
         elif name == "conv_general_dilated":
             total += _count_convolution(equation)
         repeats = params["length"] if name == "scan" else 1
-        total += repeats * sum(map(_count, _find_inner(params)))
+        total += repeats * sum(map(_count, iter_inner(equation)))
     return total
-
-
-def _find_inner(params):
-    """Yield the jaxprs that an equation runs."""
-    for value in params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, core.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, core.Jaxpr):
-                yield item
 
 
 def _count_dot(equation) -> int:

@@ -139,12 +139,14 @@ def _list_jax_results(function: Callable, specs: list) -> list:
     """Return the abstract arrays that a function computes with JAX."""
     import jax
 
+    from t2i_tpu.engines.jax.jaxprs import iter_inner
+
     arrays = jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, spec.dtype.name), specs)
     results, pending = [], [jax.make_jaxpr(function)(*arrays)]
     while pending:
         jaxpr = pending.pop()
         for equation in jaxpr.eqns:
-            inner = [value for value in equation.params.values() if hasattr(value, "eqns")]
+            inner = list(iter_inner(equation))
             pending += inner
             if not inner:
                 results += [variable.aval for variable in equation.outvars]
