@@ -1,0 +1,80 @@
+"""The interface of extractors, and code that several of them share."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from t2i_tpu.errors import UserError
+
+BATCH_SIZE = 256  # bounds the memory of an extractor
+
+
+class Extractor(Protocol):
+    """Turns images into features, vectors whose distances say how similar the images look.
+
+    Attributes:
+      extractor_id: the argument of `make_extractor`, such as "embedded".
+      weights_sha256: hash of the file that contains the weights.
+      resize: in words, how images are resized, such as "32x32, bicubic (Pillow)".
+      dim: number of values in the features of an image.
+      reads_text: whether `encode_texts` works.
+      class_names: the classes that `classify` knows: () if it knows none, and None if it knows any
+        class by its name.
+    """
+
+    extractor_id: str
+    weights_sha256: str
+    resize: str
+    dim: int
+    reads_text: bool
+    class_names: tuple[str, ...] | None
+
+    def extract(self, images: np.ndarray) -> np.ndarray:
+        """Return the features of images, float32 [N, dim].
+
+        Images are read in batches, so `images` may be a memory-mapped file of any length. The features
+        of an image do not depend on the other images, except for rounding.
+
+        Args:
+          images: uint8 [N, height, width, 1 or 3].
+
+        Raises:
+          UserError: the images have another shape or dtype, or a size that the extractor cannot read.
+        """
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the features of texts, float32 [N, dim] with norm 1.
+
+        Their product with the features of images says how well text and image agree. Texts that are
+        too long are cut.
+
+        Raises:
+          UserError: the extractor reads no text.
+        """
+
+    def classify(self, features: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+        """Return the most likely class of each image, int64 [N], as an index into `class_names`.
+
+        Args:
+          features: the features of the images, float32 [N, dim].
+          class_names: the names of the classes.
+
+        Raises:
+          UserError: the extractor cannot tell these classes apart.
+        """
+
+
+def check_images(images: np.ndarray) -> None:
+    """Raise UserError unless images are uint8 [N, height, width, 1 or 3]."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise UserError(
+            f"cannot extract features from {images.dtype} images of shape {images.shape}; pass uint8 "
+            "of shape [N, height, width, 1 or 3]"
+        )
+
+
+def iter_batches(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield images in parts of at most BATCH_SIZE, each in memory."""
+    for start in range(0, len(images), BATCH_SIZE):
+        yield np.asarray(images[start : start + BATCH_SIZE])
