@@ -1,0 +1,40 @@
+"""The form of a distance between two sets of features, and of the figures in a report."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A number of a report.
+
+    Attributes:
+      name: its key in report.json, such as "precision".
+      title: its heading, such as "Precision".
+      better: "higher" or "lower", or "" if neither is better.
+      meaning: two sentences for a reader who has never met it.
+    """
+
+    name: str
+    title: str
+    better: str
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance:
+    """A comparison of the features of real and drawn images.
+
+    Attributes:
+      figures: descriptions of the numbers that `compute` returns.
+      count_needed: returns the least number of images on each side, given the number of features.
+      compute: returns the numbers by figure name, given the features of the real images, float32
+        [N, dim], and of the drawn ones, float32 [M, dim]. Both may be np.memmap. The memory that it
+        needs does not grow with the square of N or M.
+    """
+
+    figures: tuple[Figure, ...]
+    count_needed: Callable[[int], int]
+    compute: Callable[[np.ndarray, np.ndarray], dict[str, float]]
