@@ -38,6 +38,9 @@ GCS = ["google-cloud-storage>=2.18,<4"]
 # Noto fonts for captions in any script, 24 MB. Their license is the OFL 1.1.
 FONTS = ["manimgx-fonts>=2026.9", "manimgx-fonts-cjk>=2026.9"]
 
+# For launch/evaluate.py and launch/compare.py.
+EVALUATE = ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"]
+
 # For launch/prepare_data.py.
 PREPARE = [
     "braceexpand>=0.1.7",  # patterns with {a..b}
@@ -105,6 +108,7 @@ setup(
             "onnxscript>=0.3",
         ],
         "data": TFDS,
+        "evaluate": EVALUATE,
         "fonts": FONTS,
         "gcs": GCS,
         "prepare": PREPARE,
@@ -112,6 +116,7 @@ setup(
         "beam": [*PREPARE, "apache-beam[gcp]>=2.77,<3"],
         "dev": [
             *TFDS,
+            *EVALUATE,
             *FONTS,
             *GCS,
             *PREPARE,

@@ -25,6 +25,7 @@ class Purpose(enum.IntEnum):
     SAMPLE = 4
     SHUFFLE = 5
     SAMPLER_NOISE = 6
+    EVALUATION = 7
 
 
 def make_keys(seed: int, purpose: Purpose, step, slots):

@@ -25,7 +25,7 @@ BASE = (
 )
 ORDER = (
     *(BASE, "random", "diffusion", "models", "step", "storage", "text", "data", "engines", "run"),
-    *("sample", "train", "evaluate", "profile", "tpu", "flag_values", "flag_parsing", "cli"),
+    *("sample", "evaluate", "train", "profile", "tpu", "flag_values", "flag_parsing", "cli"),
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.
 KERAS_ONLY = ("random.py", "diffusion/*.py", "models/*.py", "step/*.py", "sample/generate.py")

@@ -97,13 +97,13 @@ class Engine(abc.ABC):
         """Return the number of examples in each element of the data sets of `make_iterator`."""
 
     @abc.abstractmethod
-    def compile_sampler(
+    def compile_inference(
         self,
         function: Callable,
         weights: Sequence[tuple[keras.Variable, keras.Variable]],
         jit_compile: bool,
     ) -> Callable:
-        """Compile a function that draws images.
+        """Compile a function that uses the model on a batch, for example to draw images.
 
         Args:
           function: maps a tree of tensors [b, ...] to a tensor [b, ...]. It must treat examples

@@ -49,7 +49,7 @@ class Generator:
             return ops.where(ops.isfinite(images), ops.cast(to_uint8(images), "int32"), -1)
 
         pairs = [(variable, weights[variable.path]) for variable in denoiser.variables]
-        self.draw_batch = engine.compile_sampler(draw_batch, pairs, jit_compile)
+        self.draw_batch = engine.compile_inference(draw_batch, pairs, jit_compile)
 
     def draw(
         self, conditions: dict[str, np.ndarray], seeds: np.ndarray, noise: np.ndarray | None = None

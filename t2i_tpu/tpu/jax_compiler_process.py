@@ -86,8 +86,8 @@ class _Slice:
     def __init__(self, mesh):
         self.mesh, self.num_replicas = mesh, mesh.size
 
-    def compile_sampler(self, function, weights, jit_compile):
-        return program.compile_sampler(function, [old for old, _ in weights], self.mesh)
+    def compile_inference(self, function, weights, jit_compile):
+        return program.compile_inference(function, [old for old, _ in weights], self.mesh)
 
 
 def describe(array, sharding, shape=None):

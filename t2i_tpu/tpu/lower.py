@@ -82,7 +82,7 @@ def lower_sampler(
     """Lower the program that draws `batch_size` images with the config's sampler, as previews do."""
     generator = _build_trainer(config, manifest, engine, jit_compile=True).generator
     inputs = tf.nest.map_structure(tf.constant, generator.example_inputs(batch_size))
-    return _lower("sampler", generator.draw_batch.draw_on_replica, (inputs,), batch_size, engine)
+    return _lower("sampler", generator.draw_batch.infer_on_replica, (inputs,), batch_size, engine)
 
 
 def _build_trainer(config: Config, manifest: Manifest, engine: str, jit_compile: bool) -> Trainer:

@@ -73,16 +73,16 @@ class JaxEngine(Engine):
     def get_read_batch_size(self, global_batch_size: int) -> int:
         return divide_batch(global_batch_size, self.num_processes)
 
-    def compile_sampler(self, function, weights, jit_compile):
+    def compile_inference(self, function, weights, jit_compile):
         old, new = zip(*weights, strict=True)
-        draw = program.compile_sampler(function, old, self.mesh)
+        infer = program.compile_inference(function, old, self.mesh)
         sharding = program.split_batch(self.mesh)
 
-        def draw_images(*inputs):
+        def call(*inputs):
             inputs = tree.map_structure(lambda array: _put(np.asarray(array), sharding), inputs)
-            return np.asarray(draw([variable.value for variable in new], inputs))
+            return np.asarray(infer([variable.value for variable in new], inputs))
 
-        return draw_images
+        return call
 
     def differentiate(self, function, arguments):
         gradients, others = jax.jit(jax.grad(function, has_aux=True))(arguments)

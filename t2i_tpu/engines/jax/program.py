@@ -127,22 +127,22 @@ def train_step(config: Config, state: State, batch: Batch, copied: NamedSharding
     return measure_step(losses, examples["noise_level"], factors["norm"], skipped)
 
 
-def compile_sampler(
+def compile_inference(
     function: Callable, variables: Sequence[keras.Variable], mesh: Mesh
 ) -> Callable:
-    """Return a compiled function (values, inputs) that draws images.
+    """Return a compiled function (values, inputs) of a batch.
 
     Args:
-      function: see `Engine.compile_sampler`.
+      function: see `Engine.compile_inference`.
       variables: the variables that the function reads; the values replace theirs.
       mesh: the devices, over which the inputs are split.
     """
     copied = replicate(mesh)
 
-    def draw(values, inputs):
+    def infer(values, inputs):
         # Averages may be split over the devices. Gather them, or the compiler may split the layers.
         values = jax.lax.with_sharding_constraint(values, copied)
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
             return function(*inputs)
 
-    return jax.jit(draw, in_shardings=(None, split_batch(mesh)), out_shardings=copied)
+    return jax.jit(infer, in_shardings=(None, split_batch(mesh)), out_shardings=copied)

@@ -62,18 +62,18 @@ class TensorFlowEngine(Engine):
     def get_read_batch_size(self, global_batch_size: int) -> int:
         return self.get_replica_batch_size(global_batch_size)
 
-    def compile_sampler(self, function, weights, jit_compile):
+    def compile_inference(self, function, weights, jit_compile):
         @tf.function(jit_compile=jit_compile, autograph=False)
-        def draw_on_replica(inputs):
+        def infer_on_replica(inputs):
             with keras.StatelessScope([(old, new.value) for old, new in weights]):
                 return function(*inputs)
 
         # Compiling the strategy's call too avoids running Python for every batch and replica.
         @tf.function(autograph=False)
-        def draw_on_all(inputs):
-            return self.strategy.run(draw_on_replica, (inputs,))
+        def infer_on_all(inputs):
+            return self.strategy.run(infer_on_replica, (inputs,))
 
-        return TensorFlowSampler(self.strategy, draw_on_replica, draw_on_all)
+        return TensorFlowInference(self.strategy, infer_on_replica, infer_on_all)
 
     def differentiate(self, function, arguments):
         tensors = [tf.convert_to_tensor(argument) for argument in arguments]
@@ -135,21 +135,22 @@ def check_unsharded(config: Config) -> None:
         )
 
 
-class TensorFlowSampler:
-    """Draws images on all replicas; see `Engine.compile_sampler`."""
+class TensorFlowInference:
+    """Calls a function on all replicas; see `Engine.compile_inference`."""
 
     def __init__(
-        self, strategy: tf.distribute.Strategy, draw_on_replica: Callable, draw_on_all: Callable
+        self, strategy: tf.distribute.Strategy, infer_on_replica: Callable, infer_on_all: Callable
     ):
-        self.strategy, self.draw_on_replica, self._draw = strategy, draw_on_replica, draw_on_all
+        self.strategy = strategy
+        self.infer_on_replica, self._infer = infer_on_replica, infer_on_all
 
     def __call__(self, *inputs) -> np.ndarray:
-        result = self._draw(self._distribute(inputs))
+        result = self._infer(self._distribute(inputs))
         return self.strategy.gather(result, axis=0).numpy()
 
     def trace(self, *inputs) -> tf.Graph:
-        """Return the graph that draws a batch, without running it."""
-        return self._draw.get_concrete_function(self._distribute(inputs)).graph
+        """Return the graph of a call, without running it."""
+        return self._infer.get_concrete_function(self._distribute(inputs)).graph
 
     def _distribute(self, inputs):
         """Give each replica an equal share of the arrays."""

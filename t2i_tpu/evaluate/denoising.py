@@ -1,0 +1,76 @@
+"""Measures how well a model denoises images at fixed noise levels."""
+
+import numpy as np
+from keras import ops, tree
+
+from t2i_tpu.diffusion.path import corrupt
+from t2i_tpu.engines.engine import Engine
+from t2i_tpu.models.denoiser import Denoiser
+from t2i_tpu.random import Purpose, make_keys, normal
+from t2i_tpu.step.state import Variables
+
+NOISE_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+class DenoisingLoss:
+    """Computes the mean squared error between real images and the model's estimates of them.
+
+    The error is measured between images in [-1, 1], whatever loss the model was trained with, so models
+    with different losses can be compared.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        denoiser: Denoiser,
+        weights: Variables,
+        jit_compile: bool,
+        per_replica_batch_size: int = 32,
+    ):
+        """Prepare to measure. Nothing is compiled yet.
+
+        Args:
+          engine: computes the errors.
+          denoiser: the model.
+          weights: the variables, by path, whose values replace those of the model.
+          jit_compile: whether XLA compiles the model.
+          per_replica_batch_size: number of images that each replica denoises at once.
+        """
+        self.batch_size = per_replica_batch_size * engine.num_replicas
+
+        def compute_errors(image, condition, level, number, slot):
+            image = ops.cast(image, "float32") / 127.5 - 1.0
+            # All examples of a batch have the same number.
+            keys = make_keys(0, Purpose.EVALUATION, number[0], slot)
+            noise = normal(keys, image.shape[1:])
+            noisy = corrupt(denoiser.diffusion_path, image, noise, level[:, None, None, None])
+            denoised = denoiser.denoise(noisy, level, condition)
+            return ops.mean(ops.square(denoised - image), axis=[1, 2, 3])
+
+        pairs = [(variable, weights[variable.path]) for variable in denoiser.variables]
+        self._compute = engine.compile_inference(compute_errors, pairs, jit_compile)
+
+    def measure(
+        self, images: np.ndarray, conditions: dict[str, np.ndarray], levels=NOISE_LEVELS
+    ) -> np.ndarray:
+        """Return the error of each image at each noise level, float32 [N, number of levels].
+
+        The noise of an image depends only on its position and on the index of the level.
+
+        Args:
+          images: uint8 [N, H, W, C].
+          conditions: a batch of N conditions.
+          levels: noise levels in [0, 1].
+        """
+        count, size = len(images), self.batch_size
+        errors = np.empty((count, len(levels)), np.float32)
+        for start in range(0, count, size):
+            slots = np.arange(start, min(start + size, count))
+            # Fill up the last batch, because a compiled function has a fixed batch size.
+            rows = np.resize(slots, size)
+            batch = tree.map_structure(lambda values, rows=rows: values[rows], conditions)
+            for number, level in enumerate(levels):
+                inputs = np.full(size, level, np.float32), np.full(size, number, np.int32), rows
+                batch_errors = self._compute(images[rows], batch, *inputs)
+                errors[slots, number] = batch_errors[: len(slots)]
+        return errors
