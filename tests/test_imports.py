@@ -24,8 +24,9 @@ BASE = (
     "cluster",
 )
 ORDER = (
-    *(BASE, "random", "diffusion", "models", "step", "storage", "text", "data", "engines", "run"),
-    *("sample", "evaluate", "train", "profile", "tpu", "flag_values", "flag_parsing", "cli"),
+    *(BASE, "random", "diffusion", "models", "step", "storage", "html_page", "text", "data"),
+    *("engines", "run", "sample", "evaluate", "train", "profile", "tpu"),
+    *("flag_values", "flag_parsing", "cli"),
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.
 KERAS_ONLY = ("random.py", "diffusion/*.py", "models/*.py", "step/*.py", "sample/generate.py")

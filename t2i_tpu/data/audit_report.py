@@ -1,20 +1,10 @@
 """Formats an audit as text for a terminal, and as one HTML file with a contact sheet."""
 
-import base64
-import html
-import io
-
 import numpy as np
 from PIL import Image
 
+from t2i_tpu import html_page
 from t2i_tpu.data.audit import Audit
-from t2i_tpu.storage import outputs
-
-_STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 72em; }
-table { border-collapse: collapse; } td { padding: .1em 1em .1em 0; }
-.problem { color: #b00020; } .sheet { display: flex; flex-wrap: wrap; gap: 10px; }
-figure { margin: 0; width: 100px; font-size: 11px; line-height: 1.25; }
-img { width: 96px; image-rendering: pixelated; border: 1px solid #ddd; }"""
 
 
 def to_text(folder: str, result: Audit) -> str:
@@ -31,28 +21,19 @@ def to_text(folder: str, result: Audit) -> str:
 
 def to_html(folder: str, result: Audit) -> str:
     """Return an audit as an HTML document that needs no other files."""
-    parts = [f"<h1>{html.escape(folder)}</h1><p>{html.escape(_describe(result))}</p>"]
+    parts = [html_page.make_paragraph(_describe(result))]
     if result.problems:
-        items = "".join(f"<li>{html.escape(problem)}</li>" for problem in result.problems)
-        parts.append(f'<h2 class="problem">Problems</h2><ul class="problem">{items}</ul>')
+        parts.append(html_page.make_heading("Problems", kind="problem"))
+        parts.append(html_page.make_list(result.problems, kind="problem"))
     else:
-        parts.append("<p>No problems found.</p>")
-    parts += [f"<p>Note: {html.escape(note)}.</p>" for note in _list_notes(result)]
+        parts.append(html_page.make_paragraph("No problems found."))
+    parts += [html_page.make_paragraph(f"Note: {note}.") for note in _list_notes(result)]
     for title, facts in _make_tables(result).items():
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
-            for name, value in facts.items()
-        )
-        parts.append(f"<h2>{html.escape(title)}</h2><table>{rows}</table>")
-        if result.sheet.get(title):
-            figures = "".join(_to_figure(*example) for example in result.sheet[title])
-            parts.append(f'<div class="sheet">{figures}</div>')
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="generator" content="{outputs.MARK}"><title>{html.escape(folder)}'
-        f"</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
-    )
+        parts += [html_page.make_heading(title), html_page.make_table(facts.items())]
+        if examples := result.sheet.get(title):
+            cells = [(_to_picture(image), caption) for image, caption in examples]
+            parts.append(html_page.make_sheet(cells))
+    return html_page.make_page(folder, parts)
 
 
 def _describe(result: Audit) -> str:
@@ -95,13 +76,6 @@ def _make_tables(result: Audit) -> dict[str, dict]:
     return tables | result.facts
 
 
-def _to_figure(image: np.ndarray, caption: str) -> str:
-    """Return an HTML figure of an image, uint8 [H, W, 1 or 3], with its caption."""
-    content = io.BytesIO()
-    Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(content, "PNG")
-    data = base64.b64encode(content.getvalue()).decode()
-    text = html.escape(caption if len(caption) <= 80 else caption[:77] + "...")
-    return (
-        f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption>'
-        "</figure>"
-    )
+def _to_picture(image: np.ndarray) -> Image.Image:
+    """Convert an image, uint8 [H, W, 1 or 3], to a picture."""
+    return Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])

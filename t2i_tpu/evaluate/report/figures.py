@@ -1,0 +1,100 @@
+"""Formats the figures of a report: their values with the spread, their titles and their meanings.
+
+In a report, a figure is a dict of one of these forms, or a bare number:
+  {"value": mean over the seeds, "spread": standard deviation over the seeds, "values": one per seed}
+  {"value": None, "reason": why there is no value}
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from t2i_tpu import html_page
+from t2i_tpu.evaluate.distances.distance import Figure
+
+NO_VALUE = "–"
+_DIGITS = 4
+
+
+def format_number(value: float | None, spread: float | None = None) -> str:
+    """Return a number, and its spread if it is known, with the digits that the spread allows.
+
+    The spread has two significant digits. A number without a spread has four.
+    """
+    if value is None or not math.isfinite(value):
+        return NO_VALUE
+    if spread is None or not math.isfinite(spread):
+        return f"{value:.{_DIGITS}g}"
+    if spread == 0:
+        return f"{value:.{_DIGITS}g} ± 0"
+    decimals = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{value:.{decimals}f} ± {spread:.{decimals}f}"
+
+
+def is_figure(entry: Any) -> bool:
+    """Return whether a value of a report is a figure."""
+    if isinstance(entry, Mapping):
+        return "value" in entry
+    return isinstance(entry, int | float) and not isinstance(entry, bool)
+
+
+def get_value(entry: Any) -> float | None:
+    """Return the value of a figure, or None if it has no value."""
+    return entry["value"] if isinstance(entry, Mapping) else entry
+
+
+def format_figure(entry: Any) -> str:
+    """Return a figure of a report as text, or a dash if there is none."""
+    if not is_figure(entry):
+        return NO_VALUE
+    if isinstance(entry, Mapping):
+        return format_number(entry["value"], entry.get("spread"))
+    return format_number(entry)
+
+
+def make_figure_table(
+    columns: Mapping[str, Mapping[str, Any]], descriptions: Mapping[str, Figure]
+) -> str:
+    """Return a table of figures as HTML, followed by why values are missing and what each figure means.
+
+    Args:
+      columns: the figures by name, for each column by its title. Entries that are no figures are ignored.
+      descriptions: the descriptions of figures by name. A figure without one is shown by its name.
+    """
+    names = list_names(columns.values())
+    if not names:
+        return ""
+    rows = []
+    for name in names:
+        cells = [format_figure(figures.get(name)) for figures in columns.values()]
+        rows.append([*describe(name, descriptions), *cells])
+    parts = [html_page.make_table(rows, ["", "better", *columns])]
+    parts += [
+        html_page.make_paragraph(line, "note") for line in _list_reasons(columns, descriptions)
+    ]
+    known = [descriptions[name] for name in names if name in descriptions]
+    parts.append(html_page.make_definitions((figure.title, figure.meaning) for figure in known))
+    return "".join(parts)
+
+
+def list_names(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of all figures in several groups of entries, in order of appearance."""
+    names = {name: None for group in groups for name, entry in group.items() if is_figure(entry)}
+    return list(names)
+
+
+def describe(name: str, descriptions: Mapping[str, Figure]) -> tuple[str, str]:
+    """Return a figure's title, and which direction is better in one word, or ""."""
+    figure = descriptions.get(name)
+    return (figure.title, figure.better) if figure else (name.replace("_", " "), "")
+
+
+def _list_reasons(columns, descriptions) -> list[str]:
+    """Return one line for each reason why values are missing."""
+    titles: dict[str, list[str]] = {}
+    for column, figures in columns.items():
+        for name, entry in figures.items():
+            if isinstance(entry, Mapping) and entry.get("reason"):
+                title = f"{describe(name, descriptions)[0]} ({column})"
+                titles.setdefault(entry["reason"], []).append(title)
+    return [f"No {', '.join(names)}: {reason}." for reason, names in titles.items()]
