@@ -83,7 +83,7 @@ test-killed: $(DEV) ## check that 180 runs killed with SIGKILL and resumed end w
 	@$(PY) -m pytest -s -m slow --timeout=0 tests/run/test_killed.py $(ARGS)
 
 test-clip: $(DEV) ## run the tests that need open_clip and torch (installs them, about 5 GB)
-	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]"
+	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]" "torch-fidelity>=0.4,<0.5"
 	@$(PY) -m pytest -m clip $(ARGS)
 
 # Keras 3.12 is the newest for Python 3.10. This target tests it on any Python.

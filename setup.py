@@ -126,6 +126,7 @@ setup(
             "hypothesis>=6.100,<7",
             f"jax{JAX_VERSIONS}",  # the tests run on both engines
             "google-crc32c>=1.5",  # reference for our own checksum
+            "prdc>=0.2,<0.3",  # reference for precision, recall, density and coverage
             "pytest>=8.3,<10",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6,<4",

@@ -13,43 +13,72 @@ def draw(seed, count, dim=8, shift=0.0):
     return points.astype(np.float32)
 
 
-def compute_slowly(real, drawn):
+def compute_slowly(real, drawn, is_paired=False):
     """Return the U-statistic by its definition, from Python floats."""
 
     def kernel(x, y):
         return (sum(a * b for a, b in zip(x, y, strict=True)) / len(x) + 1) ** 3
 
-    def mean(values):
-        values = list(values)
-        return sum(values) / len(values)
+    def average_pairs(points):
+        return np.mean([kernel(x, y) for x, y in itertools.permutations(points, 2)])
 
     real, drawn = real.tolist(), drawn.tolist()
-    return (
-        mean(kernel(x, y) for x, y in itertools.permutations(real, 2))
-        + mean(kernel(x, y) for x, y in itertools.permutations(drawn, 2))
-        - 2 * mean(kernel(x, y) for x, y in itertools.product(real, drawn))
-    )
+    across = [
+        kernel(x, y)
+        for (i, x), (j, y) in itertools.product(enumerate(real), enumerate(drawn))
+        if not (is_paired and i == j)
+    ]
+    return average_pairs(real) + average_pairs(drawn) - 2 * np.mean(across)
 
 
-def leave_one_out(real, drawn):
-    """Return the standard error by the two-sample jackknife, by its definition."""
-    variance = 0
-    for kids in (
-        [compute_slowly(np.delete(real, i, 0), drawn) for i in range(len(real))],
-        [compute_slowly(real, np.delete(drawn, i, 0)) for i in range(len(drawn))],
-    ):
-        variance += (len(kids) - 1) * np.var(kids)
-    return variance**0.5
+def compute_jackknife_variance(values):
+    return (len(values) - 1) * np.var(values)
 
 
-@pytest.mark.parametrize("block", [4, 9, 2048])
+@pytest.mark.parametrize("block", [4, 9, 1024])
 def test_kid_and_its_standard_error_equal_brute_force(monkeypatch, block):
     """Blocks of 4 and 9 rows do not divide the sets, of 9 and 14 points, evenly."""
     monkeypatch.setattr(kid, "_BLOCK", block)
     real, drawn = draw(0, 9, 3), draw(1, 14, 3, shift=0.5)
     values = kid.compute_kid(real, drawn)
     assert values["kid"] == pytest.approx(compute_slowly(real, drawn), rel=1e-9)
-    assert values["kid_standard_error"] == pytest.approx(leave_one_out(real, drawn), rel=1e-9)
+    without_real = [compute_slowly(np.delete(real, i, 0), drawn) for i in range(9)]
+    without_drawn = [compute_slowly(real, np.delete(drawn, i, 0)) for i in range(14)]
+    variance = sum(map(compute_jackknife_variance, (without_real, without_drawn)))
+    assert values["kid_standard_error"] == pytest.approx(variance**0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("block", [4, 1024])
+def test_kid_of_pairs_equals_brute_force(monkeypatch, block):
+    monkeypatch.setattr(kid, "_BLOCK", block)
+    real, drawn = draw(0, 10, 3), draw(1, 10, 3, shift=0.5)
+    values = kid.compute_kid(real, drawn, is_paired=True)
+    assert values["kid"] == pytest.approx(compute_slowly(real, drawn, True), rel=1e-9)
+    without = [
+        compute_slowly(np.delete(real, i, 0), np.delete(drawn, i, 0), True) for i in range(10)
+    ]
+    variance = compute_jackknife_variance(without)
+    assert values["kid_standard_error"] == pytest.approx(variance**0.5, rel=1e-9)
+
+
+def test_only_sets_of_equal_size_can_be_paired():
+    with pytest.raises(ValueError, match="10 real images cannot be paired with 11 drawn ones"):
+        kid.compute_kid(draw(0, 10), draw(1, 11), is_paired=True)
+
+
+def test_pairs_with_the_same_prompt_do_not_make_kid_negative():
+    """Both images of a row have the same center, as if both belonged to the same prompt."""
+
+    def compute(i, is_paired):
+        centers = 3 * draw((2, i), 100)
+        real, drawn = draw((0, i), 100) + centers, draw((1, i), 100) + centers
+        return tuple(kid.compute_kid(real, drawn, is_paired).values())
+
+    kids, errors = np.array([compute(i, True) for i in range(200)]).T
+    assert abs(kids.mean()) < 3 * kids.std() / len(kids) ** 0.5
+    assert 0.9 < np.sqrt(np.mean(errors**2)) / kids.std() < 1.7
+    kids, errors = np.array([compute(i, False) for i in range(20)]).T
+    assert np.all(kids < -2 * errors)  # the fault that pairing avoids
 
 
 def test_kid_of_a_memory_map_is_the_same(tmp_path):
