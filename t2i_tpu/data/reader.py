@@ -6,6 +6,7 @@ skips shards without opening them.
 
 import dataclasses
 import posixpath
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -144,25 +145,41 @@ class Dataset:
         serialized = first.read(count, captions)
         examples = []
         for start in range(0, len(serialized), _PARSE_BATCH_SIZE):
-            examples += self._parse_examples(serialized[start : start + _PARSE_BATCH_SIZE])
+            batch = tf.constant(serialized[start : start + _PARSE_BATCH_SIZE])
+            examples += _split_examples(self._parse_examples(batch))
         return examples
 
-    def _parse_examples(self, serialized: list[bytes]) -> list[dict[str, object]]:
-        """Return serialized examples in the form that `examples` returns."""
+    def iter_examples(self, split: str, limit: int) -> Iterator[dict[str, object]]:
+        """Yield examples of a split in the form of `examples`, one stream after another.
+
+        A split that is larger than the limit gives an equal number of examples of each stream, because
+        streams may differ systematically.
+
+        Args:
+          split: the name of the split.
+          limit: the maximum number of examples.
+        """
+        streams = self.manifest.streams(split)
+        per_stream = -(-limit // len(streams))
+        for shards in streams:
+            files = [posixpath.join(self.folder, shard.file) for shard in shards]
+            counts = np.array([shard.num_examples for shard in shards], np.int64)
+            records = tf.data.Dataset.from_tensor_slices((files, counts)).flat_map(self._read_shard)
+            records = records.unbatch().take(min(per_stream, limit)).batch(_PARSE_BATCH_SIZE)
+            for batch in disable_autotuning(records.map(self._parse_examples)):
+                limit -= len(batch["image"])
+                yield from _split_examples(batch)
+
+    def _parse_examples(self, serialized: tf.Tensor) -> dict[str, object]:
+        """Return key, caption, image and condition of serialized examples, string [N]."""
         names = ("key", "caption", "image", *self._conditioning.features)
-        features = parse_records(tf.constant(serialized), self.manifest, names)
-        condition = self._conditioning.from_features(features)
-        texts = zip(features["key"].numpy(), features["caption"].numpy(), strict=True)
-        images = self._reduce(features["image"]).numpy()
-        return [
-            {
-                "caption": caption.decode(),
-                "key": key.decode(),
-                "image": images[index],
-                "condition": {name: values[index].numpy() for name, values in condition.items()},
-            }
-            for index, (key, caption) in enumerate(texts)
-        ]
+        features = parse_records(serialized, self.manifest, names)
+        return {
+            "key": features["key"],
+            "caption": features["caption"],
+            "image": self._reduce(features["image"]),
+            "condition": self._conditioning.from_features(features),
+        }
 
     def _reduce(self, images: tf.Tensor) -> tf.Tensor:
         """Downscale images to `image_size` by the rounded mean of each block of pixels."""
@@ -226,6 +243,20 @@ class Dataset:
             "image": self._reduce(features["image"]),
             "condition": self._conditioning.from_features(features),
         }
+
+
+def _split_examples(batch: dict[str, object]) -> list[dict[str, object]]:
+    """Return the examples of a batch that `Dataset._parse_examples` returned."""
+    batch = tf.nest.map_structure(lambda tensor: tensor.numpy(), batch)
+    return [
+        {
+            "caption": caption.decode(),
+            "key": batch["key"][index].decode(),
+            "image": batch["image"][index],
+            "condition": {name: values[index] for name, values in batch["condition"].items()},
+        }
+        for index, caption in enumerate(batch["caption"])
+    ]
 
 
 def _interleave(blocks: tuple[dict, ...], slots: tf.Tensor) -> dict[str, object]:

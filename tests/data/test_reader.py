@@ -230,6 +230,22 @@ def test_wanted_captions_come_before_the_first_examples(folder):
         dataset.examples("heldout", 1)
 
 
+def test_all_examples_are_read_once_and_a_limit_takes_the_same_share_of_each_stream(folder):
+    dataset = open_dataset(folder, "label", 4)
+    by_key = {example["key"]: example for example in dataset.examples("train", COUNT)}
+    read = list(dataset.iter_examples("train", COUNT + 5))
+    assert len(read) == len(by_key) == COUNT
+    for example in read:
+        expected = by_key[example["key"]]
+        np.testing.assert_array_equal(example["image"], expected["image"])
+        assert example["condition"] == expected["condition"]
+    num_streams = dataset.manifest.num_streams()
+    first = {key for key in list(by_key)[: 2 * num_streams]}  # written to the streams in turn
+    limited = [example["key"] for example in dataset.iter_examples("train", 2 * num_streams)]
+    assert set(limited) == first and len(limited) == 2 * num_streams
+    assert len(list(dataset.iter_examples("train", 5))) == 5
+
+
 def test_batches_and_hosts_must_divide_evenly(folder):
     check_batch_divides(8, 4, 2)
     with pytest.raises(UserError, match="global_batch_size is 10; the data set has 4 streams"):
