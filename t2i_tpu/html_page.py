@@ -24,17 +24,17 @@ p, li, dd { max-width: 46rem; }
 .note, figcaption { color: #555; font-size: .85rem; line-height: 1.35; }
 .table { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td, th { padding: .25em 1.5em .25em 0; text-align: left; vertical-align: top; min-width: 3em;
+td, th { padding: .25em 1.25em .25em 0; text-align: left; vertical-align: top; min-width: 3em;
   max-width: 24em; overflow-wrap: break-word; }
 thead th { border-bottom: 1px solid #999; } tbody th { font-weight: normal; }
 dt { font-weight: 600; margin-top: .6em; } dd { margin: 0; }
-figure { margin: 0; } img { display: block; max-width: 100%; height: auto; }
+figure { margin: 0 0 1rem; } img { display: block; max-width: 100%; height: auto; }
 .sheet { display: flex; flex-wrap: wrap; gap: .75rem; margin: .75rem 0; }
-.sheet figure { width: 6rem; } .sheet img { width: 6rem; border: 1px solid #ddd; }
+.sheet figure { width: 6rem; margin: 0; } .sheet img { width: 6rem; border: 1px solid #ddd; }
 .sheet figcaption { font-size: .75rem; }
 .small { image-rendering: pixelated; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: .75rem 0; }
-.plots figure { flex: 1 1 18rem; max-width: 28rem; } .plots img { width: 100%; }
+.plots figure { flex: 1 1 18rem; margin: 0; max-width: 28rem; } .plots img { width: 100%; }
 """
 # A picture with fewer columns shows single pixels as squares when it is enlarged.
 _MAX_PIXELATED = 200
@@ -101,30 +101,33 @@ def make_sheet(cells: Iterable[tuple[Image.Image, str]]) -> str:
 
 def make_picture(picture: Image.Image, caption: str = "") -> str:
     """Return a picture above its caption. A long caption is cut."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
     if len(caption) > _MAX_CAPTION:
         caption = caption[: _MAX_CAPTION - 3] + "..."
+    return _to_figure(make_image(picture), caption)
+
+
+def make_image(picture: Image.Image) -> str:
+    """Return a picture without a caption, for use inside other elements."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
     kind = "small" if picture.width < _MAX_PIXELATED else ""
-    return make_figure(buffer.getvalue(), "image/png", "", caption, kind)
+    return _to_image(buffer.getvalue(), "image/png", "", kind)
 
 
-def make_figure(content: bytes, media_type: str, description: str, caption: str, kind="") -> str:
-    """Return a picture that is given as a file's content.
+def make_plot(svg: bytes, description: str) -> str:
+    """Return a plot, given as the content of an SVG file, above its description."""
+    return _to_figure(_to_image(svg, "image/svg+xml", description), description)
 
-    Args:
-      content: the file.
-      media_type: the type of the file, such as "image/png".
-      description: text for those who cannot see the picture; "" if the caption is enough.
-      caption: text below the picture, or "".
-      kind: a class of the style sheet.
-    """
+
+def _to_image(content: bytes, media_type: str, description: str, kind: str = "") -> str:
     data = base64.b64encode(content).decode()
+    text = html.escape(description)
+    return f'<img{_to_class(kind)} alt="{text}" src="data:{media_type};base64,{data}">'
+
+
+def _to_figure(image: str, caption: str) -> str:
     text = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return (
-        f'<figure><img{_to_class(kind)} alt="{html.escape(description)}" '
-        f'src="data:{media_type};base64,{data}">{text}</figure>'
-    )
+    return f"<figure>{image}{text}</figure>"
 
 
 def _to_class(kind: str) -> str:

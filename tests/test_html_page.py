@@ -52,7 +52,7 @@ def test_text_is_escaped_everywhere(picture):
         html_page.make_definitions([(TEXT, TEXT)]),
         html_page.make_table([[TEXT, TEXT]], [TEXT, TEXT]),
         html_page.make_sheet([(picture, TEXT)]),
-        html_page.make_figure(b"x", "image/png", TEXT, TEXT),
+        html_page.make_plot(b"<svg/>", TEXT),
     ]
     reader = Reader(html_page.make_page(TEXT, parts))
     # The title, the first heading, and one for each argument but the description.

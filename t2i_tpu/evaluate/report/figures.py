@@ -11,9 +11,11 @@ from typing import Any
 
 from t2i_tpu import html_page
 from t2i_tpu.evaluate.distances.distance import Figure
+from t2i_tpu.evaluate.distances.find import list_distances
 
 NO_VALUE = "–"
 _DIGITS = 4
+_PLUS_MINUS = "\u00a0±\u00a0"  # between spaces that do not break a line
 
 
 def format_number(value: float | None, spread: float | None = None) -> str:
@@ -26,9 +28,9 @@ def format_number(value: float | None, spread: float | None = None) -> str:
     if spread is None or not math.isfinite(spread):
         return f"{value:.{_DIGITS}g}"
     if spread == 0:
-        return f"{value:.{_DIGITS}g} ± 0"
+        return f"{value:.{_DIGITS}g}{_PLUS_MINUS}0"
     decimals = max(0, 1 - math.floor(math.log10(spread)))
-    return f"{value:.{decimals}f} ± {spread:.{decimals}f}"
+    return f"{value:.{decimals}f}{_PLUS_MINUS}{spread:.{decimals}f}"
 
 
 def is_figure(entry: Any) -> bool:
@@ -67,8 +69,9 @@ def make_figure_table(
     rows = []
     for name in names:
         cells = [format_figure(figures.get(name)) for figures in columns.values()]
-        rows.append([*describe(name, descriptions), *cells])
-    parts = [html_page.make_table(rows, ["", "better", *columns])]
+        title, better = describe(name, descriptions)
+        rows.append([f"{title} ({better} is better)" if better else title, *cells])
+    parts = [html_page.make_table(rows, ["", *columns])]
     parts += [
         html_page.make_paragraph(line, "note") for line in _list_reasons(columns, descriptions)
     ]
@@ -98,3 +101,9 @@ def _list_reasons(columns, descriptions) -> list[str]:
                 title = f"{describe(name, descriptions)[0]} ({column})"
                 titles.setdefault(entry["reason"], []).append(title)
     return [f"No {', '.join(names)}: {reason}." for reason, names in titles.items()]
+
+
+def list_descriptions() -> dict[str, Figure]:
+    """Return the descriptions of all figures of the package by name."""
+    figures = [figure for distance in list_distances() for figure in distance.figures]
+    return {figure.name: figure for figure in figures}

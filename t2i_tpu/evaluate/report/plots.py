@@ -135,7 +135,7 @@ def to_html(plot: Figure, description: str) -> str:
     buffer = io.BytesIO()
     with mpl.rc_context(_STYLE):
         plot.savefig(buffer, format="svg", metadata={"Date": None})
-    return html_page.make_figure(buffer.getvalue(), "image/svg+xml", description, description)
+    return html_page.make_plot(buffer.getvalue(), description)
 
 
 def to_row(plots: Sequence[str]) -> str:

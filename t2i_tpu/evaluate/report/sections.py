@@ -1,0 +1,242 @@
+"""Makes the sections of a report, each from its part of the JSON."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from t2i_tpu import html_page
+from t2i_tpu.evaluate.distances.distance import Figure
+from t2i_tpu.evaluate.report import plots
+from t2i_tpu.evaluate.report.figures import format_number, get_value, is_figure, make_figure_table
+from t2i_tpu.evaluate.report.history import plot_history
+
+Json = Mapping[str, Any]
+Descriptions = Mapping[str, Figure]
+
+# Titles of the columns of tables.
+COLUMNS = {
+    "train": "training split",
+    "heldout": "held-out split",
+    "real": "real held-out images",
+    "real_train": "real training images",
+    "real_heldout": "real held-out images",
+}
+_MAX_DUPLICATES = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A section of a report.
+
+    Attributes:
+      name: pictures whose names start with it are added to the section.
+      title: the heading.
+      parts: the content as HTML. If it is empty and there are no pictures, the section is left out.
+    """
+
+    name: str
+    title: str
+    parts: list[str] = dataclasses.field(default_factory=list)
+
+    def add_text(self, text: str) -> None:
+        """Add a paragraph."""
+        self.parts.append(html_page.make_paragraph(text))
+
+    def add_figures(self, groups: Json, descriptions: Descriptions) -> None:
+        """Add a table of figures. A group of them is a column."""
+        columns = {}
+        for name, group in groups.items():
+            if isinstance(group, Mapping) and any(map(is_figure, group.values())):
+                columns[COLUMNS.get(name, name.replace("_", " "))] = group
+        if columns:
+            self.parts.append(make_figure_table(columns, descriptions))
+
+
+def describe_distances(report: Json, descriptions: Descriptions) -> Section:
+    """Return the section on the distances between drawn and real images."""
+    section, distances = Section("distances", "Distances"), report.get("distances", {})
+    if distances:
+        text = (
+            "How far the drawn images are from the real ones, with the prompts or labels of each split. "
+            "± is the standard deviation over the seeds that images are drawn from."
+        )
+        if "real" in distances:
+            text += (
+                " The last column compares real held-out images with real training images in the same "
+                "way. A perfect model would get these values."
+            )
+        section.add_text(text)
+        section.add_figures(distances, descriptions)
+    return section
+
+
+def describe_agreement(report: Json, descriptions: Descriptions) -> Section:
+    """Return the section on whether images show what was asked for."""
+    section = Section("agreement", "Agreement with the prompt or label")
+    if report.get("agreement"):
+        section.add_text(
+            "Whether the drawn images show what was asked for, next to the same figures of real images. "
+            "± is the standard deviation over the seeds."
+        )
+        section.add_figures(report["agreement"], descriptions)
+    classes = report.get("classes") or {}
+    if classes:
+        values = [get_value(entry) for entry in classes.values()]
+        spreads = [
+            entry.get("spread", math.nan) if isinstance(entry, Mapping) else math.nan
+            for entry in classes.values()
+        ]
+        plot = plots.plot_points(list(classes), values, spreads, "share recognized as their class")
+        text = "Share of the drawn images of each class that the classifier assigns to it."
+        section.parts.append(plots.to_row([plots.to_html(plot, text)]))
+    return section
+
+
+def describe_drawn() -> Section:
+    """Return the section of pictures of drawn images next to real ones."""
+    return Section("drawn", "Drawn images next to real ones")
+
+
+def describe_generalisation(report: Json, descriptions: Descriptions) -> Section:
+    """Return the section on the denoising loss on training and held-out images."""
+    section, values = Section("generalisation", "Generalisation"), report.get("generalisation", {})
+    levels, shown = values.get("noise_levels"), []
+    curves = [
+        plots.Curve(name, levels, values[key], values.get(f"{key}_spread"))
+        for key, name in (("train", "training images"), ("heldout", "held-out images"))
+        if levels and values.get(key)
+    ]
+    if curves:
+        plot = plots.plot_curves(curves, "noise level (0: image, 1: noise)", "denoising loss")
+        shown.append(plots.to_html(plot, "Denoising loss by noise level. Lower is better."))
+    shown += plot_history({"": values.get("history", [])}, descriptions)
+    gap = values.get("gap")
+    if is_figure(gap) and get_value(gap) is not None:
+        gap = get_value(gap)
+        section.add_text(
+            f"Averaged over noise levels, the denoising loss is {format_number(abs(gap))} "
+            f"{'higher' if gap >= 0 else 'lower'} on held-out images than on training images. If this "
+            "gap grows during training, the model is learning its training images by heart."
+        )
+    if shown:
+        section.parts.append(plots.to_row(shown))
+    return section
+
+
+def describe_two_sample(report: Json, descriptions: Descriptions) -> Section:
+    """Return the section on whether a classifier, or a person, can tell drawn images from real ones."""
+    section = Section("two_sample", "Can drawn images be told from real ones?")
+    if report.get("two_sample"):
+        section.add_text(
+            "A classifier learns from some of the drawn and real images to tell them apart, and is then "
+            "tested on the others."
+        )
+        section.add_figures(report["two_sample"], descriptions)
+    if report.get("guess"):
+        section.add_text(
+            "To try it yourself, open guess.html, which is next to this page, and choose the real image "
+            "of each pair."
+        )
+    return section
+
+
+def describe_interpolation(report: Json, descriptions: Descriptions) -> Section:
+    """Return the section on interpolation between seeds and between prompts."""
+    section = Section("interpolation", "Interpolation")
+    values = report.get("interpolation", {})
+    section.add_figures(_to_groups(values), descriptions)
+    return section
+
+
+def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
+    """Return the section on drawn images that may be copies of training images."""
+    section, values = Section("memorisation", "Memorisation"), report.get("memorisation", {})
+    if "num_flagged" in values:
+        section.add_text(
+            f"{values['num_flagged']} of the drawn images are so close to a training image that they may "
+            "be copies. Each drawn image is compared with its nearest training image. Real held-out "
+            "images are compared in the same way: they show which distances occur without copying."
+        )
+    section.add_figures(_to_groups(values), descriptions)
+    shown = []
+    for name, space in (("pixels", "pixels"), ("features", "features")):
+        groups = values.get(name, {})
+        sets = {
+            title: groups[key]
+            for key, title in (("drawn", "drawn images"), ("heldout", "held-out images"))
+            if groups.get(key)
+        }
+        if sets:
+            plot = plots.plot_histograms(
+                sets, f"distance to the nearest training image, in {space}"
+            )
+            text = f"Distances in {space}. Copies would be a peak near 0 that held-out images lack."
+            shown.append(plots.to_html(plot, text))
+    if shown:
+        section.parts.append(plots.to_row(shown))
+    _add_worst(section, values.get("worst", []))
+    _add_duplicates(section, values.get("duplicates", []))
+    return section
+
+
+def _to_groups(values: Json) -> Json:
+    """Return groups of figures. Figures that are in no group form one of their own."""
+    alone = {name: entry for name, entry in values.items() if is_figure(entry)}
+    alone.pop("num_flagged", None)
+    groups = {name: entry for name, entry in values.items() if name not in alone}
+    return {"value": alone, **groups} if alone else groups
+
+
+def _add_worst(section: Section, worst: list[Json]) -> None:
+    """Add the drawn images that are most likely copies."""
+    if not worst:
+        return
+    section.parts.append(html_page.make_heading("Most likely copies", 3))
+    names = list(dict.fromkeys(name for entry in worst for name in entry))
+    rows = [[_format(entry.get(name, "")) for name in names] for entry in worst]
+    section.parts.append(html_page.make_table(rows, [name.replace("_", " ") for name in names]))
+
+
+def _add_duplicates(section: Section, duplicates: list[list[str]]) -> None:
+    """Add the names of images that occur more than once in the training data."""
+    if not duplicates:
+        return
+    title = "Images that occur more than once in the training data"
+    section.parts.append(html_page.make_heading(title, 3))
+    section.add_text(
+        f"{len(duplicates)} groups of training images are equal. A model sees them more often than "
+        "others, and is more likely to copy them."
+    )
+    lines = [", ".join(map(str, keys)) for keys in duplicates[:_MAX_DUPLICATES]]
+    if len(duplicates) > _MAX_DUPLICATES:
+        lines.append(f"and {len(duplicates) - _MAX_DUPLICATES} more, which report.json lists")
+    section.parts.append(html_page.make_list(lines))
+
+
+def describe_settings(report: Json) -> Section:
+    """Return the section on how the numbers were made."""
+    section = Section("settings", "How these numbers were made")
+    for name, title in (("run", "Model"), ("settings", "Settings"), ("seconds", "Time in seconds")):
+        rows = list(_flatten(report.get(name, {})))
+        if rows:
+            section.parts.append(html_page.make_heading(title, 3))
+            section.parts.append(html_page.make_table(rows))
+    return section
+
+
+def _flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each value of a nested dict."""
+    for name, value in values.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{label}: ")
+        else:
+            yield label, _format(value)
+
+
+def _format(value: Any) -> str:
+    """Return a value of a report as text."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_format, value))
+    return format_number(value) if isinstance(value, float) else str(value)
