@@ -1,7 +1,9 @@
 """Measures how well a model denoises images at fixed noise levels."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from t2i_tpu.diffusion.path import corrupt
 from t2i_tpu.engines.engine import Engine
@@ -51,26 +53,34 @@ class DenoisingLoss:
         self._compute = engine.compile_inference(compute_errors, pairs, jit_compile)
 
     def measure(
-        self, images: np.ndarray, conditions: dict[str, np.ndarray], levels=NOISE_LEVELS
+        self,
+        images: np.ndarray,
+        conditions: dict[str, np.ndarray],
+        levels: Sequence[float] = NOISE_LEVELS,
+        rows: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return the error of each image at each noise level, float32 [N, number of levels].
+        """Return the error of each image at each noise level, float32 [M, number of levels].
 
-        The noise of an image depends only on its position and on the index of the level.
+        The noise of an image depends only on its position among the M images and on the index of the
+        level.
 
         Args:
           images: uint8 [N, H, W, C].
           conditions: a batch of N conditions.
           levels: noise levels in [0, 1].
+          rows: int [M], the positions of the images to measure, or None for all of them.
         """
-        count, size = len(images), self.batch_size
+        rows = np.arange(len(images)) if rows is None else rows
+        count, size = len(rows), self.batch_size
         errors = np.empty((count, len(levels)), np.float32)
         for start in range(0, count, size):
             slots = np.arange(start, min(start + size, count))
             # Fill up the last batch, because a compiled function has a fixed batch size.
-            rows = np.resize(slots, size)
-            batch = tree.map_structure(lambda values, rows=rows: values[rows], conditions)
+            filled = np.resize(slots, size)
+            batch_images = images[rows[filled]]
+            batch = {name: values[rows[filled]] for name, values in conditions.items()}
             for number, level in enumerate(levels):
-                inputs = np.full(size, level, np.float32), np.full(size, number, np.int32), rows
-                batch_errors = self._compute(images[rows], batch, *inputs)
+                inputs = np.full(size, level, np.float32), np.full(size, number, np.int32), filled
+                batch_errors = self._compute(batch_images, batch, *inputs)
                 errors[slots, number] = batch_errors[: len(slots)]
         return errors

@@ -178,29 +178,50 @@ class Checkpointer:
                 raise UserError(f"{name} is not finite")
 
 
-def restore_weights(engine: Engine, workdir: str, weights: Variables, name: str) -> int:
-    """Restore one model of a run from the newest intact checkpoint.
+def restore_weights(
+    engine: Engine, workdir: str, weights: Variables, name: str, step: int | None = None
+) -> int:
+    """Restore one model of a run from a checkpoint.
 
     Args:
       engine: the engine that computes with the weights.
       workdir: local or gs://.
       weights: the variables that receive the weights, by their paths.
       name: "weights" for the trained weights, or "average0" for their first average.
+      step: the step of the checkpoint, or None for the newest one that is intact.
 
     Returns:
       The step of the checkpoint.
 
     Raises:
-      UserError: there is no intact checkpoint, or it does not match the config.
+      UserError: there is no such checkpoint, it is damaged, or it does not match the config.
     """
-    info = next(checkpoint_store.iter_intact(workdir), None)
-    if not info:
-        raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
+    if step is None:
+        info = next(checkpoint_store.iter_intact(workdir), None)
+        if not info:
+            raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
+        step = info.step
+    else:
+        _check_step(workdir, step)
     variables = {name: weights}
     copies = _make_copies(variables)
-    _read_checkpoint(copies, workdir, info.step, "assert_existing_objects_matched")
+    _read_checkpoint(copies, workdir, step, "assert_existing_objects_matched")
     _assign_copies(engine, copies, variables)
-    return info.step
+    return step
+
+
+def _check_step(workdir: str, step: int) -> None:
+    """Raise UserError if there is no intact checkpoint of a step."""
+    steps = checkpoint_store.list_steps(workdir)
+    if step not in steps:
+        known = ", ".join(map(str, steps[::-1])) or "none"
+        raise UserError(f"--step={step}: {workdir} has no such checkpoint; it has {known}")
+    try:
+        checkpoint_store.verify(workdir, step)
+    except checkpoint_store.DamagedCheckpoint as damage:
+        raise UserError(
+            f"--step={step}: the checkpoint in {workdir} is damaged ({damage}); choose another step"
+        ) from damage
 
 
 # Errors that TensorFlow raises if an intact checkpoint does not match the model. Storage errors, such

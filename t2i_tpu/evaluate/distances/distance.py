@@ -33,8 +33,11 @@ class Distance:
       compute: returns the numbers by figure name, given the features of the real images, float32
         [N, dim], and of the drawn ones, float32 [M, dim]. Both may be np.memmap. The memory that it
         needs does not grow with the square of N or M.
+      compute_paired: does the same for images that were drawn for the prompts of the real images in
+        the same rows. None if that makes no difference to the distance.
     """
 
     figures: tuple[Figure, ...]
     count_needed: Callable[[int], int]
     compute: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    compute_paired: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None

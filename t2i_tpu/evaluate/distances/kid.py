@@ -6,6 +6,7 @@ mean discrepancy with the kernel k(x, y) = (x.y / dim + 1)^3, estimated over all
 random subsets because all pairs do not fit in memory; here, they are computed in blocks.
 """
 
+import functools
 import itertools
 import math
 
@@ -154,4 +155,5 @@ DISTANCE = Distance(
     ),
     count_needed=lambda dim: _LEAST_COUNT,
     compute=compute_kid,
+    compute_paired=functools.partial(compute_kid, is_paired=True),
 )

@@ -17,6 +17,7 @@ from PIL import Image
 
 from t2i_tpu import html_page
 from t2i_tpu.errors import UserError, shorten
+from t2i_tpu.evaluate.evaluation import Pair
 from t2i_tpu.storage import json_files
 
 _SIDES = ("left", "right")
@@ -71,15 +72,6 @@ find("save").addEventListener("click", () => {
 });
 show(0);
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """A drawn and a real image, uint8 [H, W, 1 or 3], and their prompt, or "" if they have none."""
-
-    drawn: np.ndarray
-    real: np.ndarray
-    caption: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

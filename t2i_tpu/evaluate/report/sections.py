@@ -80,7 +80,7 @@ def describe_agreement(report: Json, descriptions: Descriptions) -> Section:
             "± is the standard deviation over the seeds."
         )
         section.add_figures(report["agreement"], descriptions)
-    classes = report.get("classes") or {}
+    classes = report.get("agreement", {}).get("train", {}).get("classes", {})
     if classes:
         values = [get_value(entry) for entry in classes.values()]
         spreads = [

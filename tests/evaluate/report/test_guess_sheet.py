@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.evaluate.report.guess_sheet import Pair, make_guess_sheet, score_sheet
+from t2i_tpu.evaluate.evaluation import Pair
+from t2i_tpu.evaluate.report.guess_sheet import make_guess_sheet, score_sheet
 
 COUNT = 12
 

@@ -1,0 +1,168 @@
+"""Evaluates a trained model: draws images, compares them with real ones, and returns a report."""
+
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from t2i_tpu import __version__
+from t2i_tpu.data.reader import Dataset
+from t2i_tpu.errors import UserError
+from t2i_tpu.evaluate.extractors.extractor import Extractor
+from t2i_tpu.evaluate.images import count_plain
+from t2i_tpu.evaluate.sections import (
+    agreement,
+    distances,
+    drawn,
+    generalisation,
+    interpolation,
+    memorisation,
+    two_sample,
+)
+from t2i_tpu.evaluate.sections.section import Context, Measure
+from t2i_tpu.evaluate.splits import Settings, Split, collect_splits
+from t2i_tpu.sample.trained import TrainedModel
+
+FORMAT_VERSION = 1
+_NUM_PAIRS = 40
+
+# The sections in the order of the report.
+_SECTIONS: dict[str, Measure] = {
+    "distances": distances.measure,
+    "agreement": agreement.measure,
+    "drawn": drawn.measure,
+    "generalisation": generalisation.measure,
+    "two_sample": two_sample.measure,
+    "interpolation": interpolation.measure,
+    "memorisation": memorisation.measure,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A drawn and a real image, uint8 [H, W, 1 or 3], and their prompt, or "" if they have none."""
+
+    drawn: np.ndarray
+    real: np.ndarray
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+      report: the content of report.json.
+      pictures: the pictures of the report. Their names start with the name of a section and "/".
+      pairs: the images of the sheet for guessing.
+    """
+
+    report: dict[str, Any]
+    pictures: dict[str, Image.Image]
+    pairs: list[Pair]
+
+
+def evaluate(
+    model: TrainedModel, dataset: Dataset, extractor: Extractor, settings: Settings, folder: str
+) -> Evaluation:
+    """Evaluate a model.
+
+    Args:
+      model: the model.
+      dataset: the data set that it was trained on.
+      extractor: extracts the features of images.
+      settings: what to read and draw.
+      folder: an empty local folder for large files. The caller removes it.
+
+    Raises:
+      UserError: the data set is another one, or the images cannot be measured.
+    """
+    if dataset.manifest != model.manifest:
+        raise UserError(
+            f"{dataset.folder} is not the data set that the model in {model.workdir} was trained on; "
+            "give its place with --source"
+        )
+    seconds: dict[str, float] = {}
+    with _measure_time(seconds, "images and features"):
+        splits = collect_splits(model, dataset, extractor, settings, folder)
+    context = Context(model, extractor, settings, splits)
+    report, pictures = _describe(context), {}
+    for name, measure in _SECTIONS.items():
+        logging.info("measuring: %s", name.replace("_", " "))
+        with _measure_time(seconds, name.replace("_", " ")):
+            section = measure(context)
+        if section:
+            report |= {name: section.figures} if section.figures else {}
+            pictures |= {f"{name}/{title}": picture for title, picture in section.pictures.items()}
+    report["warnings"] = _list_warnings(splits)
+    report["seconds"] = seconds
+    return Evaluation(report, pictures, _make_pairs(splits))
+
+
+@contextlib.contextmanager
+def _measure_time(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 1)
+
+
+def _describe(context: Context) -> dict[str, Any]:
+    """Return the parts of a report that say what was evaluated, and how."""
+    model, extractor, settings = context.model, context.extractor, context.settings
+    sample, splits = model.config.sample, context.splits
+    return {
+        "generator": f"t2i_tpu {__version__}",
+        "format_version": FORMAT_VERSION,
+        "run": {
+            "workdir": model.workdir,
+            "step": model.step,
+            "total_steps": model.config.train.total_steps,
+            "weights": model.weights_name,
+            "recipe": model.config.recipe,
+            "seed": model.config.seed,
+            "data": model.manifest.name,
+            "manifest_sha256": hashlib.sha256(model.manifest.to_json().encode()).hexdigest(),
+            "dtype_policy": model.generator.denoiser.dtype_policy.name,
+        },
+        "settings": {
+            "num_images": {name: len(split.rows) for name, split in splits.items()},
+            "num_real": {name: len(split.real) for name, split in splits.items()},
+            "num_sets": settings.num_sets,
+            "first_seeds": [
+                int(settings.get_seeds(number, 1)[0]) for number in range(settings.num_sets)
+            ],
+            "extractor": {
+                "id": extractor.extractor_id,
+                "weights_sha256": extractor.weights_sha256,
+                "resize": extractor.resize,
+                "dim": extractor.dim,
+            },
+            "sampler": dataclasses.asdict(sample),
+        },
+    }
+
+
+def _list_warnings(splits: dict[str, Split]) -> list[str]:
+    """Return one line for each thing that a reader of the report should know first."""
+    warnings = []
+    for name, split in splits.items():
+        count, total = count_plain(split.drawn[0]), len(split.drawn[0])
+        num_real = count_plain(split.real.images)
+        if split.own_images and count / total > 0.01 + num_real / len(split.real):
+            warnings.append(f"{count} of {total} drawn {name} images have a single color")
+    return warnings
+
+
+def _make_pairs(splits: dict[str, Split]) -> list[Pair]:
+    """Return drawn and real images of the same captions, held-out ones if possible."""
+    split = [split for split in splits.values() if split.own_images][-1]
+    return [
+        Pair(np.asarray(image), np.asarray(split.real.images[row]), split.real.captions[row])
+        for row, image in zip(split.rows[:_NUM_PAIRS], split.drawn[0], strict=False)
+    ]

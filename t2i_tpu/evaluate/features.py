@@ -1,0 +1,73 @@
+"""Features of images, in memory-mapped files. Those of real images are cached."""
+
+import hashlib
+import os
+
+import numpy as np
+from tqdm import tqdm
+
+from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.evaluate.checks import check_features
+from t2i_tpu.evaluate.extractors.extractor import BATCH_SIZE, Extractor
+from t2i_tpu.evaluate.images import create_array
+from t2i_tpu.storage.cache import get_cache_folder
+
+
+def extract_features(
+    extractor: Extractor, images: np.ndarray, path: str, description: str
+) -> np.ndarray:
+    """Extract the features of images into a file.
+
+    Args:
+      extractor: extracts the features.
+      images: uint8 [N, H, W, C].
+      path: the file.
+      description: what the images are, for the progress bar and for errors.
+
+    Returns:
+      float32 [N, dim].
+
+    Raises:
+      UserError: a feature is not finite, or all images have the same features.
+    """
+    features = create_array(path, (len(images), extractor.dim), np.float32)
+    with tqdm(
+        total=len(images), desc=f"features of {description}", unit=" images", disable=None
+    ) as progress:
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            features[start : start + len(batch)] = extractor.extract(batch)
+            progress.update(len(batch))
+    check_features(features, description)
+    return features
+
+
+def load_real_features(
+    extractor: Extractor, images: np.ndarray, manifest: Manifest, split: str
+) -> np.ndarray:
+    """Return the features of a split's real images, from the cache if they are there.
+
+    Args:
+      extractor: extracts the features.
+      images: the split's images, uint8 [N, H, W, C].
+      manifest: the manifest of the data set, which identifies the images together with their number.
+      split: the name of the split.
+
+    Returns:
+      float32 [N, dim].
+    """
+    folder = os.path.join(get_cache_folder(), "features")
+    shards = [shard.sha256 for stream in manifest.streams(split) for shard in stream]
+    identity = (*shards, images.shape, extractor.weights_sha256, extractor.resize, extractor.dim)
+    name = hashlib.sha256(repr(identity).encode()).hexdigest()
+    path = os.path.join(folder, f"{name}.npy")
+    if not os.path.exists(path):
+        os.makedirs(folder, exist_ok=True)
+        partial = f"{path}.{os.getpid()}.partial"
+        try:
+            extract_features(extractor, images, partial, f"real images, {split}").flush()
+            os.replace(partial, path)
+        finally:
+            if os.path.exists(partial):
+                os.remove(partial)
+    return np.load(path, mmap_mode="r")

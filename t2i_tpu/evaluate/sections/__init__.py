@@ -1,0 +1,1 @@
+"""The sections of a report. Each file measures one of them with the functions of evaluate/."""

@@ -1,0 +1,79 @@
+"""Whether the drawn images show what was asked for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from t2i_tpu.evaluate.agreement import FIGURES, compute_accuracy, compute_agreement
+from t2i_tpu.evaluate.extractors.choose import choose_spec, make_extractor
+from t2i_tpu.evaluate.extractors.extractor import Extractor
+from t2i_tpu.evaluate.sections.section import (
+    Context,
+    Section,
+    summarize,
+    summarize_or_explain,
+)
+from t2i_tpu.evaluate.splits import Split
+
+
+def measure(context: Context) -> Section | None:
+    """Measure the accuracy of labels, or how well prompts are found again, for each split."""
+    judge = _choose_judge(context)
+    if not judge:
+        return None
+    measure_split = _measure_labels if _takes_labels(context) else _measure_prompts
+    figures = {"judge": {"id": judge.extractor_id, "weights_sha256": judge.weights_sha256}}
+    for name, split in context.splits.items():
+        real, drawn = split.real_features[split.rows], split.features
+        if judge is not context.extractor:
+            real = judge.extract(split.real.images[split.rows])
+            drawn = [judge.extract(images) for images in split.drawn]
+        if split.own_images:
+            figures[name] = measure_split(context, judge, split, drawn)
+        figures[f"real_{name}"] = measure_split(context, judge, split, [real])
+    return Section(figures)
+
+
+def _takes_labels(context: Context) -> bool:
+    return context.model.config.model.conditioning == "label"
+
+
+def _choose_judge(context: Context) -> Extractor | None:
+    """Return an extractor that can say what an image shows: the evaluation's own one if it can."""
+    if _can_judge(context, context.extractor):
+        return context.extractor
+    other = make_extractor(choose_spec(context.model.manifest))
+    return other if _can_judge(context, other) else None
+
+
+def _can_judge(context: Context, extractor: Extractor) -> bool:
+    if not _takes_labels(context):
+        return extractor.reads_text
+    known, names = extractor.class_names, context.model.manifest.label_names
+    return known is None or set(names) <= set(known)
+
+
+def _measure_labels(context: Context, judge: Extractor, split: Split, sets: Sequence[np.ndarray]):
+    """Return the share of images that are recognized as their class, in all and of each class."""
+    names = context.model.manifest.label_names
+    labels = split.real.conditions["label"][split.rows] - 1  # conditions start at 1
+    overall, by_class = [], []
+    for features in sets:
+        accuracy, by_label = compute_accuracy(judge.classify(features, names), labels)
+        overall.append(accuracy)
+        by_class.append({names[label]: share for label, share in by_label.items()})
+    return summarize(overall) | {"classes": summarize(by_class)}
+
+
+def _measure_prompts(context: Context, judge: Extractor, split: Split, sets: Sequence[np.ndarray]):
+    """Return how well images agree with their captions, and how often they find them again."""
+    captions = split.captions
+
+    def compute():
+        texts = judge.encode_texts(captions)
+        for seed, features in enumerate(sets):
+            images = features / np.linalg.norm(features, axis=1, keepdims=True)
+            yield compute_agreement(images, texts, captions, seed)
+
+    figures = [figure for figure in FIGURES if figure.name != "accuracy"]
+    return summarize_or_explain(figures, lambda: list(compute()))

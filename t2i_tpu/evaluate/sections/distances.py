@@ -1,0 +1,70 @@
+"""The distances between drawn and real images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from t2i_tpu.evaluate.distances.distance import Distance
+from t2i_tpu.evaluate.distances.find import list_distances
+from t2i_tpu.evaluate.sections.section import Context, Section, summarize
+from t2i_tpu.evaluate.splits import Split
+
+
+def measure(context: Context) -> Section:
+    """Measure every distance on each split, and between the real images of both splits."""
+    figures = {}
+    for name, split in context.splits.items():
+        real, is_paired = _choose_real(split)
+        figures[name] = _compare(real, split.features, is_paired)
+    if len(context.splits) == 2:
+        train, heldout = context.splits["train"], context.splits["heldout"]
+        figures["real"] = _compare(train.real_features, [heldout.real_features], False)
+    return Section(figures)
+
+
+def _choose_real(split: Split) -> tuple[np.ndarray, bool]:
+    """Return the features of the real images to compare with, and whether they are paired.
+
+    An image that was drawn for the prompt of a real image resembles it. Comparing the two would make
+    some distances too small, so other real images are used if there are enough.
+    """
+    if not split.own_images:
+        return split.real_features, False
+    if "label" in split.real.conditions:  # many real images have the same label
+        return split.real_features, False
+    is_other = np.ones(len(split.real), bool)
+    is_other[split.rows] = False
+    if is_other.sum() >= len(split.rows):
+        return split.real_features[is_other], False
+    return split.real_features[split.rows], True
+
+
+def _compare(
+    real: np.ndarray, sets: Sequence[np.ndarray], is_paired: bool
+) -> dict[str, dict[str, Any]]:
+    """Return every distance between real images and each set of drawn ones.
+
+    If there are too few images for a distance, the reason takes the place of its figures.
+    """
+    figures = {}
+    for distance in list_distances():
+        reason = _explain_lack(distance, real, sets[0])
+        if reason:
+            lack = {"value": None, "reason": reason}
+            figures |= {figure.name: lack for figure in distance.figures}
+        else:
+            compute = distance.compute
+            if is_paired and distance.compute_paired:
+                compute = distance.compute_paired
+            figures |= summarize([compute(real, features) for features in sets])
+    return figures
+
+
+def _explain_lack(distance: Distance, real: np.ndarray, drawn: np.ndarray) -> str | None:
+    """Return why there are too few images for a distance, or None."""
+    needed, count = distance.count_needed(real.shape[1]), min(len(real), len(drawn))
+    if count >= needed:
+        return None
+    kind = "real" if len(real) < needed else "drawn"
+    return f"it needs at least {needed} images, but there are {count} {kind} ones"
