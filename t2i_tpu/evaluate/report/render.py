@@ -1,8 +1,7 @@
 """Renders an evaluation as one HTML page.
 
-A picture of an evaluation is shown in the section that its name starts with. The rest of the name is its
-caption, as in "interpolation/from seed 0 to seed 1". Sections that an evaluation does not have are left
-out.
+A picture of an evaluation is shown in the section that its name starts with, as in "interpolation/seeds".
+Sections that an evaluation does not have are left out.
 """
 
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from PIL import Image
 from t2i_tpu import html_page
 from t2i_tpu.evaluate.report import sections
 from t2i_tpu.evaluate.report.figures import format_number, get_value, list_descriptions
-from t2i_tpu.evaluate.report.sections import COLUMNS, Json, Section
+from t2i_tpu.evaluate.report.sections import CAPTIONS, COLUMNS, Json, Section
 
 if TYPE_CHECKING:
     from t2i_tpu.evaluate.evaluation import Evaluation
@@ -49,13 +48,13 @@ def _to_parts(section: Section, pictures: Mapping[str, Image.Image]) -> list[str
     for name, picture in pictures.items():
         prefix, _, caption = name.partition("/")
         if prefix == section.name:
-            parts.append(html_page.make_picture(picture, caption))
+            parts.append(html_page.make_picture(picture, CAPTIONS.get(caption, caption)))
     return [html_page.make_heading(section.title), *parts] if parts else []
 
 
 def _summarize(report: Json) -> list[str]:
     """Return the top of the page: the model, KID, and the warnings."""
-    parts = [html_page.make_paragraph(text) for text in [_describe_run(report)] if text]
+    parts = [html_page.make_paragraph(_describe_run(report))] if "run" in report else []
     texts = {name: _describe_kid(group) for name, group in report.get("distances", {}).items()}
     kids = {name: text for name, text in texts.items() if text}
     split = next((name for name in ("heldout", "train") if name in kids), None)
@@ -75,17 +74,19 @@ def _summarize(report: Json) -> list[str]:
 
 def _describe_run(report: Json) -> str:
     """Return one line on the model and on the number of images."""
-    run, facts = report.get("run", {}), []
+    run, facts = report["run"], []
     if "step" in run:
         total = f" of {run['total_steps']:,}" if "total_steps" in run else ""
         facts.append(f"Step {run['step']:,}{total}")
-    for name, title in (("weights", "weights"), ("data", "data set"), ("config_name", "config")):
+    for name, title in (("weights", "weights"), ("data", "data set"), ("recipe", "recipe")):
         if name in run:
             facts.append(f"{title}: {run[name]}")
-    counts = report.get("settings", {}).get("num_images")
-    if isinstance(counts, Mapping):
-        facts += [f"{count:,} images of the {COLUMNS[name]}" for name, count in counts.items()]
-    return "; ".join(facts)
+    settings = report.get("settings", {})
+    for name, count in settings.get("num_drawn", {}).items():
+        facts.append(f"{count:,} images drawn for the {COLUMNS[name]}")
+    if "num_sets" in settings:
+        facts.append(f"sets of images with different seeds: {settings['num_sets']}")
+    return "; ".join(facts) + "."
 
 
 def _describe_kid(figures: Json) -> str:

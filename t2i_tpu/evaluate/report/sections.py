@@ -22,6 +22,12 @@ COLUMNS = {
     "real_train": "real training images",
     "real_heldout": "real held-out images",
 }
+# Captions of pictures, by the last part of their names.
+CAPTIONS = COLUMNS | {
+    "seeds": "Each path leads from one seed to another, with one prompt or label.",
+    "prompts": "Each path leads from one prompt to another, with one seed.",
+    "worst": "The drawn images that are nearest to training images.",
+}
 _MAX_DUPLICATES = 50
 
 
@@ -79,6 +85,10 @@ def describe_agreement(report: Json, descriptions: Descriptions) -> Section:
             "Whether the drawn images show what was asked for, next to the same figures of real images. "
             "± is the standard deviation over the seeds."
         )
+        if judge := report["agreement"].get("judge"):
+            section.add_text(
+                f"They are judged by {judge['id']} (weights {judge['weights_sha256']})."
+            )
         section.add_figures(report["agreement"], descriptions)
     classes = report.get("agreement", {}).get("train", {}).get("classes", {})
     if classes:
@@ -145,20 +155,24 @@ def describe_interpolation(report: Json, descriptions: Descriptions) -> Section:
     """Return the section on interpolation between seeds and between prompts."""
     section = Section("interpolation", "Interpolation")
     values = report.get("interpolation", {})
-    section.add_figures(_to_groups(values), descriptions)
+    section.add_figures(values, descriptions)
     return section
 
 
 def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
     """Return the section on drawn images that may be copies of training images."""
     section, values = Section("memorisation", "Memorisation"), report.get("memorisation", {})
+    if "num_checked" in values:
+        section.add_text(
+            f"Each of {values['num_checked']:,} drawn images is compared with its nearest training image."
+        )
     if "num_flagged" in values:
         section.add_text(
-            f"{values['num_flagged']} of the drawn images are so close to a training image that they may "
-            "be copies. Each drawn image is compared with its nearest training image. Real held-out "
-            "images are compared in the same way: they show which distances occur without copying."
+            "Real held-out images are compared in the same way: they show which distances occur without "
+            f"copying. {values['num_flagged']:,} of the drawn images are so close to a training image "
+            "that they are more likely copies than not."
         )
-    section.add_figures(_to_groups(values), descriptions)
+    section.add_figures(values, descriptions)
     shown = []
     for name, space in (("pixels", "pixels"), ("features", "features")):
         groups = values.get(name, {})
@@ -178,14 +192,6 @@ def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
     _add_worst(section, values.get("worst", []))
     _add_duplicates(section, values.get("duplicates", []))
     return section
-
-
-def _to_groups(values: Json) -> Json:
-    """Return groups of figures. Figures that are in no group form one of their own."""
-    alone = {name: entry for name, entry in values.items() if is_figure(entry)}
-    alone.pop("num_flagged", None)
-    groups = {name: entry for name, entry in values.items() if name not in alone}
-    return {"value": alone, **groups} if alone else groups
 
 
 def _add_worst(section: Section, worst: list[Json]) -> None:

@@ -46,16 +46,19 @@ def make_report(kid=0.0213, seed=0) -> dict:
     rng = np.random.default_rng(seed)
     distances = {split: make_distances(rng, kid / 0.0213) for split in SPLITS}
     distances["real"] = {name: {"value": 0.0011} for name in ("kid", "kid_standard_error", "fid")}
-    agreement = {
+    agreement = {"judge": {"id": "embedded", "weights_sha256": "0123"}} | {
         name: {
-            "clip_score": make_figure(rng, 0.71, 0.01),
+            "clip_score": make_figure(rng, 71, 1),
             "retrieval_at_1": make_figure(rng, 0.42, 0.02),
             "retrieval_at_5": make_figure(rng, 0.77, 0.02),
         }
         for name in ("train", "heldout", "real_train", "real_heldout")
     }
     two_sample = {
-        split: {"accuracy": make_figure(rng, 0.61, 0.01), "p_value": {"value": 0.0031}}
+        split: {
+            "two_sample_accuracy": make_figure(rng, 0.61, 0.01),
+            "two_sample_p_value": make_figure(rng, 0.003, 0.001),
+        }
         for split in SPLITS
     }
     return {
@@ -64,12 +67,14 @@ def make_report(kid=0.0213, seed=0) -> dict:
             "step": 3300,
             "total_steps": 3300,
             "weights": "average with std 0.05",
-            "data": "embedded:emoji",
-            "config_name": "emoji32",
+            "recipe": "modern",
+            "data": "emoji",
         },
         "settings": {
-            "num_images": {"train": 1000, "heldout": 356},
-            "seeds": list(SEEDS),
+            "num_drawn": {"train": 1000, "heldout": 356},
+            "num_real": {"train": 3430, "heldout": 356},
+            "num_sets": len(SEEDS),
+            "first_seeds": [0, 1000, 2000],
             "extractor": {
                 "id": "embedded",
                 "weights_sha256": "0123456789abcdef" * 4,
@@ -84,7 +89,7 @@ def make_report(kid=0.0213, seed=0) -> dict:
         "generalisation": make_generalisation(rng),
         "two_sample": two_sample,
         "interpolation": {
-            name: {"smoothness": make_figure(rng, 2.4, 0.2)} for name in ("seeds", "prompts")
+            name: {"largest_step": value} for name, value in (("seeds", 2.41), ("prompts", 1.92))
         },
         "memorisation": make_memorisation(rng),
         "guess": {"seed": 0, "pairs": []},
@@ -102,14 +107,16 @@ def make_generalisation(rng) -> dict:
             "heldout_loss": 0.055 + 4 / step + step * 2e-6,
             "kid": 0.02 + 10 / step + float(rng.normal(0, 0.001)),
             "kid_standard_error": 0.002,
-            "accuracy": 0.7 - 30 / step,
+            "condition_accuracy": 0.7 - 30 / step,
         }
         for step in range(200, 3301, 300)
     ]
     return {
         "noise_levels": levels.tolist(),
         "train": (levels**2 / 5).tolist(),
+        "train_spread": [0.002] * len(levels),
         "heldout": (levels**2 / 4.6).tolist(),
+        "heldout_spread": [0.004] * len(levels),
         "gap": 0.0062,
         "history": history,
     }
@@ -118,15 +125,18 @@ def make_generalisation(rng) -> dict:
 def make_memorisation(rng) -> dict:
     worst = [
         {
-            "key": f"train-{number}",
-            "caption": "red heart",
-            "likelihood": 0.9 - number / 10,
+            "drawn_for": "red heart",
+            "nearest": "heart suit",
+            "nearest_key": f"train-{number}",
+            "space": "pixels",
             "distance": 0.02 + number / 100,
+            "likelihood": 0.9 - number / 10,
         }
         for number in range(4)
     ]
     return {
         "num_flagged": 3,
+        "num_checked": 1000,
         "pixels": {
             "drawn": rng.normal(0.2, 0.05, 300).tolist(),
             "heldout": rng.normal(0.22, 0.05, 300).tolist(),
@@ -147,13 +157,9 @@ def make_evaluation() -> FakeEvaluation:
     images = np.stack([example["image"] for example in examples])
     cells = [(example["image"], example["caption"]) for example in examples]
     pictures = {
-        "drawn/Prompts of the held-out split: drawn, and real": draw_grid(
-            [("drawn", cells[:16]), ("real", cells[16:32])]
-        ),
-        "interpolation/From seed 0 to seed 1": draw_strip(images[:9]),
-        "interpolation/From red heart to pizza": draw_strip(images[9:18]),
-        "memorisation/Each drawn image, and its nearest training image": draw_grid(
-            [("most likely copies", cells[32:48])]
-        ),
+        "drawn/heldout": draw_grid([("drawn", cells[:16]), ("real", cells[16:32])]),
+        "interpolation/seeds": draw_strip(images[:9]),
+        "interpolation/prompts": draw_strip(images[9:18]),
+        "memorisation/worst": draw_grid([("most likely copies", cells[32:48])]),
     }
     return FakeEvaluation(make_report(), pictures)

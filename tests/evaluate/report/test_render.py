@@ -39,6 +39,7 @@ def test_report_shows_every_part(evaluation):
             "1f1e8-1f1ed, 1f1ea-1f1ec",
             "guess.html",
             "3 of the drawn images",
+            "1,000 drawn images",
         ],
     )
     kid = report["distances"]["heldout"]["kid"]["value"]
