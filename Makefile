@@ -82,9 +82,12 @@ test-slow: $(DEV) ## run the slow tests (minutes to hours)
 test-killed: $(DEV) ## check that 180 runs killed with SIGKILL and resumed end with the same weights (hours)
 	@$(PY) -m pytest -s -m slow --timeout=0 tests/run/test_killed.py $(ARGS)
 
+# torch-fidelity installs a package `tests`, which would hide ours.
 test-clip: $(DEV) ## run the tests that need open_clip and torch (installs them, about 5 GB)
-	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]" "torch-fidelity>=0.4,<0.5"
-	@$(PY) -m pytest -m clip $(ARGS)
+	@$(PY) -m pip install -q -e ".[$(EXTRA),dev,clip]"
+	@$(PIP) --upgrade --no-deps --target .venv/torch-fidelity "torch-fidelity>=0.4,<0.5"
+	@rm -rf .venv/torch-fidelity/tests
+	@PYTHONPATH=.venv/torch-fidelity $(PY) -m pytest -m clip $(ARGS)
 
 # Keras 3.12 is the newest for Python 3.10. This target tests it on any Python.
 test-old-keras: $(DEV) ## test the models and a training step with the oldest Keras that setup.py allows

@@ -1,0 +1,75 @@
+"""Checks of images and features, so that no figure is computed from unusable ones."""
+
+import numpy as np
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.evaluate.distances.distance import Distance
+
+_CHUNK = 1024  # rows that are checked at a time
+
+
+def check_images(images: np.ndarray, what: str) -> None:
+    """Raise UserError if there is no image, or if each image has only one color.
+
+    Args:
+      images: uint8 [N, height, width, channels].
+      what: description for messages, such as "drawn images".
+    """
+    if not len(images):
+        raise UserError(f"there are no {what}; evaluate at least one")
+    if not any(np.any(image != image[:1, :1]) for image in images):
+        color = tuple(images[0, 0, 0].tolist())
+        raise UserError(
+            f"each of the {len(images)} {what} has only one color, such as {color}; look at them, and "
+            "train longer or evaluate another checkpoint or data set"
+        )
+
+
+def check_features(features: np.ndarray, what: str) -> None:
+    """Raise UserError if a feature is not finite, or if all images have the same features.
+
+    Args:
+      features: float [N, dim].
+      what: description for messages, such as "drawn images".
+    """
+    if not len(features):
+        raise UserError(f"there are no {what}; evaluate at least one")
+    is_varied = len(features) == 1
+    for start in range(0, len(features), _CHUNK):
+        chunk = features[start : start + _CHUNK]
+        is_finite = np.isfinite(chunk).all(axis=1)
+        if not is_finite.all():
+            row = int(np.argmin(is_finite))
+            raise UserError(
+                f"the features of number {start + row} of the {what} contain "
+                f"{_describe_first_nonfinite(chunk[row])}; check its pixels and the extractor's weights"
+            )
+        is_varied = is_varied or bool(np.any(chunk != features[0]))
+    if not is_varied:
+        raise UserError(
+            f"all {len(features)} {what} have the same features; look at the images, and evaluate "
+            "another checkpoint, data set or extractor"
+        )
+
+
+def _describe_first_nonfinite(features: np.ndarray) -> str:
+    value = features[~np.isfinite(features)][0]
+    return "NaN" if np.isnan(value) else str(float(value))
+
+
+def check_count(distance: Distance, count: int, dim: int, what: str) -> None:
+    """Raise UserError if a distance needs more images than there are.
+
+    Args:
+      distance: the distance.
+      count: number of images.
+      dim: number of features of an image.
+      what: description for messages, such as "drawn images".
+    """
+    needed = distance.count_needed(dim)
+    if count < needed:
+        titles = " and ".join(figure.title for figure in distance.figures)
+        raise UserError(
+            f"{titles}: {count} {what} are too few, at least {needed} are needed for {dim} features; "
+            "evaluate more images"
+        )

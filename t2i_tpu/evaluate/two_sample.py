@@ -1,0 +1,90 @@
+"""A classifier two-sample test: can a classifier tell drawn from real images?
+
+Lopez-Paz and Oquab, 2017, "Revisiting classifier two-sample tests" (arXiv:1610.06545). A classifier
+learns the difference from one half of the images. Its accuracy on the other half is about 1/2 if
+both kinds come from the same distribution.
+"""
+
+import numpy as np
+import scipy.stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.evaluate.distances.distance import Figure
+
+LEAST_COUNT = 20  # images of each kind; with very few, no accuracy could have a small p-value
+_MOST_COUNT = 5000  # images of each kind, so that they fit in memory
+
+FIGURES = (
+    Figure(
+        "two_sample_accuracy",
+        "Accuracy of telling drawn from real",
+        "lower",
+        "How often a classifier, trained on half of the images, tells for the others whether they are "
+        "drawn or real. It is around 0.5 if it can only guess, and 1 if it is always right.",
+    ),
+    Figure(
+        "two_sample_p_value",
+        "p-value of telling drawn from real",
+        "higher",
+        "How likely such a high accuracy would be if drawn and real images could not be told apart. "
+        "Below 0.05, the classifier most likely sees a difference; above, it shows none.",
+    ),
+)
+
+
+def compute_two_sample_test(real: np.ndarray, drawn: np.ndarray, seed: int) -> dict[str, float]:
+    """Return "two_sample_accuracy" and "two_sample_p_value".
+
+    As many images of one kind as of the other are used, chosen at random. If both sets have the same
+    size, they are the same rows, and so are the held-out ones. A drawn and a real image of the same
+    prompt are therefore never on different sides of the split.
+
+    Args:
+      real: float [N, dim].
+      drawn: float [M, dim].
+      seed: seed of the choice of the images and of the held-out half.
+
+    Raises:
+      UserError: there are too few images.
+    """
+    count = min(len(real), len(drawn), _MOST_COUNT)
+    if count < LEAST_COUNT:
+        raise UserError(
+            f"the two-sample test needs at least {LEAST_COUNT} images of each kind, but there are "
+            f"{len(real)} real and {len(drawn)} drawn ones; evaluate more images"
+        )
+    order = np.random.default_rng(seed).permutation(max(len(real), len(drawn)))
+    real, drawn = (
+        np.asarray(points[order[order < len(points)][:count]]) for points in (real, drawn)
+    )
+    num_trained = count // 2
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    classifier.fit(
+        np.concatenate([real[:num_trained], drawn[:num_trained]]),
+        np.repeat([False, True], num_trained),
+    )
+    return _judge(classifier.predict(real[num_trained:]), classifier.predict(drawn[num_trained:]))
+
+
+def _judge(real_guesses: np.ndarray, drawn_guesses: np.ndarray) -> dict[str, float]:
+    """Return the accuracy and the p-value of guesses.
+
+    The p-value is the share of all permutations of the held-out labels with the same accuracy or a
+    higher one. A permutation chooses the labels of the images that are guessed to be drawn: how many
+    of these are drawn has a hypergeometric distribution, and the accuracy increases with this number.
+    Fisher's exact test sums this distribution, so its p-value is that of all permutations, without
+    drawing any.
+
+    Args:
+      real_guesses: bool [K], whether each held-out real image is guessed to be drawn.
+      drawn_guesses: bool [K], the same for the drawn images.
+    """
+    hits, false_alarms, count = int(drawn_guesses.sum()), int(real_guesses.sum()), len(real_guesses)
+    table = [[hits, count - hits], [false_alarms, count - false_alarms]]
+    return {
+        "two_sample_accuracy": (hits + count - false_alarms) / (2 * count),
+        "two_sample_p_value": float(scipy.stats.fisher_exact(table, alternative="greater").pvalue),
+    }
