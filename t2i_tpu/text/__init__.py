@@ -3,12 +3,10 @@
 The encoder that ships with the package does not need torch. open_clip's models need the extra `clip`.
 """
 
-import re
-
 from t2i_tpu.errors import UserError
 from t2i_tpu.text.encoder import TextEncoder
 from t2i_tpu.text.onnx_tower import EMBEDDED_CLIP, EmbeddedEncoder
-from t2i_tpu.text.open_clip_tower import OpenClipEncoder
+from t2i_tpu.text.open_clip_tower import OpenClipEncoder, split_spec
 
 __all__ = ["EMBEDDED_CLIP", "EmbeddedEncoder", "OpenClipEncoder", "TextEncoder", "make_encoder"]
 
@@ -31,13 +29,10 @@ def make_encoder(spec: str) -> TextEncoder:
     """
     if spec == "embedded":
         return EmbeddedEncoder()
-    if spec.startswith("local-dir:"):
-        return OpenClipEncoder(spec)
-    parts = re.split("[/:]", spec, maxsplit=1)
-    if len(parts) < 2 or not all(parts):
+    arguments = split_spec(spec)
+    if arguments is None:
         raise UserError(
             f"unknown encoder {spec!r}; it must be 'embedded', NAME/TAG as in 'ViT-L-14/openai', "
             "NAME:CHECKPOINT_FILE or local-dir:FOLDER"
         )
-    name, pretrained = parts
-    return OpenClipEncoder(name, pretrained)
+    return OpenClipEncoder(*arguments)

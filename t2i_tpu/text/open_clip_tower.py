@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sys
 
 import numpy as np
@@ -24,25 +25,34 @@ class OpenClipEncoder(Encoder):
     Args:
       name: an open_clip model ("ViT-L-14") or "local-dir:FOLDER".
       pretrained: a tag ("openai"), the path of a checkpoint, or None with "local-dir:".
+      keep_images: whether to keep the image tower, `model.visual`, which takes most of the memory.
 
     Attributes:
+      model: the open_clip model.
+      device: the torch device that it computes on.
       tokenizer: open_clip's tokenizer for the model.
 
     Raises:
       UserError: open_clip is not installed, or the model or its weights cannot be loaded.
     """
 
-    def __init__(self, name: str, pretrained: str | None = None):
+    def __init__(self, name: str, pretrained: str | None = None, *, keep_images: bool = False):
         open_clip = import_open_clip()
         if not name.startswith("local-dir:") and not open_clip.get_model_config(name):
             raise UserError(f"open_clip has no model {name!r}; see open_clip.list_models()")
         separator = ":" if pretrained and os.path.exists(pretrained) else "/"
         self.encoder_id = name if pretrained is None else f"{name}{separator}{pretrained}"
-        config = {"quick_gelu": True} if _wants_quick_gelu(open_clip, name, pretrained) else {}
+        # The tag says how the weights were trained. open_clip gets only their file, so pass this on.
+        tag = open_clip.get_pretrained_cfg(name, pretrained or "") or {}
+        # For OpenAI's weights the config of the model does not say this, and open_clip only warns.
+        config = {"quick_gelu": True} if tag.get("quick_gelu") else {}
         try:
             self._weights = _find_weights(open_clip, name, pretrained)
             model = open_clip.create_model(
-                name, pretrained=self._weights if pretrained else None, **config
+                name,
+                pretrained=self._weights if pretrained else None,
+                force_preprocess_cfg=tag,
+                **config,
             )
             self.tokenizer = open_clip.get_tokenizer(name, **_get_tokenizer_options(name))
             self.dim = open_clip.get_model_config(name)["embed_dim"]
@@ -52,9 +62,10 @@ class OpenClipEncoder(Encoder):
                 f"cannot load encoder {self.encoder_id!r}: {get_first_line(error)}; "
                 "to use a local checkpoint, write NAME:FILE"
             ) from error
-        model.visual = None  # the image tower takes most of the memory and is not used
-        self._device = _choose_device()
-        self._model = model.eval().to(self._device)
+        if not keep_images:
+            model.visual = None
+        self.device = choose_device()
+        self.model = model.eval().to(self.device)
         norm = last_norm(model)
         self.sequence_width = norm and norm.normalized_shape[0]
         self.context_length = self.tokenizer.context_length
@@ -76,15 +87,15 @@ class OpenClipEncoder(Encoder):
         import torch
 
         with torch.inference_mode():
-            tokens = torch.from_numpy(tokens).to(self._device)
-            return self._model.encode_text(tokens, normalize=True).cpu().numpy()
+            tokens = torch.from_numpy(tokens).to(self.device)
+            return self.model.encode_text(tokens, normalize=True).cpu().numpy()
 
     def _embed_sequences(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
         with torch.inference_mode():
-            tokens = torch.from_numpy(tokens).to(self._device)
-            embeddings, states = encode_sequences(self._model, tokens)
+            tokens = torch.from_numpy(tokens).to(self.device)
+            embeddings, states = encode_sequences(self.model, tokens)
             return embeddings.cpu().numpy(), states.cpu().numpy()
 
     def export(self, folder: str) -> None:
@@ -99,8 +110,8 @@ class OpenClipEncoder(Encoder):
             from t2i_tpu.text import export
         except ImportError as error:
             raise UserError(f"{problem}: {error}; pip install -e '.[clip]'") from None
-        export.export_encoder(self._model.cpu(), self.tokenizer, folder)
-        self._model.to(self._device)
+        export.export_encoder(self.model.cpu(), self.tokenizer, folder)
+        self.model.to(self.device)
         exported = OnnxEncoder(folder, self.encoder_id, self.weights_sha256)
         for name in ("dim", "sequence_width", "context_length", "vocab_size", "tokenizer_sha256"):
             if getattr(exported, name) != getattr(self, name):
@@ -116,20 +127,39 @@ class OpenClipEncoder(Encoder):
             )
 
 
+def split_spec(spec: str) -> tuple[str, str | None] | None:
+    """Return the arguments of `OpenClipEncoder` that `spec` stands for, or None if it is malformed.
+
+    Args:
+      spec: NAME/TAG, NAME:FILE or local-dir:FOLDER.
+    """
+    if spec.startswith("local-dir:"):
+        return spec, None
+    parts = re.split("[/:]", spec, maxsplit=1)
+    return tuple(parts) if len(parts) == 2 and all(parts) else None
+
+
 def import_open_clip():
     """Return the module open_clip. Raises UserError if it is not installed."""
-    # triton loads an LLVM that aborts the process if TensorFlow's LLVM is already loaded. torch needs
-    # triton only to compile for GPUs, and works without it.
-    if "tensorflow" in sys.modules:
-        sys.modules.setdefault("triton", None)
+    avoid_triton()
     try:
         import open_clip
     except ImportError:
-        raise UserError("this text encoder needs open_clip; pip install -e '.[clip]'") from None
+        raise UserError("this model needs open_clip; pip install -e '.[clip]'") from None
     return open_clip
 
 
-def _choose_device() -> str:
+def avoid_triton() -> None:
+    """Make it possible to import torch in a process that has already imported TensorFlow.
+
+    triton loads an LLVM that aborts the process if TensorFlow's LLVM is already loaded. torch needs
+    triton only to compile for GPUs, and works without it.
+    """
+    if "tensorflow" in sys.modules:
+        sys.modules.setdefault("triton", None)
+
+
+def choose_device() -> str:
     """Return the torch device to compute on, and turn off TF32 if it is a GPU."""
     import torch
 
@@ -138,15 +168,6 @@ def _choose_device() -> str:
         torch.backends.cuda.matmul.allow_tf32 = False
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _wants_quick_gelu(open_clip, name: str, pretrained: str | None) -> bool:
-    """Return whether the weights need the activation QuickGELU.
-
-    For OpenAI's weights the config of the model does not say this, and open_clip only warns.
-    """
-    tag = open_clip.get_pretrained_cfg(name, pretrained or "") or {}
-    return bool(tag.get("quick_gelu"))
 
 
 def _find_weights(open_clip, name: str, pretrained: str | None) -> str:

@@ -160,7 +160,7 @@ def test_embedded_tower_equals_what_the_build_writes(tmp_path):
 
     shutil.copytree(EMBEDDED_CLIP, tmp_path, dirs_exist_ok=True)
     (tmp_path / GRAPH_NAME).unlink()
-    clip_training.export_text_tower(str(tmp_path))
+    clip_training.export_towers(str(tmp_path))
     rebuilt = EmbeddedEncoder(str(tmp_path)).encode(PROMPTS, truncate=True)
     shipped = EmbeddedEncoder().encode(PROMPTS, truncate=True)
     np.testing.assert_allclose(rebuilt, shipped, atol=1e-6)

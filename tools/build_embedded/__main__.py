@@ -10,15 +10,17 @@ about 20 minutes on two cores. Run it in the root of the repository:
   done
   OMP_NUM_THREADS=2 python -m tools.build_embedded --emoji_package=emoji-datasource-google \\
       --cldr_package=cldr-annotations-full,cldr-annotations-derived-full \\
-      --output=t2i_tpu/embedded --reference=tests/text/clip_reference.npz
+      --output=t2i_tpu/embedded --reference=tests/text/clip_reference.npz \\
+      --image_reference=tests/evaluate/extractors/clip_reference.npz
 
 The stages run in this order, and each needs the files that the stages before it write:
   clip       trains the CLIP on the train split                 -> OUTPUT/clip
   tune       tunes its text tower for keywords                  -> OUTPUT/clip
   recall     logs how often a text finds its image
-  export     exports its text tower for use without torch       -> OUTPUT/clip/text_tower.onnx
+  export     exports both towers for use without torch          -> OUTPUT/clip/*.onnx
   shards     writes images, captions, embeddings and tokens     -> OUTPUT/emoji, which must not exist
   reference  writes open_clip's embeddings of unusual prompts   -> REFERENCE, for the tests
+             and of held-out images                             -> IMAGE_REFERENCE
 """
 
 import os
@@ -39,6 +41,9 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("output", None, "Folder to write clip/ and emoji/ into.")
 flags.DEFINE_string("reference", "clip_reference.npz", "File to write open_clip's values into.")
+flags.DEFINE_string(
+    "image_reference", "clip_image_reference.npz", "File to write open_clip's features into."
+)
 flags.DEFINE_list("stages", list(STAGES), f"Stages to run, from {', '.join(STAGES)}.")
 flags.DEFINE_integer(
     "clip_steps", 900, "Number of training steps of the CLIP; each has 512 images.", lower_bound=1
@@ -72,12 +77,14 @@ def main(_):
             recall = clip_training.measure_recall(clip_folder, part, _read_images(part))
             logging.info("%s: %s", name, recall)
     if "export" in FLAGS.stages:
-        clip_training.export_text_tower(clip_folder)
+        clip_training.export_towers(clip_folder)
     if "shards" in FLAGS.stages:
         folder = os.path.join(FLAGS.output, "emoji")
         dataset.write_shards(folder, clip_folder, FLAGS.emoji_package, train, heldout)
     if "reference" in FLAGS.stages:
         dataset.write_reference(FLAGS.reference, clip_folder, emoji)
+        shards = os.path.join(FLAGS.output, "emoji")
+        dataset.write_image_reference(FLAGS.image_reference, shards, clip_folder)
 
 
 def _read_images(emoji: list[captions.Emoji]) -> np.ndarray:

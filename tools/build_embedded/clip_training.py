@@ -12,6 +12,7 @@ import torch
 import tqdm
 from safetensors.torch import save
 
+from t2i_tpu.evaluate.extractors import export as export_images
 from t2i_tpu.text import export
 from tools.build_embedded import texts, vocabulary
 from tools.build_embedded.captions import Emoji
@@ -71,9 +72,10 @@ def load(folder: str, *, trained: bool = True) -> tuple[torch.nn.Module, open_cl
     return model, open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=path)
 
 
-def export_text_tower(folder: str) -> None:
-    """Write the text tower as ONNX next to the weights. The graph refers to them."""
+def export_towers(folder: str) -> None:
+    """Write the two towers as ONNX next to the weights. The graphs refer to them."""
     model, _ = load(folder)
+    export_images.export_graph(model, folder, WEIGHTS_NAME)
     model.visual = None
     export.export_graph(model, CONTEXT_LENGTH, folder, WEIGHTS_NAME)
 

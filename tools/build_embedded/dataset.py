@@ -5,8 +5,10 @@ import random
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
-from t2i_tpu.data.manifest import EmbeddingContract, Manifest, TokenContract
+from t2i_tpu.data.manifest import EmbeddingContract, Manifest, TokenContract, read_manifest
+from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.data.records import Record
 from t2i_tpu.data.writer import write_dataset
 from t2i_tpu.text import EmbeddedEncoder
@@ -96,3 +98,22 @@ def write_reference(path: str, clip_folder: str, emoji: list[Emoji]) -> None:
         embeddings = model.eval().encode_text(tokens, normalize=True).numpy()
     tokens = tokens.numpy().astype("int16")
     np.savez_compressed(path, prompts=np.array(prompts), tokens=tokens, embeddings=embeddings)
+
+
+def write_image_reference(path: str, emoji_folder: str, clip_folder: str, count: int = 32) -> None:
+    """Write the features that open_clip computes of the first held-out images to an .npz file.
+
+    Its arrays are keys [count] and features float32 [count, dim].
+    """
+    import open_clip
+    import torch
+
+    manifest = read_manifest(emoji_folder)
+    dataset = open_dataset(emoji_folder, "embedding", manifest.image_size)
+    examples = dataset.examples("heldout", count)
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
+    pixels = torch.stack([transform(Image.fromarray(example["image"])) for example in examples])
+    with torch.inference_mode():
+        features = model.eval().encode_image(pixels, normalize=True).numpy()
+    keys = np.array([example["key"] for example in examples])
+    np.savez_compressed(path, keys=keys, features=features)

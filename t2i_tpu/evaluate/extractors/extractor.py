@@ -7,8 +7,6 @@ import numpy as np
 
 from t2i_tpu.errors import UserError
 
-BATCH_SIZE = 256  # bounds the memory of an extractor
-
 
 class Extractor(Protocol):
     """Turns images into features, vectors whose distances say how similar the images look.
@@ -37,10 +35,10 @@ class Extractor(Protocol):
         of an image do not depend on the other images, except for rounding.
 
         Args:
-          images: uint8 [N, height, width, 1 or 3].
+          images: uint8 [N, size, size, 1 or 3].
 
         Raises:
-          UserError: the images have another shape or dtype, or a size that the extractor cannot read.
+          UserError: the images have another shape or dtype, or the extractor reads only grey images.
         """
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -65,16 +63,30 @@ class Extractor(Protocol):
         """
 
 
-def check_images(images: np.ndarray) -> None:
-    """Raise UserError unless images are uint8 [N, height, width, 1 or 3]."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+class ReadsNoText:
+    """The parts of `Extractor` for those that read no text."""
+
+    extractor_id: str
+    reads_text = False
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         raise UserError(
-            f"cannot extract features from {images.dtype} images of shape {images.shape}; pass uint8 "
-            "of shape [N, height, width, 1 or 3]"
+            f"extractor {self.extractor_id!r} reads no text; choose 'embedded' or a model of open_clip"
         )
 
 
-def iter_batches(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield images in parts of at most BATCH_SIZE, each in memory."""
-    for start in range(0, len(images), BATCH_SIZE):
-        yield np.asarray(images[start : start + BATCH_SIZE])
+def check_images(images: np.ndarray) -> None:
+    """Raise UserError unless images are uint8 [N, size, size, 1 or 3]."""
+    shape = images.shape
+    is_square = len(shape) == 4 and shape[1] == shape[2] > 0 and shape[3] in (1, 3)
+    if images.dtype != np.uint8 or not is_square:
+        raise UserError(
+            f"cannot extract features from {images.dtype} images of shape {shape}; pass square images, "
+            "uint8 [N, size, size, 1 or 3]"
+        )
+
+
+def iter_batches(images: np.ndarray, batch_size: int = 256) -> Iterator[np.ndarray]:
+    """Yield images in parts of at most `batch_size`, each in memory."""
+    for start in range(0, len(images), batch_size):
+        yield np.asarray(images[start : start + batch_size])

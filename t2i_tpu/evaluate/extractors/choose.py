@@ -1,0 +1,74 @@
+"""Makes extractors from their names, and chooses one for a data set."""
+
+import importlib.util
+
+from t2i_tpu.data.manifest import Manifest
+from t2i_tpu.errors import UserError
+from t2i_tpu.evaluate.extractors import inception
+from t2i_tpu.evaluate.extractors.classifier import Classifier
+from t2i_tpu.evaluate.extractors.extractor import Extractor
+from t2i_tpu.evaluate.extractors.inception import InceptionImages
+from t2i_tpu.evaluate.extractors.onnx_images import EmbeddedImages
+from t2i_tpu.evaluate.extractors.open_clip_images import OpenClipImages
+from t2i_tpu.text.open_clip_tower import split_spec
+
+_EXTRACTORS = {"embedded": EmbeddedImages, "fashion_mnist": Classifier}
+
+
+def make_extractor(spec: str) -> Extractor:
+    """Return the extractor that `spec` identifies.
+
+    `spec` is one of
+      embedded             the small CLIP that ships with the package
+      fashion_mnist        the classifier of grey images that ships with the package
+      inception:FILE       Inception v3 with torch-fidelity's weights
+      ViT-L-14/openai      an open_clip model and a tag of its pretrained weights
+      ViT-L-14:FILE        an open_clip model and a checkpoint file
+      local-dir:FOLDER     a folder with open_clip_config.json and weights
+
+    Args:
+      spec: one of the above.
+
+    Raises:
+      UserError: there is no such extractor, its weights cannot be loaded, or a package is missing.
+    """
+    if spec in _EXTRACTORS:
+        return _EXTRACTORS[spec]()
+    if spec.startswith(inception.PREFIX):
+        return InceptionImages(spec.removeprefix(inception.PREFIX))
+    arguments = split_spec(spec)
+    if arguments is None:
+        raise UserError(
+            f"unknown extractor {spec!r}; it must be {', '.join(map(repr, _EXTRACTORS))}, "
+            f"{inception.PREFIX}FILE, NAME/TAG as in 'ViT-L-14/openai', NAME:CHECKPOINT_FILE or "
+            "local-dir:FOLDER"
+        )
+    return OpenClipImages(*arguments)
+
+
+def choose_spec(manifest: Manifest) -> str:
+    """Return the extractor that suits a data set best.
+
+    This is the classifier for grey images. For others it is the CLIP that encoded the captions, if it
+    can be used here, because this CLIP has learned from images like these; otherwise the embedded one.
+    """
+    if manifest.channels == 1:
+        return "fashion_mnist"
+    embedding = manifest.embedding
+    # Without a hash, the embeddings came with the images, and their encoder is only a name.
+    if not embedding or not embedding.weights_sha256 or not importlib.util.find_spec("open_clip"):
+        return "embedded"
+    return embedding.encoder
+
+
+def check_weights(extractor: Extractor, manifest: Manifest) -> None:
+    """Raise UserError if the extractor has the name of the CLIP of a data set, but other weights."""
+    embedding = manifest.embedding
+    if not embedding or extractor.extractor_id != embedding.encoder:
+        return
+    if embedding.weights_sha256 not in ("", extractor.weights_sha256):
+        raise UserError(
+            f"extractor {extractor.extractor_id!r} has the weights {extractor.weights_sha256[:8]}..., but "
+            f"the embeddings of data set {manifest.name!r} were made with {embedding.weights_sha256[:8]}...; "
+            "restore these weights or choose another extractor"
+        )

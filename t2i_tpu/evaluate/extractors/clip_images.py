@@ -1,0 +1,30 @@
+"""Code that is the same for all CLIPs, whose features of images and texts can be compared."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from t2i_tpu.text import TextEncoder
+
+
+class ClipImages:
+    """Implements the parts of `Extractor` that use a CLIP's text tower.
+
+    Args:
+      encoder: the text tower.
+    """
+
+    reads_text = True
+    class_names = None
+
+    def __init__(self, encoder: TextEncoder):
+        self._encoder = encoder
+        self.extractor_id, self.weights_sha256 = encoder.encoder_id, encoder.weights_sha256
+        self.dim = encoder.dim
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self._encoder.encode(texts, truncate=True)
+
+    def classify(self, features: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+        """Return the class whose name is nearest to each image; see `Extractor`."""
+        return (features @ self.encode_texts(class_names).T).argmax(1)
