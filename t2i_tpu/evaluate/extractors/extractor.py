@@ -7,6 +7,8 @@ import numpy as np
 
 from t2i_tpu.errors import UserError
 
+BATCH_SIZE = 256  # bounds the memory of an extractor
+
 
 class Extractor(Protocol):
     """Turns images into features, vectors whose distances say how similar the images look.
@@ -86,7 +88,7 @@ def check_images(images: np.ndarray) -> None:
         )
 
 
-def iter_batches(images: np.ndarray, batch_size: int = 256) -> Iterator[np.ndarray]:
+def iter_batches(images: np.ndarray, batch_size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
     """Yield images in parts of at most `batch_size`, each in memory."""
     for start in range(0, len(images), batch_size):
         yield np.asarray(images[start : start + batch_size])
