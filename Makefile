@@ -33,11 +33,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PY    := .venv/bin/python
 READY := .venv/.ready-$(EXTRA)
 DEV   := .venv/.dev-$(EXTRA)
+EVALUATE := .venv/.evaluate-$(EXTRA)
 # ARGS can choose another engine.
 ENGINE := $(if $(filter jax-%,$(EXTRA)),jax,tensorflow)
 
 .NOTPARALLEL:
-.PHONY: help train train-gpu train-tpu sample interpolate doctor bench test test-slow test-killed test-clip test-urls \
+.PHONY: help train train-gpu train-tpu sample interpolate evaluate doctor bench test test-slow test-killed test-clip test-urls \
 	test-beam test-old-keras test-tpu-compile lint docs format clean stale need-tpu need-prompt need-from-to
 
 help: ## print this list
@@ -64,6 +65,9 @@ interpolate: need-from-to $(READY) ## interpolate between the prompts FROM="..."
 	@$(PY) launch/interpolate.py --engine=$(ENGINE) "--workdir=$$T2I_WORKDIR" \
 		$${T2I_FROM:+"--from_prompt=$$T2I_FROM"} $${T2I_TO:+"--to_prompt=$$T2I_TO"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
+
+evaluate: $(EVALUATE) ## say how good the model in WORKDIR is: writes WORKDIR/report
+	@$(PY) launch/evaluate.py --engine=$(ENGINE) "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 doctor: $(READY) ## check whether CONFIG can train into WORKDIR on this machine, and suggest fixes
 	@$(PY) launch/doctor.py --engine=$(ENGINE) "--config=$$T2I_CONFIG" "--workdir=$$T2I_WORKDIR" $(ARGS)
@@ -145,7 +149,7 @@ PIP   := $(PY) -m pip install $$([ -t 2 ] || echo -qq)
 
 $(READY): setup.py $(STALE)
 	@if [ -n "$(STALE)" ] && [ -e $(OURS) ]; then rm -rf .venv; fi
-	@rm -f .venv/.ready-* .venv/.dev-*
+	@rm -f .venv/.ready-* .venv/.dev-* .venv/.evaluate-*
 	@[ -x $(PY) ] || $(PYTHON) -c 'import sys; \
 	    sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 	    echo "$(PYTHON) is not Python 3.10 to 3.13 (`$(PYTHON) --version 2>&1 | tail -1`);" \
@@ -156,6 +160,11 @@ $(READY): setup.py $(STALE)
 	@echo "Installing the packages for $(EXTRA) into .venv. The first time, this takes a few minutes."
 	@$(PIP) --upgrade "pip>=25"
 	@$(PIP) -e ".[$(EXTRA)]"
+	@pwd > $@
+
+$(EVALUATE): $(READY)
+	@echo "Installing the packages for evaluations into .venv."
+	@$(PIP) -e ".[$(EXTRA),evaluate]"
 	@pwd > $@
 
 $(DEV): $(READY)
