@@ -69,6 +69,9 @@ _BATCH_SIZE = 32
 
 
 def main() -> None:
+    from t2i_tpu.evaluate.distances.find import list_distances
+
+    list_distances()  # raises UserError if the extra `evaluate` is missing
     from t2i_tpu.evaluate.report import files as report_files
 
     output = OUTPUT.value or posixpath.join(SAMPLING["workdir"].value, "report")
@@ -84,7 +87,6 @@ def _evaluate():
     """Draw the images and measure them; return the `Evaluation`."""
     from t2i_tpu.data.locate import locate
     from t2i_tpu.data.reader import open_dataset
-    from t2i_tpu.evaluate.distances.find import list_distances
     from t2i_tpu.evaluate.evaluation import evaluate
     from t2i_tpu.evaluate.extractors.choose import choose_spec, make_extractor
     from t2i_tpu.evaluate.splits import Settings
@@ -92,7 +94,6 @@ def _evaluate():
     from t2i_tpu.sample.trained import load_trained
 
     # Check everything that can be checked before the model is loaded.
-    list_distances()  # raises UserError if the extra `evaluate` is missing
     config, manifest = workdir_lib.read(SAMPLING["workdir"].value)
     spec = choose_spec(manifest) if EXTRACTOR.value == "auto" else EXTRACTOR.value
     extractor = make_extractor(spec)

@@ -8,9 +8,12 @@ from tqdm import tqdm
 
 from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.evaluate.checks import check_features
-from t2i_tpu.evaluate.extractors.extractor import BATCH_SIZE, Extractor
+from t2i_tpu.evaluate.extractors.extractor import Extractor
 from t2i_tpu.evaluate.images import create_array
 from t2i_tpu.storage.cache import get_cache_folder
+
+
+_BATCH_SIZE = 512  # bounds the memory that images take
 
 
 def extract_features(
@@ -34,8 +37,8 @@ def extract_features(
     with tqdm(
         total=len(images), desc=f"features of {description}", unit=" images", disable=None
     ) as progress:
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = images[start : start + BATCH_SIZE]
+        for start in range(0, len(images), _BATCH_SIZE):
+            batch = images[start : start + _BATCH_SIZE]
             features[start : start + len(batch)] = extractor.extract(batch)
             progress.update(len(batch))
     check_features(features, description)

@@ -24,5 +24,8 @@ def measure(context: Context) -> Section:
         figures[f"{name}_spread"] = [round_figure(value) for value in spread]
     if len(means) == 2:
         figures["gap"] = round_figure(float((means["heldout"] - means["train"]).mean()))
-    figures["history"] = evaluations.read_history(model.workdir)
+    figures["history"] = [
+        {"step": step, **entry["figures"]}
+        for step, entry in evaluations.read_all(model.workdir).items()
+    ]
     return Section(figures)
