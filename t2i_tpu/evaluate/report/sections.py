@@ -170,7 +170,7 @@ def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
         section.add_text(
             "Real held-out images are compared in the same way: they show which distances occur without "
             f"copying. {values['num_flagged']:,} of the drawn images are so close to a training image "
-            "that they are more likely copies than not."
+            "that they are copies with a likelihood of at least 95%."
         )
     section.add_figures(values, descriptions)
     shown = []
