@@ -70,7 +70,7 @@ setup(
         "keras>=3.12,<4",
         "ml_collections>=1.0",
         "numpy>=1.26",
-        "onnxruntime>=1.20",  # runs text towers without torch
+        "onnxruntime>=1.20",  # runs models without torch
         "packaging>=24",
         "pillow>=10.3",
         "tensorboard>=2.19",  # an undeclared dependency of tf.summary in TensorFlow 2.21

@@ -22,12 +22,12 @@ class OpenClipImages(ClipImages):
     """
 
     def __init__(self, name: str, pretrained: str | None = None):
-        open_clip = import_open_clip()
+        transform = import_open_clip().transform
         encoder = OpenClipEncoder(name, pretrained, keep_images=True)
         super().__init__(encoder)
         self._model, self._device = encoder.model, encoder.device
-        config = open_clip.transform.PreprocessCfg(**encoder.model.visual.preprocess_cfg)
-        self._transform = open_clip.image_transform_v2(config, is_train=False)
+        config = transform.PreprocessCfg(**encoder.model.visual.preprocess_cfg)
+        self._transform = transform.image_transform_v2(config, is_train=False)
         height, width = config.input_size[1:]
         self.resize = f"{width}x{height}, {config.interpolation} (Pillow, as open_clip does)"
 

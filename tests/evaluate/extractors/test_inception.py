@@ -43,6 +43,9 @@ def weights(tmp_path_factory):
         kind = feature_extractor_inceptionv3.FeatureExtractorInceptionV3
         patch.setattr(kind, "load_state_dict", lambda *_: None)
         network = kind("random", ["2048"])
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):  # torch's own choice makes the features vanish
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     torch.save(network.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return path.rename(path.with_name(f"weights-2015-12-05-{digest[:8]}.pth"))
@@ -68,8 +71,8 @@ class TestInception:
         with torch.inference_mode():
             (expected,) = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
         assert features.shape == (35, 2048) == (35, extractor.dim)
-        np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
-        assert np.std(expected.numpy(), axis=0).max() > 1e-3  # images differ
+        difference = np.abs(features - expected.numpy()).max()
+        assert difference < 1e-4 * np.std(expected.numpy(), axis=0).mean()
 
     def test_grey_images_are_read_as_rgb(self, weights):
         extractor, grey = make_extractor(f"inception:{weights}"), make_images(1)[:2]
