@@ -125,11 +125,12 @@ def run(
     A UserError becomes one line on stderr and exit code 1; --verbosity=1 shows the traceback too.
 
     Args:
-      main: the function to call. Its arguments are strings: the positional argument and those after
+      main: the function to call. Its arguments are strings: the positional arguments and those after
         "--", if the script takes them.
       imports_tensorflow: whether to import TensorFlow before calling `main`. If the installed
         versions are known to fail together, a UserError is raised instead.
-      positional: a name for the script's one argument that is not a flag, or "" if it has none.
+      positional: a name for the script's one argument that is not a flag, or "" if it has none. A name
+        that ends in "..." stands for one or more arguments.
       takes_rest: whether `main` takes the arguments that follow "--".
       fixed_engine: the engine of this process, if it is not the one that the flags choose.
     """

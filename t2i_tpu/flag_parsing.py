@@ -22,7 +22,7 @@ def parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
     """Parse the flags; see `cli.run` for the arguments.
 
     Returns:
-      The program's name, then the positional argument and those after "--", if the script takes them.
+      The program's name, then the positional arguments and those after "--", if the script takes them.
 
     Raises:
       UserError: a flag or an argument is wrong, or the config file fails.
@@ -37,13 +37,11 @@ def parse(argv: list[str], positional: str, takes_rest: bool) -> list[str]:
     flag_values.check_values()
     if positional and len(arguments) < 2:
         raise UserError(f"{positional} is missing; see --help")
-    if len(arguments) > (2 if positional else 1):
+    if len(arguments) > (2 if positional else 1) and not positional.endswith("..."):
         raise UserError(
             f"{arguments[-1]!r} is not a flag; flags are written --name=value (--help lists them)"
         )
-    if positional:
-        arguments[1] = paths.parse_path(arguments[1], before="")
-    return arguments + rest
+    return arguments[:1] + [paths.parse_path(path, before="") for path in arguments[1:]] + rest
 
 
 def _check_config_flags(arguments: list[str], has_config: bool) -> None:

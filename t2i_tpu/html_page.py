@@ -26,15 +26,16 @@ p, li, dd { max-width: 46rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 td, th { padding: .25em 1.25em .25em 0; text-align: left; vertical-align: top; min-width: 3em;
   max-width: 24em; overflow-wrap: break-word; }
-thead th { border-bottom: 1px solid #999; } tbody th { font-weight: normal; }
+thead th { border-bottom: 1px solid #999; } tbody th { font-weight: normal; min-width: 8rem; }
 dt { font-weight: 600; margin-top: .6em; } dd { margin: 0; }
 figure { margin: 0 0 1rem; } img { display: block; max-width: 100%; height: auto; }
 .sheet { display: flex; flex-wrap: wrap; gap: .75rem; margin: .75rem 0; }
 .sheet figure { width: 6rem; margin: 0; } .sheet img { width: 6rem; border: 1px solid #ddd; }
 .sheet figcaption { font-size: .75rem; }
 .small { image-rendering: pixelated; }
+.previews { display: flex; flex-wrap: wrap; gap: 1rem; } .previews figure { flex: 0 1 30rem; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: .75rem 0; }
-.plots figure { flex: 1 1 18rem; margin: 0; max-width: 28rem; } .plots img { width: 100%; }
+.plots figure { flex: 0 1 22rem; margin: 0; } .plots img { width: 100%; }
 """
 # A picture with fewer columns shows single pixels as squares when it is enlarged.
 _MAX_PIXELATED = 200

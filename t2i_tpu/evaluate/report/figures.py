@@ -15,6 +15,36 @@ from t2i_tpu.evaluate.distances.find import list_distances
 
 NO_VALUE = "–"
 _DIGITS = 4
+_FIGURES = (
+    Figure(
+        "denoising_loss",
+        "Denoising loss",
+        "lower",
+        "The mean squared error between real images and what the model makes of them after noise was "
+        "added. It is high for images of a kind that the model has not learned.",
+    ),
+    Figure(
+        "train_loss",
+        "Denoising loss on training images",
+        "lower",
+        "The denoising loss on images that the model was trained on. If it falls while the loss on "
+        "held-out images does not, the model is learning its training images by heart.",
+    ),
+    Figure(
+        "heldout_loss",
+        "Denoising loss on held-out images",
+        "lower",
+        "The denoising loss on images that the model was not trained on. It is a measure of how well the "
+        "model has learned what images of this kind have in common.",
+    ),
+    Figure(
+        "condition_accuracy",
+        "Condition accuracy",
+        "higher",
+        "The share of drawn images that are recognized as what was asked for. For labels, a classifier "
+        "must find the right one; for prompts, CLIP must prefer the right one to all others.",
+    ),
+)
 _PLUS_MINUS = "\u00a0±\u00a0"  # between spaces that do not break a line
 
 
@@ -43,6 +73,12 @@ def is_figure(entry: Any) -> bool:
 def get_value(entry: Any) -> float | None:
     """Return the value of a figure, or None if it has no value."""
     return entry["value"] if isinstance(entry, Mapping) else entry
+
+
+def get_spread(entry: Any) -> float:
+    """Return the spread of a figure, or NaN if it is unknown."""
+    spread = entry.get("spread") if isinstance(entry, Mapping) else None
+    return math.nan if spread is None else spread
 
 
 def format_figure(entry: Any) -> str:
@@ -104,6 +140,13 @@ def _list_reasons(columns, descriptions) -> list[str]:
 
 
 def list_descriptions() -> dict[str, Figure]:
-    """Return the descriptions of all figures of the package by name."""
+    """Return the descriptions of all figures of the package by name.
+
+    Raises:
+      UserError: a package of the extra `evaluate` is missing.
+    """
     figures = [figure for distance in list_distances() for figure in distance.figures]
+    from t2i_tpu.evaluate import agreement, smoothness, two_sample  # these need the extra
+
+    figures += [*_FIGURES, *agreement.FIGURES, *smoothness.FIGURES, *two_sample.FIGURES]
     return {figure.name: figure for figure in figures}

@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from t2i_tpu import html_page
 
@@ -23,6 +24,8 @@ _SIZE = (3.9, 2.9)  # inches; a browser shows 96 pixels per inch
 _MAX_NAME = 22  # characters of a name next to the vertical axis
 _MAX_LABEL = 45  # characters in a line of an axis' label
 _NUM_BINS = 30
+_MAX_TICKS = 7  # on the horizontal axis
+_LARGE = 10_000  # numbers up to this one are written out
 _MAX_MARKED = 30  # curves with more points have no markers
 _STYLE = {
     "font.size": 9,
@@ -80,6 +83,9 @@ def plot_curves(curves: Sequence[Curve], x_label: str, y_label: str, log_y: bool
             if curve.spread is not None:
                 spread = np.asarray(curve.spread, float)
                 axes.fill_between(x, y - spread, y + spread, color=color, alpha=0.2, linewidth=0)
+        axes.locator_params(axis="x", nbins=_MAX_TICKS)
+        if axes.get_xlim()[1] >= _LARGE:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if log_y:
             axes.set_yscale("log")
         _add_legend(figure, axes)
@@ -120,6 +126,7 @@ def plot_points(
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _make_axes(x_label, "")
+        axes.locator_params(axis="x", nbins=_MAX_TICKS)
         figure.set_figheight(0.9 + 0.28 * max(2, len(names)))
         for row, (value, spread) in enumerate(zip(values, spreads, strict=True)):
             color, marker = COLORS[row % len(COLORS)], _MARKERS[row % len(_MARKERS)]

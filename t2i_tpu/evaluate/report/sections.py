@@ -1,14 +1,19 @@
 """Makes the sections of a report, each from its part of the JSON."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from t2i_tpu import html_page
 from t2i_tpu.evaluate.distances.distance import Figure
 from t2i_tpu.evaluate.report import plots
-from t2i_tpu.evaluate.report.figures import format_number, get_value, is_figure, make_figure_table
+from t2i_tpu.evaluate.report.figures import (
+    format_number,
+    get_spread,
+    get_value,
+    is_figure,
+    make_figure_table,
+)
 from t2i_tpu.evaluate.report.history import plot_history
 
 Json = Mapping[str, Any]
@@ -93,10 +98,7 @@ def describe_agreement(report: Json, descriptions: Descriptions) -> Section:
     classes = report.get("agreement", {}).get("train", {}).get("classes", {})
     if classes:
         values = [get_value(entry) for entry in classes.values()]
-        spreads = [
-            entry.get("spread", math.nan) if isinstance(entry, Mapping) else math.nan
-            for entry in classes.values()
-        ]
+        spreads = [get_spread(entry) for entry in classes.values()]
         plot = plots.plot_points(list(classes), values, spreads, "share recognized as their class")
         text = "Share of the drawn images of each class that the classifier assigns to it."
         section.parts.append(plots.to_row([plots.to_html(plot, text)]))

@@ -85,7 +85,6 @@ def make_report(kid=0.0213, seed=0) -> dict:
         },
         "distances": distances,
         "agreement": agreement,
-        "classes": {},
         "generalisation": make_generalisation(rng),
         "two_sample": two_sample,
         "interpolation": {

@@ -70,7 +70,10 @@ def test_without_a_heldout_split_kid_is_that_of_the_training_split():
 
 def test_classes_are_plotted():
     report = fake.make_report()
-    report["classes"] = {"T-shirt": {"value": 0.9, "spread": 0.1}, "shoe": 0.8}
+    report["agreement"]["train"]["classes"] = {
+        "T-shirt": {"value": 0.9, "spread": 0.1},
+        "shoe": {"value": 0.8, "spread": None},
+    }
     page = render(fake.FakeEvaluation(report, {}))
     assert "of each class" in page and page.count("data:image/svg") == 8
 
