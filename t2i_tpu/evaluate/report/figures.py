@@ -146,7 +146,10 @@ def list_descriptions() -> dict[str, Figure]:
       UserError: a package of the extra `evaluate` is missing.
     """
     figures = [figure for distance in list_distances() for figure in distance.figures]
-    from t2i_tpu.evaluate import agreement, smoothness, two_sample  # these need the extra
+    # Imported here, because they need the extra, which is checked by now.
+    from t2i_tpu.evaluate import agreement, memorisation, smoothness, two_sample
 
-    figures += [*_FIGURES, *agreement.FIGURES, *smoothness.FIGURES, *two_sample.FIGURES]
+    figures += _FIGURES
+    for module in (agreement, two_sample, smoothness, memorisation):
+        figures += module.FIGURES
     return {figure.name: figure for figure in figures}

@@ -164,20 +164,16 @@ def describe_interpolation(report: Json, descriptions: Descriptions) -> Section:
 def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
     """Return the section on drawn images that may be copies of training images."""
     section, values = Section("memorisation", "Memorisation"), report.get("memorisation", {})
-    if "num_checked" in values:
+    if values:
         section.add_text(
-            f"Each of {values['num_checked']:,} drawn images is compared with its nearest training image."
+            "Each drawn image is compared with its nearest training image. Real held-out images are "
+            "compared in the same way: they show which distances occur without copying."
         )
-    if "num_flagged" in values:
-        section.add_text(
-            "Real held-out images are compared in the same way: they show which distances occur without "
-            f"copying. {values['num_flagged']:,} of the drawn images are so close to a training image "
-            "that they are copies with a likelihood of at least 95%."
-        )
-    section.add_figures(values, descriptions)
+    counts = {name: entry for name, entry in values.items() if is_figure(entry)}
+    section.add_figures({"drawn images": counts, **values}, descriptions)
     shown = []
-    for name, space in (("pixels", "pixels"), ("features", "features")):
-        groups = values.get(name, {})
+    for space in ("pixels", "features"):
+        groups = values.get(space, {})
         sets = {
             title: groups[key]
             for key, title in (("drawn", "drawn images"), ("heldout", "held-out images"))

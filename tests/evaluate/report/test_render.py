@@ -38,8 +38,8 @@ def test_report_shows_every_part(evaluation):
             "KID (lower is better)",
             "1f1e8-1f1ed, 1f1ea-1f1ec",
             "guess.html",
-            "3 of the drawn images",
-            "1,000 drawn images",
+            "Likely copies (lower is better)",
+            "<td>1000</td>",
         ],
     )
     kid = report["distances"]["heldout"]["kid"]["value"]
