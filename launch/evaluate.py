@@ -88,7 +88,7 @@ def _evaluate():
     from t2i_tpu.data.locate import locate
     from t2i_tpu.data.reader import open_dataset
     from t2i_tpu.evaluate.evaluation import evaluate
-    from t2i_tpu.evaluate.extractors.choose import choose_spec, make_extractor
+    from t2i_tpu.evaluate.extractors.choose import check_weights, choose_spec, make_extractor
     from t2i_tpu.evaluate.splits import Settings
     from t2i_tpu.run import workdir as workdir_lib
     from t2i_tpu.sample.trained import load_trained
@@ -97,6 +97,7 @@ def _evaluate():
     config, manifest = workdir_lib.read(SAMPLING["workdir"].value)
     spec = choose_spec(manifest) if EXTRACTOR.value == "auto" else EXTRACTOR.value
     extractor = make_extractor(spec)
+    check_weights(extractor, manifest)
     logging.info("features come from the extractor %s", spec)
     dataset = open_dataset(
         locate(SOURCE.value or config.data.source),

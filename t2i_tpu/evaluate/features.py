@@ -12,7 +12,6 @@ from t2i_tpu.evaluate.extractors.extractor import Extractor
 from t2i_tpu.evaluate.images import create_array
 from t2i_tpu.storage.cache import get_cache_folder
 
-
 _BATCH_SIZE = 512  # bounds the memory that images take
 
 

@@ -54,9 +54,12 @@ class Classifier(ReadsNoText):
         return self._features.run(images)
 
     def classify(self, features: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-        if tuple(class_names) != self.class_names:
+        """Return the most likely of the given classes, which must be some of `class_names`."""
+        unknown = [name for name in class_names if name not in self.class_names]
+        if unknown:
             raise UserError(
-                f"extractor {self.extractor_id!r} knows the classes {', '.join(self.class_names)}, not "
-                f"{', '.join(class_names)}; choose 'embedded' or a model of open_clip"
+                f"extractor {self.extractor_id!r} does not know class {unknown[0]!r}, only "
+                f"{', '.join(self.class_names)}; choose 'embedded' or a model of open_clip"
             )
-        return self._logits.run(None, {"features": features})[0].argmax(1)
+        (logits,) = self._logits.run(None, {"features": features})
+        return logits[:, [self.class_names.index(name) for name in class_names]].argmax(1)
