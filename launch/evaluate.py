@@ -45,7 +45,7 @@ EXTRACTOR = flags.DEFINE_string(
     "of open_clip, such as ViT-B-32/openai. auto chooses one that suits the data set.",
 )
 NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 1000, "Number of images to draw for each split and set.", lower_bound=20
+    "num_images", 250, "Number of images to draw for each split and set.", lower_bound=20
 )
 NUM_SETS = flags.DEFINE_integer(
     "num_sets",

@@ -29,7 +29,7 @@ class Settings:
       max_real: the maximum number of real images that are read from a split.
     """
 
-    num_images: int = 1000
+    num_images: int = 250
     num_sets: int = 3
     max_real: int = 50_000
 

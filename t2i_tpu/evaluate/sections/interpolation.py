@@ -24,7 +24,7 @@ def measure(context: Context) -> Section | None:
     seeds = context.settings.get_seeds(context.settings.num_sets, 2 * len(rows))
     noise = generator.initial_noise(seeds).reshape(len(rows), 2, *generator.denoiser.image_shape)
 
-    # Each path is (conditions of its frames, noise of its frames, title).
+    # A path is (the conditions of its frames, their noise, its title).
     paths = {"seeds": [], "prompts": []}
     for index, row in enumerate(rows):
         condition = {
@@ -52,17 +52,24 @@ def measure(context: Context) -> Section | None:
 def _measure_paths(context: Context, paths: list[tuple]) -> tuple[dict, Image.Image]:
     """Draw the frames of paths; return the figures, and a picture with the nearest training images."""
     train, generator = context.splits["train"], context.model.generator
-    sections, features = [], []
-    for condition, noise, title in paths:
-        images = generator.draw(condition, np.zeros(_NUM_FRAMES, np.int64), noise)
-        frame_features = context.extractor.extract(images)
-        _, nearest = find_nearest(frame_features, train.real_features)
-        cells = [
-            (np.concatenate([image, train.real.images[row]]), train.real.captions[row])
-            for image, row in zip(images, nearest, strict=True)
-        ]
-        sections.append((title, cells))
-        features.append(frame_features)
-    smoothness = compute_smoothness(np.stack(features))
+    # Draw the frames of all paths together, because a batch has a fixed size.
+    names = context.model.generator.denoiser.condition_spec.fields
+    conditions = {name: np.concatenate([path[0][name] for path in paths]) for name in names}
+    noise = np.concatenate([path[1] for path in paths])
+    images = generator.draw(conditions, np.zeros(len(noise), np.int64), noise)
+    features = context.extractor.extract(images)
+    _, nearest = find_nearest(features, train.real_features)
+
+    # Measure the paths, and show each frame above the training image that is nearest to it.
+    paths_of_features = features.reshape(len(paths), _NUM_FRAMES, -1)
+    smoothness = compute_smoothness(paths_of_features)
+    frames = [
+        (np.concatenate([image, train.real.images[row]]), train.real.captions[row])
+        for image, row in zip(images, nearest, strict=True)
+    ]
+    sections = [
+        (title, frames[index * _NUM_FRAMES : (index + 1) * _NUM_FRAMES])
+        for index, (_, _, title) in enumerate(paths)
+    ]
     figures = {name: round_figure(value) for name, value in smoothness.items()}
     return figures, draw_grid(sections, columns=_NUM_FRAMES)
