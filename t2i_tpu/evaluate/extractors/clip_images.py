@@ -22,6 +22,14 @@ class ClipImages:
         self.extractor_id, self.weights_sha256 = encoder.encoder_id, encoder.weights_sha256
         self.dim = encoder.dim
 
+    def scale(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return embeddings of norm 1 with a mean square of 1 for each feature.
+
+        KID's kernel divides by the number of features. For vectors of norm 1, it would be almost linear,
+        and would compare little more than the means of two sets.
+        """
+        return embeddings * np.float32(self.dim**0.5)
+
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         return self._encoder.encode(texts, truncate=True)
 

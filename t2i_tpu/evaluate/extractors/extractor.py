@@ -33,7 +33,7 @@ class Extractor(Protocol):
     def extract(self, images: np.ndarray) -> np.ndarray:
         """Return the features of images, float32 [N, dim].
 
-        Images are read in batches, so `images` may be a memory-mapped file of any length. The features
+        The mean square of a feature is around 1. Images are read in batches, so `images` may be a memory-mapped file of any length. The features
         of an image do not depend on the other images, except for rounding.
 
         Args:

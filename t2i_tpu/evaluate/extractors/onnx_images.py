@@ -26,7 +26,7 @@ class OnnxImages(ClipImages):
         self.resize = self._graph.resize
 
     def extract(self, images: np.ndarray) -> np.ndarray:
-        return self._graph.run(images)
+        return self.scale(self._graph.run(images))
 
 
 class EmbeddedImages(OnnxImages):

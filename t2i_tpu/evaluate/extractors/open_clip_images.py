@@ -43,4 +43,4 @@ class OpenClipImages(ClipImages):
             with torch.inference_mode():
                 features = self._model.encode_image(pixels.to(self._device), normalize=True)
             parts.append(features.cpu().numpy())
-        return np.concatenate(parts)
+        return self.scale(np.concatenate(parts))

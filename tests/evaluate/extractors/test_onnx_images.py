@@ -41,7 +41,9 @@ def test_features_equal_open_clip(extractor, heldout, images):
     assert [example["key"] for example in heldout[:count]] == reference["keys"].tolist()
     features = extractor.extract(images[:count])
     assert features.dtype == np.float32
-    np.testing.assert_allclose(features, reference["features"], atol=1e-4, rtol=0)
+    # The mean square of each feature is 1, but open_clip's embeddings have norm 1.
+    embeddings = features / extractor.dim**0.5
+    np.testing.assert_allclose(embeddings, reference["features"], atol=1e-4, rtol=0)
     assert np.abs(reference["features"][1:] - reference["features"][:-1]).max(1).min() > 1e-2
 
 
@@ -51,7 +53,7 @@ def test_features_do_not_depend_on_the_batch(extractor, images):
     assert len(images) > 256 and together.shape == (len(images), extractor.dim)
     for index in (0, 255, 256, len(images) - 1):
         (alone,) = extractor.extract(images[index : index + 1])
-        np.testing.assert_allclose(alone, together[index], atol=1e-6)
+        np.testing.assert_allclose(alone, together[index], atol=1e-5)
     assert extractor.extract(images[:0]).shape == (0, extractor.dim)
 
 
@@ -84,7 +86,7 @@ def test_grey_images_are_read_as_rgb(extractor, images):
     grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images[:5]])
     rgb = np.repeat(grey[..., None], 3, axis=3)
     np.testing.assert_allclose(
-        extractor.extract(grey[..., None]), extractor.extract(rgb), atol=1e-6
+        extractor.extract(grey[..., None]), extractor.extract(rgb), atol=1e-5
     )
 
 
