@@ -33,8 +33,9 @@ class Extractor(Protocol):
     def extract(self, images: np.ndarray) -> np.ndarray:
         """Return the features of images, float32 [N, dim].
 
-        The mean square of a feature is around 1. Images are read in batches, so `images` may be a memory-mapped file of any length. The features
-        of an image do not depend on the other images, except for rounding.
+        The mean square of a feature is around 1. Images are read in batches, so `images` may be a
+        memory-mapped file of any length. The features of an image do not depend on the other images,
+        except for rounding.
 
         Args:
           images: uint8 [N, size, size, 1 or 3].
