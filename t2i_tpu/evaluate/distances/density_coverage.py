@@ -40,8 +40,8 @@ DISTANCE = Distance(
             "Density",
             "higher",
             "How many real images the average drawn image looks like, relative to what is expected of "
-            "a real image. It is around 1 for real images, less if many drawn images are faulty, and "
-            "more if only the most typical kinds of images are drawn.",
+            "a real image. It is around 1 for real images, lower if many drawn images are faulty, and "
+            "higher if all drawn images are typical ones or blurred, which is not better.",
         ),
         Figure(
             "coverage",

@@ -39,7 +39,7 @@ DISTANCE = Distance(
             "Precision",
             "higher",
             "The share of drawn images that look like some real image. It is low if many drawn images "
-            "are faulty, and high even if all of them are alike.",
+            "are faulty, but high even if all of them are alike or blurred.",
         ),
         Figure(
             "recall",
