@@ -1,7 +1,7 @@
 """Manage the checkpoints of a run: python launch/runs.py runs/emoji32
 
 By default, it lists each checkpoint with its loss, its size, whether its files have their full sizes, and
-its preview.
+its preview; and then the figures of each evaluation, if there are any.
 --verify also compares all files with their hashes.
 --compare=500,2000 writes the previews of two steps side by side into one picture.
 --prune removes all checkpoints except those that the --keep flags select.
@@ -42,18 +42,21 @@ KEEP_EVERY = flags.DEFINE_integer(
     0,
 )
 KEEP_BEST = flags.DEFINE_integer(
-    "keep_best", 0, "With --prune: also keep this number of checkpoints with the lowest loss.", 0
+    "keep_best",
+    0,
+    "With --prune: also keep this number of checkpoints with the best config.train.best_metric.",
+    0,
 )
 
 
 def main(workdir: str) -> None:
     from t2i_tpu.run import workdir as workdir_lib
 
-    workdir_lib.read(workdir)  # raises UserError if the folder contains no run
+    config, _ = workdir_lib.read(workdir)
     if COMPARE.value:
         _compare(workdir)
     elif PRUNE.value:
-        _prune(workdir)
+        _prune(workdir, config.train.best_metric)
     else:
         _list(workdir)
 
@@ -80,15 +83,37 @@ def _list(workdir: str) -> None:
         )
         for step, columns in zip(steps[::-1], progress, strict=True):
             rows.append((str(step), *columns, previews.get(step, "-")))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  ".join(cells).rstrip())
+    _print_table(rows)
     if not steps:
         print("no checkpoint yet")
     without_checkpoint = sorted(set(previews) - set(steps))
     if without_checkpoint:
         print("previews without a checkpoint:", _join(without_checkpoint))
+    _list_evaluations(workdir)
+
+
+def _list_evaluations(workdir: str) -> None:
+    """Print a table of the figures of each evaluation, if there are any."""
+    from t2i_tpu.run import evaluations
+
+    by_step = evaluations.read_all(workdir)
+    measured = {name for evaluation in by_step.values() for name in evaluation["figures"]}
+    names = [name for name in evaluations.FIGURES if name in measured]
+    rows = [("step", *names)]
+    for step, evaluation in by_step.items():
+        figures = evaluation["figures"]
+        rows.append((str(step), *(f"{figures[n]:.4g}" if n in figures else "-" for n in names)))
+    if by_step:
+        print()
+        _print_table(rows)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print a table. The first row contains the titles of the columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def _describe(workdir: str, step: int, sizes: dict[str, int]) -> tuple[str, str, str]:
@@ -143,13 +168,19 @@ def _compare(workdir: str) -> None:
     print(output)
 
 
-def _prune(workdir: str) -> None:
-    """Remove the checkpoints that the --keep flags do not select, but never the newest intact one."""
+def _prune(workdir: str, metric: str) -> None:
+    """Remove the checkpoints that the --keep flags do not select, but never the newest intact one.
+
+    Args:
+      workdir: local or gs://.
+      metric: what --keep_best compares; see `Retention`.
+    """
     from t2i_tpu.run import checkpoint_store
+    from t2i_tpu.run.retention import Retention
     from t2i_tpu.storage.lock import Lock
 
     with Lock(workdir):
-        retention = checkpoint_store.Retention(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value)
+        retention = Retention(KEEP_LAST.value, KEEP_EVERY.value, KEEP_BEST.value, metric)
         expired = retention.list_expired(workdir)
         newest_intact = next(checkpoint_store.iter_intact(workdir), None)
         if newest_intact:

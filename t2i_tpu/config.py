@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from t2i_tpu.config_checks import check_combinations
-from t2i_tpu.options import check_bounds, option, parse_group
+from t2i_tpu.options import check_bounds, list_attributes, option, parse_group
 from t2i_tpu.recipes import RECIPES
 
 # The values of --strategy. It is not part of the config, because a run may move to another machine.
@@ -147,10 +147,18 @@ class TrainConfig:
         at_least=0,
     )
     keep_best: int = option(
-        0,
-        "Also keep this many checkpoints with the lowest loss. It is that of the latest log line, "
-        "which is noisy.",
-        at_least=0,
+        0, "Also keep this many checkpoints, those with the best value of best_metric.", at_least=0
+    )
+    best_metric: Literal["loss", "kid", "condition_accuracy", "heldout_loss"] = option(
+        "loss",
+        "Figure that keep_best compares: the training loss, which is noisy, or a figure of the "
+        "evaluations. See docs/runs.md.",
+    )
+    evaluate_every: int = option(
+        0, "Number of steps between evaluations; see docs/runs.md. 0 turns them off.", at_least=0
+    )
+    evaluate_images: int = option(
+        256, "Number of images that an evaluation draws.", at_least=2, at_most=2**16
     )
     max_skipped: int = option(
         25,
@@ -223,10 +231,11 @@ def resolve(config: Config) -> Config:
       UserError: a value is not allowed. The message names the field, its value and the allowed
         values.
     """
-    config = from_dict(_as_dict(config))
+    config = from_dict(list_attributes(config))
     for name, value in RECIPES[config.recipe].items():
         if get(config, name) is None:
-            _set(config, name, value)
+            group, _, last = name.rpartition(".")
+            setattr(get(config, group) if group else config, last, value)
     for name, item in fields().items():
         check_bounds(f"config.{name}", get(config, name), item)
     check_combinations(config)
@@ -280,21 +289,3 @@ def fields() -> dict[str, dataclasses.Field]:
 def is_tuple(name: str) -> bool:
     """Return whether the field with a dotted name holds a tuple."""
     return "tuple[" in str(fields()[name].type)
-
-
-def _as_dict(config: Any) -> dict[str, Any]:
-    """Return a config as a nested dict, including attributes that are not fields.
-
-    A config file that misspells a field creates such an attribute. dataclasses.asdict would drop
-    it, but `from_dict` must see it to reject it.
-    """
-    return {
-        name: _as_dict(value) if dataclasses.is_dataclass(value) else value
-        for name, value in vars(config).items()
-    }
-
-
-def _set(config: Config, name: str, value: Any) -> None:
-    """Set the field with a dotted name."""
-    group, _, last = name.rpartition(".")
-    setattr(getattr(config, group) if group else config, last, value)

@@ -14,6 +14,7 @@ def check_combinations(config: "Config") -> None:
     _check_resolutions(config)
     _check_loss(config)
     _check_averages(config)
+    _check_evaluations(config)
 
 
 def _check_resolutions(config: "Config") -> None:
@@ -66,4 +67,23 @@ def _check_averages(config: "Config") -> None:
     if any(not 0 < std < 0.28 for std in config.train.ema_stds):
         raise UserError(
             f"config.train.ema_stds is {config.train.ema_stds}; each entry must lie between 0 and 0.28"
+        )
+
+
+def _check_evaluations(config: "Config") -> None:
+    """Raise UserError if the checkpoints cannot be compared by config.train.best_metric."""
+    train = config.train
+    if train.best_metric == "loss":
+        return
+    if not train.evaluate_every:
+        raise UserError(
+            f"config.train.best_metric is {train.best_metric!r}, which evaluations measure, but "
+            "config.train.evaluate_every is 0; set it to the number of steps between evaluations, "
+            "or config.train.best_metric=loss"
+        )
+    if train.checkpoint_every % train.evaluate_every:
+        raise UserError(
+            f"config.train.checkpoint_every is {train.checkpoint_every}; it must be a multiple of "
+            f"config.train.evaluate_every={train.evaluate_every} with "
+            f"config.train.best_metric={train.best_metric}, so that each checkpoint is evaluated"
         )

@@ -61,6 +61,18 @@ def parse_group(kind: type, values: dict[str, Any], where: str) -> Any:
     return kind(**arguments)
 
 
+def list_attributes(group: Any) -> dict[str, Any]:
+    """Return a group of options as a nested dict, including attributes that are not fields.
+
+    A config file that misspells a field creates such an attribute. dataclasses.asdict would drop
+    it, but `parse_group` must see it to reject it.
+    """
+    return {
+        name: list_attributes(value) if dataclasses.is_dataclass(value) else value
+        for name, value in vars(group).items()
+    }
+
+
 def get_choices(field: dataclasses.Field) -> tuple[str, ...]:
     """Return the strings that a field may take, or () if it takes any value of its type."""
     kind = _strip_none(field.type)

@@ -27,6 +27,7 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.models.conditioning import BASELINE_CONDITIONERS, CONDITIONERS
 from t2i_tpu.options import get_choices
 from t2i_tpu.recipes import RECIPES
+from t2i_tpu.run import evaluations
 from tools.describe_config import describe_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -126,6 +127,10 @@ def test_docs_list_every_field():
         ("train.preview_every", 0),
         ("train.checkpoint_every", 0),
         ("train.keep_checkpoints", 0),
+        ("train.keep_best", -1),
+        ("train.evaluate_every", -1),
+        ("train.evaluate_images", 1),
+        ("train.best_metric", "kid"),  # without evaluations
         ("train.learning_rate", -1e-3),
         ("train.warmup_steps", -1),
         ("train.weight_decay", -0.1),
@@ -146,6 +151,23 @@ def test_docs_list_every_field():
 )
 def test_value_out_of_bounds_is_rejected(name, value):
     get_rejection(name, value)
+
+
+def test_every_checkpoint_must_be_evaluated_to_compare_it():
+    config = Config()
+    config.train.best_metric, config.train.evaluate_every = "heldout_loss", 100
+    config.train.checkpoint_every = 150
+    with pytest.raises(UserError, match="checkpoint_every is 150; it must be a multiple of .*=100"):
+        resolve(config)
+    config.train.checkpoint_every = 200
+    assert resolve(config).train.best_metric == "heldout_loss"
+    # Nothing is compared.
+    config.train.best_metric, config.train.checkpoint_every = "loss", 150
+    resolve(config)
+
+
+def test_every_figure_is_described():
+    assert set(CHOICES["train.best_metric"]) <= {"loss", *evaluations.FIGURES}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from t2i_tpu.engines.engine import Engine
 from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.checkpoint import Checkpointer
-from t2i_tpu.run.checkpoint_store import Retention
+from t2i_tpu.run.retention import Retention
 from t2i_tpu.step.state import State, iter_variables
 from t2i_tpu.text import make_encoder
 from t2i_tpu.train.trainer import build_trainer

@@ -8,7 +8,7 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate.distances.distance import Figure
 
 _MOST_CAPTIONS = 100
-_LEAST_CAPTIONS = 20  # among fewer, a guess would too often be right
+LEAST_CAPTIONS = 20  # among fewer, a guess would too often be right
 _TIE = 1e-9  # rounding of cosines in float64 is smaller
 
 FIGURES = (
@@ -81,9 +81,9 @@ def compute_agreement(
       UserError: there are too few different captions.
     """
     _, first_rows, own = np.unique(np.asarray(captions), return_index=True, return_inverse=True)
-    if len(first_rows) < _LEAST_CAPTIONS:
+    if len(first_rows) < LEAST_CAPTIONS:
         raise UserError(
-            f"ranking prompts needs at least {_LEAST_CAPTIONS} different ones, but there are "
+            f"ranking prompts needs at least {LEAST_CAPTIONS} different ones, but there are "
             f"{len(first_rows)}; evaluate more images"
         )
     candidates = texts[first_rows].astype(np.float64)

@@ -20,7 +20,7 @@ from t2i_tpu.engines.choose import make_engine
 from t2i_tpu.profile import cost
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.checkpoint import Checkpointer
-from t2i_tpu.run.checkpoint_store import Retention
+from t2i_tpu.run.retention import Retention
 from t2i_tpu.train.trainer import Trainer, build_trainer
 
 # Rows and columns of the square matrix products that define the machine's peak.

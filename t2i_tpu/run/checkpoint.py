@@ -12,7 +12,7 @@ from absl import logging
 from t2i_tpu.engines.engine import Engine
 from t2i_tpu.errors import UserError, get_first_line
 from t2i_tpu.run import checkpoint_store
-from t2i_tpu.run.checkpoint_store import Retention
+from t2i_tpu.run.retention import Retention
 from t2i_tpu.step.state import Variables, iter_variables, read_scalar
 from t2i_tpu.storage import files
 

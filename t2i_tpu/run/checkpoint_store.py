@@ -1,4 +1,4 @@
-"""The checkpoints of a workdir: which exist, which are intact and which are kept.
+"""The checkpoints of a workdir: which exist and which are intact.
 
 checkpoints/step-N.index, step-N.data-*   the variables, in the format of tf.train.Checkpoint
 checkpoints/step-N.json                   the info file: sizes and hashes of the other files
@@ -236,41 +236,6 @@ def remove_unfinished(workdir: str) -> None:
     """Remove the files that interrupted writes have left behind."""
     for step in _list_unfinished(workdir):
         remove(workdir, step)
-
-
-@dataclasses.dataclass(frozen=True)
-class Retention:
-    """Says which checkpoints to keep.
-
-    Attributes:
-      last: number of newest checkpoints to keep.
-      every: keep the checkpoints whose step is a multiple of this; 0 means none.
-      best: number of checkpoints with the lowest loss to keep.
-    """
-
-    last: int
-    every: int = 0
-    best: int = 0
-
-    def list_expired(self, workdir: str) -> list[int]:
-        """Return the steps of the checkpoints that may be removed."""
-        steps = list_steps(workdir)
-        losses = {step: _read_loss(workdir, step) for step in steps} if self.best else {}
-        best = sorted(losses, key=losses.get)[: self.best]
-        return [
-            step
-            for step in steps[self.last :]
-            if not (self.every and step % self.every == 0) and step not in best
-        ]
-
-
-def _read_loss(workdir: str, step: int) -> float:
-    """Return the loss stored with a checkpoint, or infinity if it is NaN or cannot be read."""
-    try:
-        loss = read_info(workdir, step).metrics.get("loss", math.inf)
-        return math.inf if math.isnan(loss) else loss
-    except (DamagedCheckpoint, UserError, tf.errors.NotFoundError):
-        return math.inf
 
 
 def _list_unfinished(workdir: str) -> set[int]:

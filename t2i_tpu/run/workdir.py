@@ -7,6 +7,7 @@ lock.json       the process that is writing here (storage/lock.py)
 rollbacks.json  the rollbacks of --on_nonfinite=rollback (run/rollbacks.py)
 checkpoints/    the checkpoints (run/checkpoint_store.py)
 previews/       pictures
+evaluations/    figures of config.train.evaluate_every (run/evaluations.py)
 logs/           for TensorBoard
 """
 
@@ -38,6 +39,8 @@ _CHANGEABLE = (
     "train.keep_checkpoints",
     "train.keep_every",
     "train.keep_best",
+    "train.best_metric",
+    "train.evaluate_every",
     "train.max_skipped",
     "train.shard_state",
     "preview.captions",

@@ -6,17 +6,19 @@ from absl import logging
 
 from t2i_tpu.config import Config
 from t2i_tpu.errors import UserError
-from t2i_tpu.run import checkpoint_store
+from t2i_tpu.run import checkpoint_store, evaluations
 
 
 def is_finished(config: Config, workdir: str) -> bool:
-    """Return whether an intact checkpoint holds the last step, and log it if so."""
+    """Return whether an intact checkpoint holds the last step, which was evaluated; log it if so."""
     total = config.train.total_steps
     if max(checkpoint_store.list_steps(workdir), default=0) < total:
         return False
     if (newest := next(checkpoint_store.iter_intact(workdir))).step < total:
         return False
     check_final_loss(newest.metrics, workdir)
+    if evaluations.is_missing(config.train, workdir, total):
+        return False
     logging.info("finished: %s holds all %d steps; see its previews/", workdir, total)
     return True
 

@@ -6,7 +6,6 @@ import sys
 import time
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
@@ -19,15 +18,16 @@ from t2i_tpu.data.reader import Dataset, open_dataset
 from t2i_tpu.engines.choose import make_engine
 from t2i_tpu.engines.engine import Engine
 from t2i_tpu.errors import UserError
+from t2i_tpu.evaluate.monitor import make_monitor
 from t2i_tpu.models.denoiser import find_conditioner
 from t2i_tpu.process.fast_exit import EXIT_STOPPED
-from t2i_tpu.run import checkpoint_store, doctor
+from t2i_tpu.run import checkpoint_store, doctor, evaluations
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import Checkpointer
+from t2i_tpu.run.retention import Retention
 from t2i_tpu.run.rollbacks import Rollbacks
 from t2i_tpu.run.stop import Stop
 from t2i_tpu.run.watchdog import Watchdog
-from t2i_tpu.sample.picture_files import save_picture
 from t2i_tpu.sample.preview import Preview
 from t2i_tpu.step.state import read_scalar
 from t2i_tpu.storage import access
@@ -37,6 +37,7 @@ from t2i_tpu.train.event_files import EventFiles
 from t2i_tpu.train.finish import check_final_loss, is_finished
 from t2i_tpu.train.metrics import MetricsLog
 from t2i_tpu.train.nonfinite import find_first_nonfinite, has_diverged
+from t2i_tpu.train.reports import Reports
 from t2i_tpu.train.trainer import Trainer, build_trainer
 
 
@@ -81,7 +82,7 @@ def train(
     if is_chief:
         access.check_writable(workdir)
     with translate_data_errors(dataset):
-        preview = Preview(config.preview, dataset)
+        preview, monitor = Preview(config.preview, dataset), make_monitor(config, dataset)
 
     with contextlib.ExitStack() as stack:
         # Lock the workdir, build the model and restore it.
@@ -91,7 +92,9 @@ def train(
         stack.enter_context(
             translate_data_errors(dataset, trainer.is_waiting_for_input, trainer.list_shards_in_use)
         )
-        run = _Run(trainer, workdir, dataset, preview, lock, is_chief)
+        event_files = EventFiles(posixpath.join(workdir, "logs"), is_chief)
+        reports = Reports(trainer, workdir, preview, monitor, event_files, is_chief)
+        run = _Run(trainer, workdir, dataset, reports, lock, is_chief)
         if is_chief:
             doctor.check_run(config, workdir, run.checkpointer.count_bytes())
             lock.check()  # by now it is visible if another process started at the same moment
@@ -125,17 +128,16 @@ class _Run:
         trainer: Trainer,
         workdir: str,
         dataset: Dataset,
-        preview: Preview,
+        reports: Reports,
         lock: Lock | NoLock,
         is_chief: bool,
     ):
         self.trainer, self.workdir, self.dataset = trainer, workdir, dataset
-        self.preview, self.lock, self.is_chief = preview, lock, is_chief
-        self.state = trainer.state
-        self.event_files = EventFiles(posixpath.join(workdir, "logs"), is_chief)
+        self.reports, self.lock, self.is_chief = reports, lock, is_chief
+        self.state, self.event_files = trainer.state, reports.event_files
         train = trainer.config.train
-        retention = checkpoint_store.Retention(
-            train.keep_checkpoints, train.keep_every, train.keep_best
+        retention = Retention(
+            train.keep_checkpoints, train.keep_every, train.keep_best, train.best_metric
         )
         self.checkpointer = Checkpointer(
             trainer.engine,
@@ -165,6 +167,8 @@ class _Run:
         )
         iterator = self.trainer.make_iterator(self.dataset, step)
         with self.event_files, contextlib.closing(self.checkpointer), progress:
+            with watchdog.doing("an evaluation"):
+                self.reports.evaluate_if_missing(step)
             while step < total and not reason:
                 # Run steps on the device.
                 count = self._count_steps(step)
@@ -182,18 +186,8 @@ class _Run:
                     progress.reset(total)
                     progress.update(step)
                     continue
-                # Log, preview and checkpoint what is due.
                 reason = stop.agree_on_reason()
-                is_last = step == total
-                if step % train.log_every == 0 or is_last:
-                    scale = self.rollbacks.learning_rate_scale
-                    log.write(step, scale, self.event_files.writer, progress, self.is_chief)
-                if step % train.preview_every == 0 or is_last:
-                    with watchdog.doing("a preview"):
-                        self._draw_preview(step)
-                if step % train.checkpoint_every == 0 or is_last or reason:
-                    with watchdog.doing("the previous checkpoint's write"):
-                        self._save(log)
+                self._report(step, reason, log, progress, watchdog)
             with watchdog.doing("the last checkpoint's write"):
                 self.checkpointer.finish()
         if reason and step < total:
@@ -221,8 +215,26 @@ class _Run:
         """Return the number of steps that the device can run before something else is due."""
         train = self.trainer.config.train
         intervals = (train.log_every, train.preview_every, train.checkpoint_every)
-        due = [every - step % every for every in intervals]
+        due = [every - step % every for every in (*intervals, train.evaluate_every) if every]
         return min(train.steps_per_loop, train.total_steps - step, *due)
+
+    def _report(self, step, reason, log, progress, watchdog):
+        """Log, preview, checkpoint and evaluate what is due after a step."""
+        train = self.trainer.config.train
+        is_last = step == train.total_steps
+        if step % train.log_every == 0 or is_last:
+            scale = self.rollbacks.learning_rate_scale
+            log.write(step, scale, self.event_files.writer, progress, self.is_chief)
+        if step % train.preview_every == 0 or is_last:
+            with watchdog.doing("a preview"):
+                self.reports.draw_preview(step)
+        if step % train.checkpoint_every == 0 or is_last or reason:
+            with watchdog.doing("the previous checkpoint's write"):
+                self._save(log)
+        # If the run is being stopped, it evaluates the model when it is resumed.
+        if evaluations.is_due(train, step) and (is_last or not reason):
+            with watchdog.doing("an evaluation"):
+                self.reports.evaluate(step)
 
     def _advance(self, iterator, step, count):
         """Run `count` steps; return their metrics, the seconds of input waits and the total seconds."""
@@ -272,24 +284,13 @@ class _Run:
             for newer in checkpoint_store.list_steps(self.workdir):
                 if newer > target:
                     checkpoint_store.remove(self.workdir, newer)
+            evaluations.remove_after(self.workdir, target)
         self._set_learning_rate_scale()
         return self.checkpointer.restore(before=target + 1)
 
     def _set_learning_rate_scale(self):
         scale = self.rollbacks.learning_rate_scale
         self.trainer.engine.assign(self.state.learning_rate_scale, np.float32(scale))
-
-    def _draw_preview(self, step):
-        try:
-            picture = self.preview.draw(self.trainer.generator)
-            if self.is_chief:
-                path = posixpath.join(self.workdir, "previews", f"step_{step:08d}.png")
-                save_picture(picture, path)
-        except UserError as error:  # a full disk, for example, must not end the run
-            logging.warning("no preview of step %d: %s", step, error)
-            return
-        with self.event_files.writer.as_default(step=step):
-            tf.summary.image("preview", np.asarray(picture)[None])
 
     def _save(self, log):
         self.event_files.writer.flush()  # the checkpointer copies what was written

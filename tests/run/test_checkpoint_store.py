@@ -1,7 +1,6 @@
 """The store of checkpoints lists, verifies, skips and removes the right ones."""
 
 import dataclasses
-import itertools
 import json
 import os
 
@@ -9,7 +8,7 @@ import pytest
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.run import checkpoint_store
-from t2i_tpu.run.checkpoint_store import CheckpointInfo, Retention
+from t2i_tpu.run.checkpoint_store import CheckpointInfo
 
 
 @pytest.fixture
@@ -31,11 +30,6 @@ def list_intact(workdir, **arguments):
     return [info.step for info in checkpoint_store.iter_intact(str(workdir), **arguments)]
 
 
-def list_kept(workdir, retention):
-    steps = checkpoint_store.list_steps(str(workdir))
-    return sorted(set(steps) - set(retention.list_expired(str(workdir))))
-
-
 def test_newest_checkpoint_has_the_highest_step(tmp_path, write):
     """File times do not matter. Here, they decrease from step to step, or lie far in the future."""
     for age, step in enumerate((9, 100, 20)):
@@ -44,7 +38,6 @@ def test_newest_checkpoint_has_the_highest_step(tmp_path, write):
             os.utime(path, (1e9 * age, 2e9 - 1e9 * age))
     assert checkpoint_store.list_steps(str(tmp_path)) == list_intact(tmp_path) == [100, 20, 9]
     assert list_intact(tmp_path, before=100) == [20, 9]
-    assert list_kept(tmp_path, Retention(last=1)) == [100]
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "longer", "other", "info", "renamed"])
@@ -130,27 +123,3 @@ def test_any_change_of_an_info_file_is_detected():
     for damaged in (b"", b"[]", b"{}", b"null", content[:-1], content + b" ", reformatted, b"\xff"):
         with pytest.raises(checkpoint_store.DamagedCheckpoint):
             CheckpointInfo.from_json(damaged)
-
-
-def test_retention_selects_the_last_the_periodic_and_the_best(tmp_path, write):
-    losses = {100: 0.5, 200: 0.1, 250: 0.3, 300: 0.2, 350: 0.4, 400: None}
-    for step, loss in losses.items():
-        write(step, loss)
-    assert list_kept(tmp_path, Retention(last=2)) == [350, 400]
-    assert list_kept(tmp_path, Retention(last=1, every=200)) == [200, 400]
-    assert list_kept(tmp_path, Retention(last=1, best=2)) == [200, 300, 400]
-    assert list_kept(tmp_path, Retention(last=2, every=100, best=1)) == [100, 200, 300, 350, 400]
-    for last, every, best in itertools.product((1, 9), (0, 1), (0, 9)):
-        assert 400 in list_kept(tmp_path, Retention(last, every, best))
-
-
-def test_checkpoint_of_another_format_has_no_loss(tmp_path):
-    """An error would also end the write of a new checkpoint, which looks for the best ones."""
-    folder = tmp_path / "checkpoints"
-    folder.mkdir()
-    for step, loss in ((1, 0.5), (2, 0.1), (3, 0.9)):
-        info = checkpoint_store.CheckpointInfo(step, {"loss": loss}, {})
-        if step == 2:
-            info = dataclasses.replace(info, format_version=checkpoint_store.FORMAT_VERSION + 1)
-        (folder / f"step-{step}.json").write_text(info.to_json())
-    assert checkpoint_store.Retention(last=1, best=1).list_expired(str(tmp_path)) == [2]

@@ -34,7 +34,8 @@ def test_read_returns_what_was_written(run):
 def test_intervals_may_change(run, squares):
     folder, _, manifest = run
     names = "steps_per_loop", "log_every", "preview_every", "checkpoint_every", "keep_checkpoints"
-    changes = {f"train__{name}": 17 for name in names}
+    changes = {f"train__{name}": 17 for name in (*names, "evaluate_every", "keep_best")}
+    changes["train__best_metric"] = "kid"
     workdir.check(str(folder), tiny.make_config(squares, **changes), manifest)
 
 
@@ -47,6 +48,7 @@ def test_intervals_may_change(run, squares):
         dict(model__widths=(24,)),
         dict(diffusion__cond_dropout_rate=0.2),
         dict(train__ema_stds=()),
+        dict(train__evaluate_images=17),
     ],
 )
 def test_another_config_is_rejected(run, squares, changes):

@@ -52,13 +52,18 @@ def choose_spec(manifest: Manifest) -> str:
     This is the classifier for grey images. For others it is the CLIP that encoded the captions, if it
     can be used here, because this CLIP has learned from images like these; otherwise the embedded one.
     """
-    if manifest.channels == 1:
-        return "fashion_mnist"
-    embedding = manifest.embedding
+    shipped, embedding = choose_shipped_spec(manifest), manifest.embedding
+    if shipped != "embedded":
+        return shipped
     # Without a hash, the embeddings came with the images, and their encoder is only a name.
     if not embedding or not embedding.weights_sha256 or not importlib.util.find_spec("open_clip"):
-        return "embedded"
+        return shipped
     return embedding.encoder
+
+
+def choose_shipped_spec(manifest: Manifest) -> str:
+    """Return the extractor that suits a data set best among those that ship with the package."""
+    return "fashion_mnist" if manifest.channels == 1 else "embedded"
 
 
 def check_weights(extractor: Extractor, manifest: Manifest) -> None:
