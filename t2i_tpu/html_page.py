@@ -1,7 +1,7 @@
 """Makes HTML pages that consist of one file: the audit of a data set, and the reports of evaluations.
 
 The functions return HTML as text. Their arguments are plain text, which they escape. A page loads nothing
-from elsewhere. It can be read on a phone: a wide table scrolls in its own box, and pictures shrink.
+from elsewhere. It can be read on a phone: wide tables scroll in their own boxes, and pictures shrink.
 """
 
 import base64
@@ -28,7 +28,8 @@ td, th { padding: .25em 1.25em .25em 0; text-align: left; vertical-align: top; m
   max-width: 24em; overflow-wrap: break-word; }
 thead th { border-bottom: 1px solid #999; } tbody th { font-weight: normal; min-width: 8rem; }
 dt { font-weight: 600; margin-top: .6em; } dd { margin: 0; }
-figure { margin: 0 0 1rem; } img { display: block; max-width: 100%; height: auto; }
+figure { margin: 0 0 1rem; overflow-x: auto; }
+img { display: block; max-width: 100%; height: auto; } .wide { min-width: 30rem; }
 .sheet { display: flex; flex-wrap: wrap; gap: .75rem; margin: .75rem 0; }
 .sheet figure { width: 6rem; margin: 0; } .sheet img { width: 6rem; border: 1px solid #ddd; }
 .sheet figcaption { font-size: .75rem; }
@@ -39,6 +40,8 @@ figure { margin: 0 0 1rem; } img { display: block; max-width: 100%; height: auto
 """
 # A picture with fewer columns shows single pixels as squares when it is enlarged.
 _MAX_PIXELATED = 200
+# A wider picture may have captions, so it shrinks only to this width and then scrolls.
+_WIDE = 480
 _MAX_CAPTION = 80
 
 
@@ -111,7 +114,7 @@ def make_image(picture: Image.Image) -> str:
     """Return a picture without a caption, for use inside other elements."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    kind = "small" if picture.width < _MAX_PIXELATED else ""
+    kind = "small" if picture.width < _MAX_PIXELATED else "wide" if picture.width > _WIDE else ""
     return _to_image(buffer.getvalue(), "image/png", "", kind)
 
 

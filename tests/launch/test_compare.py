@@ -148,3 +148,14 @@ def test_trained_run_can_be_compared(trained, run, tmp_path):
     result = run("compare.py", [workdir, copy, f"--output={tmp_path / 'out.html'}"])
     assert result.code == 0, result
     assert parse_table(result.stdout, "Training")["steps"] == ["12 of 12"] * 2
+
+
+def test_runs_on_gs_are_compared_as_on_disk(gcs, bucket, runs, run, tmp_path):
+    remote = [gcs.put_folder(workdir, f"{bucket}/{workdir.name}") for workdir in runs]
+    result = run("compare.py", [*remote, f"--output={bucket}/out.html"], inside=gcs.inside)
+    assert result.code == 0, result
+    local = tmp_path / "out.html"
+    assert run("compare.py", [*runs, f"--output={local}"]).code == 0
+    page = gcs.files(bucket)["out.html"].decode()
+    folder = str(runs[0].parent)
+    assert page.replace(bucket, folder) == local.read_text()
