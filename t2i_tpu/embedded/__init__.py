@@ -1,4 +1,5 @@
-"""The data that ships with the package: a data set (emoji/) and its text encoder (clip/).
+"""The data that ships with the package: a data set (emoji/), its CLIP (clip/) and a classifier.
 
-`python -m tools.build_embedded` builds both.
+`python -m tools.build_embedded` builds the first two, and `python -m tools.train_classifier` the
+classifier of Fashion MNIST (fashion_mnist/).
 """

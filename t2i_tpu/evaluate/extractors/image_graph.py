@@ -6,9 +6,8 @@ from PIL import Image
 
 from t2i_tpu.evaluate.extractors.extractor import check_images, iter_batches
 
-RESAMPLE = (
-    "resample"  # key of the graph's metadata: how to resize images, a name of Image.Resampling
-)
+# Key of the graph's metadata that says how to resize images, with a name of Image.Resampling.
+RESAMPLE = "resample"
 
 
 class ImageGraph:
