@@ -87,8 +87,8 @@ def _evaluate():
     """Draw the images and measure them; return the `Evaluation`."""
     from t2i_tpu.data.locate import locate
     from t2i_tpu.data.reader import open_dataset
-    from t2i_tpu.evaluate.evaluation import evaluate
-    from t2i_tpu.evaluate.extractors.choose import check_weights, choose_spec, make_extractor
+    from t2i_tpu.evaluate import evaluation
+    from t2i_tpu.evaluate.extractors.choose import choose_spec, make_extractor
     from t2i_tpu.evaluate.splits import Settings
     from t2i_tpu.run import workdir as workdir_lib
     from t2i_tpu.sample.trained import load_trained
@@ -97,23 +97,23 @@ def _evaluate():
     config, manifest = workdir_lib.read(SAMPLING["workdir"].value)
     spec = choose_spec(manifest) if EXTRACTOR.value == "auto" else EXTRACTOR.value
     extractor = make_extractor(spec)
-    check_weights(extractor, manifest)
-    logging.info("features come from the extractor %s", spec)
     dataset = open_dataset(
         locate(SOURCE.value or config.data.source),
         config.model.conditioning,
         config.data.image_size,
         config.data.on_damage,
     )
+    evaluation.check(dataset, manifest, SAMPLING["workdir"].value, extractor)
     model = load_trained(
         **cli.get_values(SAMPLING),
         step=STEP.value,
         average=AVERAGE.value,
         per_replica_batch_size=_BATCH_SIZE,
     )
+    logging.info("features come from the extractor %s", spec)
     settings = Settings(NUM_IMAGES.value, NUM_SETS.value, MAX_REAL.value)
     with tempfile.TemporaryDirectory(prefix="t2i_tpu-evaluate-") as folder:
-        return evaluate(model, dataset, extractor, settings, folder)
+        return evaluation.evaluate(model, dataset, extractor, settings, folder)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from absl import logging
 from PIL import Image
 
 from t2i_tpu import __version__
+from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.data.reader import Dataset
 from t2i_tpu.errors import UserError
+from t2i_tpu.evaluate.extractors.choose import check_weights
 from t2i_tpu.evaluate.extractors.extractor import Extractor
 from t2i_tpu.evaluate.images import count_plain
 from t2i_tpu.evaluate.sections import (
@@ -68,6 +70,28 @@ class Evaluation:
     pairs: list[Pair]
 
 
+def check(dataset: Dataset, manifest: Manifest, workdir: str, extractor: Extractor) -> None:
+    """Check what an evaluation needs, before the model is loaded.
+
+    Args:
+      dataset: the data set to compare with.
+      manifest: the manifest of the data set that the model was trained on.
+      workdir: the model's workdir, for messages.
+      extractor: extracts the features of the data set's images.
+
+    Raises:
+      UserError: the model was trained on another data set, or the extractor cannot read its images.
+    """
+    if dataset.manifest != manifest:
+        raise UserError(
+            f"{dataset.folder} is not the data set that the model in {workdir} was trained on; give "
+            "its place with --source"
+        )
+    check_weights(extractor, manifest)
+    size = dataset.image_size
+    extractor.extract(np.zeros((1, size, size, manifest.channels), np.uint8))
+
+
 def evaluate(
     model: TrainedModel, dataset: Dataset, extractor: Extractor, settings: Settings, folder: str
 ) -> Evaluation:
@@ -81,13 +105,8 @@ def evaluate(
       folder: an empty local folder for large files. The caller removes it.
 
     Raises:
-      UserError: the data set is another one, or the images cannot be measured.
+      UserError: the images cannot be measured.
     """
-    if dataset.manifest != model.manifest:
-        raise UserError(
-            f"{dataset.folder} is not the data set that the model in {model.workdir} was trained on; "
-            "give its place with --source"
-        )
     seconds: dict[str, float] = {}
     with _measure_time(seconds, "images and features"):
         splits = collect_splits(model, dataset, extractor, settings, folder)
