@@ -93,7 +93,7 @@ def test_model_with_labels_is_evaluated(trained, run, tmp_path):
         (["--extractor=nonsense"], ["nonsense", "embedded"]),
         (["--extractor=inception:/no/such.pth"], ["/no/such.pth"]),
         (["--extractor=fashion_mnist"], ["fashion_mnist", "grey"]),
-        (["--source=embedded:emoji"], ["embedded:emoji", "--source"]),
+        (["--source=embedded:emoji"], ["emoji is not the data set", "--source"]),
         (["--num_images=5"], ["--num_images=5"]),
         (["--sampler=dpmpp"], ["--sampler=dpmpp", "dpmpp_2m"]),
     ],
