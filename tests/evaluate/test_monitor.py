@@ -7,12 +7,14 @@ import types
 import numpy as np
 import pytest
 
-from t2i_tpu.data.conditions import stack_conditions
+from t2i_tpu.data.conditions import get_conditioning, stack_conditions
 from t2i_tpu.data.reader import open_dataset
 from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate.denoising import DenoisingLoss
 from t2i_tpu.evaluate.monitor import LEVELS, Monitor
+from t2i_tpu.models.denoiser import build_denoiser
 from t2i_tpu.run import evaluations
+from t2i_tpu.sample.generator import Generator
 from tests import tiny
 from tests.evaluate.colors import ColorExtractor
 
@@ -27,16 +29,6 @@ def squares(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def runs(squares):
-    """Two runs of the same model on one device and on two."""
-    config = tiny.make_config(squares, train__learning_rate=3e-3)
-    runs = [tiny.Run(config, devices) for devices in (("CPU:0",), ("CPU:0", "CPU:1"))]
-    for run in runs:
-        run.steps(10)
-    return runs
-
-
 def make_config(folder, **changes):
     changes = dict(evaluate_every=10, checkpoint_every=10, evaluate_images=COUNT) | changes
     return tiny.make_config(folder, **{f"train__{name}": value for name, value in changes.items()})
@@ -47,9 +39,36 @@ def make_monitor(folder, kind="embedding", extractor=None, **changes):
     return Monitor(make_config(folder, **changes), dataset, extractor or ColorExtractor())
 
 
-def make_loss(run):
-    state = run.state
-    return DenoisingLoss(run.engine, state.denoiser, state.sampling_weights, False, 8)
+def make_model(folder, devices):
+    """Return the generator and the loss of an untrained model whose last layer is not zero."""
+    config, dataset = make_config(folder), open_dataset(str(folder), "embedding", 16)
+    engine, spec = (
+        tiny.make_engine(devices),
+        get_conditioning("embedding").make_spec(dataset.manifest),
+    )
+    with engine.scope():
+        denoiser = build_denoiser(config, dataset.manifest.channels, spec, "float32")
+    for index, weight in enumerate(denoiser.variables):
+        noise = np.random.default_rng(index).normal(size=weight.shape)
+        engine.assign(weight, np.float32(weight.numpy() + 0.1 * noise))
+    weights = {weight.path: weight for weight in denoiser.variables}
+    generator = Generator(engine, denoiser, weights, config.sample, False)
+    return generator, DenoisingLoss(engine, denoiser, weights, False, 16)
+
+
+@pytest.fixture(scope="module")
+def model(squares):
+    """A model on one device."""
+    return make_model(squares, ["CPU:0"])
+
+
+@pytest.fixture(scope="module")
+def evaluation(model, squares):
+    return make_monitor(squares).measure(*model)
+
+
+def read_examples(folder, split, count=COUNT):
+    return open_dataset(str(folder), "embedding", 16).examples(split, count)
 
 
 def stack_images(examples):
@@ -67,37 +86,30 @@ def compute_kid_slowly(real, drawn):
     return average_pairs(real) + average_pairs(drawn) - 2 * across
 
 
-@pytest.fixture(scope="module")
-def evaluation(runs, squares):
-    """The evaluation of the run on one device."""
-    run = runs[0]
-    return make_monitor(squares).measure(run.trainer.generator, make_loss(run))
-
-
-def test_figures_follow_from_their_definitions(runs, evaluation):
-    run, figures = runs[0], evaluation["figures"]
+def test_figures_follow_from_their_definitions(model, squares, evaluation):
+    (generator, loss), figures = model, evaluation["figures"]
     assert evaluation["split"] == "heldout" and evaluation["num_images"] == COUNT
     assert figures.keys() == evaluations.FIGURES.keys()
-    examples, extractor = run.dataset.examples("heldout", COUNT), ColorExtractor()
-    drawn = run.trainer.generator.draw(stack_conditions(examples), np.arange(COUNT))
+    examples, extractor = read_examples(squares, "heldout"), ColorExtractor()
+    drawn = generator.draw(stack_conditions(examples), np.arange(COUNT))
     real, features = extractor.extract(stack_images(examples)), extractor.extract(drawn)
     assert figures["kid"] == pytest.approx(compute_kid_slowly(real, features), rel=1e-6)
     for split in ("train", "heldout"):
-        examples = run.dataset.examples(split, COUNT)
-        errors = make_loss(run).measure(stack_images(examples), stack_conditions(examples), LEVELS)
+        examples = read_examples(squares, split)
+        errors = loss.measure(stack_images(examples), stack_conditions(examples), LEVELS)
         assert figures[f"{split}_loss"] == pytest.approx(errors.mean(), rel=1e-5)
         by_level = evaluation["loss_by_noise_level"]
         np.testing.assert_allclose(by_level[split], errors.mean(axis=0), rtol=1e-5)
     assert by_level["noise_level"] == list(LEVELS)
 
 
-def test_two_devices_agree_with_one(runs, squares, evaluation):
-    """An evaluation does not depend on earlier ones either."""
-    one, two = runs
-    monitor = make_monitor(squares)
-    assert monitor.measure(one.trainer.generator, make_loss(one)) == evaluation
-    assert monitor.measure(one.trainer.generator, make_loss(one)) == evaluation
-    figures = monitor.measure(two.trainer.generator, make_loss(two))["figures"]
+def test_evaluations_repeat_exactly(model, squares, evaluation):
+    assert make_monitor(squares).measure(*model) == evaluation
+
+
+def test_two_devices_agree_with_one(squares, evaluation):
+    model = make_model(squares, ["CPU:0", "CPU:1"])
+    figures = make_monitor(squares).measure(*model)["figures"]
     for name, value in evaluation["figures"].items():
         assert figures[name] == pytest.approx(value, rel=1e-3), name
 
@@ -107,11 +119,10 @@ def make_generator(images):
     return types.SimpleNamespace(draw=lambda conditions, seeds: images)
 
 
-def test_figures_tell_good_images_from_bad_ones(runs, squares):
+def test_figures_tell_good_images_from_bad_ones(squares):
     """The good images are real ones of the right colors, the bad ones are noise."""
-    monitor, loss = make_monitor(squares, kind="label"), make_loss(runs[0])
+    monitor, others = make_monitor(squares, kind="label"), read_examples(squares, "train", 28)
     loss = types.SimpleNamespace(measure=lambda images, *_: np.ones((len(images), len(LEVELS))))
-    others = runs[0].dataset.examples("train", 28)
     good = stack_images([others[index] for index in range(COUNT)])
     figures = monitor.measure(make_generator(good), loss)["figures"]
     assert abs(figures["kid"]) < 3 * figures["kid_standard_error"]
@@ -126,8 +137,8 @@ def test_figures_tell_good_images_from_bad_ones(runs, squares):
     assert figures["kid"] > 10 * figures["kid_standard_error"]
 
 
-def test_accuracy_finds_the_right_captions(squares, runs):
-    captions = [example["caption"] for example in runs[0].dataset.examples("heldout", COUNT)]
+def test_accuracy_finds_the_right_captions(squares):
+    captions = [example["caption"] for example in read_examples(squares, "heldout")]
     texts = ColorExtractor().encode_texts(captions)
     measure = make_monitor(squares).measure_accuracy
     assert measure(3 * texts) == 1 and measure(np.roll(texts, 1, axis=0)) == 0
@@ -135,11 +146,10 @@ def test_accuracy_finds_the_right_captions(squares, runs):
     assert measure(half) == 0.5
 
 
-def test_images_that_cannot_be_measured_are_an_error(runs, squares):
-    monitor, loss = make_monitor(squares), make_loss(runs[0])
+def test_images_that_cannot_be_measured_are_an_error(model, squares):
     plain = np.full((COUNT, 16, 16, 3), 200, np.uint8)
     with pytest.raises(UserError, match="only one color"):
-        monitor.measure(make_generator(plain), loss)
+        make_monitor(squares).measure(make_generator(plain), model[1])
 
 
 def test_training_examples_replace_missing_heldout_ones(squares, tmp_path):
