@@ -114,8 +114,9 @@ lint: $(DEV) ## run ruff and shellcheck
 	@$(PY) -m ruff format --check .
 	@.venv/bin/shellcheck launch/*.sh
 
-docs: $(READY) ## regenerate docs/config.md from the config's fields
+docs: $(DEV) ## regenerate docs/config.md and the table of figures in docs/evaluation.md from the code
 	@$(PY) -m tools.describe_config
+	@$(PY) -m tools.describe_figures
 
 format: $(DEV) ## format the code and fix what ruff can fix
 	@$(PY) -m ruff check --fix .
