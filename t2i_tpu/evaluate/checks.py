@@ -3,7 +3,6 @@
 import numpy as np
 
 from t2i_tpu.errors import UserError
-from t2i_tpu.evaluate.distances.distance import Distance
 
 _CHUNK = 1024  # rows that are checked at a time
 
@@ -55,21 +54,3 @@ def check_features(features: np.ndarray, what: str) -> None:
 def _describe_first_nonfinite(features: np.ndarray) -> str:
     value = features[~np.isfinite(features)][0]
     return "NaN" if np.isnan(value) else str(float(value))
-
-
-def check_count(distance: Distance, count: int, dim: int, what: str) -> None:
-    """Raise UserError if a distance needs more images than there are.
-
-    Args:
-      distance: the distance.
-      count: number of images.
-      dim: number of features of an image.
-      what: description for messages, such as "drawn images".
-    """
-    needed = distance.count_needed(dim)
-    if count < needed:
-        titles = " and ".join(figure.title for figure in distance.figures)
-        raise UserError(
-            f"{titles}: {count} {what} are too few, at least {needed} are needed for {dim} features; "
-            "evaluate more images"
-        )

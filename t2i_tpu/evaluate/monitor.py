@@ -115,7 +115,7 @@ class Monitor:
         check_images(drawn, "drawn images")
         features = self.extractor.extract(drawn)
         check_features(features, "drawn images")
-        figures = kid.DISTANCE.compute(self.real, features)
+        figures = kid.compute_kid(self.real, features, is_paired=True)
         if self.measure_accuracy:
             figures["condition_accuracy"] = self.measure_accuracy(features)
         figures |= {f"{name}_loss": float(means.mean()) for name, means in losses.items()}

@@ -5,7 +5,6 @@ import pytest
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate import checks
-from t2i_tpu.evaluate.distances.find import list_distances
 
 FEATURES = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)
@@ -50,15 +49,3 @@ def test_images_of_one_color_are_an_error():
 def test_no_images_are_an_error(check):
     with pytest.raises(UserError, match="there are no drawn images"):
         check(IMAGES[:0], "drawn images")
-
-
-@pytest.mark.parametrize(
-    "distance", list_distances(), ids=lambda distance: distance.figures[0].name
-)
-def test_too_few_images_for_a_distance_are_an_error(distance):
-    needed = distance.count_needed(64)
-    checks.check_count(distance, needed, 64, "drawn images")
-    with pytest.raises(
-        UserError, match=f"{needed - 1} drawn images are too few, at least {needed}"
-    ):
-        checks.check_count(distance, needed - 1, 64, "drawn images")
