@@ -99,11 +99,13 @@ def test_reports_with_other_settings_are_not_compared(runs, run, squares, tmp_pa
     workdir = make_run(tmp_path / "few", squares)
     path = workdir / "report" / "report.json"
     report = json.loads(path.read_text())
-    report["settings"]["num_drawn"]["train"] = 20
+    report["settings"]["num_images"]["train"] = 20
     path.write_text(json.dumps(report))
     result = run("compare.py", [runs[0], workdir, f"--output={tmp_path / 'out.html'}"])
     assert result.code == 0, result
-    assert re.search(r"cannot be compared, because .*\(num_drawn", result.stdout.replace("\n", " "))
+    assert re.search(
+        r"cannot be compared, because .*\(num_images", result.stdout.replace("\n", " ")
+    )
     assert "KID, held-out" not in result.stdout
 
 

@@ -22,7 +22,7 @@ _GROUPS = {
     "interpolation": ("seeds", "prompts"),
 }
 # Settings without which the figures of two reports cannot be compared. The sampler may differ.
-_SETTINGS = ("num_drawn", "num_real", "first_seeds", "extractor")
+_SETTINGS = ("num_images", "num_real", "first_seeds", "extractor")
 
 
 @dataclasses.dataclass(frozen=True)

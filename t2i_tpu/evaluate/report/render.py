@@ -64,7 +64,7 @@ def _summarize(report: Json) -> list[str]:
         if split == "heldout" and "train" in kids:
             text += f" For the training split, KID is {kids['train']}."
         if "real" in kids:
-            text += f" A perfect model would get about {kids['real']}, as real held-out images do."
+            text += f" Between the real images of both splits, it is {kids['real']}."
         parts.append(html_page.make_paragraph(text))
     if report.get("warnings"):
         parts.append(html_page.make_heading("Warnings", 3, "problem"))
@@ -82,7 +82,7 @@ def _describe_run(report: Json) -> str:
         if name in run:
             facts.append(f"{title}: {run[name]}")
     settings = report.get("settings", {})
-    for name, count in settings.get("num_drawn", {}).items():
+    for name, count in settings.get("num_images", {}).items():
         facts.append(f"{count:,} images drawn for the {COLUMNS[name]}")
     if "num_sets" in settings:
         facts.append(f"sets of images with different seeds: {settings['num_sets']}")

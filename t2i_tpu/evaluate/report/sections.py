@@ -33,6 +33,11 @@ CAPTIONS = COLUMNS | {
     "prompts": "Each path leads from one prompt to another, with one seed.",
     "worst": "The drawn images that are nearest to training images.",
 }
+# How distances to training images are measured, and their units.
+_SPACES = {
+    "pixels": "root mean square of pixel differences, 0 to 1",
+    "features": "Euclidean distance of features",
+}
 _MAX_DUPLICATES = 50
 
 
@@ -74,8 +79,8 @@ def describe_distances(report: Json, descriptions: Descriptions) -> Section:
         )
         if "real" in distances:
             text += (
-                " The last column compares real held-out images with real training images in the same "
-                "way. A perfect model would get these values."
+                " The last column compares real held-out images with real training images: this is how "
+                "far real images of the same kind are from each other."
             )
         section.add_text(text)
         section.add_figures(distances, descriptions)
@@ -172,7 +177,7 @@ def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
     counts = {name: entry for name, entry in values.items() if is_figure(entry)}
     section.add_figures({"drawn images": counts, **values}, descriptions)
     shown = []
-    for space in ("pixels", "features"):
+    for space, unit in _SPACES.items():
         groups = values.get(space, {})
         sets = {
             title: groups[key]
@@ -180,15 +185,14 @@ def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
             if groups.get(key)
         }
         if sets:
-            plot = plots.plot_histograms(
-                sets, f"distance to the nearest training image, in {space}"
-            )
+            label = f"distance to the nearest training image ({unit})"
             text = f"Distances in {space}. Copies would be a peak near 0 that held-out images lack."
-            shown.append(plots.to_html(plot, text))
+            shown.append(plots.to_html(plots.plot_histograms(sets, label), text))
     if shown:
         section.parts.append(plots.to_row(shown))
     _add_worst(section, values.get("worst", []))
-    _add_duplicates(section, values.get("duplicates", []))
+    if "duplicates" in values:
+        _add_duplicates(section, values["duplicates"])
     return section
 
 
@@ -196,7 +200,9 @@ def _add_worst(section: Section, worst: list[Json]) -> None:
     """Add the drawn images that are most likely copies."""
     if not worst:
         return
-    section.parts.append(html_page.make_heading("Most likely copies", 3))
+    section.parts.append(
+        html_page.make_heading("Drawn images that are nearest to training images", 3)
+    )
     names = list(dict.fromkeys(name for entry in worst for name in entry))
     rows = [[_format(entry.get(name, "")) for name in names] for entry in worst]
     section.parts.append(html_page.make_table(rows, [name.replace("_", " ") for name in names]))
@@ -204,10 +210,11 @@ def _add_worst(section: Section, worst: list[Json]) -> None:
 
 def _add_duplicates(section: Section, duplicates: list[list[str]]) -> None:
     """Add the names of images that occur more than once in the training data."""
-    if not duplicates:
-        return
     title = "Images that occur more than once in the training data"
     section.parts.append(html_page.make_heading(title, 3))
+    if not duplicates:
+        section.add_text("There are none.")
+        return
     section.add_text(
         f"{len(duplicates)} groups of training images are equal. A model sees them more often than "
         "others, and is more likely to copy them."

@@ -71,7 +71,7 @@ def make_report(kid=0.0213, seed=0) -> dict:
             "data": "emoji",
         },
         "settings": {
-            "num_drawn": {"train": 1000, "heldout": 356},
+            "num_images": {"train": 1000, "heldout": 356},
             "num_real": {"train": 3430, "heldout": 356},
             "num_sets": len(SEEDS),
             "first_seeds": [0, 1000, 2000],

@@ -65,7 +65,7 @@ def test_without_a_heldout_split_kid_is_that_of_the_training_split():
     page = render(fake.FakeEvaluation(report, {}))
     kid = report["distances"]["train"]["kid"]["value"]
     assert f'<p class="large">KID {kid:.4f}' in page
-    assert "This is for the training split" in page and "A perfect model" not in page
+    assert "This is for the training split" in page and "Between the real" not in page
 
 
 def test_classes_are_plotted():
