@@ -61,6 +61,33 @@ def test_same_command_gives_the_same_report(report, trained, run, tmp_path):
     assert read_report(tmp_path / "again") == read_report(report)
 
 
+def test_report_on_gs_equals_one_on_disk(gcs, bucket, report, trained, run, squares, tmp_path):
+    """The workdir, the data set and the report are on gs://."""
+    workdir = gcs.put_folder(trained("embedding"), f"{bucket}/run")
+    data = gcs.put_folder(squares, f"{bucket}/data")
+    flags = [f"--workdir={workdir}", f"--source=shards:{data}", *FEW]
+    result = run("evaluate.py", flags, inside=gcs.inside)
+    assert result.code == 0, result.stderr
+    on_gs = read_report(gcs.get_folder(f"{workdir}/report", tmp_path / "fetched"))
+    on_disk = read_report(report)
+    for content in (on_gs, on_disk):
+        del content["run"]["workdir"]
+    assert on_gs == on_disk
+
+
+@pytest.mark.slow
+def test_engines_agree(report, trained, run, tmp_path):
+    """The images differ by rounding."""
+    flags = [f"--workdir={trained('embedding')}", f"--output={tmp_path}", "--engine=jax", *FEW]
+    result = run("evaluate.py", flags)
+    assert result.code == 0, result.stderr
+    on_jax, on_tensorflow = read_report(tmp_path), read_report(report)
+    values = [content["distances"]["train"]["kid"]["value"] for content in (on_jax, on_tensorflow)]
+    assert values[0] == pytest.approx(values[1], rel=0.02, abs=1e-3)
+    losses = [content["generalisation"]["heldout"] for content in (on_jax, on_tensorflow)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_answers_are_scored(report, run, trained, tmp_path):
     guess = read_report(report)["guess"]
     answers = tmp_path / "answers.json"
