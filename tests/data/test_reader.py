@@ -240,7 +240,7 @@ def test_all_examples_are_read_once_and_a_limit_takes_the_same_share_of_each_str
         np.testing.assert_array_equal(example["image"], expected["image"])
         assert example["condition"] == expected["condition"]
     num_streams = dataset.manifest.num_streams()
-    first = {key for key in list(by_key)[: 2 * num_streams]}  # written to the streams in turn
+    first = set(list(by_key)[: 2 * num_streams])  # written to the streams in turn
     limited = [example["key"] for example in dataset.iter_examples("train", 2 * num_streams)]
     assert set(limited) == first and len(limited) == 2 * num_streams
     assert len(list(dataset.iter_examples("train", 5))) == 5
