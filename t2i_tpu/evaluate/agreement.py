@@ -1,4 +1,4 @@
-"""How well images agree with the prompts or labels for which they were drawn."""
+"""Measures how well images agree with the prompts or labels for which they were drawn."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate.distances.distance import Figure
 
 _MOST_CAPTIONS = 100
-LEAST_CAPTIONS = 20  # among fewer, a guess would too often be right
+LEAST_CAPTIONS = 20  # with fewer, a guess would be right too often
 _TIE = 1e-9  # rounding of cosines in float64 is smaller
 
 FIGURES = (
@@ -16,22 +16,22 @@ FIGURES = (
         "clip_score",
         "CLIP score",
         "higher",
-        "How close CLIP's features of each image are to those of its prompt, as 100 times their "
-        "cosine. Compare it only between evaluations with the same CLIP, for example with the score "
-        "of real images.",
+        "100 times the cosine between CLIP's features of an image and those of its prompt, averaged "
+        "over the images. Compare it only with scores of the same CLIP, such as that of the real "
+        "images.",
     ),
     Figure(
         "retrieval_at_1",
-        "Right prompt first",
+        "Right prompt ranked first",
         "higher",
         "The share of images for which CLIP ranks their own prompt first among different prompts. "
-        "Among 100 prompts, guessing would reach 0.01.",
+        "With 100 prompts, guessing would reach 0.01.",
     ),
     Figure(
         "retrieval_at_5",
-        "Right prompt among the first 5",
+        "Right prompt ranked in the top 5",
         "higher",
-        "The share of images for which CLIP ranks their own prompt among the first five. Among 100 "
+        "The share of images for which CLIP ranks their own prompt among the first five. With 100 "
         "prompts, guessing would reach 0.05.",
     ),
     Figure(
@@ -39,18 +39,18 @@ FIGURES = (
         "Mean reciprocal rank",
         "higher",
         "The mean of 1 over the rank of the right prompt: 1 if it is always first, and 1/2 if it is "
-        "always second. Among 100 prompts, guessing would reach 0.05.",
+        "always second. With 100 prompts, guessing would reach 0.05.",
     ),
     Figure(
         "prompts_ranked",
-        "Prompts to choose from",
+        "Number of prompts ranked",
         "",
-        "How many different prompts CLIP ranks for each image. With fewer of them, the right one is "
-        "easier to find, so compare ranks only if this number is the same.",
+        "The number of different prompts that CLIP ranks for each image. The right one is easier to "
+        "find among fewer prompts, so compare ranks only if this number is the same.",
     ),
     Figure(
         "accuracy",
-        "Accuracy of the label",
+        "Label accuracy",
         "higher",
         "The share of images that a classifier assigns to the label for which they were drawn. "
         "Compare it with the same classifier's accuracy on real images.",
@@ -61,17 +61,17 @@ FIGURES = (
 def compute_agreement(
     images: np.ndarray, texts: np.ndarray, captions: Sequence[str], seed: int
 ) -> dict[str, float]:
-    """Return the CLIP score, and how often the right caption is found among different ones.
+    """Return the CLIP score and figures of the rank of each image's own caption.
 
-    For each image, 99 captions other than its own are drawn, and all 100 are ranked by their cosine
-    with the image. A tie counts against the model. With fewer than 100 different captions, all of
-    them are ranked.
+    For each image, 99 captions other than its own are chosen at random, and all 100 are ranked by
+    their cosine with the image. A tie counts against the model. If there are fewer than 100 different
+    captions, all of them are ranked.
 
     Args:
       images: float [N, dim], features of the images, with norm 1.
       texts: float [N, dim], features of the caption of each image, with norm 1.
       captions: the caption of each image. They may repeat.
-      seed: seed of the choice of other captions.
+      seed: seed for the choice of other captions.
 
     Returns:
       "clip_score", in [-100, 100]; "retrieval_at_1", "retrieval_at_5" and "mean_reciprocal_rank", in
@@ -83,7 +83,7 @@ def compute_agreement(
     _, first_rows, own = np.unique(np.asarray(captions), return_index=True, return_inverse=True)
     if len(first_rows) < LEAST_CAPTIONS:
         raise UserError(
-            f"ranking prompts needs at least {LEAST_CAPTIONS} different ones, but there are "
+            f"ranking prompts needs at least {LEAST_CAPTIONS} different prompts, but there are "
             f"{len(first_rows)}; evaluate more images"
         )
     candidates = texts[first_rows].astype(np.float64)
@@ -107,7 +107,7 @@ def compute_agreement(
 def compute_accuracy(
     predicted: np.ndarray, labels: np.ndarray
 ) -> tuple[dict[str, float], dict[int, float]]:
-    """Return {"accuracy": ...}, and the accuracy for each label that occurs.
+    """Return {"accuracy": ...} and the accuracy for each label that occurs.
 
     Args:
       predicted: int [N], the label that a classifier assigns to each image.

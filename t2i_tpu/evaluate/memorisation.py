@@ -1,4 +1,4 @@
-"""Whether drawn images are copies of training images, and which training images occur repeatedly."""
+"""Finds drawn images that may be copies of training images, and repeated training images."""
 
 import hashlib
 import math
@@ -17,15 +17,16 @@ FIGURES = (
         "num_checked",
         "Images checked for copying",
         "",
-        "How many drawn images were compared with all training images. The more there are, the rarer "
-        "the copies that can be found.",
+        "The number of drawn images that were compared with all training images. The more there are, "
+        "the rarer the copies that can be found.",
     ),
     Figure(
         "num_flagged",
         "Likely copies",
         "lower",
-        "How many of the checked images are closer to a training image than real images that are not "
-        "in the training data would be. Look at them, because blurred images are also close to others.",
+        "The number of checked images that are so close to a training image, compared with held-out "
+        "real images, that the likelihood of a copy is at least 0.95. Look at them, because blurred "
+        "images are close to many images without being copies.",
     ),
 )
 

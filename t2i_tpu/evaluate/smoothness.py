@@ -1,4 +1,4 @@
-"""How evenly the images along a path change, such as those between two prompts."""
+"""Measures how evenly images change along a path, such as one between two prompts."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ FIGURES = (
         "largest_step",
         "Largest step of a path",
         "lower",
-        "How large the largest change between neighboring images of a path is, relative to the mean "
-        "change. It is 1 if the images change evenly, and as high as the number of steps if they jump "
-        "from one image to another.",
+        "The largest change between neighboring images of a path, relative to the mean change. It is "
+        "1 if the images change evenly, and equals the number of steps if all of the change happens "
+        "in one of them.",
     ),
 )
 

@@ -1,8 +1,8 @@
-"""A classifier two-sample test: can a classifier tell drawn from real images?
+"""A classifier two-sample test, which shows whether a classifier can tell drawn from real images.
 
 Lopez-Paz and Oquab, 2017, "Revisiting classifier two-sample tests" (arXiv:1610.06545). A classifier
-learns the difference from one half of the images. Its accuracy on the other half is about 1/2 if
-both kinds come from the same distribution.
+is trained on one half of the images. Its accuracy on the other half is about 1/2 if both kinds of
+images come from the same distribution.
 """
 
 import numpy as np
@@ -20,17 +20,19 @@ _MOST_COUNT = 5000  # images of each kind, so that they fit in memory
 FIGURES = (
     Figure(
         "two_sample_accuracy",
-        "Accuracy of telling drawn from real",
+        "Accuracy in telling drawn from real",
         "lower",
-        "How often a classifier, trained on half of the images, tells for the others whether they are "
-        "drawn or real. It is around 0.5 if it can only guess, and 1 if it is always right.",
+        "How often a classifier that was trained on half of the images is right about whether each of "
+        "the others is drawn or real. It is around 0.5 if the classifier can only guess, and 1 if it is "
+        "always right.",
     ),
     Figure(
         "two_sample_p_value",
-        "p-value of telling drawn from real",
+        "p-value of this accuracy",
         "higher",
-        "How likely such a high accuracy would be if drawn and real images could not be told apart. "
-        "Below 0.05, the classifier most likely sees a difference; above, it shows none.",
+        "How likely an accuracy this high would be if drawn and real images did not differ. If it is "
+        "below 0.05, the classifier has most likely found a difference; otherwise, there is no evidence "
+        "of one.",
     ),
 )
 
@@ -38,14 +40,14 @@ FIGURES = (
 def compute_two_sample_test(real: np.ndarray, drawn: np.ndarray, seed: int) -> dict[str, float]:
     """Return "two_sample_accuracy" and "two_sample_p_value".
 
-    As many images of one kind as of the other are used, chosen at random. If both sets have the same
-    size, they are the same rows, and so are the held-out ones. A drawn and a real image of the same
-    prompt are therefore never on different sides of the split.
+    An equal number of images of each kind is chosen at random. If both sets have the same size, the
+    same rows of both are chosen, and the same rows are used for training. A drawn and a real image of
+    the same prompt are therefore never in different halves.
 
     Args:
       real: float [N, dim].
       drawn: float [M, dim].
-      seed: seed of the choice of the images and of the held-out half.
+      seed: seed for the choice of the images and of the half that is used for training.
 
     Raises:
       UserError: there are too few images.
@@ -72,15 +74,14 @@ def compute_two_sample_test(real: np.ndarray, drawn: np.ndarray, seed: int) -> d
 def _judge(real_guesses: np.ndarray, drawn_guesses: np.ndarray) -> dict[str, float]:
     """Return the accuracy and the p-value of guesses.
 
-    The p-value is the share of all permutations of the held-out labels with the same accuracy or a
-    higher one. A permutation chooses the labels of the images that are guessed to be drawn: how many
-    of these are drawn has a hypergeometric distribution, and the accuracy increases with this number.
-    Fisher's exact test sums this distribution, so its p-value is that of all permutations, without
-    drawing any.
+    The p-value is the share of all permutations of the test images' labels that give the same accuracy
+    or a higher one. A permutation decides which of the images that are guessed to be drawn have this
+    label. Their number has a hypergeometric distribution, and the accuracy increases with it. Fisher's
+    exact test sums this distribution, so its p-value is that of all permutations.
 
     Args:
-      real_guesses: bool [K], whether each held-out real image is guessed to be drawn.
-      drawn_guesses: bool [K], the same for the drawn images.
+      real_guesses: bool [K], whether each real test image is guessed to be drawn.
+      drawn_guesses: bool [K], the same for the drawn test images.
     """
     hits, false_alarms, count = int(drawn_guesses.sum()), int(real_guesses.sum()), len(real_guesses)
     table = [[hits, count - hits], [false_alarms, count - false_alarms]]

@@ -97,7 +97,7 @@ def test_the_seed_decides_which_captions_are_ranked():
 
 def test_too_few_different_captions_are_an_error():
     texts, captions = make_texts(40)
-    with pytest.raises(UserError, match="at least 20 different ones, but there are 19"):
+    with pytest.raises(UserError, match="at least 20 different prompts, but there are 19"):
         compute_agreement(texts, texts, captions[:19] + captions[:19] + captions[:2], seed=0)
 
 

@@ -1,8 +1,9 @@
 """Density and coverage.
 
 Naeem et al., 2020, "Reliable fidelity and diversity metrics for generative models"
-(arXiv:2002.09797). Unlike precision and recall, they use only balls around real points, which a
-single odd drawn image cannot enlarge, and density counts the balls that contain a drawn point.
+(arXiv:2002.09797). Unlike precision and recall, they use only balls around real points, which an
+outlier among the drawn points cannot enlarge. Density counts the balls that contain each drawn
+point, and coverage is the share of balls that contain a drawn point.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from t2i_tpu.evaluate.distances.distance import Distance, Figure
 from t2i_tpu.evaluate.neighborhoods import compute_radii, iterate_distances
 
 _NEIGHBORS = 5
-# From fewer images, the shares are hardly more than chance.
+# With fewer images, the figures depend too much on chance.
 _LEAST_COUNT = 10 * _NEIGHBORS
 
 
@@ -39,16 +40,17 @@ DISTANCE = Distance(
             "density",
             "Density",
             "higher",
-            "How many real images the average drawn image looks like, relative to what is expected of "
-            "a real image. It is around 1 for real images, lower if many drawn images are faulty, and "
-            "higher if all drawn images are typical ones or blurred, which is not better.",
+            "How many real images a drawn image resembles on average, relative to the number that is "
+            "expected for a real image. It is around 1 for real images and lower if many drawn images "
+            "are faulty; it exceeds 1 if drawn images are too typical or blurred, which is not better.",
         ),
         Figure(
             "coverage",
             "Coverage",
             "higher",
-            "The share of real images with a drawn image among their close neighbors. It is low if "
-            "kinds of real images are never drawn, and at most slightly below 1 even for real images.",
+            "The share of real images that have a drawn image among their close neighbors. It is low "
+            "if some kinds of real images are never drawn, and usually slightly below 1 even for real "
+            "images.",
         ),
     ),
     count_needed=lambda dim: _LEAST_COUNT,

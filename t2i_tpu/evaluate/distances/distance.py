@@ -1,4 +1,4 @@
-"""The form of a distance between two sets of features, and of the figures in a report."""
+"""The interface of a distance between two sets of features, and the description of a figure."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,13 +8,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A number of a report.
+    """The description of a number in a report.
 
     Attributes:
       name: its key in report.json, such as "precision".
       title: its heading, such as "Precision".
       better: "higher" or "lower", or "" if neither is better.
-      meaning: two sentences for a reader who has never met it.
+      meaning: two sentences for a reader who has never seen the figure before.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Distance:
 
     Attributes:
       figures: descriptions of the numbers that `compute` returns.
-      count_needed: returns the least number of images on each side, given the number of features.
+      count_needed: returns the minimum number of images on each side, given the number of features.
       compute: returns the numbers by figure name, given the features of the real images, float32
         [N, dim], and of the drawn ones, float32 [M, dim]. Both may be np.memmap. The memory that it
         needs does not grow with the square of N or M.

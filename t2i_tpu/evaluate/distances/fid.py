@@ -2,7 +2,7 @@
 
 Heusel et al., 2017, "GANs trained by a two time-scale update rule converge to a local Nash
 equilibrium" (arXiv:1706.08500). It is the Fréchet distance between two Gaussians with the means m and
-covariances C of the features: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
+covariances C of the two sets of features: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 """
 
 import numpy as np
@@ -69,8 +69,8 @@ DISTANCE = Distance(
             "FID",
             "lower",
             "Fréchet Inception distance: how far apart the features of drawn and real images are, if "
-            "both are taken for Gaussian clouds. It is larger for fewer images, so compare it only "
-            "between evaluations with the same number of images and the same extractor.",
+            "both are treated as Gaussian distributions. It is larger for fewer images, so compare it "
+            "only between evaluations with the same number of images and the same extractor.",
         ),
     ),
     count_needed=lambda dim: dim + 1,

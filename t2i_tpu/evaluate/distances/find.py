@@ -1,4 +1,4 @@
-"""Finds the distances. To add one, add a file to this folder that defines DISTANCE."""
+"""Lists the distances. To add one, add a file to this folder that defines DISTANCE."""
 
 import importlib
 import pkgutil
@@ -12,7 +12,7 @@ _FIRST = "kid"  # the headline of a report
 
 
 def list_distances() -> list[Distance]:
-    """Return the DISTANCE of each other file of this folder: KID first, then by file name.
+    """Return the DISTANCE of every other file in this folder: KID first, then by file name.
 
     Raises:
       UserError: a package of the extra `evaluate` is missing.

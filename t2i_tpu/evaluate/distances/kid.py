@@ -15,7 +15,7 @@ import numpy as np
 from t2i_tpu.evaluate.distances.distance import Distance, Figure
 
 _BLOCK = 1024  # rows; the kernel's values for a pair of blocks take 8 MiB
-# With fewer images, the standard error is too uncertain to be of use.
+# With fewer images, the standard error is too uncertain to be useful.
 _LEAST_COUNT = 10
 
 
@@ -26,9 +26,9 @@ def compute_kid(real: np.ndarray, drawn: np.ndarray, is_paired: bool = False) ->
       real: float [N, dim], at least 3 rows.
       drawn: float [M, dim], at least 3 rows.
       is_paired: whether each drawn image was drawn for the prompt or label of the real image in the
-        same row. The images of a row are more alike than those of independent sets. They would make
-        KID too small, so they are not compared with each other. Otherwise, a model that memorises
-        would have a KID far below 0.
+        same row. The two images of a row are then more alike than images of independent sets, which
+        would make KID too small, even far below 0 for a model that memorizes. Such pairs are therefore
+        left out.
 
     Returns:
       "kid", which is around 0, and may be negative, if both sets come from the same distribution;
@@ -54,7 +54,7 @@ def compute_kid(real: np.ndarray, drawn: np.ndarray, is_paired: bool = False) ->
             + drawn_within.sum() / (m * (m - 1))
             - 2 * across / (n * m)
         )
-        # These KIDs lack a term of the other set, which does not change their variance.
+        # The term within the other set is left out, because it does not change the variance.
         without_real = _leave_out_each(real_within) - 2 * (across - real_across) / ((n - 1) * m)
         without_drawn = _leave_out_each(drawn_within) - 2 * (across - drawn_across) / (n * (m - 1))
         variance = sum(map(_compute_jackknife_variance, (without_real, without_drawn)))
@@ -62,7 +62,7 @@ def compute_kid(real: np.ndarray, drawn: np.ndarray, is_paired: bool = False) ->
 
 
 def _leave_out_each(sums: np.ndarray) -> np.ndarray:
-    """Return the means over pairs of points that lack one of the points, float64 [N].
+    """Return the mean over pairs of points without each of the points in turn, float64 [N].
 
     Args:
       sums: float64 [N], for each point, the sum over its pairs with the other points.
@@ -88,7 +88,7 @@ def _compute_jackknife_variance(values: np.ndarray) -> float:
 
 
 def _sum_within(points: np.ndarray) -> np.ndarray:
-    """Return the sums of each point's kernel with the other points, float64 [N]."""
+    """Return, for each point, the sum of its kernel values with the other points, float64 [N]."""
     sums = np.zeros(len(points))
     for rows, columns in itertools.combinations_with_replacement(_split(len(points)), 2):
         kernel = _compute_kernel(points[rows], points[columns])
@@ -103,12 +103,12 @@ def _sum_within(points: np.ndarray) -> np.ndarray:
 def _sum_across(
     first: np.ndarray, second: np.ndarray, is_paired: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sums of each point's kernel with the points of the other set, float64 [N] and [M].
+    """Return the sums of each point's kernel values with the other set, float64 [N] and [M].
 
     Args:
       first: float [N, dim].
       second: float [M, dim].
-      is_paired: whether to leave out the kernel of the points in the same row.
+      is_paired: whether to leave out the pairs of points in the same row.
     """
     first_sums, second_sums = np.zeros(len(first)), np.zeros(len(second))
     for rows, columns in itertools.product(_split(len(first)), _split(len(second))):
@@ -142,15 +142,15 @@ DISTANCE = Distance(
             "KID",
             "lower",
             "Kernel Inception distance: how different the features of drawn and real images are "
-            "overall. It is around 0 if they cannot be told apart, and does not depend on the number "
-            "of images, apart from chance.",
+            "overall. It is around 0 if they do not differ, and does not depend on the number of "
+            "images, apart from chance.",
         ),
         Figure(
             "kid_standard_error",
             "Standard error of KID",
             "",
-            "How much KID varies by chance, because only some images were drawn. A difference of less "
-            "than about two standard errors means nothing.",
+            "How much KID varies by chance, because it is computed from a limited number of images. A "
+            "difference of less than about two standard errors may be chance.",
         ),
     ),
     count_needed=lambda dim: _LEAST_COUNT,

@@ -12,7 +12,7 @@ from t2i_tpu.evaluate.distances.distance import Distance, Figure
 from t2i_tpu.evaluate.neighborhoods import compute_radii, iterate_distances
 
 _NEIGHBORS = 3
-# From fewer images, the shares are hardly more than chance.
+# With fewer images, the figures depend too much on chance.
 _LEAST_COUNT = 10 * _NEIGHBORS
 
 
@@ -45,8 +45,8 @@ DISTANCE = Distance(
             "recall",
             "Recall",
             "higher",
-            "The share of real images that look like some drawn image. It is low if kinds of real "
-            "images are never drawn.",
+            "The share of real images that look like some drawn image. It is low if some kinds of "
+            "real images are never drawn.",
         ),
     ),
     count_needed=lambda dim: _LEAST_COUNT,

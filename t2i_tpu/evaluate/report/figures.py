@@ -20,29 +20,29 @@ _FIGURES = (
         "denoising_loss",
         "Denoising loss",
         "lower",
-        "The mean squared error between real images and what the model makes of them after noise was "
-        "added. It is high for images of a kind that the model has not learned.",
+        "The mean squared error of the model's estimates of real images to which noise was added. It is "
+        "high for kinds of images that the model has not learned.",
     ),
     Figure(
         "train_loss",
         "Denoising loss on training images",
         "lower",
         "The denoising loss on images that the model was trained on. If it falls while the loss on "
-        "held-out images does not, the model is learning its training images by heart.",
+        "held-out images does not, the model is memorizing its training images.",
     ),
     Figure(
         "heldout_loss",
         "Denoising loss on held-out images",
         "lower",
-        "The denoising loss on images that the model was not trained on. It is a measure of how well the "
-        "model has learned what images of this kind have in common.",
+        "The denoising loss on images that the model was not trained on. It measures how well the model "
+        "has learned what images of this kind have in common.",
     ),
     Figure(
         "condition_accuracy",
         "Condition accuracy",
         "higher",
         "The share of drawn images that are recognized as what was asked for. For labels, a classifier "
-        "must find the right one; for prompts, CLIP must prefer the right one to all others.",
+        "must find the right one; for prompts, CLIP must rank the right one above up to 99 others.",
     ),
 )
 _PLUS_MINUS = "\u00a0±\u00a0"  # between spaces that do not break a line
