@@ -158,7 +158,7 @@ class TrainConfig:
         0, "Number of steps between evaluations; see docs/runs.md. 0 turns them off.", at_least=0
     )
     evaluate_images: int = option(
-        256, "Number of images that an evaluation draws.", at_least=2, at_most=2**16
+        128, "Number of images that an evaluation draws.", at_least=2, at_most=2**16
     )
     max_skipped: int = option(
         25,
