@@ -15,6 +15,7 @@ from t2i_tpu.evaluate.distances.find import list_distances
 
 NO_VALUE = "–"
 _DIGITS = 4
+_MAX_DECIMALS = 7  # numbers that would need more are written as in 1.2e-09
 _FIGURES = (
     Figure(
         "denoising_loss",
@@ -60,6 +61,8 @@ def format_number(value: float | None, spread: float | None = None) -> str:
     if spread == 0:
         return f"{value:.{_DIGITS}g}{_PLUS_MINUS}0"
     decimals = max(0, 1 - math.floor(math.log10(spread)))
+    if decimals > _MAX_DECIMALS:
+        return f"{value:.2g}{_PLUS_MINUS}{spread:.2g}"
     return f"{value:.{decimals}f}{_PLUS_MINUS}{spread:.{decimals}f}"
 
 

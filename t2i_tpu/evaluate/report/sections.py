@@ -216,8 +216,8 @@ def _add_duplicates(section: Section, duplicates: list[list[str]]) -> None:
         section.add_text("There are none.")
         return
     section.add_text(
-        f"{len(duplicates)} groups of training images are equal. A model sees them more often than "
-        "others, and is more likely to copy them."
+        "Each line names images that are equal. A model sees them more often than others, and is more "
+        "likely to copy them."
     )
     lines = [", ".join(map(str, keys)) for keys in duplicates[:_MAX_DUPLICATES]]
     if len(duplicates) > _MAX_DUPLICATES:
