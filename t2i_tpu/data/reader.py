@@ -153,22 +153,44 @@ class Dataset:
         """Yield examples of a split in the form of `examples`, one stream after another.
 
         A split that is larger than the limit gives an equal number of examples of each stream, because
-        streams may differ systematically.
+        streams may differ systematically. They are spread evenly over the stream, because examples may
+        be sorted, for example by class.
 
         Args:
           split: the name of the split.
           limit: the maximum number of examples.
         """
         streams = self.manifest.streams(split)
-        per_stream = -(-limit // len(streams))
+        is_limited = limit < self.manifest.num_examples(split)
+        per_stream = -(-limit // len(streams)) if is_limited else limit
         for shards in streams:
-            files = [posixpath.join(self.folder, shard.file) for shard in shards]
-            counts = np.array([shard.num_examples for shard in shards], np.int64)
-            records = tf.data.Dataset.from_tensor_slices((files, counts)).flat_map(self._read_shard)
-            records = records.unbatch().take(min(per_stream, limit)).batch(_PARSE_BATCH_SIZE)
-            for batch in disable_autotuning(records.map(self._parse_examples)):
+            for batch in disable_autotuning(self._read_evenly(shards, min(per_stream, limit))):
                 limit -= len(batch["image"])
                 yield from _split_examples(batch)
+
+    def _read_evenly(self, shards: tuple[Shard, ...], limit: int) -> tf.data.Dataset:
+        """Return batches of at most `limit` examples of a stream, spread evenly over it."""
+        files = np.array([posixpath.join(self.folder, shard.file) for shard in shards])
+        counts = np.array([shard.num_examples for shard in shards], np.int64)
+        starts, total = counts.cumsum() - counts, counts.sum()
+        limit = min(limit, total)
+        positions = np.arange(limit) * total // max(limit, 1)
+
+        def read(file, count, start):
+            rows = tf.boolean_mask(
+                positions - start, (positions >= start) & (positions < start + count)
+            )
+
+            def choose(records):  # with on_damage=skip, a shard may give fewer of them
+                is_there = rows < tf.size(records, tf.int64)
+                return tf.gather(records, tf.boolean_mask(rows, is_there))
+
+            return self._read_shard(file, count).map(choose)
+
+        used = np.unique(np.searchsorted(starts, positions, side="right") - 1)
+        shard_values = files[used], counts[used], starts[used]
+        records = tf.data.Dataset.from_tensor_slices(shard_values).flat_map(read)
+        return records.unbatch().batch(_PARSE_BATCH_SIZE).map(self._parse_examples)
 
     def _parse_examples(self, serialized: tf.Tensor) -> dict[str, object]:
         """Return key, caption, image and condition of serialized examples, string [N]."""
