@@ -69,6 +69,6 @@ def measure(folder, count, names):
 def test_memory_does_not_grow_with_the_images(tmp_path, count):
     """The images alone take 0.6 GB for each set of 50,000."""
     names = ["kid", "fid", "precision", "density"]
-    few, many = (measure(tmp_path / str(n), n, names) for n in (500, count))
-    image_mb = 2 * (count - 500) * 64 * 64 * 3 / 2**20
+    few, many = (measure(tmp_path / str(n), n, names) for n in (1000, count))
+    image_mb = 2 * (count - 1000) * 64 * 64 * 3 / 2**20
     assert many["peak"] < few["peak"] + max(30, 0.1 * image_mb), (few, many)
