@@ -6,7 +6,6 @@ import os
 import numpy as np
 from tqdm import tqdm
 
-from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.evaluate.checks import check_features
 from t2i_tpu.evaluate.extractors.extractor import Extractor
 from t2i_tpu.evaluate.images import create_array
@@ -44,25 +43,26 @@ def extract_features(
     return features
 
 
-def load_real_features(
-    extractor: Extractor, images: np.ndarray, manifest: Manifest, split: str
-) -> np.ndarray:
+def load_real_features(extractor: Extractor, images: np.ndarray, split: str) -> np.ndarray:
     """Return the features of a split's real images, from the cache if they are there.
+
+    A hash of the images identifies them, because a data set gives other images with another size or
+    limit, or if damaged records are skipped.
 
     Args:
       extractor: extracts the features.
       images: the split's images, uint8 [N, H, W, C].
-      manifest: the manifest of the data set, which identifies the images together with their number.
-      split: the name of the split.
+      split: the name of the split, for messages.
 
     Returns:
       float32 [N, dim].
     """
     folder = os.path.join(get_cache_folder(), "features")
-    shards = [shard.sha256 for stream in manifest.streams(split) for shard in stream]
-    # Another version of the package may scale features otherwise. Rounding errors do not matter.
+    # Another version of the package, or another model with these weights, may compute other features.
+    # Rounding errors do not matter.
     probe = np.round(extractor.extract(images[:1]), 2).tolist()
-    identity = (*shards, images.shape, extractor.weights_sha256, extractor.resize, probe)
+    names = extractor.extractor_id, extractor.weights_sha256, extractor.resize
+    identity = (*names, probe, images.shape, _hash_images(images))
     name = hashlib.sha256(repr(identity).encode()).hexdigest()
     path = os.path.join(folder, f"{name}.npy")
     if not os.path.exists(path):
@@ -75,3 +75,10 @@ def load_real_features(
             if os.path.exists(partial):
                 os.remove(partial)
     return np.load(path, mmap_mode="r")
+
+
+def _hash_images(images: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(images), _BATCH_SIZE):
+        digest.update(np.ascontiguousarray(images[start : start + _BATCH_SIZE]))
+    return digest.hexdigest()

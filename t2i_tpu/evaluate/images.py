@@ -4,6 +4,7 @@ The memory that an evaluation needs does not grow with the number of images.
 """
 
 import dataclasses
+import errno
 import os
 from collections.abc import Sequence
 
@@ -110,5 +111,18 @@ def count_plain(images: np.ndarray) -> int:
 
 
 def create_array(path: str, shape: tuple[int, ...], dtype) -> np.ndarray:
-    """Create a memory-mapped .npy file."""
-    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+    """Create a memory-mapped .npy file.
+
+    Raises:
+      OSError: the disk is full. Without the allocation, this would kill the process at a later write.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):  # macOS does not have it
+        try:
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        except OSError as error:
+            # Otherwise, the file system cannot allocate, which is no reason to stop.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(error.errno, error.strerror, path) from error
+    return array

@@ -87,7 +87,7 @@ def collect_splits(
             continue
         logging.info("reading the %s images", name)
         real = read_images(dataset, name, settings.max_real, folder)
-        real_features = load_real_features(extractor, real.images, dataset.manifest, name)
+        real_features = load_real_features(extractor, real.images, name)
         rows, drawn, features = real.choose(settings.num_images), [], []
         if splits and "label" in real.conditions:
             train = splits["train"]
