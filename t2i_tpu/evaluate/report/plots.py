@@ -170,5 +170,6 @@ def _add_legend(figure: Figure, axes: Axes) -> None:
 
 
 def _shorten(name: str, limit: int = _MAX_NAME) -> str:
-    """Cut the start of a long name, because the ends of paths differ."""
-    return name if len(name) <= limit else "…" + name[1 - limit :]
+    """Cut the start of a long name, because the ends of paths differ. A "$" does not start a formula."""
+    name = name if len(name) <= limit else "…" + name[1 - limit :]
+    return name.replace("$", r"\$")

@@ -63,6 +63,13 @@ def test_equal_values_can_be_plotted():
     plots.to_html(plots.plot_curves([plots.Curve("", [1], [1])], "x", "y"), "d")
 
 
+def test_names_are_not_formulas():
+    """matplotlib rejects the formula between these dollars."""
+    plots.to_html(plots.plot_points(["$_$"], [1.0], [0.0], "KID"), "d")
+    curves = [plots.Curve(name, [1], [1]) for name in ("$_$", "b")]
+    plots.to_html(plots.plot_curves(curves, "x", "y"), "d")
+
+
 def test_history_needs_no_complete_entries():
     history = fake.make_report()["generalisation"]["history"]
     assert len(plot_history({"": history}, {})) == 4  # losses, gap, KID, accuracy
