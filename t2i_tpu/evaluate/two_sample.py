@@ -5,6 +5,8 @@ is trained on one half of the images. Its accuracy on the other half is about 1/
 images come from the same distribution.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.stats
 from sklearn.linear_model import LogisticRegression
@@ -89,3 +91,17 @@ def _judge(real_guesses: np.ndarray, drawn_guesses: np.ndarray) -> dict[str, flo
         "two_sample_accuracy": (hits + count - false_alarms) / (2 * count),
         "two_sample_p_value": float(scipy.stats.fisher_exact(table, alternative="greater").pvalue),
     }
+
+
+def combine_p_values(p_values: Sequence[float]) -> float:
+    """Return a p-value for the tests of several sets of images together.
+
+    Their mean is none, and the tests share their real images. But twice the mean is a p-value, however
+    they depend on each other (Vovk and Wang, 2020, "Combining p-values via averaging").
+
+    Args:
+      p_values: the p-value of each test, at least one.
+    """
+    if len(p_values) == 1:
+        return p_values[0]
+    return min(1.0, 2 * float(np.mean(p_values)))

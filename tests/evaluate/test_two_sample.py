@@ -96,3 +96,20 @@ def test_too_few_images_are_an_error():
         UserError, match="at least 20 images of each kind, but there are 60 real and 19"
     ):
         two_sample.compute_two_sample_test(draw(0), draw(1, 19), seed=0)
+
+
+def test_p_values_of_several_sets_are_combined_without_becoming_too_small():
+    """The sets share their real images, so the tests depend on each other."""
+    assert two_sample.combine_p_values([0.3]) == 0.3
+    assert two_sample.combine_p_values([0.01, 0.02, 0.06]) == pytest.approx(0.06)
+    assert two_sample.combine_p_values([0.4, 0.7]) == 1
+
+    def compute(i):
+        real = draw((0, i))
+        figures = [
+            two_sample.compute_two_sample_test(real, draw((1 + seed, i)), seed) for seed in range(3)
+        ]
+        values = [each["two_sample_p_value"] for each in figures]
+        return {"two_sample_p_value": two_sample.combine_p_values(values)}
+
+    assert_is_conservative(compute_p_values(compute, 60))

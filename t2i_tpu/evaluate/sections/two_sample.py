@@ -1,7 +1,7 @@
 """Whether a classifier can tell drawn images from real ones."""
 
-from t2i_tpu.evaluate.sections.section import Context, Section, summarize_or_explain
-from t2i_tpu.evaluate.two_sample import FIGURES, compute_two_sample_test
+from t2i_tpu.evaluate.sections.section import Context, Section, round_figure, summarize_or_explain
+from t2i_tpu.evaluate.two_sample import FIGURES, combine_p_values, compute_two_sample_test
 
 
 def measure(context: Context) -> Section:
@@ -17,4 +17,11 @@ def measure(context: Context) -> Section:
             ]
 
         figures[name] = summarize_or_explain(FIGURES, compute)
+        entry = figures[name]["two_sample_p_value"]
+        if entry["value"] is not None:
+            p_value = combine_p_values(entry["values"])
+            figures[name]["two_sample_p_value"] = entry | {
+                "value": round_figure(p_value),
+                "spread": None,
+            }
     return Section(figures)
