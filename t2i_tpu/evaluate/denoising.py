@@ -7,6 +7,7 @@ from keras import ops
 
 from t2i_tpu.diffusion.path import corrupt
 from t2i_tpu.engines.engine import Engine
+from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.random import Purpose, make_keys, normal
 from t2i_tpu.step.state import Variables
@@ -69,6 +70,9 @@ class DenoisingLoss:
           conditions: a batch of N conditions.
           levels: noise levels in [0, 1].
           rows: int [M], the positions of the images to measure, or None for all of them.
+
+        Raises:
+          UserError: an error is infinite or NaN.
         """
         rows = np.arange(len(images)) if rows is None else rows
         count, size = len(rows), self.batch_size
@@ -83,4 +87,9 @@ class DenoisingLoss:
                 inputs = np.full(size, level, np.float32), np.full(size, number, np.int32), filled
                 batch_errors = self._compute(batch_images, batch, *inputs)
                 errors[slots, number] = batch_errors[: len(slots)]
+        if not np.isfinite(errors).all():
+            raise UserError(
+                "the denoising loss is infinite or NaN; use an earlier checkpoint, with a finite loss, or "
+                "train again with a lower config.train.learning_rate"
+            )
         return errors

@@ -119,7 +119,7 @@ def evaluate(
         if section:
             report |= {name: section.figures} if section.figures else {}
             pictures |= {f"{name}/{title}": picture for title, picture in section.pictures.items()}
-    report["warnings"] = _list_warnings(splits)
+    report["warnings"] = _list_warnings(context)
     report["seconds"] = seconds
     return Evaluation(report, pictures, _make_pairs(splits))
 
@@ -167,10 +167,16 @@ def _describe(context: Context) -> dict[str, Any]:
     }
 
 
-def _list_warnings(splits: dict[str, Split]) -> list[str]:
+def _list_warnings(context: Context) -> list[str]:
     """Return one line for each thing that a reader of the report should know first."""
     warnings = []
-    for name, split in splits.items():
+    for name, split in context.splits.items():
+        num_examples = context.model.manifest.num_examples(name)
+        if len(split.real) < num_examples:
+            warnings.append(
+                f"only {len(split.real):,} of the {num_examples:,} {name} images were read, so copies and "
+                "duplicates of the others are not found; --max_real sets the limit"
+            )
         count, total = count_plain(split.drawn[0]), len(split.drawn[0])
         num_real = count_plain(split.real.images)
         if split.own_images and count / total > 0.01 + num_real / len(split.real):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from t2i_tpu.data.conditions import stack_conditions
+from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate.denoising import DenoisingLoss
 from t2i_tpu.random import Purpose, make_keys, normal
 from tests import tiny
@@ -53,3 +54,11 @@ def test_training_lowers_the_error(squares):
     run.steps(60)
     after, _ = measure(run, 8, 8)
     assert after.mean() < 0.7 * before.mean()
+
+
+def test_loss_that_is_not_finite_is_an_error(squares):
+    run = tiny.Run(tiny.make_config(squares))
+    for weight in run.state.sampling_weights.values():
+        run.engine.assign(weight, np.full(weight.shape, np.nan, np.float32))
+    with pytest.raises(UserError, match="the denoising loss is infinite or NaN"):
+        measure(run, 4, 4)

@@ -42,7 +42,7 @@ def test_report_has_every_section(report):
     assert content["agreement"]["heldout"]["retrieval_at_1"]["value"] is None
     levels = content["generalisation"]["noise_levels"]
     assert len(content["generalisation"]["heldout"]) == len(levels)
-    assert content["interpolation"]["prompts"]["largest_step"] >= 1
+    assert content["interpolation"]["prompts"]["largest_step"]["value"] >= 1
     assert len(content["memorisation"]["pixels"]["drawn"]) == 20
     assert content["run"]["step"] == 12 and content["run"]["weights"] == "average0"
     assert content["settings"]["extractor"]["id"] == "embedded"

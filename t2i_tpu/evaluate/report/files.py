@@ -9,7 +9,7 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate.evaluation import Evaluation
 from t2i_tpu.evaluate.report.guess_sheet import make_guess_sheet, score_sheet
 from t2i_tpu.evaluate.report.render import render
-from t2i_tpu.storage import files, json_files, outputs
+from t2i_tpu.storage import access, files, json_files, outputs
 
 REPORT_NAME, PAGE_NAME, SHEET_NAME = "report.json", "report.html", "guess.html"
 _NAMES = (REPORT_NAME, PAGE_NAME, SHEET_NAME)
@@ -18,6 +18,7 @@ _NAMES = (REPORT_NAME, PAGE_NAME, SHEET_NAME)
 def check(folder: str) -> None:
     """Raise UserError if the files of a report cannot be written into a folder, local or gs://."""
     outputs.check_files(folder, lambda name: name in _NAMES, "--output=")
+    access.check_writable(folder)
 
 
 def write(folder: str, evaluation: Evaluation) -> list[str]:

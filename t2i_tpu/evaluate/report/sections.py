@@ -84,7 +84,19 @@ def describe_distances(report: Json, descriptions: Descriptions) -> Section:
             )
         section.add_text(text)
         section.add_figures(distances, descriptions)
+        if text := _describe_counts(distances):
+            section.add_text(text)
     return section
+
+
+def _describe_counts(distances: Json) -> str:
+    """Return how many images are compared, on which most distances depend."""
+    texts = []
+    for name, group in distances.items():
+        if counts := group.get("images"):
+            text = f"{COLUMNS[name]}: {counts['drawn']:,} with {counts['real']:,} real ones"
+            texts.append(text + (" of the same prompts" if counts["same_prompts"] else ""))
+    return f"Number of images that are compared: {'; '.join(texts)}." if texts else ""
 
 
 def describe_agreement(report: Json, descriptions: Descriptions) -> Section:

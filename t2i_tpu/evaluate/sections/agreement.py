@@ -6,7 +6,7 @@ import numpy as np
 
 from t2i_tpu.evaluate.agreement import FIGURES, compute_accuracy, compute_agreement
 from t2i_tpu.evaluate.extractors.choose import choose_spec, make_extractor
-from t2i_tpu.evaluate.extractors.extractor import Extractor
+from t2i_tpu.evaluate.extractors.extractor import BATCH_SIZE, Extractor
 from t2i_tpu.evaluate.sections.section import (
     Context,
     Section,
@@ -26,12 +26,18 @@ def measure(context: Context) -> Section | None:
     for name, split in context.splits.items():
         real, drawn = split.real_features[split.rows], split.features
         if judge is not context.extractor:
-            real = judge.extract(split.real.images[split.rows])
+            real = _extract_rows(judge, split.real.images, split.rows)
             drawn = [judge.extract(images) for images in split.drawn]
         if split.own_images:
             figures[name] = measure_split(context, judge, split, drawn)
         figures[f"real_{name}"] = measure_split(context, judge, split, [real])
     return Section(figures)
+
+
+def _extract_rows(judge: Extractor, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the features of some images, of which only a part is in memory at a time."""
+    parts = np.array_split(rows, -(-len(rows) // BATCH_SIZE))
+    return np.concatenate([judge.extract(images[part]) for part in parts])
 
 
 def _takes_labels(context: Context) -> bool:

@@ -43,11 +43,11 @@ def _choose_real(split: Split) -> tuple[np.ndarray, bool]:
 def _compare(
     real: np.ndarray, sets: Sequence[np.ndarray], is_paired: bool
 ) -> dict[str, dict[str, Any]]:
-    """Return every distance between real images and each set of drawn ones.
+    """Return every distance between real images and each set of drawn ones, and how many these are.
 
     If there are too few images for a distance, the reason takes the place of its figures.
     """
-    figures = {}
+    figures = {"images": {"real": len(real), "drawn": len(sets[0]), "same_prompts": is_paired}}
     for distance in list_distances():
         reason = _explain_lack(distance, real, sets[0])
         if reason:

@@ -18,10 +18,10 @@ def measure(context: Context) -> Section:
         rows = split.rows
         errors = loss.measure(split.real.images, split.real.conditions, rows=rows)
         means[name] = errors.mean(axis=0, dtype=np.float64)
-        # The standard error of the mean over images.
-        spread = errors.std(axis=0, dtype=np.float64, ddof=1) / len(rows) ** 0.5
         figures[name] = [round_figure(value) for value in means[name]]
-        figures[f"{name}_spread"] = [round_figure(value) for value in spread]
+        if len(rows) > 1:  # the standard error of the mean over images
+            spread = errors.std(axis=0, dtype=np.float64, ddof=1) / len(rows) ** 0.5
+            figures[f"{name}_spread"] = [round_figure(value) for value in spread]
     if len(means) == 2:
         figures["gap"] = round_figure(float((means["heldout"] - means["train"]).mean()))
     figures["history"] = [

@@ -5,8 +5,8 @@ from PIL import Image
 
 from t2i_tpu.diffusion.interpolation import slerp
 from t2i_tpu.evaluate.memorisation import find_nearest
-from t2i_tpu.evaluate.sections.section import Context, Section, round_figure
-from t2i_tpu.evaluate.smoothness import compute_smoothness
+from t2i_tpu.evaluate.sections.section import Context, Section, summarize_or_explain
+from t2i_tpu.evaluate.smoothness import FIGURES, compute_smoothness
 from t2i_tpu.sample.pictures import draw_grid
 
 _NUM_PATHS = 6
@@ -62,7 +62,7 @@ def _measure_paths(context: Context, paths: list[tuple]) -> tuple[dict, Image.Im
 
     # Measure the paths, and show each frame above the training image that is nearest to it.
     paths_of_features = features.reshape(len(paths), _NUM_FRAMES, -1)
-    smoothness = compute_smoothness(paths_of_features)
+    smoothness = summarize_or_explain(FIGURES, lambda: [compute_smoothness(paths_of_features)])
     frames = [
         (np.concatenate([image, train.real.images[row]]), train.real.captions[row])
         for image, row in zip(images, nearest, strict=True)
@@ -71,5 +71,4 @@ def _measure_paths(context: Context, paths: list[tuple]) -> tuple[dict, Image.Im
         (title, frames[index * _NUM_FRAMES : (index + 1) * _NUM_FRAMES])
         for index, (_, _, title) in enumerate(paths)
     ]
-    figures = {name: round_figure(value) for name, value in smoothness.items()}
-    return figures, draw_grid(sections, columns=_NUM_FRAMES)
+    return smoothness, draw_grid(sections, columns=_NUM_FRAMES)

@@ -31,6 +31,7 @@ def make_figure(rng, value, spread):
 def make_distances(rng, scale=1.0):
     """Return the distances of one split."""
     return {
+        "images": {"real": 3180, "drawn": 250, "same_prompts": False},
         "kid": make_figure(rng, 0.0213 * scale, 0.0007),
         "kid_standard_error": make_figure(rng, 0.0016, 0.0001),
         "fid": make_figure(rng, 12.3 * scale, 0.4),
@@ -88,7 +89,8 @@ def make_report(kid=0.0213, seed=0) -> dict:
         "generalisation": make_generalisation(rng),
         "two_sample": two_sample,
         "interpolation": {
-            name: {"largest_step": value} for name, value in (("seeds", 2.41), ("prompts", 1.92))
+            name: {"largest_step": {"value": value, "spread": None, "values": [value]}}
+            for name, value in (("seeds", 2.41), ("prompts", 1.92))
         },
         "memorisation": make_memorisation(rng),
         "guess": {"seed": 0, "pairs": []},

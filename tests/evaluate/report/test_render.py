@@ -32,6 +32,7 @@ def test_report_shows_every_part(evaluation):
         [
             "Step 3,300 of 3,300",
             "300 images are too few",
+            "training split: 250 with 3,180 real ones; held-out",
             "the embedded image tower saw the training images",
             "0123456789abcdef" * 4,
             "32x32, bicubic (Pillow)",
