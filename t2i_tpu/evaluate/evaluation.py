@@ -172,9 +172,9 @@ def _list_warnings(context: Context) -> list[str]:
     warnings = []
     for name, split in context.splits.items():
         num_examples = context.model.manifest.num_examples(name)
-        if len(split.real) < num_examples:
+        if name == "train" and len(split.real) < num_examples:
             warnings.append(
-                f"only {len(split.real):,} of the {num_examples:,} {name} images were read, so copies and "
+                f"only {len(split.real):,} of the {num_examples:,} training images were read, so copies and "
                 "duplicates of the others are not found; --max_real sets the limit"
             )
         count, total = count_plain(split.drawn[0]), len(split.drawn[0])
