@@ -66,7 +66,7 @@ interpolate: need-from-to $(READY) ## interpolate between the prompts FROM="..."
 		$${T2I_FROM:+"--from_prompt=$$T2I_FROM"} $${T2I_TO:+"--to_prompt=$$T2I_TO"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
 
-evaluate: $(EVALUATE) ## say how good the model in WORKDIR is: writes WORKDIR/report
+evaluate: $(EVALUATE) ## evaluate the model in WORKDIR: writes WORKDIR/report
 	@$(PY) launch/evaluate.py --engine=$(ENGINE) "--workdir=$$T2I_WORKDIR" $(ARGS)
 
 doctor: $(READY) ## check whether CONFIG can train into WORKDIR on this machine, and suggest fixes

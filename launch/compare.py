@@ -2,8 +2,8 @@
 
   python launch/compare.py runs/a runs/b --output=compare.html
 
-It prints tables and writes a page with the same tables, curves against steps, images, time and cost, and
-the newest previews. The figures are those of launch/evaluate.py, which writes them to WORKDIR/report.
+It prints tables, and writes a page with the same tables, curves against steps, images, time and cost, and
+the newest previews. The figures are read from WORKDIR/report, into which launch/evaluate.py writes by default.
 All runs are compared with the first one. docs/evaluation.md explains when a difference counts.
 """
 

@@ -21,7 +21,7 @@ from t2i_tpu import cli
 
 SAMPLING = cli.define_sampling()
 STEP = flags.DEFINE_integer(
-    "step", None, "Step of the checkpoint. The default is the newest one.", lower_bound=1
+    "step", None, "Step of the checkpoint. The default is the newest intact one.", lower_bound=1
 )
 AVERAGE = flags.DEFINE_string(
     "average",
@@ -50,7 +50,8 @@ NUM_IMAGES = flags.DEFINE_integer(
 NUM_SETS = flags.DEFINE_integer(
     "num_sets",
     3,
-    "Number of sets of images, which differ in their seeds. The spread of a figure is over the sets.",
+    "Number of sets of images, which differ in their seeds. The spread of a figure is its standard "
+    "deviation over the sets.",
     lower_bound=1,
     upper_bound=100,
 )
@@ -60,11 +61,11 @@ MAX_REAL = flags.DEFINE_integer(
 SCORE_SHEET = cli.define_path(
     "score_sheet",
     None,
-    "File of answers that guess.html has saved. It is scored, and nothing is drawn.",
+    "File of answers saved by guess.html. It is scored with the report in --output; no images are drawn.",
     is_output=False,
 )
 
-# Images that each replica draws at once. More do not make a CPU faster.
+# Number of images that each replica draws at once. A CPU is not faster with more.
 _BATCH_SIZE = 32
 
 
@@ -110,7 +111,7 @@ def _evaluate():
         average=AVERAGE.value,
         per_replica_batch_size=_BATCH_SIZE,
     )
-    logging.info("features come from the extractor %s", spec)
+    logging.info("extracting features with %s", spec)
     settings = Settings(NUM_IMAGES.value, NUM_SETS.value, MAX_REAL.value)
     with tempfile.TemporaryDirectory(prefix="t2i_tpu-evaluate-") as folder:
         return evaluation.evaluate(model, dataset, extractor, settings, folder)

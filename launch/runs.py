@@ -1,7 +1,7 @@
 """Manage the checkpoints of a run: python launch/runs.py runs/emoji32
 
 By default, it lists each checkpoint with its loss, its size, whether its files have their full sizes, and
-its preview; and then the figures of each evaluation, if there are any.
+its preview. Below, it lists the figures of each evaluation, if there are any.
 --verify also compares all files with their hashes.
 --compare=500,2000 writes the previews of two steps side by side into one picture.
 --prune removes all checkpoints except those that the --keep flags select.
@@ -44,7 +44,7 @@ KEEP_EVERY = flags.DEFINE_integer(
 KEEP_BEST = flags.DEFINE_integer(
     "keep_best",
     0,
-    "With --prune: also keep this number of checkpoints with the best config.train.best_metric.",
+    "With --prune: also keep this number of checkpoints with the best value of config.train.best_metric.",
     0,
 )
 
@@ -173,7 +173,7 @@ def _prune(workdir: str, metric: str) -> None:
 
     Args:
       workdir: local or gs://.
-      metric: what --keep_best compares; see `Retention`.
+      metric: the metric that --keep_best compares; see `Retention`.
     """
     from t2i_tpu.run import checkpoint_store
     from t2i_tpu.run.retention import Retention

@@ -1,7 +1,7 @@
-"""Makes HTML pages that consist of one file: the audit of a data set, and the reports of evaluations.
+"""Makes self-contained HTML pages: the audit of a data set, and the reports of evaluations.
 
-The functions return HTML as text. Their arguments are plain text, which they escape. A page loads nothing
-from elsewhere. It can be read on a phone: wide tables scroll in their own boxes, and pictures shrink.
+The functions return HTML as text. Their arguments are plain text, which they escape. A page loads no other
+file. It can be read on a phone: wide tables scroll in their own boxes, and pictures shrink.
 """
 
 import base64
@@ -38,9 +38,9 @@ img { display: block; max-width: 100%; height: auto; } .wide { min-width: 30rem;
 .plots { display: flex; flex-wrap: wrap; gap: 1rem 2rem; margin: .75rem 0; }
 .plots figure { flex: 0 1 22rem; margin: 0; } .plots img { width: 100%; }
 """
-# A picture with fewer columns shows single pixels as squares when it is enlarged.
+# A picture with fewer columns of pixels shows them as squares when it is enlarged.
 _MAX_PIXELATED = 200
-# A wider picture may have captions, so it shrinks only to this width and then scrolls.
+# A wider picture may contain captions, so it does not shrink below this width but scrolls.
 _WIDE = 480
 _MAX_CAPTION = 80
 
@@ -99,7 +99,7 @@ def make_table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> 
 
 
 def make_sheet(cells: Iterable[tuple[Image.Image, str]]) -> str:
-    """Return small pictures of equal width with captions, as many in a row as there is room for."""
+    """Return small pictures of equal width with captions, as many in a row as fit."""
     return f'<div class="sheet">{"".join(make_picture(*cell) for cell in cells)}</div>'
 
 

@@ -73,7 +73,7 @@ def test_page_and_tables(runs, run, tmp_path):
     assert kid[3].startswith("no clear difference") and kid[4].startswith("worse (p")
     assert "coverage, held-out split" not in str(figures).lower()  # it has no value
     groups = parse_table(result.stdout, "Figures of runs with different seeds")
-    assert groups["KID, held-out split (lower is better)"][2] == "cannot say: one seed"
+    assert groups["KID, held-out split (lower is better)"][2] == "unknown: only one value"
 
     page = output.read_text()
     assert_mentions(page, ["Welch", "first, step 20", "worse, step 20", "estimated cost ($)"])

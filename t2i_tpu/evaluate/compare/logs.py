@@ -1,4 +1,4 @@
-"""Reads the scalars that a run has logged for TensorBoard, and when it logged them."""
+"""Reads the scalars that a run logged for TensorBoard, and their times."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ class Scalar:
 
     Attributes:
       steps: the step of each value.
-      seconds: for how long the run had been training until then, without its interruptions.
+      seconds: the time of training until each value, without interruptions.
       values: the values. None of them is NaN or infinite.
     """
 
@@ -32,14 +32,14 @@ class Scalar:
 def read_scalars(workdir: str) -> dict[str, Scalar]:
     """Return the scalars of a run by name.
 
-    Each process that trained has written an event file. If steps were computed again, only the last
-    values are returned, but their time includes that of the first ones.
+    Each start of the run has written an event file. If steps were computed again, only their last values
+    are returned, but the time includes that of the first ones.
 
     Args:
       workdir: local or gs://.
 
     Raises:
-      UserError: the run has logged nothing, or a file cannot be read.
+      UserError: the run has not logged anything, or a file cannot be read.
     """
     folder = posixpath.join(workdir, "logs")
     names = [name for name in files.list_names(folder) if _MARK in name]
@@ -47,7 +47,7 @@ def read_scalars(workdir: str) -> dict[str, Scalar]:
     logs = sorted((log for log in logs if log.points), key=lambda log: log.start)
     if not logs:
         raise UserError(
-            f"{workdir!r} has no logs: there are no scalars in {folder}; train for at least "
+            f"{workdir!r} has no logs: {folder} contains no scalars; train for at least "
             "config.train.log_every steps, or leave this run out"
         )
     points, earlier = {}, 0.0

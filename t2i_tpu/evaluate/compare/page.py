@@ -13,7 +13,7 @@ from t2i_tpu.evaluate.report import plots
 from t2i_tpu.evaluate.report.figures import describe
 from t2i_tpu.evaluate.report.sections import COLUMNS
 
-_EVALUATIONS = "evaluation/"  # what the names of their scalars start with
+_EVALUATIONS = "evaluation/"  # prefix of the names of their scalars
 _ERROR = "kid_standard_error"  # shown as the band of KID
 _MAX_POINTS = 400  # of a curve; more cannot be seen
 _MAX_MINUTES = 120
@@ -48,7 +48,7 @@ def make_page(
 
 
 def _plot_figures(runs: Sequence[Run], descriptions: Mapping[str, Figure]) -> list[str]:
-    """Return plots of the figures of the reports, held-out ones if there are any."""
+    """Return plots of the figures of the reports, those of the held-out split if there are any."""
     evaluated = [run for run in runs if run.report]
     if len(evaluated) < 2:
         return []
@@ -105,13 +105,13 @@ def _warn_about_losses(runs: Sequence[Run]) -> list[str]:
         return []
     text = (
         f"The runs differ in {', '.join(names)}, so their training losses may measure different things. "
-        "Compare the figures of evaluations instead."
+        "Compare the figures of their evaluations instead."
     )
     return [html_page.make_paragraph(text, "problem")]
 
 
 def _make_axes(runs: Sequence[Run], prices) -> dict[str, list[tuple[str, float]]]:
-    """Return for each horizontal axis the attribute of `Scalar` and the factor of each run."""
+    """Return, for each horizontal axis, the attribute of `Scalar` and each run's factor for it."""
     is_short = max(run.seconds for run in runs) < 60 * _MAX_MINUTES
     unit, length = ("minutes", 60) if is_short else ("hours", 3600)
     axes = {
@@ -125,7 +125,7 @@ def _make_axes(runs: Sequence[Run], prices) -> dict[str, list[tuple[str, float]]
 
 
 def _make_curve(run: Run, name: str, scale: tuple[str, float]) -> plots.Curve:
-    """Return the curve of a scalar. A long one is averaged over neighboring points."""
+    """Return the curve of a scalar. In a long curve, neighboring points are averaged."""
     attribute, factor = scale
     scalar = run.scalars[name]
     positions = np.array(getattr(scalar, attribute)) * factor
@@ -151,7 +151,7 @@ def _find_errors(errors: Scalar | None, scalar: Scalar) -> list[float] | None:
 
 
 def _show_previews(runs: Sequence[Run]) -> list[str]:
-    """Return the newest preview of each run, next to each other."""
+    """Return the newest previews of the runs, side by side."""
     cells = []
     for run in runs:
         preview = read_newest_preview(run.workdir)
@@ -161,8 +161,8 @@ def _show_previews(runs: Sequence[Run]) -> list[str]:
     if not cells:
         return []
     text = (
-        "The newest preview of each run: drawn images next to real ones, from the same prompts and seeds "
-        "in each run unless config.preview or config.data differ."
+        "The newest preview of each run shows drawn images next to real ones. All runs use the same "
+        "prompts and seeds, unless config.preview or config.data differs."
     )
     pictures = f'<div class="previews">{"".join(cells)}</div>'
     return [html_page.make_heading("Previews"), html_page.make_paragraph(text), pictures]

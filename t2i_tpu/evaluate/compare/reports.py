@@ -1,4 +1,4 @@
-"""Reads the reports of launch/evaluate.py that runs have."""
+"""Reads the reports that launch/evaluate.py wrote for runs."""
 
 import dataclasses
 import posixpath
@@ -21,13 +21,13 @@ _GROUPS = {
     "two_sample": ("train", "heldout"),
     "interpolation": ("seeds", "prompts"),
 }
-# Settings without which the figures of two reports cannot be compared. The sampler may differ.
+# Settings that must be equal for figures of two reports to be comparable. The sampler may differ.
 _SETTINGS = ("num_images", "num_real", "first_seeds", "extractor")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What is compared of a report.
+    """The part of a report that is compared.
 
     Attributes:
       step: the step of the model.
@@ -75,7 +75,7 @@ def find_difference(reports: Sequence[Report]) -> str | None:
 
 
 def _parse(report: Mapping[str, Any]) -> Report:
-    """Return what is compared of a report, or raise an error that `json_files.parse` expects."""
+    """Return the part that is compared, or raise an error that `json_files.parse` expects."""
     settings = {name: report["settings"][name] for name in _SETTINGS}
     settings["judge"] = report.get("agreement", {}).get("judge")
     values = {}

@@ -22,11 +22,11 @@ class Run:
     """A run.
 
     Attributes:
-      name: the end of its workdir that differs from the other runs'.
+      name: the shortest end of its workdir that no other run's workdir has.
       workdir: local or gs://.
       config: resolved.
       manifest: the manifest of its data set.
-      scalars: what it has logged for TensorBoard.
+      scalars: the scalars that it logged for TensorBoard, by name.
       report: the report of launch/evaluate.py, or None if there is none.
     """
 
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """For how long the run was trained."""
+        """The time of training, without interruptions."""
         return max(scalar.seconds[-1] for scalar in self.scalars.values() if scalar.steps)
 
 
@@ -52,8 +52,8 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
     """Read runs, and check that they were trained on the same data.
 
     Raises:
-      UserError: there are fewer than two, one is given twice, is no run or has no logs, a file is
-        damaged, or two runs were trained on different data sets.
+      UserError: there are fewer than two runs, one is given twice, a workdir holds no run or no logs,
+        a file is damaged, or two runs were trained on different data sets.
     """
     if len(workdirs) < 2:
         raise UserError(f"only {workdirs[0]!r} is given; give two or more runs to compare")
@@ -63,8 +63,8 @@ def read_runs(workdirs: Sequence[str]) -> list[Run]:
         if manifest != identities[0][1]:
             raise UserError(
                 f"{workdirs[0]!r} and {workdir!r} were trained on different data sets "
-                f"({identities[0][1].name!r} and {manifest.name!r}), so that neither their losses nor "
-                "their figures can be compared; choose runs of one data set"
+                f"({identities[0][1].name!r} and {manifest.name!r}), so neither their losses nor their "
+                "figures can be compared; choose runs on the same data set"
             )
     return [
         Run(name, workdir, *identity, read_scalars(workdir), read_report(workdir))

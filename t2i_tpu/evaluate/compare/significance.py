@@ -16,16 +16,20 @@ class Difference:
 
     Attributes:
       amount: mean of the run minus mean of the reference.
-      p_value: of Welch's t-test, or None if one of them has fewer than two values.
+      p_value: the p-value of Welch's t-test, or None if a side has fewer than two values.
     """
 
     amount: float
     p_value: float | None
 
     def describe(self, better: str) -> str:
-        """Return what can be said about a figure of which "higher", "lower" or neither ("") is better."""
+        """Describe the difference in words.
+
+        Args:
+          better: "higher" or "lower", whichever values of the figure are better, or "" if neither is.
+        """
         if self.p_value is None:
-            return "cannot say: one seed"
+            return "unknown: only one value"
         p_value = f"(p\u00a0=\u00a0{self.p_value:.2g})"
         if self.p_value >= LEVEL:
             return f"no clear difference {p_value}"
@@ -35,10 +39,10 @@ class Difference:
 
 
 def compare_values(values: Sequence[float], reference: Sequence[float]) -> Difference:
-    """Compare the values of a run with those of a reference, one for each seed.
+    """Compare the values of a run with those of a reference, one for each set of images.
 
     Welch's t-test (Welch, 1947, "The generalization of 'Student's' problem when several different
-    population variances are involved") does not assume that both have the same spread.
+    population variances are involved") does not assume that both sides have the same spread.
     """
     from scipy import stats
 

@@ -21,7 +21,7 @@ Values = Mapping[tuple[str, str], Sequence[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table, with what a reader must know to understand it.
+    """A table with notes that explain it.
 
     Attributes:
       title: the heading.
@@ -67,7 +67,7 @@ def compare_configs(runs: Sequence[Run]) -> Table:
 
 
 def compare_progress(runs: Sequence[Run], prices: Sequence[float] | None) -> Table:
-    """Return a table of what the runs have done.
+    """Return a table of the steps, time, cost and training loss of the runs.
 
     Args:
       runs: the runs.
@@ -83,7 +83,9 @@ def compare_progress(runs: Sequence[Run], prices: Sequence[float] | None) -> Tab
         costs = [run.seconds / 3600 * price for run, price in zip(runs, prices, strict=True)]
         rows.append(["estimated cost ($)", *(f"{cost:.2f}" for cost in costs)])
     rows.append([f"training loss, last {_LAST_SHARE:.0%} of the log", *map(_average_loss, runs)])
-    notes = ["The hours include previews, checkpoints and compilation, but no interruptions."]
+    notes = [
+        "The hours include compilation, previews, evaluations and checkpoints, but no interruptions."
+    ]
     return Table("Training", notes, ["", *(run.name for run in runs)], rows)
 
 
@@ -96,20 +98,22 @@ def _average_loss(run: Run) -> str:
 
 
 def compare_reports(runs: Sequence[Run], descriptions: Mapping[str, Figure]) -> list[Table]:
-    """Return tables of the figures of the runs' reports, with what can be said about differences."""
+    """Return tables of the figures of the runs' reports, with a verdict on each difference."""
     title = "Figures of the reports"
     missing = [run.name for run in runs if not run.report]
     evaluated = [run for run in runs if run.report]
     notes = []
     if missing:
         notes.append(
-            f"There is no report of {', '.join(missing)}; run launch/evaluate.py --workdir=... first."
+            f"There is no report of {', '.join(missing)}; run launch/evaluate.py --workdir=... to make one."
         )
     if len(evaluated) < 2:
         return [Table(title, notes)]
     reason = find_difference([run.report for run in evaluated])
     if reason:
-        notes.append(f"The figures cannot be compared, because {reason}; evaluate the runs alike.")
+        notes.append(
+            f"The figures cannot be compared, because {reason}; evaluate the runs with the same flags."
+        )
         return [Table(title, notes)]
     notes.append(_explain_rule(evaluated))
     columns = {run.name: run.report.values for run in evaluated}
@@ -123,9 +127,10 @@ def _explain_rule(runs: Sequence[Run]) -> str:
     counts = sorted({len(values) for run in runs for values in run.report.values.values()})
     return (
         f"± is the standard deviation over sets of images with different seeds ({counts[-1]} for each "
-        f"run). A difference counts if Welch's t-test on the values of the sets gives p < {LEVEL}; among "
-        "20 figures that do not differ, one does by chance. The sets come from the same weights: if a "
-        "model is trained again with another seed, its figures may change by more."
+        f"run). A difference counts if Welch's t-test on the values of the sets gives p < {LEVEL}. By "
+        "chance, this happens for about one in 20 figures that do not differ. All sets of a run are drawn "
+        "with the same weights; if the model is trained again with another seed, its figures may change "
+        "by more."
     )
 
 
@@ -149,8 +154,8 @@ def _compare_groups(runs: Sequence[Run], descriptions: Mapping[str, Figure]) -> 
             key: [float(np.mean(run.report.values[key])) for run in group] for key in keys
         }
     notes = [
-        "Runs whose configs differ only in config.seed are one column here. ± is the standard deviation "
-        "over these runs, so this table shows whether configs differ by more than their seeds do."
+        "Runs whose configs differ only in config.seed share a column. ± is the standard deviation over "
+        "these runs, so this table shows whether configs differ by more than runs with different seeds."
     ]
     return [_make_table("Figures of runs with different seeds", notes, columns, descriptions)]
 
@@ -181,7 +186,7 @@ def _format(values: Sequence[float]) -> str:
 
 
 def _judge(values: Sequence[float], reference: Sequence[float], better: str) -> str:
-    """Return what can be said about a difference; nothing about figures that are not good or bad."""
+    """Return a verdict on a difference, or NO_VALUE if neither direction is better or a value is missing."""
     if not better or not values or not reference:
         return NO_VALUE
     return compare_values(values, reference).describe(better)

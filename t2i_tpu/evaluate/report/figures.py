@@ -1,7 +1,7 @@
-"""Formats the figures of a report: their values with the spread, their titles and their meanings.
+"""Formats the figures of a report: their values and spreads, their titles and their meanings.
 
 In a report, a figure is a dict of one of these forms, or a bare number:
-  {"value": mean over the seeds, "spread": standard deviation over the seeds, "values": one per seed}
+  {"value": mean over the sets, "spread": standard deviation over the sets, "values": one per set}
   {"value": None, "reason": why there is no value}
 """
 
@@ -43,7 +43,7 @@ _FIGURES = (
         "Condition accuracy",
         "higher",
         "The share of drawn images that are recognized as what was asked for. For labels, a classifier "
-        "must find the right one; for prompts, CLIP must rank the right one above up to 99 others.",
+        "must find the right one; for prompts, CLIP must prefer the right one to each of up to 99 others.",
     ),
 )
 _PLUS_MINUS = "\u00a0±\u00a0"  # between spaces that do not break a line
@@ -96,11 +96,12 @@ def format_figure(entry: Any) -> str:
 def make_figure_table(
     columns: Mapping[str, Mapping[str, Any]], descriptions: Mapping[str, Figure]
 ) -> str:
-    """Return a table of figures as HTML, followed by why values are missing and what each figure means.
+    """Return a table of figures as HTML, with the reasons for missing values and the meanings below.
 
     Args:
-      columns: the figures by name, for each column by its title. Entries that are no figures are ignored.
-      descriptions: the descriptions of figures by name. A figure without one is shown by its name.
+      columns: the figures by name of each column, by the column's title. Entries that are not figures
+        are ignored.
+      descriptions: the descriptions of figures by name. A figure without one is shown with its name.
     """
     names = list_names(columns.values())
     if not names:

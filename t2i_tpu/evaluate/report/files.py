@@ -31,7 +31,7 @@ def write(folder: str, evaluation: Evaluation) -> list[str]:
     report = evaluation.report | {"guess": key}
     page = render(Evaluation(report, evaluation.pictures, evaluation.pairs))
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    contents = {SHEET_NAME: sheet, PAGE_NAME: page, REPORT_NAME: text}  # the report is written last
+    contents = {SHEET_NAME: sheet, PAGE_NAME: page, REPORT_NAME: text}  # the JSON is written last
     for name, content in contents.items():
         outputs.write_file(posixpath.join(folder, name), content.encode())
     return [posixpath.join(folder, name) for name in _NAMES]

@@ -1,7 +1,7 @@
 """A page on which a person guesses which image of each pair is real, and the score of the guesses.
 
-If people cannot do this better than by chance, the drawn images look real. The page shows the pairs one
-after the other and saves a file of answers. It does not contain the key, which says where the real images
+If people are not right more often than by chance, the drawn images look real. The page shows one pair
+after another and saves a file of answers. It does not contain the key, which says where the real images
 are.
 """
 
@@ -43,7 +43,7 @@ function show(index) {
     for (const button of pair.children)
       button.setAttribute("aria-pressed", guesses[i] === button.dataset.side);
   });
-  find("prompt").textContent = isDone ? "That was the last pair. Now save your answers."
+  find("prompt").textContent = isDone ? "That was the last pair. Save your answers now."
     : pairs[current].dataset.caption;
   find("progress").textContent = `${Math.min(current + 1, pairs.length)} of ${pairs.length}`;
   find("back").disabled = current === 0;
@@ -76,7 +76,7 @@ show(0);
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How well a person has told real images from drawn ones.
+    """The score of a person who guessed which images are real.
 
     Attributes:
       num_right: number of pairs whose real image was chosen.
@@ -96,8 +96,8 @@ class Score:
             meaning = "so there is no sign that the drawn images can be told from real ones"
         return [
             f"{self.num_right} of {self.num_answered} answers are right.",
-            f"That is {self.num_right / self.num_answered:.0%}, and guessing gives 50% on average.",
-            f"Guessing gives at least as many with a probability of {self.p_value:.3g}, {meaning}.",
+            f"That is {self.num_right / self.num_answered:.0%}; guessing gives 50% on average.",
+            f"The probability of at least as many by guessing is {self.p_value:.3g}, {meaning}.",
         ]
 
 
@@ -118,16 +118,16 @@ def make_guess_sheet(pairs: Sequence[Pair], seed: int) -> tuple[str, dict[str, A
     parts = [
         html_page.make_paragraph(
             "One image of each pair is real, and a model has drawn the other. Choose the real one with "
-            "a click or with the keys ← and →. To change an answer, go back with the button or with the "
-            "key Backspace. You may stop at any time and save the answers so far."
+            "a click or with the keys ← and →. To change an answer, go back with the Back button or the "
+            "Backspace key. You may stop at any time and save your answers so far."
         ),
         '<p id="progress" class="note"></p><p id="prompt" aria-live="polite"></p>',
         content,
         '<p class="actions"><button id="back">Back</button>'
         '<button id="save">Save answers.json</button></p>',
         html_page.make_paragraph(
-            "If your browser cannot save the file, copy this text into it. launch/evaluate.py "
-            "--score_sheet=answers.json computes the score.",
+            "If your browser cannot save the file, copy this text into a file named answers.json. "
+            "launch/evaluate.py --score_sheet=answers.json computes the score.",
             "note",
         ),
         '<textarea id="answers" readonly aria-label="answers"></textarea>',
@@ -159,7 +159,7 @@ def score_sheet(answers: str | bytes, key: Mapping[str, Any]) -> Score:
       key: the key from `make_guess_sheet`.
 
     Raises:
-      UserError: the content is not a file of answers, or belongs to another page, or has no answer.
+      UserError: the content is not a file of answers, belongs to another page, or has no answer.
     """
     from scipy import stats
 
@@ -178,8 +178,8 @@ def score_sheet(answers: str | bytes, key: Mapping[str, Any]) -> Score:
         )
     if sheet != key["sheet"] or len(given) != len(key["real"]):
         raise UserError(
-            "the answers belong to another guess.html than this report's; use the report.json that is "
-            "next to that page"
+            "the answers belong to another guess.html than that of this report; set --output to the "
+            "folder of that page"
         )
     pairs = zip(given, key["real"], strict=True)
     answered = [(answer, real) for answer, real in pairs if answer is not None]

@@ -1,4 +1,4 @@
-"""Plots how the figures of runs changed over the steps of training."""
+"""Plots the figures of runs over the steps of training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from t2i_tpu.evaluate.distances.distance import Figure
 from t2i_tpu.evaluate.report import plots
 from t2i_tpu.evaluate.report.figures import describe
 
-# The losses share a plot, and the standard error is KID's band.
+# The losses share a plot, and the standard error is drawn as the band of KID.
 _LOSSES = {"train_loss": "training images", "heldout_loss": "held-out images"}
 _KID_ERROR = "kid_standard_error"
 Entry = Mapping[str, Any]
@@ -19,8 +19,8 @@ def plot_history(
     """Return plots of the evaluations during training as HTML; [] if there are none.
 
     Args:
-      histories: the evaluations of each run, by the run's name, or "" for the only one. An evaluation
-        is a dict of numbers by name, which include "step".
+      histories: the evaluations of each run, by the run's name, or "" if there is only one. An
+        evaluation is a dict of numbers by name, including "step".
       descriptions: the descriptions of figures by name.
     """
     shown = _plot_losses(histories)

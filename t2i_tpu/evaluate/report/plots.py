@@ -1,6 +1,6 @@
-"""Draws plots with matplotlib that can be read on a phone, and turns them into HTML.
+"""Makes plots that can be read on a phone, with matplotlib, and turns them into HTML.
 
-A plot is small, and a page shows as many side by side as there is room for. The colors are those of
+Plots are small, and a page shows as many side by side as there is room for. The colors are those of
 Okabe and Ito (https://jfly.uni-koeln.de/color/), which color-blind people can distinguish.
 """
 
@@ -25,7 +25,7 @@ _MAX_NAME = 22  # characters of a name next to the vertical axis
 _MAX_LABEL = 45  # characters in a line of an axis' label
 _NUM_BINS = 30
 _MAX_TICKS = 7  # on the horizontal axis
-_LARGE = 10_000  # numbers up to this one are written out
+_LARGE = 10_000  # an axis that reaches this number is labeled as in "10k"
 _MAX_MARKED = 30  # curves with more points have no markers
 _STYLE = {
     "font.size": 9,
@@ -41,7 +41,7 @@ _STYLE = {
     "axes.formatter.limits": (-3, 4),
     "axes.formatter.useoffset": False,
     "figure.constrained_layout.use": True,
-    # Make the file a function of the plot: without this, names in it are random.
+    # Without this, names in the file are random.
     "svg.hashsalt": "t2i_tpu",
 }
 
@@ -64,7 +64,7 @@ class Curve:
 
 
 def plot_curves(curves: Sequence[Curve], x_label: str, y_label: str, log_y: bool = False) -> Figure:
-    """Return a plot of curves, each with a band of its spread.
+    """Return a plot of curves, each with a band that shows its spread.
 
     Args:
       curves: the curves, at least one.
@@ -116,7 +116,7 @@ def plot_histograms(values: Mapping[str, Sequence[float]], x_label: str) -> Figu
 def plot_points(
     names: Sequence[str], values: Sequence[float], spreads: Sequence[float], x_label: str
 ) -> Figure:
-    """Return a plot that compares values, each a point with a bar of plus and minus its spread.
+    """Return a plot that compares values, each a point with a bar from minus to plus its spread.
 
     Args:
       names: the name of each value, shown to the left of its row; long ones are cut.

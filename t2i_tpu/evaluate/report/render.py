@@ -60,9 +60,9 @@ def _summarize(report: Json) -> list[str]:
     split = next((name for name in ("heldout", "train") if name in kids), None)
     if split:
         parts.append(html_page.make_paragraph(f"KID {kids[split]}", "large"))
-        text = f"This is for the {COLUMNS[split]}; ± is the standard error, and lower is better."
+        text = f"This is KID on the {COLUMNS[split]}. ± is the standard error, and lower is better."
         if split == "heldout" and "train" in kids:
-            text += f" For the training split, KID is {kids['train']}."
+            text += f" On the training split, it is {kids['train']}."
         if "real" in kids:
             text += f" Between the real images of both splits, it is {kids['real']}."
         parts.append(html_page.make_paragraph(text))
@@ -73,7 +73,7 @@ def _summarize(report: Json) -> list[str]:
 
 
 def _describe_run(report: Json) -> str:
-    """Return one line on the model and on the number of images."""
+    """Return one line about the model and the number of images."""
     run, facts = report["run"], []
     if "step" in run:
         total = f" of {run['total_steps']:,}" if "total_steps" in run else ""
@@ -85,7 +85,7 @@ def _describe_run(report: Json) -> str:
     for name, count in settings.get("num_images", {}).items():
         facts.append(f"{count:,} images drawn for the {COLUMNS[name]}")
     if "num_sets" in settings:
-        facts.append(f"sets of images with different seeds: {settings['num_sets']}")
+        facts.append(f"number of sets with different seeds: {settings['num_sets']}")
     return "; ".join(facts) + "."
 
 

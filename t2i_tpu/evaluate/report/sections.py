@@ -1,4 +1,4 @@
-"""Makes the sections of a report, each from its part of the JSON."""
+"""Makes the sections of the report page from the parts of report.json."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -74,13 +74,13 @@ def describe_distances(report: Json, descriptions: Descriptions) -> Section:
     section, distances = Section("distances", "Distances"), report.get("distances", {})
     if distances:
         text = (
-            "How far the drawn images are from the real ones, with the prompts or labels of each split. "
-            "± is the standard deviation over the seeds that images are drawn from."
+            "These figures compare the images drawn for the prompts or labels of each split with real "
+            "images. ± is the standard deviation over sets of drawn images with different seeds."
         )
         if "real" in distances:
             text += (
-                " The last column compares real held-out images with real training images: this is how "
-                "far real images of the same kind are from each other."
+                " The last column compares real held-out images with real training images. It shows "
+                "which values to expect if the drawn images were real."
             )
         section.add_text(text)
         section.add_figures(distances, descriptions)
@@ -104,12 +104,14 @@ def describe_agreement(report: Json, descriptions: Descriptions) -> Section:
     section = Section("agreement", "Agreement with the prompt or label")
     if report.get("agreement"):
         section.add_text(
-            "Whether the drawn images show what was asked for, next to the same figures of real images. "
-            "± is the standard deviation over the seeds."
+            "These figures say whether the drawn images show what was asked for. The figures of real "
+            "images are shown for comparison. ± is the standard deviation over sets of drawn images "
+            "with different seeds."
         )
         if judge := report["agreement"].get("judge"):
             section.add_text(
-                f"They are judged by {judge['id']} (weights {judge['weights_sha256']})."
+                f"The images are judged by the extractor {judge['id']} (SHA-256 of its weights: "
+                f"{judge['weights_sha256']})."
             )
         section.add_figures(report["agreement"], descriptions)
     classes = report.get("agreement", {}).get("train", {}).get("classes", {})
@@ -117,7 +119,7 @@ def describe_agreement(report: Json, descriptions: Descriptions) -> Section:
         values = [get_value(entry) for entry in classes.values()]
         spreads = [get_spread(entry) for entry in classes.values()]
         plot = plots.plot_points(list(classes), values, spreads, "share recognized as their class")
-        text = "Share of the drawn images of each class that the classifier assigns to it."
+        text = "Share of the images drawn for each class that the classifier assigns to it."
         section.parts.append(plots.to_row([plots.to_html(plot, text)]))
     return section
 
@@ -129,7 +131,7 @@ def describe_drawn() -> Section:
 
 def describe_generalisation(report: Json, descriptions: Descriptions) -> Section:
     """Return the section on the denoising loss on training and held-out images."""
-    section, values = Section("generalisation", "Generalisation"), report.get("generalisation", {})
+    section, values = Section("generalisation", "Generalization"), report.get("generalisation", {})
     levels, shown = values.get("noise_levels"), []
     curves = [
         plots.Curve(name, levels, values[key], values.get(f"{key}_spread"))
@@ -146,7 +148,7 @@ def describe_generalisation(report: Json, descriptions: Descriptions) -> Section
         section.add_text(
             f"Averaged over noise levels, the denoising loss is {format_number(abs(gap))} "
             f"{'higher' if gap >= 0 else 'lower'} on held-out images than on training images. If this "
-            "gap grows during training, the model is learning its training images by heart."
+            "gap grows during training, the model is memorizing its training images."
         )
     if shown:
         section.parts.append(plots.to_row(shown))
@@ -154,18 +156,18 @@ def describe_generalisation(report: Json, descriptions: Descriptions) -> Section
 
 
 def describe_two_sample(report: Json, descriptions: Descriptions) -> Section:
-    """Return the section on whether a classifier, or a person, can tell drawn images from real ones."""
+    """Return the section on whether a classifier or a person can tell drawn images from real ones."""
     section = Section("two_sample", "Can drawn images be told from real ones?")
     if report.get("two_sample"):
         section.add_text(
-            "A classifier learns from some of the drawn and real images to tell them apart, and is then "
-            "tested on the others."
+            "A classifier learns to tell drawn from real images on one half of them, and is then tested "
+            "on the other half."
         )
         section.add_figures(report["two_sample"], descriptions)
     if report.get("guess"):
         section.add_text(
-            "To try it yourself, open guess.html, which is next to this page, and choose the real image "
-            "of each pair."
+            "To try this yourself, open guess.html, which is next to this page, and choose the real "
+            "image of each pair."
         )
     return section
 
@@ -174,17 +176,23 @@ def describe_interpolation(report: Json, descriptions: Descriptions) -> Section:
     """Return the section on interpolation between seeds and between prompts."""
     section = Section("interpolation", "Interpolation")
     values = report.get("interpolation", {})
+    if values:
+        section.add_text(
+            "The pictures show the images along several paths, each above the training image that is "
+            "nearest to it."
+        )
     section.add_figures(values, descriptions)
     return section
 
 
 def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
     """Return the section on drawn images that may be copies of training images."""
-    section, values = Section("memorisation", "Memorisation"), report.get("memorisation", {})
+    section, values = Section("memorisation", "Memorization"), report.get("memorisation", {})
     if values:
         section.add_text(
             "Each drawn image is compared with its nearest training image. Real held-out images are "
-            "compared in the same way: they show which distances occur without copying."
+            "compared in the same way, to show which distances occur without copying. The likelihood "
+            "that a drawn image is a copy follows from both."
         )
     counts = {name: entry for name, entry in values.items() if is_figure(entry)}
     section.add_figures({"drawn images": counts, **values}, descriptions)
@@ -198,7 +206,9 @@ def describe_memorisation(report: Json, descriptions: Descriptions) -> Section:
         }
         if sets:
             label = f"distance to the nearest training image ({unit})"
-            text = f"Distances in {space}. Copies would be a peak near 0 that held-out images lack."
+            text = (
+                f"Distances in {space}. Copies appear as a peak near 0 that held-out images lack."
+            )
             shown.append(plots.to_html(plots.plot_histograms(sets, label), text))
     if shown:
         section.parts.append(plots.to_row(shown))
@@ -221,15 +231,15 @@ def _add_worst(section: Section, worst: list[Json]) -> None:
 
 
 def _add_duplicates(section: Section, duplicates: list[list[str]]) -> None:
-    """Add the names of images that occur more than once in the training data."""
+    """Add the keys of images that occur more than once in the training data."""
     title = "Images that occur more than once in the training data"
     section.parts.append(html_page.make_heading(title, 3))
     if not duplicates:
         section.add_text("There are none.")
         return
     section.add_text(
-        "Each line names images that are equal. A model sees them more often than others, and is more "
-        "likely to copy them."
+        "Each line names images that are equal or mirrored. A model sees such images more often than "
+        "others, and is more likely to copy them."
     )
     lines = [", ".join(map(str, keys)) for keys in duplicates[:_MAX_DUPLICATES]]
     if len(duplicates) > _MAX_DUPLICATES:

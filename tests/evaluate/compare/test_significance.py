@@ -43,7 +43,7 @@ def test_rarely_finds_a_difference_where_there_is_none():
         ([0.0, 0.1, -0.1], "higher", "worse"),
         ([0.0, 0.1, -0.1], "", "lower"),
         ([1.0, 1.2, 0.9], "lower", "no clear difference"),
-        ([2.0], "lower", "cannot say: one seed"),
+        ([2.0], "lower", "unknown: only one value"),
     ],
 )
 def test_difference_is_described(values, better, word):

@@ -66,7 +66,7 @@ def test_without_a_heldout_split_kid_is_that_of_the_training_split():
     page = render(fake.FakeEvaluation(report, {}))
     kid = report["distances"]["train"]["kid"]["value"]
     assert f'<p class="large">KID {kid:.4f}' in page
-    assert "This is for the training split" in page and "Between the real" not in page
+    assert "This is KID on the training split" in page and "Between the real" not in page
 
 
 def test_classes_are_plotted():
@@ -76,7 +76,7 @@ def test_classes_are_plotted():
         "shoe": {"value": 0.8, "spread": None},
     }
     page = render(fake.FakeEvaluation(report, {}))
-    assert "of each class" in page and page.count("data:image/svg") == 8
+    assert "drawn for each class" in page and page.count("data:image/svg") == 8
 
 
 def test_picture_of_an_unknown_section_is_an_error(evaluation):
