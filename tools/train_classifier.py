@@ -1,4 +1,4 @@
-"""Train the classifier of Fashion MNIST that ships with the package, for use by evaluations.
+"""Train the classifier of Fashion MNIST that ships with the package. Evaluations use it.
 
 This needs the extra `clip` (torch, onnx, onnxscript) and Debian's package dataset-fashion-mnist, and
 takes about 5 minutes on one core with bfloat16. Run it in the root of the repository:

@@ -152,9 +152,9 @@ class Dataset:
     def iter_examples(self, split: str, limit: int) -> Iterator[dict[str, object]]:
         """Yield examples of a split in the form of `examples`, one stream after another.
 
-        A split that is larger than the limit gives an equal number of examples of each stream, because
-        streams may differ systematically. They are spread evenly over the stream, because examples may
-        be sorted, for example by class.
+        If a split is larger than the limit, the same number of examples is taken from each stream, because
+        streams may differ systematically. These examples are spread evenly over the stream, because a
+        stream may be sorted, for example by class.
 
         Args:
           split: the name of the split.
@@ -193,7 +193,7 @@ class Dataset:
         return records.unbatch().batch(_PARSE_BATCH_SIZE).map(self._parse_examples)
 
     def _parse_examples(self, serialized: tf.Tensor) -> dict[str, object]:
-        """Return key, caption, image and condition of serialized examples, string [N]."""
+        """Return the keys, captions, images and conditions of serialized examples, string [N]."""
         names = ("key", "caption", "image", *self._conditioning.features)
         features = parse_records(serialized, self.manifest, names)
         return {

@@ -1,1 +1,1 @@
-"""Says how good a model is: distances to real images, agreement with prompts, memorisation and more."""
+"""Evaluates models: distances to real images, agreement with prompts, memorization and more."""

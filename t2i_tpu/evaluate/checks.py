@@ -1,4 +1,4 @@
-"""Checks of images and features, so that no figure is computed from unusable ones."""
+"""Checks images and features, so that no figure is computed from unusable ones."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ _CHUNK = 1024  # rows that are checked at a time
 
 
 def check_images(images: np.ndarray, what: str) -> None:
-    """Raise UserError if there is no image, or if each image has only one color.
+    """Raise UserError if there are no images, or if every image has only one color.
 
     Args:
       images: uint8 [N, height, width, channels].
@@ -25,7 +25,7 @@ def check_images(images: np.ndarray, what: str) -> None:
 
 
 def check_features(features: np.ndarray, what: str) -> None:
-    """Raise UserError if a feature is not finite, or if all images have the same features.
+    """Raise UserError if there are no images, a feature is not finite, or all features are equal.
 
     Args:
       features: float [N, dim].
@@ -40,8 +40,8 @@ def check_features(features: np.ndarray, what: str) -> None:
         if not is_finite.all():
             row = int(np.argmin(is_finite))
             raise UserError(
-                f"the features of number {start + row} of the {what} contain "
-                f"{_describe_first_nonfinite(chunk[row])}; check its pixels and the extractor's weights"
+                f"the features of image {start + row} of the {what} contain "
+                f"{_describe_first_nonfinite(chunk[row])}; check this image and the extractor's weights"
             )
         is_varied = is_varied or bool(np.any(chunk != features[0]))
     if not is_varied:

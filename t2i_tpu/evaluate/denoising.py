@@ -16,9 +16,9 @@ NOISE_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class DenoisingLoss:
-    """Computes the mean squared error between real images and the model's estimates of them.
+    """Measures the mean squared error between real images and the model's estimates of them.
 
-    The error is measured between images in [-1, 1], whatever loss the model was trained with, so models
+    Images are in [-1, 1]. The error does not depend on the loss that the model was trained with, so models
     with different losses can be compared.
     """
 
@@ -79,7 +79,7 @@ class DenoisingLoss:
         errors = np.empty((count, len(levels)), np.float32)
         for start in range(0, count, size):
             slots = np.arange(start, min(start + size, count))
-            # Fill up the last batch, because a compiled function has a fixed batch size.
+            # Fill the last batch with repeated images, because the compiled batch size is fixed.
             filled = np.resize(slots, size)
             batch_images = images[rows[filled]]
             batch = {name: values[rows[filled]] for name, values in conditions.items()}

@@ -62,7 +62,7 @@ class Evaluation:
     Attributes:
       report: the content of report.json.
       pictures: the pictures of the report. Their names start with the name of a section and "/".
-      pairs: the images of the sheet for guessing.
+      pairs: the images of the guess sheet.
     """
 
     report: dict[str, Any]
@@ -71,7 +71,7 @@ class Evaluation:
 
 
 def check(dataset: Dataset, manifest: Manifest, workdir: str, extractor: Extractor) -> None:
-    """Check what an evaluation needs, before the model is loaded.
+    """Check that a data set can be used for an evaluation, before the model is loaded.
 
     Args:
       dataset: the data set to compare with.
@@ -84,8 +84,8 @@ def check(dataset: Dataset, manifest: Manifest, workdir: str, extractor: Extract
     """
     if dataset.manifest != manifest:
         raise UserError(
-            f"{dataset.folder} is not the data set that the model in {workdir} was trained on; give "
-            "its place with --source"
+            f"{dataset.folder} is not the data set that the model in {workdir} was trained on; set "
+            "--source to that data set"
         )
     check_weights(extractor, manifest)
     size = dataset.image_size
@@ -101,7 +101,7 @@ def evaluate(
       model: the model.
       dataset: the data set that it was trained on.
       extractor: extracts the features of images.
-      settings: what to read and draw.
+      settings: how many images to read and draw.
       folder: an empty local folder for large files. The caller removes it.
 
     Raises:
@@ -168,7 +168,7 @@ def _describe(context: Context) -> dict[str, Any]:
 
 
 def _list_warnings(context: Context) -> list[str]:
-    """Return one line for each thing that a reader of the report should know first."""
+    """Return the warnings at the top of the report, one line each."""
     warnings = []
     for name, split in context.splits.items():
         num_examples = context.model.manifest.num_examples(name)
@@ -185,7 +185,7 @@ def _list_warnings(context: Context) -> list[str]:
 
 
 def _make_pairs(splits: dict[str, Split]) -> list[Pair]:
-    """Return drawn and real images of the same captions, held-out ones if possible."""
+    """Return pairs of drawn and real images of the same caption, from the held-out split if possible."""
     split = [split for split in splits.values() if split.own_images][-1]
     return [
         Pair(np.asarray(image), np.asarray(split.real.images[row]), split.real.captions[row])

@@ -1,4 +1,4 @@
-"""Features of images, in memory-mapped files. Those of real images are cached."""
+"""Extracts the features of images into memory-mapped files, and caches those of real images."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ def extract_features(
       extractor: extracts the features.
       images: uint8 [N, H, W, C].
       path: the file.
-      description: what the images are, for the progress bar and for errors.
+      description: description of the images for the progress bar and for errors.
 
     Returns:
       float32 [N, dim].
@@ -44,7 +44,7 @@ def extract_features(
 
 
 def load_real_features(extractor: Extractor, images: np.ndarray, split: str) -> np.ndarray:
-    """Return the features of a split's real images, from the cache if they are there.
+    """Return the features of a split's real images, from the cache if it contains them.
 
     A hash of the images identifies them, because a data set gives other images with another size or
     limit, or if damaged records are skipped.

@@ -1,4 +1,4 @@
-"""The images of an evaluation, real and drawn, in memory-mapped files.
+"""Reads and draws the images of an evaluation into memory-mapped files.
 
 The memory that an evaluation needs does not grow with the number of images.
 """
@@ -35,12 +35,12 @@ class RealImages:
         return len(self.images)
 
     def choose(self, count: int) -> np.ndarray:
-        """Return the positions of at most `count` examples, chosen at random and always the same."""
+        """Return the positions of at most `count` examples, chosen at random but always the same."""
         order = np.random.default_rng(0).permutation(len(self))
         return np.sort(order[:count])
 
     def get_conditions(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the conditions of some examples."""
+        """Return the conditions of the examples at the positions `rows`."""
         return {name: values[rows] for name, values in self.conditions.items()}
 
 
@@ -106,7 +106,7 @@ def draw_images(
 
 
 def count_plain(images: np.ndarray) -> int:
-    """Return the number of images that have a single color, out of uint8 [N, H, W, C]."""
+    """Return the number of images, uint8 [N, H, W, C], that have only one color."""
     return sum(int((image == image[0, 0]).all()) for image in images)
 
 

@@ -57,8 +57,8 @@ def find_nearest_images(
       references: uint8 [R, height, width, channels].
 
     Returns:
-      The distances, float64 [Q]: the root of the mean square of the differences between pixels, 0 for
-      a copy and 1 for black and white. And the rows of the references, int64 [Q].
+      The distances, float64 [Q], and the rows of the references, int64 [Q]. A distance is the root mean
+      square of the differences between pixels: 0 for a copy, and 1 between black and white.
     """
     squares, rows = _find_nearest_rows(queries, references)
     # Mirroring the query has the same effect as mirroring all references.
@@ -101,14 +101,14 @@ def _split(points: np.ndarray) -> list[slice]:
 def estimate_copy_likelihoods(
     drawn_distances: np.ndarray, heldout_distances: np.ndarray
 ) -> np.ndarray:
-    """Return the likelihood that a drawn image so close to a training image is a copy, float64 [M].
+    """Return the likelihood that each drawn image is a copy of a training image, float64 [M].
 
-    Held-out images are not copies, so their distances show which ones occur without copying. The
+    Held-out images are not copies, so their distances show which distances occur without copying. The
     likelihood at distance d is 1 minus the false discovery rate of calling each drawn image within d
     a copy: the share of held-out images within d over the share of drawn images within d (Storey,
     2002, "A direct approach to false discovery rates"; Efron and Tibshirani, 2002, "Empirical Bayes
     methods and false discovery rates for microarrays"). It does not increase with d. It errs on the low
-    side, as the share of held-out images applies only to the drawn images that are not copies.
+    side, because the share of held-out images applies only to the drawn images that are not copies.
 
     It assumes that drawn images that are not copies are as far from training images as real ones. But
     blurred images are closer in pixels, so a high likelihood is a reason to look at the image.
@@ -123,7 +123,8 @@ def estimate_copy_likelihoods(
     if not len(drawn_distances) or not len(heldout_distances):
         raise UserError(
             "the likelihood of a copy needs drawn and held-out images, but there are "
-            f"{len(drawn_distances)} drawn and {len(heldout_distances)} held-out ones"
+            f"{len(drawn_distances)} drawn and {len(heldout_distances)} held-out ones; evaluate at least "
+            "one of each"
         )
     distances = np.sort(drawn_distances)
     share_drawn = np.searchsorted(distances, distances, side="right") / len(distances)
@@ -135,14 +136,14 @@ def estimate_copy_likelihoods(
 
 
 def _estimate_share_within(distances: np.ndarray, heldout: np.ndarray) -> np.ndarray:
-    """Return the estimated share of images that are no copies within each distance, float64 [M].
+    """Return the estimated share of images that lie within each distance without copying, float64 [M].
 
-    It is (1 + n) / (1 + N), if n of N held-out images are within the distance. This is at least
-    1 / (1 + N), which would be too much for a copy, so it continues as a power of the distance below
-    the distance of the k nearest held-out images. Small distances between neighbors have such a
-    distribution, in which the power is the dimension of the data (Levina and Bickel, 2004, "Maximum
-    likelihood estimation of intrinsic dimension"). The power is averaged over its distribution given
-    these k images, so its uncertainty counts.
+    The share is (1 + n) / (1 + N) if n of N held-out images are within the distance. This is at least
+    1 / (1 + N), which is too large for a copy. Below the distance of the k-th nearest held-out image, the
+    share is therefore a power of the distance. Small distances between neighbors have such a distribution,
+    whose power is the dimension of the data (Levina and Bickel, 2004, "Maximum likelihood estimation of
+    intrinsic dimension"). The estimate averages over the distribution of the power given these k images,
+    so it accounts for the uncertainty of the power.
 
     Args:
       distances: float [M].
@@ -153,7 +154,7 @@ def _estimate_share_within(distances: np.ndarray, heldout: np.ndarray) -> np.nda
     k = math.ceil(math.sqrt(n))
     edge = heldout[k - 1]
     if k < 3 or heldout[0] <= 0:
-        return shares  # no power fits if held-out images are copies
+        return shares  # held-out images that are copies do not fit a power
     total = np.sum(np.log(edge / heldout[:k]))
     if total == 0:
         return shares
@@ -167,7 +168,7 @@ def _estimate_share_within(distances: np.ndarray, heldout: np.ndarray) -> np.nda
 
 
 def group_duplicates(images: np.ndarray) -> list[list[int]]:
-    """Return the rows of images that occur more than once, as they are or mirrored.
+    """Return the rows of images that occur more than once, unchanged or mirrored.
 
     Args:
       images: uint8 [N, height, width, channels].

@@ -1,4 +1,4 @@
-"""Evaluates a model while it is trained, on the same few examples and seeds each time."""
+"""Evaluates a model during its training, each time on the same few examples and seeds."""
 
 from collections.abc import Callable
 
@@ -33,8 +33,8 @@ class Monitor:
     Attributes:
       splits: the first examples of each split.
       split: the split whose conditions are drawn.
-      measure_accuracy: returns the share of drawn images that show what they should, given their
-        features; None if the extractor cannot tell.
+      measure_accuracy: a function from the features of drawn images to the condition accuracy, or None
+        if it cannot be measured; see `make_accuracy`.
     """
 
     def __init__(self, config: Config, dataset: Dataset, extractor: Extractor):
@@ -58,7 +58,7 @@ class Monitor:
         check_features(self.real, "real images")
         self.measure_accuracy = make_accuracy(extractor, examples, dataset.manifest)
         self._check_metric(config.train.best_metric)
-        text = f"evaluations draw {len(examples)} {self.split} examples"
+        text = f"evaluations draw images for {len(examples)} {self.split} examples"
         if self.measure_accuracy:
             text += f"; condition accuracy of real images: {self.measure_accuracy(self.real):.2f}"
         logging.info("%s", text)
@@ -71,7 +71,8 @@ class Monitor:
                 return name
         raise UserError(
             f"config.train.evaluate_every: KID needs at least {needed} images; raise "
-            f"config.train.evaluate_images, or turn evaluations off if {folder} has too few"
+            f"config.train.evaluate_images or, if {folder} has too few examples, set "
+            "config.train.evaluate_every=0"
         )
 
     def _check_metric(self, metric: str) -> None:
@@ -80,7 +81,8 @@ class Monitor:
             reason = "the data set has no held-out examples"
         elif metric == "condition_accuracy" and not self.measure_accuracy:
             reason = (
-                f"extractor {self.extractor.extractor_id} knows neither its classes nor prompts"
+                f"extractor {self.extractor.extractor_id!r} cannot recognize the data set's labels or "
+                f"captions (it needs at least {LEAST_CAPTIONS} different captions)"
             )
         else:
             return
@@ -96,8 +98,8 @@ class Monitor:
           loss: measures the denoising loss of the model.
 
         Returns:
-          The content of a file of run/evaluations.py. Its "figures" are the numbers by their names in
-          `evaluations.FIGURES`, and its "loss_by_noise_level" are the list "noise_level" and a list
+          The content of a file of run/evaluations.py. Its "figures" are numbers by their names in
+          `evaluations.FIGURES`. Its "loss_by_noise_level" contains the list "noise_level" and a list
           of losses for each split.
 
         Raises:
@@ -151,12 +153,12 @@ def make_monitor(config: Config, dataset: Dataset) -> Monitor | None:
 def make_accuracy(
     extractor: Extractor, examples: Examples, manifest: Manifest
 ) -> Callable[[np.ndarray], float] | None:
-    """Return a function from features of images of some examples to the condition accuracy.
+    """Return a function from the features of images to their condition accuracy.
 
-    If the model takes labels, it is the share of images that the extractor assigns to the right class.
-    Otherwise, it is the share that agrees better with the right caption than with 99 other ones. The
-    result is None if the extractor does not know the classes, or reads no text, or if there are too few
-    captions.
+    If the model takes labels, the accuracy is the share of images that the extractor assigns to the right
+    class. Otherwise, it is the share of images that agree better with the right caption than with each of
+    up to 99 others. The result is None if the extractor does not know the classes or reads no text, or if
+    there are too few different captions.
     """
     if "label" in examples[0]["condition"]:
         names, known = list(manifest.label_names), extractor.class_names

@@ -1,4 +1,4 @@
-"""Distances from points to their neighbors within a set, and distances between sets in chunks."""
+"""Computes distances from points to their neighbors within a set, and distances between sets in chunks."""
 
 from collections.abc import Iterator
 
@@ -9,11 +9,11 @@ _MEBIBYTES = 64  # memory for a chunk of distances
 
 
 def compute_radii(points: np.ndarray, neighbors: int) -> np.ndarray:
-    """Return each point's distance to its nearest neighbor of that number in its set, float [N].
+    """Return the distance from each point to its k-th nearest neighbor in the set, float [N].
 
     Args:
       points: float [N, dim], more rows than `neighbors`.
-      neighbors: 1 is the nearest other point. A duplicate of a point counts as another point.
+      neighbors: k; 1 means the nearest other point. A duplicate of a point counts as another point.
     """
     # Each point is at distance 0 from itself, so the result is at this index of its sorted distances.
     radii = [

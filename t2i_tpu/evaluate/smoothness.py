@@ -35,7 +35,7 @@ def compute_smoothness(paths: np.ndarray) -> dict[str, float]:
     means = steps.mean(axis=1)
     if not means.all():
         raise UserError(
-            f"all images of path {int(np.argmin(means))} have the same features, so it has no "
-            "smoothness; choose other ends or another checkpoint"
+            f"all images of path {int(np.argmin(means))} have the same features, so its smoothness is "
+            "undefined; evaluate another checkpoint"
         )
     return {"largest_step": float(np.mean(steps.max(axis=1) / means))}

@@ -1,4 +1,4 @@
-"""Collects what an evaluation measures: the real and drawn images of each split, and their features."""
+"""Collects the data of an evaluation: the real and drawn images of each split, and their features."""
 
 import dataclasses
 import os
@@ -19,11 +19,11 @@ _NAMES = ("train", "heldout")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What an evaluation reads and draws.
+    """The numbers of images that an evaluation reads and draws.
 
     Attributes:
-      num_images: the number of images that are drawn for each split and set. A smaller split gives
-        fewer.
+      num_images: the number of images that are drawn for each split and set. It is smaller for a split
+        with fewer examples.
       num_sets: the number of sets of images. The sets have the same prompts but different seeds, and
         the spread of a figure is its standard deviation over them.
       max_real: the maximum number of real images that are read from a split.
@@ -45,8 +45,8 @@ class Split:
     Attributes:
       real: the real images.
       real_features: their features, float32 [N, dim].
-      rows: int [M], the positions of a random choice of real images, the same in each evaluation.
-        Images are drawn for the conditions of these.
+      rows: int [M], the positions of real images, chosen at random but the same in each evaluation.
+        Images are drawn for the conditions of these real images.
       drawn: the drawn images of each set, uint8 [M, H, W, C].
       features: their features, float32 [M, dim].
       own_images: whether the images were drawn for the conditions of `rows`. If the conditions are
@@ -75,7 +75,7 @@ def collect_splits(
       model: draws the images.
       dataset: the data set that the model was trained on.
       extractor: extracts the features.
-      settings: what to read and draw.
+      settings: how many images to read and draw.
       folder: a local folder for the images.
 
     Raises:
@@ -111,5 +111,7 @@ def collect_splits(
             )
         splits[name] = Split(real, real_features, rows, drawn, features)
     if not splits:
-        raise UserError(f"{dataset.folder} has neither a train nor a heldout split to compare with")
+        raise UserError(
+            f"{dataset.folder} has neither a train nor a heldout split to compare with; add one"
+        )
     return splits

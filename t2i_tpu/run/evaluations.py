@@ -1,4 +1,4 @@
-"""The evaluations of a run: files that hold what evaluate/monitor.py measured after some steps.
+"""Reads and writes the evaluations of a run: files with the figures that evaluate/monitor.py measured.
 
 evaluations/step_N.json is an object. Its "figures" are numbers by their names in FIGURES.
 """
@@ -30,7 +30,7 @@ def is_due(train: TrainConfig, step: int) -> bool:
 
 
 def is_missing(train: TrainConfig, workdir: str, step: int) -> bool:
-    """Return whether a run should have evaluated its model after a step, but has not."""
+    """Return whether an evaluation is due after a step, but its file does not exist."""
     return is_due(train, step) and not tf.io.gfile.exists(_get_path(workdir, step))
 
 
@@ -40,7 +40,7 @@ def write(workdir: str, step: int, evaluation: dict) -> None:
     Args:
       workdir: local or gs://.
       step: the number of steps that the evaluated model was trained for.
-      evaluation: what was measured. It can be written as JSON.
+      evaluation: the content of the file, which can be written as JSON.
 
     Raises:
       UserError: the file cannot be written.
@@ -71,7 +71,7 @@ def read_figure(workdir: str, step: int, name: str) -> float:
 
 
 def remove_after(workdir: str, step: int) -> None:
-    """Remove the evaluations of later steps, to which a run will come again in another way."""
+    """Remove the evaluations of later steps, which a run reaches again after a rollback."""
     for later in _list_steps(workdir):
         if later > step:
             tf.io.gfile.remove(_get_path(workdir, later))

@@ -11,7 +11,7 @@ from t2i_tpu.run import checkpoint_store, evaluations
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """Says which checkpoints to keep.
+    """A rule for which checkpoints to keep.
 
     Attributes:
       last: number of newest checkpoints to keep.
@@ -37,7 +37,7 @@ class Retention:
         ]
 
     def _rank(self, workdir: str, step: int) -> float:
-        """Return a number that is lower for better checkpoints, and infinite for unknown ones."""
+        """Return a number that is lower for better checkpoints, and infinite if the value is unknown."""
         value = self._read_value(workdir, step)
         if math.isnan(value):
             return math.inf

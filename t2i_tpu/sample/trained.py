@@ -109,7 +109,7 @@ def _find_weights(average: str | None, ema_stds: tuple[float, ...]) -> str:
     known = [f"{std:g}" for std in ema_stds]
     if average not in known:
         raise UserError(
-            f"--average={average}: the run keeps {', '.join(known) or 'no averages'}; use one of "
-            "these, or none for the trained weights"
+            f"--average={average}: the run keeps {', '.join(known) or 'no averages'}; give one that it "
+            "keeps, or none for the trained weights"
         )
     return f"average{known.index(average)}"

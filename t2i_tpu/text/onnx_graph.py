@@ -1,6 +1,6 @@
 """Writes torch modules as ONNX graphs that refer to the weights in a safetensors file next to them.
 
-The weights are stored as float16 if that does not change them, and the graph casts them to float32. So
+The weights are stored as float16 if that does not change them, and the graph casts them to float32.
 onnxruntime and torch compute with the same numbers, and no file exceeds protobuf's limit of 2 GB. Two
 graphs can refer to the same weights. This needs the extra `clip`.
 """
@@ -30,7 +30,7 @@ class _Part(torch.nn.Module):
 
 
 def save_weights(model: torch.nn.Module, path: pathlib.Path) -> None:
-    """Write the weights of a model to a safetensors file, in half the space if that is exact."""
+    """Write the weights of a model to a safetensors file, as float16 if that does not change them."""
     weights = {name: _to_half(value).contiguous() for name, value in model.state_dict().items()}
     save_file(weights, path)
 

@@ -10,7 +10,7 @@ from t2i_tpu.run import checkpoint_store, evaluations
 
 
 def is_finished(config: Config, workdir: str) -> bool:
-    """Return whether an intact checkpoint holds the last step, which was evaluated; log it if so."""
+    """Return whether the last step has an intact checkpoint and the evaluation due; log it if so."""
     total = config.train.total_steps
     if max(checkpoint_store.list_steps(workdir), default=0) < total:
         return False

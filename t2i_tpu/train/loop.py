@@ -219,7 +219,7 @@ class _Run:
         return min(train.steps_per_loop, train.total_steps - step, *due)
 
     def _report(self, step, reason, log, progress, watchdog):
-        """Log, preview, checkpoint and evaluate what is due after a step."""
+        """Log metrics, draw a preview, save a checkpoint and evaluate the model if due after a step."""
         train = self.trainer.config.train
         is_last = step == train.total_steps
         if step % train.log_every == 0 or is_last:

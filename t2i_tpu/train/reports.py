@@ -55,7 +55,7 @@ class Reports:
             tf.summary.image("preview", np.asarray(picture)[None])
 
     def evaluate(self, step: int) -> None:
-        """Evaluate the model, and write the figures to the workdir, for TensorBoard and in a log line."""
+        """Evaluate the model, and write the figures to the workdir, to TensorBoard and to the log."""
         begin = time.perf_counter()
         try:
             evaluation = self.monitor.measure(self.trainer.generator, self.loss)
@@ -73,7 +73,7 @@ class Reports:
             logging.info("evaluated step %d in %.0f s: %s", step, seconds, ", ".join(figures))
 
     def evaluate_if_missing(self, step: int) -> None:
-        """Evaluate the model that a run resumes with if the run was stopped before it did so."""
+        """Evaluate the model that a run resumes with, if an evaluation is due but was not made."""
         train, missing = self.trainer.config.train, False
         if not evaluations.is_due(train, step):
             return

@@ -26,7 +26,7 @@ def test_good_images_and_features_pass(chunk):
 def test_features_that_are_not_finite_are_an_error(chunk, value, name):
     features = FEATURES.copy()
     features[[20, 33], 5] = value
-    with pytest.raises(UserError, match=f"number 20 of the drawn images contain {name};"):
+    with pytest.raises(UserError, match=f"image 20 of the drawn images contain {name};"):
         checks.check_features(features, "drawn images")
 
 

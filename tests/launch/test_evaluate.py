@@ -119,7 +119,7 @@ def test_model_with_labels_is_evaluated(trained, run, tmp_path):
         (["--average=0.3"], ["--average=0.3", "0.1", "none"]),
         (["--extractor=nonsense"], ["nonsense", "embedded"]),
         (["--extractor=inception:/no/such.pth"], ["/no/such.pth"]),
-        (["--extractor=fashion_mnist"], ["fashion_mnist", "grey"]),
+        (["--extractor=fashion_mnist"], ["fashion_mnist", "gray"]),
         (["--source=embedded:emoji"], ["emoji is not the data set", "--source"]),
         (["--num_images=5"], ["--num_images=5"]),
         (["--sampler=dpmpp"], ["--sampler=dpmpp", "dpmpp_2m"]),

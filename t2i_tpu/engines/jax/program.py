@@ -130,7 +130,7 @@ def train_step(config: Config, state: State, batch: Batch, copied: NamedSharding
 def compile_inference(
     function: Callable, variables: Sequence[keras.Variable], mesh: Mesh
 ) -> Callable:
-    """Return a compiled function (values, inputs) of a batch.
+    """Compile a function of a batch, and return it as a function (values, inputs).
 
     Args:
       function: see `Engine.compile_inference`.

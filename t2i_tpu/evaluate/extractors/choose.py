@@ -20,7 +20,7 @@ def make_extractor(spec: str) -> Extractor:
 
     `spec` is one of
       embedded             the small CLIP that ships with the package
-      fashion_mnist        the classifier of grey images that ships with the package
+      fashion_mnist        the classifier of gray images that ships with the package
       inception:FILE       Inception v3 with torch-fidelity's weights
       ViT-L-14/openai      an open_clip model and a tag of its pretrained weights
       ViT-L-14:FILE        an open_clip model and a checkpoint file
@@ -47,27 +47,27 @@ def make_extractor(spec: str) -> Extractor:
 
 
 def choose_spec(manifest: Manifest) -> str:
-    """Return the extractor that suits a data set best.
+    """Return the spec of the extractor that suits a data set best.
 
-    This is the classifier for grey images. For others it is the CLIP that encoded the captions, if it
-    can be used here, because this CLIP has learned from images like these; otherwise the embedded one.
+    For gray images, it is the classifier. For others, it is the CLIP that encoded the captions, if this
+    can be used here, and otherwise the embedded CLIP.
     """
     shipped, embedding = choose_shipped_spec(manifest), manifest.embedding
     if shipped != "embedded":
         return shipped
-    # Without a hash, the embeddings came with the images, and their encoder is only a name.
+    # Embeddings without a hash came with the images, so the name of their encoder may mean nothing.
     if not embedding or not embedding.weights_sha256 or not importlib.util.find_spec("open_clip"):
         return shipped
     return embedding.encoder
 
 
 def choose_shipped_spec(manifest: Manifest) -> str:
-    """Return the extractor that suits a data set best among those that ship with the package."""
+    """Return the spec of the extractor that suits a data set best among those in the package."""
     return "fashion_mnist" if manifest.channels == 1 else "embedded"
 
 
 def check_weights(extractor: Extractor, manifest: Manifest) -> None:
-    """Raise UserError if the extractor has the name of the CLIP of a data set, but other weights."""
+    """Raise UserError if the extractor is the CLIP of a data set by name, but has other weights."""
     embedding = manifest.embedding
     if not embedding or extractor.extractor_id != embedding.encoder:
         return

@@ -48,7 +48,7 @@ class Classifier(ReadsNoText):
         check_images(images)
         if images.shape[3] != self._features.channels:
             raise UserError(
-                f"extractor {self.extractor_id!r} reads grey images, and these are RGB; choose another "
+                f"extractor {self.extractor_id!r} reads gray images, but these are RGB; choose another "
                 "extractor"
             )
         return self._features.run(images)

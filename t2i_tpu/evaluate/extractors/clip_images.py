@@ -1,4 +1,4 @@
-"""Code that is the same for all CLIPs, whose features of images and texts can be compared."""
+"""Code that all CLIPs share. Their features of images and of texts can be compared."""
 
 from collections.abc import Sequence
 

@@ -41,14 +41,14 @@ class Extractor(Protocol):
           images: uint8 [N, size, size, 1 or 3].
 
         Raises:
-          UserError: the images have another shape or dtype, or the extractor reads only grey images.
+          UserError: the images have another shape or dtype, or the extractor reads only gray images.
         """
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Return the features of texts, float32 [N, dim] with norm 1.
 
-        Their product with the features of images says how well text and image agree. Texts that are
-        too long are cut.
+        The larger their product with the features of an image, the better text and image agree. Texts
+        that are too long are truncated.
 
         Raises:
           UserError: the extractor reads no text.
@@ -62,12 +62,12 @@ class Extractor(Protocol):
           class_names: the names of the classes.
 
         Raises:
-          UserError: the extractor cannot tell these classes apart.
+          UserError: the extractor does not know one of these classes.
         """
 
 
 class ReadsNoText:
-    """The parts of `Extractor` for those that read no text."""
+    """Implements the parts of `Extractor` for extractors that read no text."""
 
     extractor_id: str
     reads_text = False

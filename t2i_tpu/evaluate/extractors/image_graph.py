@@ -13,7 +13,7 @@ RESAMPLE = "resample"
 class ImageGraph:
     """A graph with the input images, uint8 [N, height, width, channels], and one output, float32 [N, dim].
 
-    It contains the normalization of the pixels, and says how images must be resized.
+    The graph normalizes the pixels, and its metadata says how images must be resized.
 
     Args:
       path: the graph, a local file. Only the constructor reads it.
@@ -37,7 +37,7 @@ class ImageGraph:
     def run(self, images: np.ndarray) -> np.ndarray:
         """Return the output for images of any size, uint8 [N, size, size, 1 or 3].
 
-        Grey images become RGB if the graph reads RGB.
+        Gray images become RGB if the graph reads RGB.
 
         Raises:
           UserError: the images have another shape or dtype, or are not square.
@@ -52,7 +52,7 @@ class ImageGraph:
         return np.concatenate(parts)
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
-        """Resize an image, [H, W, C]. Pillow averages pixels where it shrinks."""
+        """Resize an image, [H, W, C]. Pillow averages pixels when it shrinks an image."""
         if image.shape[1::-1] == self._size:
             return image
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)

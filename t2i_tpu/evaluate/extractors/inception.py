@@ -1,4 +1,4 @@
-"""Extracts features with Inception v3, as FID was defined, in torch-fidelity."""
+"""Extracts features with the Inception v3 that defines FID, as implemented by torch-fidelity."""
 
 import os
 import re
@@ -27,8 +27,8 @@ class InceptionImages(ReadsNoText):
       path: a file of weights for it.
 
     Raises:
-      UserError: torch-fidelity is not installed, there is no such file, its name contains another hash
-        than its content has, or it does not contain these weights.
+      UserError: torch-fidelity is not installed, there is no such file, the hash in its name is not that
+        of its content, or it does not contain these weights.
     """
 
     resize = "299x299, bilinear as in TensorFlow 1 (torch-fidelity)"
@@ -51,7 +51,7 @@ class InceptionImages(ReadsNoText):
         _check_hash_in_name(path, self.weights_sha256)
         self._device = choose_device()
         try:
-            # torch-fidelity would run code that is in the file. Reject such a file first.
+            # torch-fidelity would run code in the file, so first reject a file that contains code.
             torch.load(path, weights_only=True, mmap=True, map_location="cpu")
             network = FeatureExtractorInceptionV3("inception", [_OUTPUT], path)
         except Exception as error:  # torch raises many classes of errors
@@ -80,10 +80,10 @@ class InceptionImages(ReadsNoText):
 
 
 def _check_hash_in_name(path: str, sha256: str) -> None:
-    """Raise UserError if a name ends in the first digits of a hash, as torch.hub's do, but of another."""
+    """Raise UserError if the name ends in digits of a hash, as torch.hub's do, but not of this one."""
     match = re.search(r"-([0-9a-f]{8,})\.\w+$", os.path.basename(path))
     if match and not sha256.startswith(match[1]):
         raise UserError(
-            f"{path} has the SHA-256 {sha256[:8]}..., but its name says {match[1]}; the file is damaged: "
+            f"{path} has the SHA-256 {sha256[:8]}..., but its name says {match[1]}; the file is damaged, so "
             f"{_SOURCE}"
         )

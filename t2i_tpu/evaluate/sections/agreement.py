@@ -1,4 +1,4 @@
-"""Whether the drawn images show what was asked for."""
+"""Measures whether the drawn images show what was asked for."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from t2i_tpu.evaluate.splits import Split
 
 
 def measure(context: Context) -> Section | None:
-    """Measure the accuracy of labels, or how well prompts are found again, for each split."""
+    """Measure the label accuracy, or the agreement with the prompts, for each split."""
     judge = _choose_judge(context)
     if not judge:
         return None
@@ -45,7 +45,7 @@ def _takes_labels(context: Context) -> bool:
 
 
 def _choose_judge(context: Context) -> Extractor | None:
-    """Return an extractor that can say what an image shows: the evaluation's own one if it can."""
+    """Return an extractor that recognizes what images show, if possible that of the evaluation."""
     if _can_judge(context, context.extractor):
         return context.extractor
     other = make_extractor(choose_spec(context.model.manifest))
@@ -60,7 +60,7 @@ def _can_judge(context: Context, extractor: Extractor) -> bool:
 
 
 def _measure_labels(context: Context, judge: Extractor, split: Split, sets: Sequence[np.ndarray]):
-    """Return the share of images that are recognized as their class, in all and of each class."""
+    """Return the share of images that are recognized as their class, over all classes and for each."""
     names = context.model.manifest.label_names
     labels = split.real.conditions["label"][split.rows] - 1  # conditions start at 1
     overall, by_class = [], []
@@ -72,7 +72,7 @@ def _measure_labels(context: Context, judge: Extractor, split: Split, sets: Sequ
 
 
 def _measure_prompts(context: Context, judge: Extractor, split: Split, sets: Sequence[np.ndarray]):
-    """Return how well images agree with their captions, and how often they find them again."""
+    """Return the CLIP score and the figures of ranking captions; see `compute_agreement`."""
     captions = split.captions
 
     def compute():

@@ -1,4 +1,4 @@
-"""The distances between drawn and real images."""
+"""Measures the distances between drawn and real images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +26,8 @@ def measure(context: Context) -> Section:
 def _choose_real(split: Split) -> tuple[np.ndarray, bool]:
     """Return the features of the real images to compare with, and whether they are paired.
 
-    An image that was drawn for the prompt of a real image resembles it. Comparing the two would make
-    some distances too small, so other real images are used if there are enough.
+    An image that was drawn for the prompt of a real image resembles this image. Comparing the two would
+    make some distances too small, so the real images of other prompts are used if there are enough.
     """
     if not split.own_images:
         return split.real_features, False
@@ -43,9 +43,9 @@ def _choose_real(split: Split) -> tuple[np.ndarray, bool]:
 def _compare(
     real: np.ndarray, sets: Sequence[np.ndarray], is_paired: bool
 ) -> dict[str, dict[str, Any]]:
-    """Return every distance between real images and each set of drawn ones, and how many these are.
+    """Return the figures of every distance between real images and drawn sets, and the numbers of images.
 
-    If there are too few images for a distance, the reason takes the place of its figures.
+    If there are too few images for a distance, its figures have a reason instead of a value.
     """
     figures = {"images": {"real": len(real), "drawn": len(sets[0]), "same_prompts": is_paired}}
     for distance in list_distances():
@@ -67,4 +67,4 @@ def _explain_lack(distance: Distance, real: np.ndarray, drawn: np.ndarray) -> st
     if count >= needed:
         return None
     kind = "real" if len(real) < needed else "drawn"
-    return f"it needs at least {needed} images, but there are {count} {kind} ones"
+    return f"at least {needed} {kind} images are needed, but there are {count}"

@@ -1,4 +1,4 @@
-"""Pictures of drawn images next to the real ones of the same prompt or label."""
+"""Shows drawn images next to the real images of the same prompt or label."""
 
 import numpy as np
 

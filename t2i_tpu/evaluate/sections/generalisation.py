@@ -1,4 +1,4 @@
-"""The denoising loss on training and held-out images."""
+"""Measures the denoising loss on training and held-out images."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Interpolation between seeds and between prompts, and the nearest training images along the way."""
+"""Interpolates between seeds and between prompts, and finds the nearest training image of each frame."""
 
 import numpy as np
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Whether drawn images are copies of training images."""
+"""Looks for drawn images that are copies of training images."""
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,7 @@ from t2i_tpu.sample.pictures import draw_grid
 
 _MAX_COUNT = 1000  # bounds the time, which is proportional to this times the training images
 _NUM_WORST = 16
-_LIKELY = 0.95  # without copies, one of 20 evaluations has an image that reaches this
+_LIKELY = 0.95  # in each space, at most one of 20 evaluations without copies reaches this
 
 
 def measure(context: Context) -> Section | None:
@@ -64,7 +64,7 @@ def _list_worst(spaces, likelihoods) -> list[tuple[int, str, int, float, float |
             entries.append(
                 (int(index), space, int(nearest[index]), float(distances[index]), likelihood)
             )
-    # Distances in pixels and in features cannot be compared, so the order within a space stays.
+    # The sort is stable: distances in pixels and in features cannot be compared with each other.
     entries.sort(key=lambda entry: -(entry[4] or 0.0))
     return entries[:_NUM_WORST]
 

@@ -1,4 +1,4 @@
-"""The form of a section of a report, and what all sections share."""
+"""The interface of a section of a report, and code that all sections share."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,12 +16,12 @@ from t2i_tpu.sample.trained import TrainedModel
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What sections measure.
+    """The model and the images that sections measure.
 
     Attributes:
       model: the model.
       extractor: extracts the features of images.
-      settings: what was read and drawn.
+      settings: how many images were read and drawn.
       splits: the images and features of each split.
     """
 
@@ -44,12 +44,12 @@ class Section:
     pictures: dict[str, Image.Image] = dataclasses.field(default_factory=dict)
 
 
-# A function from what is measured to a section, or None if there is nothing to measure.
+# A function that measures a section. It returns None if there is nothing to measure.
 Measure = Callable[[Context], Section | None]
 
 
 def summarize(results: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Return each figure's mean over several sets of images, its standard deviation, and its values.
+    """Return each figure's mean over sets of images, its standard deviation and its values.
 
     Args:
       results: the figures of each set by name.
@@ -69,7 +69,7 @@ def summarize(results: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any
 def summarize_or_explain(
     figures: Iterable[Figure], compute: Callable[[], Sequence[Mapping[str, float]]]
 ) -> dict[str, dict[str, Any]]:
-    """Return `summarize(compute())`, or why there are no figures if it raises UserError."""
+    """Return `summarize(compute())`, or the reason without figures if `compute` raises UserError."""
     try:
         return summarize(compute())
     except UserError as error:
@@ -77,5 +77,5 @@ def summarize_or_explain(
 
 
 def round_figure(value: float) -> float:
-    """Return a number with six digits. Further ones differ between machines, and mean nothing."""
+    """Round a number to six significant digits. More would differ between machines."""
     return float(f"{value:.6g}")

@@ -1,4 +1,4 @@
-"""Whether a classifier can tell drawn images from real ones."""
+"""Tests whether a classifier can tell drawn images from real ones."""
 
 from t2i_tpu.evaluate.sections.section import Context, Section, round_figure, summarize_or_explain
 from t2i_tpu.evaluate.two_sample import FIGURES, combine_p_values, compute_two_sample_test

@@ -71,7 +71,7 @@ def test_images_of_another_size_are_resized(extractor, heldout):
 
 
 def test_rgb_images_are_an_error(extractor):
-    with pytest.raises(UserError, match="reads grey images") as error:
+    with pytest.raises(UserError, match="reads gray images") as error:
         extractor.extract(np.zeros((2, 28, 28, 3), np.uint8))
     assert "\n" not in str(error.value)
 
