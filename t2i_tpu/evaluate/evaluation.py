@@ -142,7 +142,7 @@ def _describe(context: Context) -> dict[str, Any]:
             "workdir": model.workdir,
             "step": model.step,
             "total_steps": model.config.train.total_steps,
-            "weights": model.weights_name,
+            "weights": _describe_weights(model),
             "recipe": model.config.recipe,
             "seed": model.config.seed,
             "data": model.manifest.name,
@@ -167,9 +167,17 @@ def _describe(context: Context) -> dict[str, Any]:
     }
 
 
+def _describe_weights(model: TrainedModel) -> str:
+    """Return "trained weights", or "average S" for the average that --average=S selects."""
+    if model.weights_name == "weights":
+        return "trained weights"
+    stds = model.config.train.ema_stds
+    return f"average {stds[int(model.weights_name.removeprefix('average'))]:g}"
+
+
 def _list_warnings(context: Context) -> list[str]:
     """Return the warnings at the top of the report, one line each."""
-    warnings = []
+    warnings = _list_extractor_warnings(context)
     for name, split in context.splits.items():
         num_examples = context.model.manifest.num_examples(name)
         if name == "train" and len(split.real) < num_examples:
@@ -182,6 +190,23 @@ def _list_warnings(context: Context) -> list[str]:
         if split.own_images and count / total > 0.01 + num_real / len(split.real):
             warnings.append(f"{count} of {total} drawn {name} images have a single color")
     return warnings
+
+
+def _list_extractor_warnings(context: Context) -> list[str]:
+    """Return a warning if the images are of another kind than those that the extractor knows."""
+    manifest, extractor = context.model.manifest, context.extractor.extractor_id
+    if extractor == "embedded" and manifest.name != "emoji":
+        return [
+            "the extractor embedded has only learned from emoji; for photos or art, use another "
+            "--extractor, such as ViT-B-32/openai"
+        ]
+    classes = context.extractor.class_names
+    if extractor == "fashion_mnist" and manifest.label_names != classes:
+        return [
+            "the extractor fashion_mnist has only learned from clothes; its features may miss what "
+            "matters in other images"
+        ]
+    return []
 
 
 def _make_pairs(splits: dict[str, Split]) -> list[Pair]:

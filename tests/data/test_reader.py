@@ -230,44 +230,6 @@ def test_wanted_captions_come_before_the_first_examples(folder):
         dataset.examples("heldout", 1)
 
 
-def test_all_examples_are_read_once(folder):
-    dataset = open_dataset(folder, "label", 4)
-    by_key = {example["key"]: example for example in dataset.examples("train", COUNT)}
-    read = list(dataset.iter_examples("train", COUNT + 5))
-    assert len(read) == len(by_key) == COUNT
-    for example in read:
-        expected = by_key[example["key"]]
-        np.testing.assert_array_equal(example["image"], expected["image"])
-        assert example["condition"] == expected["condition"]
-
-
-def test_limit_takes_as_many_examples_of_each_stream_spread_evenly(folder):
-    """Record i is in stream i mod STREAMS. The streams have 9 or 10 records, 4 in a shard."""
-    dataset = open_dataset(folder, "label", 4)
-    keys = [example["key"] for example in dataset.examples("train", COUNT)]
-    limited = [example["key"] for example in dataset.iter_examples("train", 3 * STREAMS)]
-    expected = [keys[stream::STREAMS] for stream in range(STREAMS)]
-    expected = [keys[len(keys) * i // 3] for keys in expected for i in range(3)]
-    assert limited == expected
-    assert len(list(dataset.iter_examples("train", 5))) == 5
-
-
-def test_limit_above_the_size_of_a_split_with_unequal_streams_reads_everything(tmp_path):
-    """One stream has 9 of 10 records."""
-    image = np.zeros((4, 4, 3), np.uint8)
-    records = [Record(str(index), image, label=0) for index in range(10)]
-    write_dataset(
-        str(tmp_path),
-        {"train": records},
-        name="unequal",
-        num_streams=2,
-        streams_of=lambda _, record: range(1) if record.key != "3" else range(1, 2),
-        label_names=["any"],
-    )
-    read = open_dataset(str(tmp_path), "label", 4).iter_examples("train", 10)
-    assert {example["key"] for example in read} == {record.key for record in records}
-
-
 def test_batches_and_hosts_must_divide_evenly(folder):
     check_batch_divides(8, 4, 2)
     with pytest.raises(UserError, match="global_batch_size is 10; the data set has 4 streams"):

@@ -44,7 +44,7 @@ def test_report_has_every_section(report):
     assert len(content["generalisation"]["heldout"]) == len(levels)
     assert content["interpolation"]["prompts"]["largest_step"]["value"] >= 1
     assert len(content["memorisation"]["pixels"]["drawn"]) == 20
-    assert content["run"]["step"] == 12 and content["run"]["weights"] == "average0"
+    assert content["run"]["step"] == 12 and content["run"]["weights"] == "average 0.1"
     assert content["settings"]["extractor"]["id"] == "embedded"
 
 
@@ -106,7 +106,7 @@ def test_model_with_labels_is_evaluated(trained, run, tmp_path):
     result = run("evaluate.py", flags)
     assert result.code == 0, result.stderr
     content = read_report(tmp_path)
-    assert content["run"]["weights"] == "weights"
+    assert content["run"]["weights"] == "trained weights"
     classes = content["agreement"]["train"]["classes"]
     assert set(classes) <= set(tiny.COLORS) and len(classes) > 1
     assert "prompts" not in content["interpolation"]

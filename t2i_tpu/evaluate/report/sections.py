@@ -108,6 +108,8 @@ def describe_agreement(report: Json, descriptions: Descriptions) -> Section:
             "images are shown for comparison. ± is the standard deviation over sets of drawn images "
             "with different seeds."
         )
+        if reason := report["agreement"].get("reason"):
+            section.add_text(f"There are no figures, because {reason}.")
         if judge := report["agreement"].get("judge"):
             section.add_text(
                 f"The images are judged by the extractor {judge['id']} (SHA-256 of its weights: "

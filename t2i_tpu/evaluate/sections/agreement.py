@@ -16,11 +16,15 @@ from t2i_tpu.evaluate.sections.section import (
 from t2i_tpu.evaluate.splits import Split
 
 
-def measure(context: Context) -> Section | None:
+def measure(context: Context) -> Section:
     """Measure the label accuracy, or the agreement with the prompts, for each split."""
     judge = _choose_judge(context)
     if not judge:
-        return None
+        return Section(
+            {
+                "reason": f"{context.extractor.extractor_id} knows neither the prompts nor the classes"
+            }
+        )
     measure_split = _measure_labels if _takes_labels(context) else _measure_prompts
     figures = {"judge": {"id": judge.extractor_id, "weights_sha256": judge.weights_sha256}}
     for name, split in context.splits.items():
