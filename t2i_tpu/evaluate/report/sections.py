@@ -79,8 +79,9 @@ def describe_distances(report: Json, descriptions: Descriptions) -> Section:
         )
         if "real" in distances:
             text += (
-                " The last column compares real held-out images with real training images. It shows "
-                "which values to expect if the drawn images were real."
+                " The last column compares real held-out images with real training images. If both splits "
+                "are of the same kind, it shows which values to expect of real images. All figures but "
+                "KID depend on the numbers of images, which are listed below."
             )
         section.add_text(text)
         section.add_figures(distances, descriptions)

@@ -10,16 +10,23 @@ from t2i_tpu.evaluate.distances.find import list_distances
 from t2i_tpu.evaluate.sections.section import Context, Section, summarize
 from t2i_tpu.evaluate.splits import Split
 
+# The most real images to compare with, unless more are drawn. The time grows with the square of their
+# number, and the number of drawn images limits how exact a figure is.
+_MOST_REAL = 5000
+
 
 def measure(context: Context) -> Section:
     """Measure every distance on each split, and between the real images of both splits."""
     figures = {}
     for name, split in context.splits.items():
         real, is_paired = _choose_real(split)
+        real = _thin_out(real, len(split.rows))
         figures[name] = _compare(real, split.features, is_paired)
     if len(context.splits) == 2:
         train, heldout = context.splits["train"], context.splits["heldout"]
-        figures["real"] = _compare(train.real_features, [heldout.real_features], False)
+        real = _thin_out(train.real_features, len(train.rows))
+        sets = [_thin_out(heldout.real_features, len(heldout.rows))]
+        figures["real"] = _compare(real, sets, False)
     return Section(figures)
 
 
@@ -38,6 +45,12 @@ def _choose_real(split: Split) -> tuple[np.ndarray, bool]:
     if is_other.sum() >= len(split.rows):
         return split.real_features[is_other], False
     return split.real_features[split.rows], True
+
+
+def _thin_out(features: np.ndarray, num_drawn: int) -> np.ndarray:
+    """Return the features of at most _MOST_REAL real images, or of as many as were drawn, spread evenly."""
+    count = min(len(features), max(_MOST_REAL, num_drawn))
+    return features[np.arange(count) * len(features) // count]
 
 
 def _compare(
