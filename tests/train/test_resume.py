@@ -21,7 +21,7 @@ def test_resume_is_bit_exact(engine, squares, tmp_path, launch):
             train__log_every=15,
             train__preview_every=15,
             train__evaluate_every=15,
-            train__evaluate_images=10,
+            train__evaluate_images=20,
             data__horizontal_flip=True,
         )
         first = [f"--config={config}", f"--workdir={tmp_path / name}", f"--engine={engine}"]
