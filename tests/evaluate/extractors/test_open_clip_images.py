@@ -144,7 +144,7 @@ def test_grey_images_are_read_as_rgb(open_clip, images, tmp_path):
     extractor = make_extractor(write_tiny_clip(open_clip, tmp_path))
     grey = images[:3, :, :, :1]
     rgb = np.repeat(grey, 3, axis=3)
-    np.testing.assert_allclose(extractor.extract(grey), extractor.extract(rgb), atol=1e-6)
+    np.testing.assert_allclose(extractor.extract(grey), extractor.extract(rgb), atol=1e-5)
 
 
 def test_features_do_not_depend_on_the_batch(open_clip, images, tmp_path):
@@ -152,7 +152,7 @@ def test_features_do_not_depend_on_the_batch(open_clip, images, tmp_path):
     together = extractor.extract(images)
     for index in (0, 63, 64, 69):
         (alone,) = extractor.extract(images[index : index + 1])
-        np.testing.assert_allclose(alone, together[index], atol=1e-6)
+        np.testing.assert_allclose(alone, together[index], atol=1e-5)
     assert extractor.extract(images[:0]).shape == (0, 48)
 
 
@@ -161,13 +161,14 @@ def test_embedded_tower_equals_open_clip_and_what_the_build_writes(open_clip, im
 
     expected = encode_with_open_clip(open_clip, f"local-dir:{EMBEDDED_CLIP}", images)
     shipped = EmbeddedImages()
-    np.testing.assert_allclose(shipped.extract(images), expected, atol=1e-4)
+    embeddings = shipped.extract(images) / shipped.dim**0.5
+    np.testing.assert_allclose(embeddings, expected, atol=1e-4)
     assert make_extractor(f"local-dir:{EMBEDDED_CLIP}").weights_sha256 == shipped.weights_sha256
 
     shutil.copytree(EMBEDDED_CLIP, tmp_path, dirs_exist_ok=True)
     os.unlink(tmp_path / GRAPH_NAME)
     clip_training.export_towers(str(tmp_path))
     rebuilt = EmbeddedImages(str(tmp_path))
-    np.testing.assert_allclose(rebuilt.extract(images), shipped.extract(images), atol=1e-6)
+    np.testing.assert_allclose(rebuilt.extract(images), shipped.extract(images), atol=1e-5)
     content = (tmp_path / GRAPH_NAME).read_bytes()
     assert b"site-packages" not in content and str(tmp_path).encode() not in content
