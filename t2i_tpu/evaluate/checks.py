@@ -7,6 +7,11 @@ from t2i_tpu.errors import UserError
 _CHUNK = 1024  # rows that are checked at a time
 
 
+def count_plain(images: np.ndarray) -> int:
+    """Return the number of images, uint8 [N, H, W, C], that have only one color."""
+    return sum(int((image == image[0, 0]).all()) for image in images)
+
+
 def check_images(images: np.ndarray, what: str) -> None:
     """Raise UserError if there are no images, or if every image has only one color.
 
@@ -16,7 +21,7 @@ def check_images(images: np.ndarray, what: str) -> None:
     """
     if not len(images):
         raise UserError(f"there are no {what}; evaluate at least one")
-    if not any(np.any(image != image[:1, :1]) for image in images):
+    if count_plain(images) == len(images):
         color = tuple(images[0, 0, 0].tolist())
         raise UserError(
             f"each of the {len(images)} {what} has only one color, such as {color}; look at them, and "

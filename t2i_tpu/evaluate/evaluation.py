@@ -15,9 +15,9 @@ from t2i_tpu import __version__
 from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.data.reader import Dataset
 from t2i_tpu.errors import UserError
+from t2i_tpu.evaluate.checks import count_plain
 from t2i_tpu.evaluate.extractors.choose import check_weights
 from t2i_tpu.evaluate.extractors.extractor import Extractor
-from t2i_tpu.evaluate.images import count_plain
 from t2i_tpu.evaluate.sections import (
     agreement,
     distances,

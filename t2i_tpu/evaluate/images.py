@@ -105,11 +105,6 @@ def draw_images(
     return images
 
 
-def count_plain(images: np.ndarray) -> int:
-    """Return the number of images, uint8 [N, H, W, C], that have only one color."""
-    return sum(int((image == image[0, 0]).all()) for image in images)
-
-
 def create_array(path: str, shape: tuple[int, ...], dtype) -> np.ndarray:
     """Create a memory-mapped .npy file.
 

@@ -14,7 +14,7 @@ from t2i_tpu.evaluate.agreement import LEAST_CAPTIONS, compute_accuracy, compute
 from t2i_tpu.evaluate.checks import check_features, check_images
 from t2i_tpu.evaluate.denoising import NOISE_LEVELS, DenoisingLoss
 from t2i_tpu.evaluate.distances import kid
-from t2i_tpu.evaluate.extractors.extractor import Extractor
+from t2i_tpu.evaluate.extractors.extractor import Extractor, knows_classes
 from t2i_tpu.sample.generator import Generator
 
 # The noise levels at which the denoising loss is measured.
@@ -161,8 +161,8 @@ def make_accuracy(
     there are too few different captions.
     """
     if "label" in examples[0]["condition"]:
-        names, known = list(manifest.label_names), extractor.class_names
-        if known is not None and not set(names) <= set(known):
+        names = list(manifest.label_names)
+        if not knows_classes(extractor, names):
             return None
         labels = stack_conditions(examples)["label"] - 1  # conditions start at 1
 

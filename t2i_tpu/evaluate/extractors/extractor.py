@@ -66,6 +66,12 @@ class Extractor(Protocol):
         """
 
 
+def knows_classes(extractor: Extractor, class_names: Sequence[str]) -> bool:
+    """Return whether `Extractor.classify` works for these classes."""
+    known = extractor.class_names
+    return known is None or set(class_names) <= set(known)
+
+
 class ReadsNoText:
     """Implements the parts of `Extractor` for extractors that read no text."""
 

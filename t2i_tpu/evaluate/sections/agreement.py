@@ -6,7 +6,7 @@ import numpy as np
 
 from t2i_tpu.evaluate.agreement import FIGURES, compute_accuracy, compute_agreement
 from t2i_tpu.evaluate.extractors.choose import choose_spec, make_extractor
-from t2i_tpu.evaluate.extractors.extractor import BATCH_SIZE, Extractor
+from t2i_tpu.evaluate.extractors.extractor import BATCH_SIZE, Extractor, knows_classes
 from t2i_tpu.evaluate.sections.section import (
     Context,
     Section,
@@ -59,8 +59,7 @@ def _choose_judge(context: Context) -> Extractor | None:
 def _can_judge(context: Context, extractor: Extractor) -> bool:
     if not _takes_labels(context):
         return extractor.reads_text
-    known, names = extractor.class_names, context.model.manifest.label_names
-    return known is None or set(names) <= set(known)
+    return knows_classes(extractor, context.model.manifest.label_names)
 
 
 def _measure_labels(context: Context, judge: Extractor, split: Split, sets: Sequence[np.ndarray]):
