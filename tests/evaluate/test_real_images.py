@@ -34,7 +34,7 @@ def same(halves):
     return compute_all(*map(make_features, halves))
 
 
-def test_halves_cannot_be_told_apart(emoji):
+def test_halves_cannot_be_distinguished(emoji):
     """Both the share of KIDs within their standard errors and the p-values are those of chance."""
     features = make_features(emoji[0])
     figures = []

@@ -58,7 +58,7 @@ def test_p_values_are_not_too_small_if_rows_belong_to_the_same_prompt():
     assert_is_conservative(compute_p_values(compute, 80))
 
 
-def test_different_distributions_are_told_apart():
+def test_different_distributions_are_distinguished():
     figures = two_sample.compute_two_sample_test(draw(0, 200), draw(1, 300, shift=1.0), seed=0)
     assert figures["two_sample_accuracy"] > 0.75
     assert figures["two_sample_p_value"] < 1e-6

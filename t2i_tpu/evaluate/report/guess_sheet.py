@@ -91,9 +91,11 @@ class Score:
     def describe(self) -> list[str]:
         """Return the score in three sentences."""
         if self.p_value < 0.05:
-            meaning = "so the drawn images can be told from real ones"
+            meaning = "so the drawn images can be distinguished from real ones"
         else:
-            meaning = "so there is no sign that the drawn images can be told from real ones"
+            meaning = (
+                "so there is no sign that the drawn images can be distinguished from real ones"
+            )
         return [
             f"{self.num_right} of {self.num_answered} answers are right.",
             f"That is {self.num_right / self.num_answered:.0%}; guessing gives 50% on average.",

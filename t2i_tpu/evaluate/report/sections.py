@@ -160,7 +160,7 @@ def describe_generalisation(report: Json, descriptions: Descriptions) -> Section
 
 def describe_two_sample(report: Json, descriptions: Descriptions) -> Section:
     """Return the section on whether a classifier or a person can tell drawn images from real ones."""
-    section = Section("two_sample", "Can drawn images be told from real ones?")
+    section = Section("two_sample", "Can drawn images be distinguished from real ones?")
     if report.get("two_sample"):
         section.add_text(
             "A classifier learns to tell drawn from real images on one half of them, and is then tested "
