@@ -103,7 +103,7 @@ attempt() {
 }
 
 # Starts the training unless it is running, and watches it. Replaces a TPU that is gone, and resumes a
-# training that was interrupted or stopped with exit code 75 (EXIT_STOPPED of t2i_tpu/train/loop.py).
+# training that was interrupted or stopped with exit code 75 (EXIT_STOPPED of t2i_tpu/training/loop.py).
 train() {
     local expected='' last=''
     check_training

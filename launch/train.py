@@ -36,7 +36,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> int:
-    from t2i_tpu.train.loop import train
+    from t2i_tpu.training.loop import train
 
     return train(
         CONFIG.value, WORKDIR.value, STRATEGY.value, ON_NONFINITE.value, WATCHDOG_MINUTES.value

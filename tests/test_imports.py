@@ -25,7 +25,7 @@ BASE = (
 )
 ORDER = (
     *(BASE, "random", "diffusion", "models", "step", "storage", "html_page", "text", "data"),
-    *("engines", "run", "sample", "evaluate", "train", "profile", "tpu"),
+    *("engines", "run", "sample", "evaluate", "training", "profile", "tpu"),
     *("flag_values", "flag_parsing", "cli"),
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.

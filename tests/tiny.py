@@ -19,7 +19,7 @@ from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.retention import Retention
 from t2i_tpu.step.state import State, iter_variables
 from t2i_tpu.text import make_encoder
-from t2i_tpu.train.trainer import build_trainer
+from t2i_tpu.training.trainer import build_trainer
 
 COLORS = {
     "red": (220, 30, 30),

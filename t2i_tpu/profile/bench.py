@@ -21,7 +21,7 @@ from t2i_tpu.profile import cost
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.retention import Retention
-from t2i_tpu.train.trainer import Trainer, build_trainer
+from t2i_tpu.training.trainer import Trainer, build_trainer
 
 # Rows and columns of the square matrix products that define the machine's peak.
 PEAK_SIZE = 2048

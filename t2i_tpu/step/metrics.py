@@ -1,6 +1,6 @@
 """The metrics of a training step, which every engine sums over the steps of a log line.
 
-To add a training scalar, name it in METRICS and compute it in `measure_step`. train/metrics.py divides
+To add a training scalar, name it in METRICS and compute it in `measure_step`. training/metrics.py divides
 the sums by the number of steps.
 """
 

@@ -15,7 +15,7 @@ from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.errors import UserError
 from t2i_tpu.profile.cost import count_activation_bytes, count_product_bytes, count_product_flops
 from t2i_tpu.tpu.trace import make_zero_dataset
-from t2i_tpu.train.trainer import Trainer, build_trainer
+from t2i_tpu.training.trainer import Trainer, build_trainer
 
 _WEIGHT_BYTES = 4
 

@@ -16,7 +16,7 @@ from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.data.pipeline import disable_autotuning
 from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.step.state import State
-from t2i_tpu.train.trainer import build_trainer
+from t2i_tpu.training.trainer import build_trainer
 
 # Ops that TPUStrategy adds around and between the replicas' ops. XLA for CPUs does not know them.
 _REPLICATION = {

@@ -25,7 +25,7 @@ from t2i_tpu.data.locate import locate
 from t2i_tpu.data.manifest import read_manifest
 from t2i_tpu.data.sources import tfds as source
 from t2i_tpu.errors import UserError
-from t2i_tpu.train import loop
+from t2i_tpu.training import loop
 from tests import tiny
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"

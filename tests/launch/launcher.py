@@ -23,7 +23,7 @@ from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-MODULES = ["tensorflow", "t2i_tpu.train.loop", "t2i_tpu.sample.trained", "t2i_tpu.profile.bench"]
+MODULES = ["tensorflow", "t2i_tpu.training.loop", "t2i_tpu.sample.trained", "t2i_tpu.profile.bench"]
 # Engine -> the server from which its processes are forked.
 SERVERS = {"tensorflow": forkserver.ForkServer(), "jax": forkserver.ForkServer()}
 COMPILED = tempfile.TemporaryDirectory(prefix="t2i_tpu-tests-compiled-")

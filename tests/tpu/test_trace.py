@@ -14,7 +14,7 @@ from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.engines.tensorflow.train_loop import make_device_loop
 from t2i_tpu.tpu import trace
 from t2i_tpu.tpu.stand_in import make_stand_in_strategy
-from t2i_tpu.train.trainer import build_trainer
+from t2i_tpu.training.trainer import build_trainer
 from tests import tiny
 from tests.conftest import LOGICAL_DEVICES
 

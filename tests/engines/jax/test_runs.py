@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from t2i_tpu.train.nonfinite import find_first_nonfinite
+from t2i_tpu.training.nonfinite import find_first_nonfinite
 from tests import tiny
 from tests.launch import launcher
 

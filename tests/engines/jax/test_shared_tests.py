@@ -11,7 +11,7 @@ from tests.launch import launcher
 
 pytest.importorskip("jax", reason="needs jax (extra dev)")
 
-FILES = ["tests/train/test_float16.py", "tests/evaluate/test_monitor.py"]
+FILES = ["tests/training/test_float16.py", "tests/evaluate/test_monitor.py"]
 
 
 @pytest.mark.parametrize("file", FILES)

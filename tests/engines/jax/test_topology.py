@@ -7,7 +7,7 @@ import pytest
 
 from tests.engines.probe import Job, run_jobs_on_jax, start_on_jax, wait_for_results
 from tests.launch import launcher
-from tests.train.test_topology import assert_same
+from tests.training.test_topology import assert_same
 
 pytest.importorskip("jax", reason="needs jax (extra dev)")
 

@@ -7,7 +7,7 @@ from t2i_tpu.config import TrainConfig
 from t2i_tpu.engines.choose import make_engine
 from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.errors import UserError
-from t2i_tpu.train.loop import train
+from t2i_tpu.training.loop import train
 from tests import tiny
 
 

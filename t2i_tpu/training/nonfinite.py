@@ -13,7 +13,7 @@ from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.step.metrics import NUM_BANDS
 from t2i_tpu.step.objective import compute_losses, corrupt_batch, scale_loss
 from t2i_tpu.step.state import State, read_scalar
-from t2i_tpu.train.trainer import Trainer
+from t2i_tpu.training.trainer import Trainer
 
 
 def has_diverged(state: State, max_skipped: int, final_metrics: dict[str, float]) -> bool:

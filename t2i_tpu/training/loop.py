@@ -32,13 +32,13 @@ from t2i_tpu.sample.preview import Preview
 from t2i_tpu.step.state import read_scalar
 from t2i_tpu.storage import access
 from t2i_tpu.storage.lock import Lock, NoLock
-from t2i_tpu.train.agreement import check_config, check_values
-from t2i_tpu.train.event_files import EventFiles
-from t2i_tpu.train.finish import check_final_loss, is_finished
-from t2i_tpu.train.metrics import MetricsLog
-from t2i_tpu.train.nonfinite import find_first_nonfinite, has_diverged
-from t2i_tpu.train.reports import Reports
-from t2i_tpu.train.trainer import Trainer, build_trainer
+from t2i_tpu.training.agreement import check_config, check_values
+from t2i_tpu.training.event_files import EventFiles
+from t2i_tpu.training.finish import check_final_loss, is_finished
+from t2i_tpu.training.metrics import MetricsLog
+from t2i_tpu.training.nonfinite import find_first_nonfinite, has_diverged
+from t2i_tpu.training.reports import Reports
+from t2i_tpu.training.trainer import Trainer, build_trainer
 
 
 def train(

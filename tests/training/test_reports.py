@@ -5,8 +5,8 @@ import pytest
 from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate.monitor import Monitor
 from t2i_tpu.run import checkpoint_store, evaluations
-from t2i_tpu.train import loop
-from t2i_tpu.train.finish import is_finished
+from t2i_tpu.training import loop
+from t2i_tpu.training.finish import is_finished
 from tests import tiny
 from tests.evaluate.colors import ColorExtractor
 

@@ -13,8 +13,8 @@ from t2i_tpu.evaluate.monitor import Monitor
 from t2i_tpu.run import evaluations
 from t2i_tpu.sample.picture_files import save_picture
 from t2i_tpu.sample.preview import Preview
-from t2i_tpu.train.event_files import EventFiles
-from t2i_tpu.train.trainer import Trainer
+from t2i_tpu.training.event_files import EventFiles
+from t2i_tpu.training.trainer import Trainer
 
 
 class Reports:

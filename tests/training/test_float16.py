@@ -8,7 +8,7 @@ import pytest
 
 from t2i_tpu.step.optimizer import LOSS_SCALE_GROWTH_INTERVAL
 from t2i_tpu.step.state import INITIAL_LOSS_SCALE, read_scalar
-from t2i_tpu.train.metrics import average_metrics
+from t2i_tpu.training.metrics import average_metrics
 from tests import tiny
 
 pytestmark = pytest.mark.host_xla

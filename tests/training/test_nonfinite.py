@@ -11,8 +11,8 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.run import checkpoint_store
 from t2i_tpu.step.objective import corrupt_batch
 from t2i_tpu.step.state import read_scalar
-from t2i_tpu.train.finish import check_final_loss
-from t2i_tpu.train.nonfinite import find_first_nonfinite
+from t2i_tpu.training.finish import check_final_loss
+from t2i_tpu.training.nonfinite import find_first_nonfinite
 from tests import tiny
 
 

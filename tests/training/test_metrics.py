@@ -7,7 +7,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from t2i_tpu.step.metrics import BAND_NAMES, METRICS
-from t2i_tpu.train.metrics import MetricsLog, average_metrics
+from t2i_tpu.training.metrics import MetricsLog, average_metrics
 from tests import tiny
 
 

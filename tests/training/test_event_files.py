@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from t2i_tpu.train.event_files import EventFiles
+from t2i_tpu.training.event_files import EventFiles
 
 
 def write_scalar(event_files):
