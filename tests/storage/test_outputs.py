@@ -7,6 +7,7 @@ import pytest
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.sample import picture_files, pictures
+from t2i_tpu.sample.images import Images
 from t2i_tpu.storage import outputs
 from tests.assertions import assert_mentions
 
@@ -61,12 +62,23 @@ def test_new_or_empty_file_may_be_written(folder, name):
     assert get_error(outputs.check_file, name) is None
 
 
-@pytest.mark.parametrize("name", ["picture.png", "animation.gif", "strip.PNG"])
-def test_picture_may_be_replaced(folder, name):
-    frames = [pictures.enlarge(255 - NOISE)] * name.endswith(".gif")
-    picture_files.save_picture(pictures.enlarge(NOISE), name, frames)
+@pytest.mark.parametrize(
+    "name", ["grid.png", "grid.PNG", "grid.jpg", "grid.jpeg", "grid.webp", "x.gif", "x.mp4"]
+)
+@pytest.mark.parametrize("num_images", [1, 300])
+def test_picture_may_be_replaced(folder, name, num_images):
+    """The mark is near the start or the end, however large the metadata and the picture are."""
+    records = [
+        {"prompt": "red heart", "seed": seed, "note": "x" * 40} for seed in range(num_images)
+    ]
+    images = Images(np.stack([NOISE] * num_images), records)
+    for _ in range(2):
+        images.save(name)
     assert get_error(outputs.check_file, name) is None
-    assert outputs.MARK.encode() in (folder / name).read_bytes()[:1024]
+    content = (folder / name).read_bytes()
+    assert outputs.MARK.encode() in content[:1024] + content[-1024:]
+    (folder / name).write_bytes(content.replace(b"t2i_tpu", b"another"))
+    assert "did not write it" in get_error(outputs.check_file, name)
 
 
 def test_link_to_a_picture_is_kept(folder):

@@ -1,0 +1,234 @@
+"""Drawn images with the records of how they were drawn. This module does not import TensorFlow."""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from t2i_tpu.errors import UserError
+from t2i_tpu.sample import animations, picture_files, pictures
+from t2i_tpu.storage import paths
+
+LAYOUTS = ("grid", "strip")
+
+
+class Images:
+    """Drawn images.
+
+    Attributes:
+      array: the images, uint8 [N, H, W, C] with C = 1 or 3.
+      records: for each image, a dict that JSON can hold and that has everything needed to draw it again.
+      is_animation: whether the images are frames that follow each other, as in an interpolation.
+    """
+
+    def __init__(self, array: np.ndarray, records: Sequence[dict], is_animation: bool = False):
+        array = np.asarray(array)
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] not in (1, 3):
+            raise ValueError(f"expected images, uint8 [N, H, W, 1 or 3], not {describe(array)}")
+        if len(array) != len(records):
+            raise ValueError(f"{len(array)} images need as many records, not {len(records)}")
+        self.array, self.records, self.is_animation = array, list(records), is_animation
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.array)
+
+    def __getitem__(self, index):
+        """Return one image, uint8 [H, W, C], or the images of a slice or of a list of indices."""
+        if isinstance(index, int | np.integer):
+            return self.array[index]
+        chosen = np.arange(len(self))[index]
+        return Images(self.array[chosen], [self.records[i] for i in chosen], self.is_animation)
+
+    def __add__(self, other: "Images") -> "Images":
+        if not isinstance(other, Images):
+            return NotImplemented
+        if self.array.shape[1:] != other.array.shape[1:]:
+            raise UserError(
+                f"cannot join images of {_describe_size(self.array)} and {_describe_size(other.array)}"
+            )
+        array = np.concatenate([self.array, other.array])
+        is_animation = self.is_animation and other.is_animation
+        return Images(array, self.records + other.records, is_animation)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.array, dtype) if copy else np.asarray(self.array, dtype)
+
+    def __repr__(self) -> str:
+        noun = "frame" if self.is_animation else "image"
+        return (
+            f"<{len(self)} {noun}{'' if len(self) == 1 else 's'} of {_describe_size(self.array)}>"
+        )
+
+    def to_pil(self) -> list[Image.Image]:
+        """Return the images as PIL pictures in their own size."""
+        return [pictures.to_picture(image) for image in self.array]
+
+    def grid(self, columns: int = pictures.COLUMNS) -> Image.Image:
+        """Return a picture with a section of captioned images for each prompt."""
+        self._check_not_empty()
+        return pictures.draw_grid(_make_sections(self), columns)
+
+    def strip(self) -> Image.Image:
+        """Return a picture of all images side by side."""
+        self._check_not_empty()
+        return pictures.draw_strip(self.array)
+
+    def save(
+        self,
+        path: str | os.PathLike,
+        layout: str | None = None,
+        columns: int = pictures.COLUMNS,
+        frames_per_second: float = animations.FRAMES_PER_SECOND,
+        boomerang: bool | None = None,
+    ) -> None:
+        """Write the images. Missing folders are made, and each file appears only when it is complete.
+
+        The file's metadata holds the records; see `read_records`.
+
+        Args:
+          path: local, ~ or gs://. The ending decides what is written: .png, .jpg, .jpeg or .webp is one
+            picture, .gif or .mp4 (or .webp, for frames) an animation, and a path with another ending
+            is a folder of .png files in the images' own size.
+          layout: how a picture shows the images: "grid" has a section of captioned images for each
+            prompt; "strip" has all images side by side. The default is a strip for frames and
+            otherwise a grid; a single image is written as it is, in its own size.
+          columns: the number of columns of a grid.
+          frames_per_second: the speed of an animation.
+          boomerang: whether an animation runs forward and back. By default, frames do.
+
+        Raises:
+          UserError: an argument is not valid, there is a file at the path that t2i_tpu did not write, or
+            the path cannot be written.
+        """
+        from t2i_tpu.storage import outputs
+
+        self._check_not_empty()
+        path = paths.parse_path(os.fspath(path), "", is_output=True)
+        ending = check_ending(path)
+        if layout not in (None, *LAYOUTS):
+            raise UserError(f"layout={layout!r}: it must be one of {', '.join(LAYOUTS)}")
+        if not ending:
+            self._save_folder(path)
+            return
+        outputs.check_file(path, "")
+        is_animated = ending in (".gif", ".mp4") or (
+            ending == ".webp" and self.is_animation and layout is None
+        )
+        if is_animated:
+            back = self.is_animation if boomerang is None else boomerang
+            frames = animations.make_boomerang(self.array) if back else self.array
+            content = animations.encode_animation(frames, ending, frames_per_second, self.records)
+        else:
+            picture = self._draw(layout, columns)
+            content = picture_files.encode_picture(picture, ending, self.records)
+        outputs.write_file(path, content)
+
+    def _draw(self, layout: str | None, columns: int) -> Image.Image:
+        """Return the picture that `save` writes."""
+        if layout is None and len(self) == 1:
+            return pictures.to_picture(self.array[0])
+        if layout == "strip" or (layout is None and self.is_animation):
+            return self.strip()
+        return self.grid(columns)
+
+    def _save_folder(self, path: str) -> None:
+        from t2i_tpu.storage import outputs
+
+        names = name_files(self.records)
+        outputs.check_files(path, set(names).__contains__, "")
+        for name, image, record in zip(names, self.array, self.records, strict=True):
+            picture_files.save_picture(pictures.to_picture(image), f"{path}/{name}", [record])
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that a notebook shows."""
+        if not len(self):
+            return None
+        buffer = io.BytesIO()
+        (self.strip() if self.is_animation else self.grid()).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def _check_not_empty(self) -> None:
+        if not len(self):
+            raise UserError("there are no images to show or to save")
+
+
+def check_ending(path: str) -> str:
+    """Return the ending of a picture or animation, such as ".png", or "" if the path is a folder's.
+
+    Raises:
+      UserError: it is the ending of a format that is not written.
+    """
+    ending = picture_files.get_ending(path)
+    if ending in picture_files.PICTURES or ending in animations.ENDINGS:
+        return ending
+    others = (".avi", ".mkv", ".mov", ".webm", ".svg", ".apng", *Image.registered_extensions())
+    if ending in others:
+        known = ", ".join(dict.fromkeys([*picture_files.PICTURES, *animations.ENDINGS]))
+        raise UserError(f"{path}: {ending} is not supported; use {known} or a folder")
+    return ""
+
+
+def name_files(records: Sequence[dict], ending: str = ".png") -> list[str]:
+    """Return the name of each image's file in a folder, such as "003_seed7.png".
+
+    The number counts the prompts. Frames of one prompt and seed are numbered after it.
+    """
+    names, index, previous = [], -1, None
+    for record in records:
+        prompt = describe_prompt(record)
+        if prompt != previous:
+            index, previous = index + 1, prompt
+        name = f"{index:03d}_seed{record.get('seed', 0)}"
+        names.append(name)
+    counts: dict[str, int] = {}
+    for position, name in enumerate(names):
+        counts[name] = counts.get(name, -1) + 1
+        suffix = f"_{counts[name]}" if counts[name] else ""
+        names[position] = f"{name}{suffix}{ending}"
+    return names
+
+
+def describe_prompt(record: dict) -> str:
+    """Return what an image was asked to show, as the title of its section."""
+    prompt = record.get("prompt", record.get("label", ""))
+    if isinstance(prompt, list | tuple):
+        return " ".join(f"{text}:{weight:g}" for text, weight in prompt)
+    return str(prompt)
+
+
+def _make_sections(images: Images) -> list[pictures.Section]:
+    """Return a section for each run of images with the same prompt, below one for the model."""
+    sections: list[pictures.Section] = []
+    models = {_describe_model(record) for record in images.records} - {""}
+    if len(models) == 1:
+        sections.append((models.pop(), []))
+    previous = None
+    for image, record in zip(images.array, images.records, strict=True):
+        prompt = describe_prompt(record)
+        if prompt != previous:
+            sections.append((prompt, []))
+            previous = prompt
+        caption = f"seed {record['seed']}" if "seed" in record else ""
+        sections[-1][1].append((image, caption))
+    return sections
+
+
+def _describe_model(record: dict) -> str:
+    if "workdir" not in record:
+        return ""
+    return f"{record['workdir']}, step {record['step']}" if "step" in record else record["workdir"]
+
+
+def _describe_size(array: np.ndarray) -> str:
+    """Return the size of images in words, such as "32x32 pixels"."""
+    return f"{array.shape[2]}x{array.shape[1]} pixels" + (" in gray" * (array.shape[3] == 1))
+
+
+def describe(array: np.ndarray) -> str:
+    """Return the type and shape of an array in words, such as "float32 [4, 32, 32, 3]"."""
+    return f"{array.dtype} {list(array.shape)}"

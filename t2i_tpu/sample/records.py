@@ -1,0 +1,112 @@
+"""Keeps the records of drawn images as JSON in the metadata of picture files.
+
+A record is a dict that holds everything needed to draw an image again. The JSON ends with MARK and the
+version of its layout. Formats that store their metadata at the end of the file thus end with MARK.
+"""
+
+import json
+from collections.abc import Sequence
+
+from PIL import ExifTags, Image, PngImagePlugin
+
+from t2i_tpu.errors import UserError
+
+# Equal to `storage.outputs.MARK`, which would import TensorFlow.
+MARK = "t2i_tpu"
+VERSION = 1
+# A JPEG holds EXIF metadata of at most this size.
+MAX_JPEG_BYTES = 65533 - 6
+_ASCII = b"ASCII\0\0\0"  # the prefix of an EXIF user comment
+
+
+def pack(records: Sequence[dict]) -> str:
+    """Return records as one JSON text in ASCII, or "" if there are none.
+
+    Fields that all records share are written once.
+    """
+    if not records:
+        return ""
+    texts = [{name: _dump(value) for name, value in record.items()} for record in records]
+    common = {
+        name: value
+        for name, value in records[0].items()
+        if all(text.get(name) == texts[0][name] for text in texts)
+    }
+    images = [
+        {name: value for name, value in record.items() if name not in common} for record in records
+    ]
+    return _dump({"common": common, "images": images, MARK: VERSION})
+
+
+def _dump(value: object) -> str:
+    """Return JSON. Numbers and arrays of NumPy become plain ones."""
+    return json.dumps(value, default=lambda other: other.tolist())
+
+
+def unpack(text: str, path: str) -> list[dict]:
+    """Return the records in a text that `pack` returned.
+
+    Args:
+      text: the text.
+      path: the file that it was read from, for messages.
+
+    Raises:
+      UserError: the text is damaged, or a newer version wrote it.
+    """
+    try:
+        document = json.loads(text)
+        version = document[MARK]
+        if version == VERSION:
+            return [document["common"] | image for image in document["images"]]
+    except (ValueError, KeyError, TypeError):
+        version = None
+    if isinstance(version, int) and version > VERSION:
+        raise UserError(
+            f"{path}: a newer t2i_tpu wrote its metadata (version {version}, and this program reads "
+            f"version {VERSION}); update t2i_tpu"
+        )
+    raise UserError(f"{path}: its metadata is damaged; use the file that t2i_tpu wrote")
+
+
+def to_png(text: str) -> PngImagePlugin.PngInfo:
+    """Return the metadata of a PNG that holds packed records."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", MARK)
+    if text:
+        info.add_text(MARK, text)
+    return info
+
+
+def to_exif(text: str) -> Image.Exif:
+    """Return the EXIF metadata of a JPEG or WebP that holds packed records."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = MARK
+    if text:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _ASCII + text.encode("ascii")
+    return exif
+
+
+def to_comment(text: str) -> str:
+    """Return the comment of a GIF or MP4 that holds packed records."""
+    return f"{MARK} {text}".rstrip()
+
+
+def find_in_picture(picture: Image.Image) -> str:
+    """Return the packed records in the metadata of an open picture, or "" if it has none."""
+    if picture.format == "PNG":
+        if MARK not in picture.info:
+            picture.load()  # another program may have moved the metadata behind the pixels
+        return picture.info.get(MARK, "")
+    comment = picture.info.get("comment", b"") if picture.format == "GIF" else b""
+    if not comment:
+        exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
+        comment = exif.get(ExifTags.Base.UserComment, b"")
+    if isinstance(comment, str):
+        comment = comment.encode(errors="replace")
+    return find_in_comment(comment.removeprefix(_ASCII).decode(errors="replace"))
+
+
+def find_in_comment(comment: str) -> str:
+    """Return the packed records in a comment, or "" if it has none."""
+    text = comment.removeprefix(MARK).strip()
+    return text if text.startswith("{") and MARK in text else ""
