@@ -98,11 +98,18 @@ class DiffusionConfig:
 
 @dataclass
 class SampleConfig:
-    sampler: Literal["ddim", "dpmpp_2m"] | None = option(
-        None, "Solver that turns noise into images."
-    )
-    levels: Literal["baseline", "uniform", "shifted"] | None = option(
+    sampler: (
+        Literal["ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"]
+        | None
+    ) = option(None, "Solver that turns noise into images.")
+    levels: Literal["baseline", "uniform", "shifted", "karras", "log_snr"] | None = option(
         None, "Schedule of the noise levels that the sampler visits."
+    )
+    shift: float | None = option(
+        None,
+        "How far levels=shifted moves the levels towards noise. 1 leaves them uniform.",
+        at_least=0.01,
+        at_most=100,
     )
     steps: int | None = option(
         None,

@@ -22,7 +22,8 @@ from t2i_tpu.diffusion.losses import LOSS_WEIGHTS, LOSSES
 from t2i_tpu.diffusion.noise_levels import NOISE_LEVELS
 from t2i_tpu.diffusion.path import PATHS
 from t2i_tpu.diffusion.prediction import PREDICTIONS
-from t2i_tpu.diffusion.samplers import LEVELS, SAMPLERS
+from t2i_tpu.diffusion.samplers import SAMPLERS
+from t2i_tpu.diffusion.schedules import LEVELS
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.conditioning import BASELINE_CONDITIONERS, CONDITIONERS
 from t2i_tpu.options import get_choices

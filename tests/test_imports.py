@@ -29,7 +29,7 @@ ORDER = (
     *("flag_values", "flag_parsing", "cli"),
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.
-KERAS_ONLY = ("random.py", "diffusion/*.py", "models/*.py", "step/*.py", "sample/generate.py")
+KERAS_ONLY = ("random.py", "diffusion/**/*.py", "models/*.py", "step/*.py", "sample/generate.py")
 OUTSIDE = {"collections", "dataclasses", "enum", "keras", "math", "numpy", "random", "typing"}
 
 

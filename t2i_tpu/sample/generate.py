@@ -3,7 +3,10 @@
 from keras import ops, tree
 
 from t2i_tpu.config import SampleConfig
-from t2i_tpu.diffusion import guidance, samplers
+from t2i_tpu.diffusion import guidance
+from t2i_tpu.diffusion.samplers import SAMPLERS
+from t2i_tpu.diffusion.samplers.table import solve
+from t2i_tpu.diffusion.schedules import LEVELS
 from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.random import Purpose, make_keys, normal
 
@@ -21,8 +24,10 @@ def generate(denoiser: Denoiser, condition: dict, noise, seeds, sample: SampleCo
     Returns:
       float32 [B, H, W, C] in [-1, 1].
     """
-    levels = samplers.LEVELS[sample.levels](sample.steps)
-    sampler = samplers.SAMPLERS[sample.sampler](levels, denoiser.diffusion_path)
+    path = denoiser.diffusion_path
+    levels = LEVELS[sample.levels](sample.steps, path, sample.shift)
+    table = SAMPLERS[sample.sampler](levels, path)
+    rows = {name: ops.convert_to_tensor(column) for name, column in table.as_arrays().items()}
     is_guided = sample.guidance_scale != 1
     if is_guided:  # evaluate the conditional and the unconditional half in one batch
         condition = tree.map_structure(_append_zeros, condition)
@@ -38,7 +43,10 @@ def generate(denoiser: Denoiser, condition: dict, noise, seeds, sample: SampleCo
     def draw(number):
         return normal(make_keys(0, Purpose.SAMPLER_NOISE, number, seeds), noise.shape[1:])
 
-    return ops.clip(samplers.sample(denoise, noise, sampler, draw), -1.0, 1.0)
+    draw = draw if table.noise.any() else None
+    history = (ops.zeros_like(noise),) * 3
+    _, history = solve(denoise, noise, history, rows, draw, 0, len(table.levels))
+    return ops.clip(history[0], -1.0, 1.0)
 
 
 def _append_zeros(values):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.diffusion import samplers
-from t2i_tpu.diffusion.path import PATHS, cosine, linear
+from t2i_tpu.diffusion.path import PATHS, linear
+from t2i_tpu.diffusion.samplers import SAMPLERS
+from t2i_tpu.diffusion.samplers.table import solve
+from t2i_tpu.diffusion.schedules import LEVELS, baseline, karras, log_snr, shifted, uniform
 
 X = np.random.default_rng(0).standard_normal((2, 2, 2, 1))
 NUMPY_SCALES = {
@@ -16,10 +18,13 @@ NUMPY_SCALES = {
 }
 
 
-def run_sampler(denoise, levels, sampler, path):
-    solver = samplers.SAMPLERS[sampler](np.asarray(levels), PATHS[path])
-    x = tf.constant(X, tf.float32)
-    return np.asarray(samplers.sample(denoise, x, solver, draw=None), "float64")
+def run_sampler(denoise, levels, sampler, path, x=X, draw=None):
+    """Return the image that a sampler draws."""
+    table = SAMPLERS[sampler](np.asarray(levels, np.float64), PATHS[path])
+    rows = {name: tf.constant(column) for name, column in table.as_arrays().items()}
+    x = tf.constant(x, tf.float32)
+    _, history = solve(denoise, x, (tf.zeros_like(x),) * 3, rows, draw, 0, len(table.levels))
+    return np.asarray(history[0], "float64")
 
 
 class Gaussian:
@@ -62,29 +67,8 @@ def numpy_toy(x, level):
     return np.tanh(1.5 * x + 0.2) * (1 - 0.5 * level) + 0.1 * level**2
 
 
-def test_baseline_levels_match_a_literal_loop():
-    levels = samplers.baseline_levels(35)
-    assert len(levels) == 35
-    by_hand = []
-    u = 0.0001
-    while u < 0.99:
-        by_hand.append(1 - u ** (1 / 3))
-        u += 1 / 35
-    by_hand[-1] = 0.01
-    np.testing.assert_allclose(levels, by_hand, rtol=1e-9)
-    assert levels[0] == pytest.approx(0.953584, abs=1e-6)  # 1 - 0.0464159
-    assert levels[-1] == 0.01
-    assert (np.diff(levels) < 0).all()
-
-
-def test_uniform_and_shifted_levels_match_hand_computed_values():
-    np.testing.assert_allclose(samplers.uniform_levels(4), [1, 0.75, 0.5, 0.25, 0])
-    # Esser et al., equation 23, with alpha = 2: 2 t / (1 + t)
-    np.testing.assert_allclose(samplers.shifted_levels(4), [1, 6 / 7, 2 / 3, 0.4, 0])
-
-
 def test_ddim_is_the_baselines_loop():
-    levels = samplers.baseline_levels(35)
+    levels = baseline(35)
     x = X.copy()
     for n, m in pairwise(levels):
         x0 = numpy_toy(x, n)
@@ -145,7 +129,7 @@ def test_the_full_path_ends_near_the_exact_image(levels, path):
     expected = problem.exact(X, 1.0, 0.0)
     errors = {
         sampler: np.abs(
-            run_sampler(problem, samplers.LEVELS[levels](40), sampler, path) - expected
+            run_sampler(problem, LEVELS[levels](40, PATHS[path], 2.0), sampler, path) - expected
         ).max()
         for sampler in ("ddim", "dpmpp_2m")
     }
@@ -153,70 +137,15 @@ def test_the_full_path_ends_near_the_exact_image(levels, path):
     assert errors["dpmpp_2m"] < errors["ddim"] < 0.1
 
 
-@pytest.mark.parametrize(
-    "coefficients", [samplers.ddim_coefficients, samplers.dpmpp_2m_coefficients]
-)
-@pytest.mark.parametrize("path", [linear, cosine])
-def test_a_path_from_1_to_0_starts_and_ends_exactly(path, coefficients):
-    table = coefficients(samplers.uniform_levels(7), path)
-    assert np.isfinite(np.stack(table)).all()
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("path", PATHS.values())
+@pytest.mark.parametrize("schedule", [uniform, shifted, karras, log_snr])
+def test_a_path_from_1_to_0_starts_and_ends_exactly(schedule, path, sampler):
+    table = SAMPLERS[sampler](schedule(7, path), path)
+    assert all(np.isfinite(column).all() for column in vars(table).values())
     assert table.levels[0] == 1
-    assert table.previous[0] == 0
-    # The last step returns its denoised estimate and nothing else.
-    assert (table.carry[-1], table.current[-1], table.previous[-1]) == (0, 1, 0)
-
-
-def make_euler_ancestral(levels, path):
-    """Return a sampler that adds noise: k-diffusion's Euler ancestral, on the linear path."""
-    levels = tf.constant(levels, tf.float32)
-
-    def step(index, x, denoised, denoise, draw):
-        here, there = levels[index], levels[index + 1]
-        denoised = denoise(x, here)
-        keep = 0.98 * there  # keep most of the noise at the next level, and draw the rest
-        z = (x - (1 - here) * denoised) / here
-        return (1 - there) * denoised + keep * z + tf.sqrt(there**2 - keep**2) * draw(
-            index
-        ), denoised
-
-    return samplers.Sampler(len(levels) - 1, step)
-
-
-def make_heun(levels, path):
-    """Return a sampler that evaluates the denoiser twice per step, on the linear path."""
-    levels = tf.constant(levels, tf.float32)
-
-    def step(index, x, denoised, denoise, draw):
-        here, there = levels[index], levels[index + 1]
-        first = (x - denoise(x, here)) / here  # the velocity of the linear path
-        guess = x + (there - here) * first
-        second = (guess - denoise(guess, there)) / tf.maximum(there, 1e-3)
-        x = x + (there - here) * (first + second) / 2
-        return x, x
-
-    return samplers.Sampler(len(levels) - 1, step)
-
-
-def test_the_contract_fits_a_sampler_that_evaluates_twice():
-    problem, errors = Gaussian("linear"), []
-    for steps in (16, 32, 64):
-        levels = np.linspace(0.9, 0.1, steps + 1)
-        x = samplers.sample(
-            problem, tf.constant(X, tf.float32), make_heun(levels, linear), draw=None
-        )
-        errors.append(np.abs(x - problem.exact(X, 0.9, 0.1)).max())
-    np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), 2, rtol=0.1)
-
-
-def test_the_contract_fits_a_sampler_that_adds_noise():
-    """Noise is drawn once per step, and the result has the distribution of the data."""
-    problem, rng = Gaussian("linear"), np.random.default_rng(0)
-    noise = tf.constant(rng.standard_normal((200, 20_000)), tf.float32)
-    start = tf.constant(rng.standard_normal(20_000), tf.float32)
-    sampler = make_euler_ancestral(np.linspace(1, 0, 201), linear)
-    result = samplers.sample(problem, start, sampler, lambda index: noise[index])
-    assert np.mean(result) == pytest.approx(problem.mean, abs=0.02)
-    assert np.std(result) == pytest.approx(problem.std, rel=0.05)
+    # No row uses estimates from before the first.
+    assert not np.triu(table.estimates[:3], 1).any()
 
 
 def test_a_loop_of_many_steps_is_traced_once():
@@ -226,10 +155,15 @@ def test_a_loop_of_many_steps_is_traced_once():
         traces.append(1)
         return x * level
 
-    sampler = samplers.ddim(samplers.uniform_levels(30), linear)
-    run = tf.function(lambda x: samplers.sample(denoise, x, sampler, draw=None))
-    first = run(tf.ones((1, 2, 2, 1)))
-    run(tf.zeros((1, 2, 2, 1)))
+    @tf.function
+    def run(x, rows):
+        return solve(denoise, x, (tf.zeros_like(x),) * 3, rows, None, 0, 30)[1][0]
+
+    rows = SAMPLERS["ddim"](uniform(30), linear).as_arrays()
+    rows = {name: tf.constant(column) for name, column in rows.items()}
+    first = run(tf.ones((1, 2, 2, 1)), rows)
+    other = SAMPLERS["dpmpp_2m"](shifted(30), linear).as_arrays()
+    run(tf.zeros((1, 2, 2, 1)), {name: tf.constant(column) for name, column in other.items()})
     assert len(traces) == 1
     # Compute the steps by hand, with the denoised estimate x0 = n x.
     x, levels = 1.0, np.linspace(1, 0, 31)

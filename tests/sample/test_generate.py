@@ -61,7 +61,7 @@ def run_literal_baseline(guidance_scale, percentile, steps):
 @pytest.mark.parametrize("guidance_scale", [3.0, 1.0, 0.0])
 def test_the_baselines_sampler_equals_a_literal_loop(guidance_scale, steps):
     sample = resolve(Config(recipe="baseline")).sample
-    assert sample == SampleConfig("ddim", "baseline", 35, 3.0, 99.5)
+    assert sample == SampleConfig("ddim", "baseline", 2.0, 35, 3.0, 99.5)
     sample.guidance_scale, sample.steps = guidance_scale, steps
     expected = run_literal_baseline(guidance_scale, 99.5, steps)
     np.testing.assert_allclose(draw(sample), expected, atol=2e-4)
@@ -75,7 +75,7 @@ def test_clipping_at_uniform_levels_equals_a_literal_loop(guidance_scale):
         x0 = guidance_scale * numpy_toy(x, n, CONDITION)
         x0 = np.clip(x0 + (1 - guidance_scale) * numpy_toy(x, n, null), -1, 1)
         x = ((n - n_next) * x0 + n_next * x) / n
-    got = draw(SampleConfig("ddim", "uniform", 12, guidance_scale, 0.0))
+    got = draw(SampleConfig("ddim", "uniform", 2.0, 12, guidance_scale, 0.0))
     np.testing.assert_allclose(got, x, atol=1e-4)
 
 
@@ -92,20 +92,20 @@ class Gaussian(Toy):
 @pytest.mark.parametrize(("sampler", "tolerance"), [("ddim", 0.04), ("dpmpp_2m", 0.004)])
 def test_the_result_is_the_end_of_the_flow_in_closed_form(sampler, tolerance):
     """The flow takes the noise z to mean + std z."""
-    got = draw(SampleConfig(sampler, "shifted", 80, 1.0, 0.0), Gaussian())
+    got = draw(SampleConfig(sampler, "shifted", 2.0, 80, 1.0, 0.0), Gaussian())
     expected = 0.2 * CONDITION[:, None, None, :] + 0.15 * NOISE
     np.testing.assert_allclose(got, expected, atol=tolerance)
 
 
 def test_no_python_runs_per_step():
     toy = Toy()
-    draw(SampleConfig("dpmpp_2m", "shifted", 50, 2.0, 99.5), toy)
+    draw(SampleConfig("dpmpp_2m", "shifted", 2.0, 50, 2.0, 99.5), toy)
     assert toy.calls == 1
 
 
 @pytest.mark.host_xla
 def test_generate_compiles_with_xla():
-    sample = SampleConfig("ddim", "baseline", 10, 3.0, 99.5)
+    sample = SampleConfig("ddim", "baseline", 2.0, 10, 3.0, 99.5)
     np.testing.assert_allclose(
         draw(sample, jit_compile=True), run_literal_baseline(3.0, 99.5, 10), atol=2e-4
     )
