@@ -9,6 +9,7 @@ from PIL import Image
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.sample import animations, picture_files, pictures
+from t2i_tpu.sample.records import describe_prompt
 from t2i_tpu.storage import paths
 
 LAYOUTS = ("grid", "strip")
@@ -137,12 +138,14 @@ class Images:
         return self.grid(columns)
 
     def _save_folder(self, path: str) -> None:
+        from t2i_tpu.sample.image_folder import ImageFolder, name_files
         from t2i_tpu.storage import outputs
 
         names = name_files(self.records)
         outputs.check_files(path, set(names).__contains__, "")
-        for name, image, record in zip(names, self.array, self.records, strict=True):
-            picture_files.save_picture(pictures.to_picture(image), f"{path}/{name}", [record])
+        with ImageFolder(path) as folder:
+            for name, image, record in zip(names, self.array, self.records, strict=True):
+                folder.write(name, image, record)
 
     def _repr_png_(self) -> bytes | None:
         """Return the picture that a notebook shows."""
@@ -171,34 +174,6 @@ def check_ending(path: str) -> str:
         known = ", ".join(dict.fromkeys([*picture_files.PICTURES, *animations.ENDINGS]))
         raise UserError(f"{path}: {ending} is not supported; use {known} or a folder")
     return ""
-
-
-def name_files(records: Sequence[dict], ending: str = ".png") -> list[str]:
-    """Return the name of each image's file in a folder, such as "003_seed7.png".
-
-    The number counts the prompts. Frames of one prompt and seed are numbered after it.
-    """
-    names, index, previous = [], -1, None
-    for record in records:
-        prompt = describe_prompt(record)
-        if prompt != previous:
-            index, previous = index + 1, prompt
-        name = f"{index:03d}_seed{record.get('seed', 0)}"
-        names.append(name)
-    counts: dict[str, int] = {}
-    for position, name in enumerate(names):
-        counts[name] = counts.get(name, -1) + 1
-        suffix = f"_{counts[name]}" if counts[name] else ""
-        names[position] = f"{name}{suffix}{ending}"
-    return names
-
-
-def describe_prompt(record: dict) -> str:
-    """Return what an image was asked to show, as the title of its section."""
-    prompt = record.get("prompt", record.get("label", ""))
-    if isinstance(prompt, list | tuple):
-        return " ".join(f"{text}:{weight:g}" for text, weight in prompt)
-    return str(prompt)
 
 
 def _make_sections(images: Images) -> list[pictures.Section]:

@@ -26,7 +26,7 @@ def pack(records: Sequence[dict]) -> str:
     """
     if not records:
         return ""
-    texts = [{name: _dump(value) for name, value in record.items()} for record in records]
+    texts = [{name: dump(value) for name, value in record.items()} for record in records]
     common = {
         name: value
         for name, value in records[0].items()
@@ -35,10 +35,10 @@ def pack(records: Sequence[dict]) -> str:
     images = [
         {name: value for name, value in record.items() if name not in common} for record in records
     ]
-    return _dump({"common": common, "images": images, MARK: VERSION})
+    return dump({"common": common, "images": images, MARK: VERSION})
 
 
-def _dump(value: object) -> str:
+def dump(value: object) -> str:
     """Return JSON. Numbers and arrays of NumPy become plain ones."""
     return json.dumps(value, default=lambda other: other.tolist())
 
@@ -66,6 +66,14 @@ def unpack(text: str, path: str) -> list[dict]:
             f"version {VERSION}); update t2i_tpu"
         )
     raise UserError(f"{path}: its metadata is damaged; use the file that t2i_tpu wrote")
+
+
+def describe_prompt(record: dict) -> str:
+    """Return what an image was asked to show, as the title of its section."""
+    prompt = record.get("prompt", record.get("label", ""))
+    if isinstance(prompt, list | tuple):
+        return " ".join(f"{text}:{weight:g}" for text, weight in prompt)
+    return str(prompt)
 
 
 def to_png(text: str) -> PngImagePlugin.PngInfo:
