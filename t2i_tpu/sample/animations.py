@@ -1,5 +1,6 @@
 """Encodes animations: GIF, animated WebP and MP4."""
 
+import fractions
 import io
 from collections.abc import Sequence
 
@@ -75,10 +76,14 @@ def import_av():
     return av
 
 
+def find_records(content: bytes) -> str:
+    """Return the packed records in an MP4 file, or "" if it has none."""
+    with import_av().open(io.BytesIO(content)) as container:
+        return records_lib.find_in_comment(container.metadata.get("comment", ""))
+
+
 def _encode_mp4(images: np.ndarray, frames_per_second: float, text: str) -> bytes:
     """Return an H.264 video that all browsers and players show."""
-    import fractions
-
     av = import_av()
     buffer = io.BytesIO()
     scale = max(1, -(-_VIDEO_CELL // min(images.shape[1:3])))

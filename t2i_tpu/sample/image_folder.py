@@ -117,19 +117,18 @@ class ImageFolder:
         """Return whether a file holds the image of a record; False if it is damaged."""
         path = f"{self.path}/{name}"
         outputs.check_file(path, self.before)
+        content = picture_files.read_bytes(path)
         try:
-            picture = Image.open(io.BytesIO(picture_files.read_bytes(path)))
+            picture = Image.open(io.BytesIO(content))
             picture.load()
-        except UserError:
-            raise
+            text = records_lib.find_in_picture(picture)
         except Exception:  # a damaged file can make a decoder raise any error
             return False
-        text = records_lib.find_in_picture(picture)
-        if not text:
-            difference = "does not say how it was drawn"
+        if text:
+            stored = records_lib.unpack(text, path)
+            difference = describe_difference(stored[0] if stored else {}, record)
         else:
-            (stored,) = records_lib.unpack(text, path)
-            difference = describe_difference(stored, record)
+            difference = "does not say how it was drawn"
         if difference:
             raise UserError(
                 f"{self.before}{path} {difference}; use another folder, or remove the images there"

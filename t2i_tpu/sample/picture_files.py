@@ -9,6 +9,7 @@ from absl import logging
 from PIL import Image
 
 from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.sample import animations
 from t2i_tpu.sample import records as records_lib
 from t2i_tpu.storage import paths
 
@@ -48,6 +49,35 @@ def read_picture(path: str) -> Image.Image:
         return Image.open(io.BytesIO(content)).convert("RGB")
     except Exception as error:  # a damaged file can make a decoder raise any error
         raise UserError(f"cannot read {path}: {get_first_line(error)}") from error
+
+
+def read_records(path: str | os.PathLike) -> list[dict]:
+    """Return the records of the images in a file that t2i_tpu drew, one dict per image.
+
+    Args:
+      path: a picture or animation, local, ~ or gs://.
+
+    Raises:
+      UserError: the file cannot be read, has no records, or a newer version wrote them.
+    """
+    content, path = read_bytes(path), os.fspath(path)
+    try:
+        if content[4:8] == b"ftyp" and get_ending(path) == ".mp4":
+            text = animations.find_records(content)
+        else:
+            text = records_lib.find_in_picture(Image.open(io.BytesIO(content)))
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can make a decoder raise any error
+        raise UserError(
+            f"{path} is not a picture, or it is damaged; use the original file"
+        ) from error
+    if not text:
+        raise UserError(
+            f"{path} does not say how it was drawn: t2i_tpu did not write it, or a program that edited, "
+            "converted or sent it has removed the metadata; use the original file"
+        )
+    return records_lib.unpack(text, path)
 
 
 def encode_picture(picture: Image.Image, ending: str, records: Sequence[dict] = ()) -> bytes:

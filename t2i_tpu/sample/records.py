@@ -58,7 +58,7 @@ def unpack(text: str, path: str) -> list[dict]:
         version = document[MARK]
         if version == VERSION:
             return [document["common"] | image for image in document["images"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if isinstance(version, int) and version > VERSION:
         raise UserError(

@@ -99,7 +99,7 @@ def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about damaged metadata
             image.load()
-            image = put_on_white(convert_to_srgb(_rotate_upright(image)))
+            image = put_on_white(convert_to_srgb(rotate_upright(image)))
     except Image.DecompressionBombError:
         raise Rejected("decompression_bomb") from None
     except OSError as error:
@@ -116,7 +116,7 @@ def make_square(image: Image.Image, size: int, crop: str, channels: int = 3) -> 
     return np.asarray(image).reshape(size, size, channels)
 
 
-def _rotate_upright(image: Image.Image) -> Image.Image:
+def rotate_upright(image: Image.Image) -> Image.Image:
     """Rotate an image according to its EXIF data, which is ignored if it is damaged."""
     try:
         image.getexif()
