@@ -123,6 +123,19 @@ class SampleConfig:
         at_least=0,
         at_most=1000,
     )
+    guidance_interval: tuple[float, ...] | None = option(
+        None,
+        "Lowest and highest noise level at which guidance acts (Kynkäänniemi et al., 2024). Outside, the "
+        "unconditional estimate is not computed.",
+        at_least=0,
+        at_most=1,
+    )
+    guidance_rescale: float | None = option(
+        None,
+        "Fraction by which guided estimates get the contrast of unguided ones (Lin et al., 2023).",
+        at_least=0,
+        at_most=1,
+    )
     threshold_percentile: float | None = option(
         None,
         "Percentile of dynamic thresholding. 0 clips to [-1, 1] instead.",

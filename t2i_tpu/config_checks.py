@@ -14,6 +14,7 @@ def check_combinations(config: "Config") -> None:
     _check_resolutions(config)
     _check_loss(config)
     _check_averages(config)
+    _check_guidance(config)
     _check_evaluations(config)
 
 
@@ -67,6 +68,15 @@ def _check_averages(config: "Config") -> None:
     if any(not 0 < std < 0.28 for std in config.train.ema_stds):
         raise UserError(
             f"config.train.ema_stds is {config.train.ema_stds}; each entry must lie between 0 and 0.28"
+        )
+
+
+def _check_guidance(config: "Config") -> None:
+    interval = config.sample.guidance_interval
+    if len(interval) != 2 or interval[0] > interval[1]:
+        raise UserError(
+            f"config.sample.guidance_interval is {interval}; it must be two noise levels, the lower one "
+            "first"
         )
 
 

@@ -11,6 +11,8 @@ _COMMON: dict[str, Any] = {
     "model.block_depth": 2,
     "diffusion.path": "linear",
     "diffusion.prediction_type": "denoised",
+    "sample.guidance_interval": (0.0, 1.0),
+    "sample.guidance_rescale": 0.0,
     "train.weight_decay": 0.0,
 }
 

@@ -9,10 +9,12 @@ import keras
 import numpy as np
 
 from t2i_tpu.config import Config, SampleConfig, resolve
+from t2i_tpu.diffusion.samplers import SAMPLERS
+from t2i_tpu.diffusion.schedules import LEVELS
 from t2i_tpu.models.conditioning import ConditionSpec
 from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.random import Purpose, make_keys, normal, threefry2x32, uniform
-from t2i_tpu.sample.generate import generate
+from t2i_tpu.sample.generate import generate, make_plan
 
 STATES = np.where(
     np.arange(3)[:, None] < [[[2]], [[1]]],
@@ -57,14 +59,35 @@ def compute_results(weights: dict[str, np.ndarray] | None) -> tuple[dict, dict]:
             variable.assign(used[path])
 
         def images(x, level, condition, denoiser=denoiser):
-            sample = SampleConfig("dpmpp_2m", "shifted", 4, 2.0, 99.5)
             denoised = denoiser.denoise(x, level, condition)
-            return denoised, generate(denoiser, condition, x, np.arange(2), sample)
+            return denoised, generate_images(denoiser, condition, x)
 
         tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, level, condition))
         denoised, drawn = compile_function(images)(*tensors)
         results |= {name: np.asarray(denoised), f"{name}/images": np.asarray(drawn)}
     return results, used
+
+
+def generate_images(denoiser: Denoiser, condition: dict, noise):
+    """Draw images with every option of the guidance."""
+    sample = SampleConfig("dpmpp_2m_sde", "shifted", 2.0, 4, 2.0, (0.3, 0.9), 0.5, 99.5)
+    path = denoiser.diffusion_path
+    table = SAMPLERS[sample.sampler](LEVELS[sample.levels](sample.steps, path, sample.shift), path)
+    encoded = denoiser.encode(condition)
+    null = denoiser.encode(keras.tree.map_structure(keras.ops.zeros_like, condition))
+    inputs = {
+        "start": noise,
+        "seeds": np.arange(2),
+        "conditions": {
+            name: keras.ops.stack([encoded[name], null[name]], axis=1) for name in encoded
+        },
+        "scales": np.full((2, 1), sample.guidance_scale, "float32"),
+        "known": keras.ops.zeros_like(noise),
+        "is_known": keras.ops.zeros_like(noise)[..., :1],
+    }
+    plan = make_plan(table, sample, is_guided=True)
+    columns = keras.tree.map_structure(keras.ops.convert_to_tensor, table.as_arrays())
+    return generate(denoiser, None, inputs, columns, plan)["images"]
 
 
 def draw_random_numbers() -> dict[str, np.ndarray]:

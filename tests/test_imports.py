@@ -30,7 +30,17 @@ ORDER = (
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.
 KERAS_ONLY = ("random.py", "diffusion/**/*.py", "models/*.py", "step/*.py", "sample/generate.py")
-OUTSIDE = {"collections", "dataclasses", "enum", "keras", "math", "numpy", "random", "typing"}
+OUTSIDE = {
+    "collections",
+    "dataclasses",
+    "enum",
+    "itertools",
+    "keras",
+    "math",
+    "numpy",
+    "random",
+    "typing",
+}
 
 
 def get_ranks():

@@ -1,16 +1,51 @@
-"""Classifier-free guidance, and thresholding of the denoised estimate."""
+"""Guidance, and thresholding of the denoised estimate."""
 
 import math
 
 from keras import ops
 
 
-def guide(conditional, unconditional, guidance_scale: float):
-    """Return w * conditional + (1 - w) * unconditional, with w the guidance scale.
+def combine(estimates, scales):
+    """Return base + sum_k scale_k (estimate_k - base), with the base's estimate last.
 
-    A scale of 1 turns guidance off. Source: Ho and Salimans, 2022.
+    With one condition and the unconditional estimate as the base, this is classifier-free guidance (Ho
+    and Salimans, 2022), which a scale of 1 turns off. With several conditions, it is their conjunction
+    (Liu et al., 2022, equation 11). With the estimate of a weaker model as the base, it is autoguidance
+    (Karras et al., 2024).
+
+    Args:
+      estimates: float32 [B, K + 1, H, W, C], the denoised estimates of K conditions and of the base.
+      scales: float32 [B, K].
     """
-    return guidance_scale * conditional + (1 - guidance_scale) * unconditional
+    rest = 1.0 - ops.sum(scales, axis=1, keepdims=True)
+    return mix(estimates, ops.concatenate([scales, rest], axis=1))
+
+
+def mix(estimates, weights):
+    """Return the weighted sum of estimates, float32 [B, K, H, W, C], with weights float32 [B, K]."""
+    return ops.sum(estimates * weights[:, :, None, None, None], axis=1)
+
+
+def normalize(scales):
+    """Return scales, float32 [B, K], divided by their sum. It must not be zero."""
+    return scales / ops.sum(scales, axis=1, keepdims=True)
+
+
+def rescale(guided, conditional, strength: float):
+    """Bring the contrast of guided estimates back towards that of the conditional ones.
+
+    Large scales increase an image's standard deviation. Source: Lin et al., 2023, equations 15 and 16,
+    here applied to the denoised estimate.
+
+    Args:
+      guided, conditional: float32 [B, H, W, C].
+      strength: in [0, 1]. 1 gives each image the standard deviation of its conditional estimate.
+    """
+    axes = list(range(1, len(guided.shape)))
+    ratio = ops.std(conditional, axis=axes, keepdims=True) / ops.maximum(
+        ops.std(guided, axis=axes, keepdims=True), 1e-6
+    )
+    return guided * (strength * ratio + (1.0 - strength))
 
 
 def threshold(x, percentile: float):

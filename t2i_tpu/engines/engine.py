@@ -106,15 +106,21 @@ class Engine(abc.ABC):
         """Compile a function that uses the model on a batch, for example to draw images.
 
         Args:
-          function: maps a tree of tensors [b, ...] to a tensor [b, ...]. It must treat examples
-            independently of each other.
+          function: maps two trees of tensors to a tree of tensors [b, ...]. The first tree holds
+            tensors [b, ...], whose examples the function must treat independently of each other. The
+            second tree holds tensors that all examples share.
           weights: pairs of a variable that the function reads and the variable whose value replaces it.
           jit_compile: whether XLA compiles the function.
 
         Returns:
-          A function from the same tree of arrays, whose first dimension is a multiple of the number of
-          replicas, to an array. All processes get the same array.
+          A function from the same trees of arrays to a tree of arrays. The first dimension of the arrays
+          in the first tree must be a multiple of the number of replicas. All processes get the same
+          arrays.
         """
+
+    @abc.abstractmethod
+    def compiles_per_batch_size(self, jit_compile: bool) -> bool:
+        """Return whether a function of `compile_inference` is compiled again for each batch size."""
 
     @abc.abstractmethod
     def differentiate(self, function: Callable, arguments: list) -> tuple[object, list]:

@@ -41,7 +41,8 @@ class DenoisingLoss:
         """
         self.batch_size = per_replica_batch_size * engine.num_replicas
 
-        def compute_errors(image, condition, level, number, slot):
+        def compute_errors(inputs, _):
+            image, condition, level, number, slot = inputs
             image = ops.cast(image, "float32") / 127.5 - 1.0
             # All examples of a batch have the same number.
             keys = make_keys(0, Purpose.EVALUATION, number[0], slot)
@@ -85,7 +86,7 @@ class DenoisingLoss:
             batch = {name: values[rows[filled]] for name, values in conditions.items()}
             for number, level in enumerate(levels):
                 inputs = np.full(size, level, np.float32), np.full(size, number, np.int32), filled
-                batch_errors = self._compute(batch_images, batch, *inputs)
+                batch_errors = self._compute((batch_images, batch, *inputs))
                 errors[slots, number] = batch_errors[: len(slots)]
         if not np.isfinite(errors).all():
             raise UserError(

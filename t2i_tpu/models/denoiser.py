@@ -14,6 +14,7 @@ from t2i_tpu.models.conditioning import (
     CONDITIONERS,
     Conditioner,
     ConditionSpec,
+    EncodedCondition,
 )
 from t2i_tpu.models.container import Container
 from t2i_tpu.models.unet import UNet
@@ -50,17 +51,42 @@ class Denoiser(Container):
           of a moving statistic's variable to this batch's value. It is empty unless training.
         """
         encoded = self.conditioner(**condition)
+        return self._run_network(x, noise_level, encoded, training)
+
+    def encode(self, condition) -> dict:
+        """Return the fields of the encoded condition, without those that are None.
+
+        Those of floating-point type become float32, which holds them exactly.
+        """
+        encoded = self.conditioner(**condition)._asdict()
+        return {
+            name: ops.cast(value, "bool" if name == "attend_to" else "float32")
+            for name, value in encoded.items()
+            if value is not None
+        }
+
+    def denoise(self, x, noise_level, condition):
+        """Return the denoised images, float32 [B, H, W, C]; the arguments are those of `call`."""
+        return self.denoise_encoded(x, noise_level, self.encode(condition))
+
+    def denoise_encoded(self, x, noise_level, encoded: dict):
+        """Return the denoised images for conditions that `encode` has encoded."""
+        encoded = EncodedCondition(
+            **{
+                name: value if name == "attend_to" else ops.cast(value, self.compute_dtype)
+                for name, value in encoded.items()
+            }
+        )
+        output, _ = self._run_network(x, noise_level, encoded, training=False)
+        level = noise_level[:, None, None, None]
+        return prediction.to_denoised(self.prediction_type, self.diffusion_path, output, x, level)
+
+    def _run_network(self, x, noise_level, encoded: EncodedCondition, training: bool):
         x = ops.cast(x, self.compute_dtype)
         # Keras 3.12, the newest for Python 3.10, does not accept None inside a tuple, so the fields
         # are passed one by one.
         output, statistics = self.network(x, noise_level, *encoded, training=training)
         return ops.cast(output, "float32"), statistics
-
-    def denoise(self, x, noise_level, condition):
-        """Return the denoised images, float32 [B, H, W, C]; the arguments are those of `call`."""
-        output, _ = self(x, noise_level, condition)
-        level = noise_level[:, None, None, None]
-        return prediction.to_denoised(self.prediction_type, self.diffusion_path, output, x, level)
 
     def moving_statistics(self) -> list[keras.Variable]:
         """Return the moving means and variances of the batch norms."""

@@ -1,57 +1,133 @@
-"""Generates images from conditions and noise: a sampler's loop with guidance and thresholding."""
+"""Generates images from encoded conditions and noise: a sampler's loop with guidance."""
+
+import dataclasses
+import itertools
 
 from keras import ops, tree
 
 from t2i_tpu.config import SampleConfig
 from t2i_tpu.diffusion import guidance
-from t2i_tpu.diffusion.samplers import SAMPLERS
-from t2i_tpu.diffusion.samplers.table import solve
-from t2i_tpu.diffusion.schedules import LEVELS
+from t2i_tpu.diffusion.samplers.table import Table, solve
 from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.random import Purpose, make_keys, normal
 
 
-def generate(denoiser: Denoiser, condition: dict, noise, seeds, sample: SampleConfig):
-    """Draw one image per condition. The caller compiles this function as one graph.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a compiled program of `generate` depends on, besides the shapes of its inputs.
+
+    Attributes:
+      segments: consecutive calls of the network, as pairs of the number of the call after the last one
+        and whether the calls are guided. Calls that are not guided do not compute the base.
+      adds_noise: whether the sampler adds noise.
+      guidance_rescale, threshold_percentile: see `SampleConfig`.
+    """
+
+    segments: tuple[tuple[int, bool], ...]
+    adds_noise: bool
+    guidance_rescale: float
+    threshold_percentile: float
+
+
+def make_plan(table: Table, sample: SampleConfig, is_guided: bool) -> Plan:
+    """Return the plan for a sampler's table.
+
+    Args:
+      table: the sampler's coefficients.
+      sample: the `sample` group of a resolved config.
+      is_guided: whether any image has a guidance scale that differs from 1.
+    """
+    low, high = sample.guidance_interval
+    flags = [is_guided and bool(low <= level <= high) for level in table.levels]
+    segments, end = [], 0
+    for flag, calls in itertools.groupby(flags):
+        end += len(list(calls))
+        segments.append((end, flag))
+    return Plan(
+        tuple(segments),
+        bool(table.noise.any()),
+        sample.guidance_rescale,
+        sample.threshold_percentile,
+    )
+
+
+def generate(denoiser: Denoiser, guide: Denoiser | None, inputs: dict, table: dict, plan: Plan):
+    """Draw one image per row of the inputs. The caller compiles this function as one graph.
 
     Args:
       denoiser: the trained model.
-      condition: the condition of each image; see models/conditioning.py.
-      noise: float32 [B, H, W, C], the standard normal noise to start from.
-      seeds: integer [B], the seeds of the noise that a stochastic sampler adds.
-      sample: the `sample` group of a resolved config.
+      guide: the model whose estimate is the base of the guidance, or None for the trained model with
+        the negative condition.
+      inputs: a dict of
+        start: float32 [B, H, W, C], the noisy images to start from;
+        seeds: integer [B], the seeds of the noise that a stochastic sampler adds;
+        conditions: encoded conditions (`Denoiser.encode`) [B, K, ...] of K prompts per image. With
+          guidance and without a guide, the negative condition follows as the last one;
+        guide_condition: the condition as the guide encodes it, [B, 1, ...], if there is a guide;
+        scales: float32 [B, K], the guidance scale of each prompt;
+        known: float32 [B, H, W, C] in [-1, 1], the pixels that the image must have;
+        is_known: float32 [B, H, W, 1], 1 where it must have them and 0 elsewhere.
+      table: the columns of the sampler's `Table`, float32.
+      plan: see `make_plan`.
 
     Returns:
-      float32 [B, H, W, C] in [-1, 1].
+      A dict of float32 [B, H, W, C]: "images" in [-1, 1], and "ends", the state in which the sampler's
+      last step leaves the noisy images.
     """
-    path = denoiser.diffusion_path
-    levels = LEVELS[sample.levels](sample.steps, path, sample.shift)
-    table = SAMPLERS[sample.sampler](levels, path)
-    rows = {name: ops.convert_to_tensor(column) for name, column in table.as_arrays().items()}
-    is_guided = sample.guidance_scale != 1
-    if is_guided:  # evaluate the conditional and the unconditional half in one batch
-        condition = tree.map_structure(_append_zeros, condition)
+    scales, num_prompts = inputs["scales"], inputs["scales"].shape[1]
+    prompts = tree.map_structure(lambda values: values[:, :num_prompts], inputs["conditions"])
 
-    def denoise(x, level):
-        batch = ops.concatenate([x, x]) if is_guided else x
-        level = ops.broadcast_to(level, ops.shape(batch)[:1])
-        denoised = denoiser.denoise(batch, level, condition)
-        if is_guided:
-            denoised = guidance.guide(*ops.split(denoised, 2), sample.guidance_scale)
-        return guidance.threshold(denoised, sample.threshold_percentile)
+    def estimate_guided(x, level):
+        if guide is None:
+            estimates = _estimate(denoiser, x, level, inputs["conditions"])
+        else:
+            base = _estimate(guide, x, level, inputs["guide_condition"])
+            estimates = ops.concatenate([_estimate(denoiser, x, level, prompts), base], axis=1)
+        guided = guidance.combine(estimates, scales)
+        if not plan.guidance_rescale:
+            return guided
+        conditional = guidance.mix(estimates[:, :num_prompts], guidance.normalize(scales))
+        return guidance.rescale(guided, conditional, plan.guidance_rescale)
+
+    def estimate_plain(x, level):
+        return guidance.mix(_estimate(denoiser, x, level, prompts), guidance.normalize(scales))
+
+    def make_denoise(estimate):
+        def denoise(x, level):
+            estimated = guidance.threshold(estimate(x, level), plan.threshold_percentile)
+            # A known part that is constant keeps the noisy image there on its path.
+            return ops.where(inputs["is_known"] > 0, inputs["known"], estimated)
+
+        return denoise
 
     def draw(number):
-        return normal(make_keys(0, Purpose.SAMPLER_NOISE, number, seeds), noise.shape[1:])
+        keys = make_keys(0, Purpose.SAMPLER_NOISE, number, inputs["seeds"])
+        return normal(keys, inputs["start"].shape[1:])
 
-    draw = draw if table.noise.any() else None
-    history = (ops.zeros_like(noise),) * 3
-    _, history = solve(denoise, noise, history, rows, draw, 0, len(table.levels))
-    return ops.clip(history[0], -1.0, 1.0)
+    x, start = inputs["start"], 0
+    history = (ops.zeros_like(x),) * 3
+    for end, is_guided in plan.segments:
+        denoise = make_denoise(estimate_guided if is_guided else estimate_plain)
+        x, history = solve(
+            denoise, x, history, table, draw if plan.adds_noise else None, start, end
+        )
+        start = end
+    return {"images": ops.clip(history[0], -1.0, 1.0), "ends": x}
 
 
-def _append_zeros(values):
-    """Return [2 B, ...]: the values of the conditions, then those of B null conditions."""
-    return ops.concatenate([values, ops.zeros_like(values)])
+def _estimate(denoiser, x, level, conditions):
+    """Return the denoised estimates for J conditions per image, float32 [B, J, H, W, C].
+
+    They are computed in one batch, in which the rows of an image are neighbors. A batch that is split
+    over devices therefore stays split in the same way.
+    """
+    count = conditions["vector"].shape[1]
+    batch = ops.repeat(x, count, axis=0)
+    flat = tree.map_structure(
+        lambda values: ops.reshape(values, (-1, *values.shape[2:])), conditions
+    )
+    levels = ops.broadcast_to(level, ops.shape(batch)[:1])
+    return ops.reshape(denoiser.denoise_encoded(batch, levels, flat), (-1, count, *x.shape[1:]))
 
 
 def draw_noise(seeds, shape: tuple[int, ...]):
@@ -60,8 +136,3 @@ def draw_noise(seeds, shape: tuple[int, ...]):
     A seed's noise does not depend on the rest of the batch.
     """
     return normal(make_keys(0, Purpose.SAMPLE, 0, seeds), shape)
-
-
-def to_uint8(images):
-    """Convert images in [-1, 1] to uint8 in [0, 255]."""
-    return ops.cast(ops.round((ops.clip(images, -1.0, 1.0) + 1.0) * 127.5), "uint8")

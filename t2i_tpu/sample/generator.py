@@ -1,25 +1,35 @@
-"""Draws images from a model, compiled once for one batch size and spread over replicas."""
+"""Draws images from a model, in batches that are spread over the replicas."""
 
+import dataclasses
+import functools
+
+import keras
 import numpy as np
-from keras import ops, tree
+from keras import tree
 
 from t2i_tpu.config import SampleConfig
+from t2i_tpu.diffusion.samplers import SAMPLERS
+from t2i_tpu.diffusion.samplers.table import Table
+from t2i_tpu.diffusion.schedules import LEVELS
 from t2i_tpu.engines.engine import Engine
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser
-from t2i_tpu.sample.generate import draw_noise, generate, to_uint8
+from t2i_tpu.sample.generate import Plan, draw_noise, generate, make_plan
+from t2i_tpu.sample.request import Encoded, Request
 from t2i_tpu.step.state import Variables
 
 
 class Generator:
-    """Draws images in batches of a fixed size, because the size could affect an image's last bits.
+    """Draws images with a model.
+
+    A program is compiled when it is first needed. Guidance scales, prompts, seeds and images are its
+    inputs, as are the sampler and its noise levels. Another number of network calls needs another
+    program.
 
     Attributes:
       denoiser: the model.
-      batch_size: number of images that are drawn at once, over all replicas.
-      draw_batch: the compiled function that draws a batch. It maps conditions, noise and seeds to int32
-        [b, H, W, C], because collectives cannot gather uint8. A value that is infinite or NaN becomes
-        -1.
+      sample: the settings, a resolved `SampleConfig`.
+      batch_size: the maximum number of images that are drawn at once, over all replicas.
     """
 
     def __init__(
@@ -30,6 +40,7 @@ class Generator:
         sample: SampleConfig,
         jit_compile: bool,
         per_replica_batch_size: int = 8,
+        guide: tuple[Denoiser, Variables] | None = None,
     ):
         """Create a generator. Nothing is compiled yet.
 
@@ -39,22 +50,31 @@ class Generator:
           weights: the variables, by path, whose values replace those of the model.
           sample: the `sample` group of a resolved config.
           jit_compile: whether XLA compiles the sampler.
-          per_replica_batch_size: number of images that each replica draws at once.
+          per_replica_batch_size: the maximum number of images that each replica draws at once.
+          guide: a weaker model and its weights, for autoguidance, or None.
         """
-        self.denoiser = denoiser
+        self.denoiser, self.sample = denoiser, sample
         self.batch_size = per_replica_batch_size * engine.num_replicas
+        self._engine, self._jit_compile = engine, jit_compile
+        self._pairs = [(variable, weights[variable.path]) for variable in denoiser.variables]
+        self._guide, self._encode_for_guide = None, None
+        if guide:
+            self._guide, values = guide
+            pairs = [(variable, values[variable.path]) for variable in self._guide.variables]
+            self._pairs = self._pairs + pairs
+            self._encode_for_guide = self._compile_encoder(self._guide)
+        self._encode = self._compile_encoder(denoiser)
+        self._programs = {}
 
-        def draw_batch(condition, noise, seeds):
-            images = generate(denoiser, condition, noise, seeds, sample)
-            return ops.where(ops.isfinite(images), ops.cast(to_uint8(images), "int32"), -1)
-
-        pairs = [(variable, weights[variable.path]) for variable in denoiser.variables]
-        self.draw_batch = engine.compile_inference(draw_batch, pairs, jit_compile)
+    @property
+    def has_guide(self) -> bool:
+        """Whether a weaker model guides the model."""
+        return self._guide is not None
 
     def draw(
         self, conditions: dict[str, np.ndarray], seeds: np.ndarray, noise: np.ndarray | None = None
     ) -> np.ndarray:
-        """Draw one image for each condition.
+        """Draw one image for each condition, with the guidance scale of the settings.
 
         Args:
           conditions: a batch of N conditions.
@@ -68,34 +88,177 @@ class Generator:
           UserError: the model draws infinite or NaN values.
         """
         seeds = np.asarray(seeds, np.int64)
-        drawn = []
-        for start in range(0, len(seeds), self.batch_size):
+        scales = np.full((len(seeds), 1), self.sample.guidance_scale, np.float32)
+        guide_prompt = self.encode(conditions, for_guide=True) if self.has_guide else None
+        request = Request(
+            [self.encode(conditions)], scales, seeds, guide_prompt=guide_prompt, start=noise
+        )
+        return self.run(request)[0]
+
+    def encode(self, conditions: dict[str, np.ndarray], for_guide: bool = False) -> Encoded:
+        """Encode a batch of conditions, by the model or by its guide."""
+        count = len(next(iter(conditions.values())))
+        encode = self._encode_for_guide if for_guide else self._encode
+        batches = []
+        for start in range(0, count, self.batch_size):
+            batch = {
+                name: values[start : start + self.batch_size] for name, values in conditions.items()
+            }
+            batches.append(encode((self._fill(batch),)))
+        return {
+            name: np.concatenate([batch[name] for batch in batches])[:count] for name in batches[0]
+        }
+
+    def run(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the images of a request.
+
+        Returns:
+          The images, uint8 [N, H, W, C], and the states in which the sampler's last step leaves the
+          noisy images, float32 [N, H, W, C].
+
+        Raises:
+          UserError: the model draws infinite or NaN values.
+        """
+        request = self._replace_unconditional(request)
+        table = request.table or self.make_table()
+        program = self._get_program(make_plan(table, self.sample, request.is_guided))
+        images, ends = [], []
+        for start in range(0, len(request), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            batch = {name: values[rows] for name, values in conditions.items()}
-            batch_noise = self.initial_noise(seeds[rows]) if noise is None else noise[rows]
-            inputs = tree.map_structure(
-                lambda values: _repeat(values, self.batch_size), (batch, batch_noise, seeds[rows])
-            )
-            images = self.draw_batch(*inputs)
-            if images.min() < 0:
-                raise UserError(
-                    "the model draws infinite or NaN values; use an earlier checkpoint, with a "
-                    "finite loss, or train again with a lower config.train.learning_rate"
-                )
-            drawn.append(images.astype(np.uint8))
-        return np.concatenate(drawn)[: len(seeds)]
+            count = len(request.seeds[rows])
+            drawn = program(self._fill(self._make_inputs(request, rows)), table.as_arrays())
+            images.append(to_uint8(drawn["images"][:count]))
+            ends.append(drawn["ends"][:count])
+        return np.concatenate(images), np.concatenate(ends)
+
+    def make_table(self) -> Table:
+        """Return the table of the settings' sampler and noise levels."""
+        sample, path = self.sample, self.denoiser.diffusion_path
+        return SAMPLERS[sample.sampler](
+            LEVELS[sample.levels](sample.steps, path, sample.shift), path
+        )
 
     def initial_noise(self, seeds: np.ndarray) -> np.ndarray:
         """Return the initial noise for integer seeds [N], float32 [N, H, W, C]."""
         return np.asarray(draw_noise(np.asarray(seeds), self.denoiser.image_shape))
 
-    def example_inputs(self, batch_size: int) -> tuple[dict, np.ndarray, np.ndarray]:
-        """Return conditions, noise and seeds of the right shapes, all zero, for tracing."""
-        noise = np.zeros((batch_size, *self.denoiser.image_shape), np.float32)
-        null = self.denoiser.condition_spec.null(batch_size)
-        return null, noise, np.zeros(batch_size, np.int64)
+    def _compile_encoder(self, denoiser):
+        def encode(inputs, _):
+            return denoiser.encode(*inputs)
+
+        return self._engine.compile_inference(encode, self._pairs, self._jit_compile)
+
+    def _get_program(self, plan: Plan):
+        """Return the compiled program of a plan."""
+        if plan not in self._programs:
+            function = functools.partial(generate, self.denoiser, self._guide, plan=plan)
+            self._programs[plan] = self._engine.compile_inference(
+                function, self._pairs, self._jit_compile
+            )
+        return self._programs[plan]
+
+    @functools.cached_property
+    def _null(self) -> Encoded:
+        """The encoded null condition, with one row."""
+        return self.encode(self.denoiser.condition_spec.null(1))
+
+    def get_program(self):
+        """Return the compiled program that draws images with the settings."""
+        is_guided = self.sample.guidance_scale != 1
+        return self._get_program(make_plan(self.make_table(), self.sample, is_guided))
+
+    def make_example_inputs(self, batch_size: int) -> tuple[dict, dict]:
+        """Return inputs of `get_program` of the right shapes and types, for tracing."""
+        null = self.denoiser.condition_spec.null(1)
+        symbols = {
+            name: keras.Input(batch_shape=values.shape, dtype=str(values.dtype))
+            for name, values in null.items()
+        }
+        encoded = {
+            name: np.zeros((batch_size, *field.shape[1:]), field.dtype)
+            for name, field in self.denoiser.encode(symbols).items()
+        }
+        scales = np.full((batch_size, 1), self.sample.guidance_scale, np.float32)
+        start = np.zeros((batch_size, *self.denoiser.image_shape), np.float32)
+        seeds = np.zeros(batch_size, np.int64)
+        request = Request([encoded], scales, seeds, negative=encoded, start=start)
+        return self._make_inputs(request, slice(None)), self.make_table().as_arrays()
+
+    def _replace_unconditional(self, request: Request) -> Request:
+        """Turn a scale of 0 into the negative condition with a scale of 1, which is less work."""
+        rows = np.sum(request.scales, axis=1) == 0
+        if not rows.any() or self.has_guide:
+            return request
+        negative = self._get_negative(request)
+        prompts = [dict(prompt) for prompt in request.prompts]
+        for name, values in prompts[0].items():
+            prompts[0][name] = np.where(expand(rows, values), negative[name], values)
+        scales = request.scales.copy()
+        scales[rows, 0] = 1.0
+        return dataclasses.replace(request, prompts=prompts, scales=scales)
+
+    def _get_negative(self, request: Request) -> Encoded:
+        """Return the condition away from which guidance points, with one row per image."""
+        if request.negative is not None:
+            return request.negative
+        count = len(request)
+        return {
+            name: np.broadcast_to(values, (count, *values.shape[1:]))
+            for name, values in self._null.items()
+        }
+
+    def _make_inputs(self, request: Request, rows: slice) -> dict:
+        """Return the inputs of `generate` for some rows of a request."""
+        seeds = request.seeds[rows]
+        conditions = list(request.prompts)
+        if request.is_guided and not self.has_guide:
+            conditions.append(self._get_negative(request))
+        inputs = {
+            "start": self.initial_noise(seeds) if request.start is None else request.start[rows],
+            "seeds": seeds,
+            "conditions": {
+                name: np.stack([condition[name][rows] for condition in conditions], axis=1)
+                for name in conditions[0]
+            },
+            "scales": request.scales[rows],
+        }
+        if self.has_guide:
+            inputs["guide_condition"] = {
+                name: values[rows][:, None] for name, values in request.guide_prompt.items()
+            }
+        count, (height, width, channels) = len(seeds), self.denoiser.image_shape
+        if request.is_known is None:
+            known = np.zeros((count, height, width, channels), np.float32)
+            is_known = np.zeros((count, height, width, 1), np.float32)
+        else:
+            known, is_known = request.known[rows], request.is_known[rows]
+        return inputs | {"known": known, "is_known": is_known}
+
+    def _fill(self, batch):
+        """Repeat the rows of a batch until the program takes their number."""
+        count, replicas = len(tree.flatten(batch)[0]), self._engine.num_replicas
+        size = self.batch_size
+        if not self._engine.compiles_per_batch_size(self._jit_compile):
+            size = -(-count // replicas) * replicas
+        return tree.map_structure(
+            lambda values: np.resize(values, (size, *values.shape[1:])), batch
+        )
 
 
-def _repeat(batch: np.ndarray, size: int) -> np.ndarray:
-    """Repeat a batch until it has `size` rows."""
-    return np.resize(batch, (size, *batch.shape[1:]))
+def expand(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return rows, [N], with as many dimensions as `values` has."""
+    return rows.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Convert images in [-1, 1], float32, to uint8 in [0, 255].
+
+    Raises:
+      UserError: a value is infinite or NaN.
+    """
+    if not np.isfinite(images).all():
+        raise UserError(
+            "the model draws infinite or NaN values; use an earlier checkpoint, with a finite loss, or "
+            "train again with a lower config.train.learning_rate"
+        )
+    return np.round((np.clip(images, -1.0, 1.0) + 1.0) * np.float32(127.5)).astype(np.uint8)

@@ -73,10 +73,11 @@ def lower_sampler(config, denoiser, mesh, _):
     weights = {variable.path: variable for variable in denoiser.variables}
     generator = Generator(_Slice(mesh), denoiser, weights, config.sample, jit_compile=True)
     split, copied = program.split_batch(mesh), program.replicate(mesh)
-    inputs = generator.example_inputs(generator.batch_size)
-    return generator.draw_batch.lower(
+    inputs, table = generator.make_example_inputs(generator.batch_size)
+    return generator.get_program().lower(
         [describe(variable, copied) for variable in denoiser.variables],
         tree.map_structure(lambda array: describe(array, split), inputs),
+        tree.map_structure(lambda array: describe(array, copied), table),
     )
 
 
@@ -88,6 +89,9 @@ class _Slice:
 
     def compile_inference(self, function, weights, jit_compile):
         return program.compile_inference(function, [old for old, _ in weights], self.mesh)
+
+    def compiles_per_batch_size(self, jit_compile):
+        return True
 
 
 def describe(array, sharding, shape=None):

@@ -81,8 +81,9 @@ def lower_sampler(
 ) -> Program:
     """Lower the program that draws `batch_size` images with the config's sampler, as previews do."""
     generator = _build_trainer(config, manifest, engine, jit_compile=True).generator
-    inputs = tf.nest.map_structure(tf.constant, generator.example_inputs(batch_size))
-    return _lower("sampler", generator.draw_batch.infer_on_replica, (inputs,), batch_size, engine)
+    inputs = tf.nest.map_structure(tf.constant, generator.make_example_inputs(batch_size))
+    infer = generator.get_program().infer_on_replica
+    return _lower("sampler", infer, inputs, batch_size, engine)
 
 
 def _build_trainer(config: Config, manifest: Manifest, engine: str, jit_compile: bool) -> Trainer:

@@ -76,8 +76,8 @@ def trace_config(config: Config, manifest: Manifest, strategy: tf.distribute.TPU
 
     iterator = engine.make_iterator(config, make_host_dataset)
     loop = trainer.loop.function.get_concrete_function(iterator, tf.constant(1)).graph
-    inputs = trainer.generator.example_inputs(trainer.generator.batch_size)
-    sampler = trainer.generator.draw_batch.trace(*inputs)
+    inputs = trainer.generator.make_example_inputs(trainer.generator.batch_size)
+    sampler = trainer.generator.get_program().trace(*inputs)
 
     # Look for problems.
     replicas = strategy.num_replicas_in_sync

@@ -78,11 +78,15 @@ class JaxEngine(Engine):
         infer = program.compile_inference(function, old, self.mesh)
         sharding = program.split_batch(self.mesh)
 
-        def call(*inputs):
+        def call(inputs, shared=()):
             inputs = tree.map_structure(lambda array: _put(np.asarray(array), sharding), inputs)
-            return np.asarray(infer([variable.value for variable in new], inputs))
+            result = infer([variable.value for variable in new], inputs, shared)
+            return tree.map_structure(np.asarray, result)
 
         return call
+
+    def compiles_per_batch_size(self, jit_compile: bool) -> bool:
+        return True
 
     def differentiate(self, function, arguments):
         gradients, others = jax.jit(jax.grad(function, has_aux=True))(arguments)

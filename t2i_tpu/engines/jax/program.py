@@ -130,7 +130,7 @@ def train_step(config: Config, state: State, batch: Batch, copied: NamedSharding
 def compile_inference(
     function: Callable, variables: Sequence[keras.Variable], mesh: Mesh
 ) -> Callable:
-    """Compile a function of a batch, and return it as a function (values, inputs).
+    """Compile a function of a batch, and return it as a function (values, inputs, shared).
 
     Args:
       function: see `Engine.compile_inference`.
@@ -139,10 +139,10 @@ def compile_inference(
     """
     copied = replicate(mesh)
 
-    def infer(values, inputs):
+    def infer(values, inputs, shared):
         # Averages may be split over the devices. Gather them, or the compiler may split the layers.
         values = jax.lax.with_sharding_constraint(values, copied)
         with keras.StatelessScope(list(zip(variables, values, strict=True))):
-            return function(*inputs)
+            return function(inputs, shared)
 
-    return jax.jit(infer, in_shardings=(None, split_batch(mesh)), out_shardings=copied)
+    return jax.jit(infer, in_shardings=(None, split_batch(mesh), copied), out_shardings=copied)

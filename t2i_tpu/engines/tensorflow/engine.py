@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from t2i_tpu.config import Config, TrainConfig
@@ -64,16 +63,15 @@ class TensorFlowEngine(Engine):
 
     def compile_inference(self, function, weights, jit_compile):
         @tf.function(jit_compile=jit_compile, autograph=False)
-        def infer_on_replica(inputs):
+        def infer_on_replica(inputs, shared):
             with keras.StatelessScope([(old, new.value) for old, new in weights]):
-                return function(*inputs)
+                return function(inputs, shared)
 
-        # Compiling the strategy's call too avoids running Python for every batch and replica.
-        @tf.function(autograph=False)
-        def infer_on_all(inputs):
-            return self.strategy.run(infer_on_replica, (inputs,))
+        is_fixed = self.compiles_per_batch_size(jit_compile)
+        return TensorFlowInference(self.strategy, infer_on_replica, is_fixed)
 
-        return TensorFlowInference(self.strategy, infer_on_replica, infer_on_all)
+    def compiles_per_batch_size(self, jit_compile: bool) -> bool:
+        return jit_compile or self.hardware == "tpu"
 
     def differentiate(self, function, arguments):
         tensors = [tf.convert_to_tensor(argument) for argument in arguments]
@@ -136,24 +134,49 @@ def check_unsharded(config: Config) -> None:
 
 
 class TensorFlowInference:
-    """Calls a function on all replicas; see `Engine.compile_inference`."""
+    """Calls a function on all replicas; see `Engine.compile_inference`.
+
+    Attributes:
+      infer_on_replica: the tf.function that each replica calls.
+    """
 
     def __init__(
-        self, strategy: tf.distribute.Strategy, infer_on_replica: Callable, infer_on_all: Callable
+        self, strategy: tf.distribute.Strategy, infer_on_replica: Callable, is_fixed: bool
     ):
-        self.strategy = strategy
-        self.infer_on_replica, self._infer = infer_on_replica, infer_on_all
+        """Create a function. Nothing is traced yet.
 
-    def __call__(self, *inputs) -> np.ndarray:
-        result = self._infer(self._distribute(inputs))
-        return self.strategy.gather(result, axis=0).numpy()
+        Args:
+          strategy: the strategy.
+          infer_on_replica: a tf.function of two trees.
+          is_fixed: whether to trace it for each batch size, and not once for all of them.
+        """
+        self.strategy, self.infer_on_replica = strategy, infer_on_replica
 
-    def trace(self, *inputs) -> tf.Graph:
+        def call_replica(inputs, shared):
+            if is_fixed:
+                return infer_on_replica(inputs, shared)
+            arguments = tf.nest.map_structure(_leave_size_open, inputs), shared
+            return infer_on_replica.get_concrete_function(*arguments)(inputs, shared)
+
+        # Compiling the strategy's call too avoids running Python for every batch and replica.
+        @tf.function(autograph=False)
+        def infer_on_all(inputs, shared):
+            return strategy.run(call_replica, (inputs, shared))
+
+        self._infer = infer_on_all
+
+    def __call__(self, inputs, shared=()):
+        result = self._infer(*self._place(inputs, shared))
+        return tf.nest.map_structure(
+            lambda part: self.strategy.gather(part, axis=0).numpy(), result
+        )
+
+    def trace(self, inputs, shared=()) -> tf.Graph:
         """Return the graph of a call, without running it."""
-        return self._infer.get_concrete_function(self._distribute(inputs)).graph
+        return self._infer.get_concrete_function(*self._place(inputs, shared)).graph
 
-    def _distribute(self, inputs):
-        """Give each replica an equal share of the arrays."""
+    def _place(self, inputs, shared):
+        """Give each replica an equal share of the inputs."""
 
         def split(array):
             share = len(array) // self.strategy.num_replicas_in_sync
@@ -164,7 +187,12 @@ class TensorFlowInference:
 
             return self.strategy.experimental_distribute_values_from_function(take_share)
 
-        return tf.nest.map_structure(split, inputs)
+        return tf.nest.map_structure(split, inputs), tf.nest.map_structure(tf.constant, shared)
+
+
+def _leave_size_open(tensor: tf.Tensor) -> tf.TensorSpec:
+    """Return the type of a tensor whose first dimension may have any size."""
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
 def _get_process(strategy: tf.distribute.Strategy) -> tuple[int, int]:
