@@ -36,7 +36,9 @@ def cosine(noise_level) -> Scales:
     """Return the scales of the variance-preserving cosine path (Salimans and Ho, 2022)."""
     library = np if isinstance(noise_level, (float, np.ndarray)) else ops
     angle = noise_level * (math.pi / 2)
-    signal, noise = library.cos(angle), library.sin(angle)
+    # Unlike cos(angle), this is exactly 0 at level 1.
+    signal = library.sin((1 - noise_level) * (math.pi / 2))
+    noise = library.sin(angle)
     return Scales(signal, noise, -noise, signal)
 
 

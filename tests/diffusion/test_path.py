@@ -29,6 +29,14 @@ def test_cosine_matches_hand_computed_values():
     np.testing.assert_allclose(scales.noise, [0, 0.5, math.sqrt(0.5), 1], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("path", PATHS.values())
+@pytest.mark.parametrize("convert", [np.array, lambda ends: tf.constant(ends, tf.float32)])
+def test_the_ends_are_exactly_clean_and_pure_noise(convert, path):
+    scales = path(convert([0.0, 1.0]))
+    assert np.asarray(scales.signal).tolist() == [1, 0]
+    assert np.asarray(scales.noise).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(("path", "factor"), [(linear, 1.0), (cosine, math.pi / 2)])
 def test_slopes_are_the_derivatives_up_to_one_factor(path, factor):
     levels, step = LEVELS[1:-1], 1e-6
