@@ -119,9 +119,8 @@ class ImageFolder:
         outputs.check_file(path, self.before)
         content = picture_files.read_bytes(path)
         try:
-            picture = Image.open(io.BytesIO(content))
-            picture.load()
-            text = records_lib.find_in_picture(picture)
+            Image.open(io.BytesIO(content)).load()
+            text = records_lib.find_in_picture(content)
         except Exception:  # a damaged file can make a decoder raise any error
             return False
         if text:

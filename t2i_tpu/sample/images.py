@@ -1,6 +1,6 @@
 """Drawn images with the records of how they were drawn. This module does not import TensorFlow."""
 
-import io
+import base64
 import os
 from collections.abc import Iterator, Sequence
 
@@ -13,6 +13,9 @@ from t2i_tpu.sample.records import describe_prompt
 from t2i_tpu.storage import paths
 
 LAYOUTS = ("grid", "strip")
+# A notebook shows at most this many images, and an animation at least in this size in pixels.
+_MAX_SHOWN = 64
+_SHOWN_SIDE = 192
 
 
 class Images:
@@ -72,6 +75,8 @@ class Images:
     def grid(self, columns: int = pictures.COLUMNS) -> Image.Image:
         """Return a picture with a section of captioned images for each prompt."""
         self._check_not_empty()
+        if columns < 1:
+            raise UserError(f"columns={columns}: it must be at least 1")
         return pictures.draw_grid(_make_sections(self), columns)
 
     def strip(self) -> Image.Image:
@@ -108,8 +113,8 @@ class Images:
         """
         from t2i_tpu.storage import outputs
 
-        self._check_not_empty()
         path = paths.parse_path(os.fspath(path), "", is_output=True)
+        self._check_not_empty()
         ending = check_ending(path)
         if layout not in (None, *LAYOUTS):
             raise UserError(f"layout={layout!r}: it must be one of {', '.join(LAYOUTS)}")
@@ -131,6 +136,11 @@ class Images:
 
     def _draw(self, layout: str | None, columns: int) -> Image.Image:
         """Return the picture that `save` writes."""
+        if len(self) > pictures.MAX_CELLS:
+            raise UserError(
+                f"one picture has room for {pictures.MAX_CELLS} images, not for {len(self)}; save them into "
+                "a folder, which has no limit"
+            )
         if layout is None and len(self) == 1:
             return pictures.to_picture(self.array[0])
         if layout == "strip" or (layout is None and self.is_animation):
@@ -148,12 +158,23 @@ class Images:
                 folder.write(name, image, record)
 
     def _repr_png_(self) -> bytes | None:
-        """Return the picture that a notebook shows."""
+        """Return the picture that a notebook shows, which is a grid of the first images."""
         if not len(self):
             return None
-        buffer = io.BytesIO()
-        (self.strip() if self.is_animation else self.grid()).save(buffer, "PNG")
-        return buffer.getvalue()
+        sections = _make_sections(self[:_MAX_SHOWN])
+        if len(self) > _MAX_SHOWN:
+            sections.append((f"and {len(self) - _MAX_SHOWN} more", []))
+        return picture_files.encode_picture(pictures.draw_grid(sections), ".png")
+
+    def _repr_html_(self) -> str | None:
+        """Return an animation for a notebook if the images are frames."""
+        if not (self.is_animation and len(self)):
+            return None
+        frames = animations.make_boomerang(self.array)
+        content = base64.b64encode(animations.encode_animation(frames, ".gif")).decode()
+        side = f"{max(_SHOWN_SIDE, *self.array.shape[1:3])}px"
+        style = f"height:{side};image-rendering:pixelated"
+        return f'<img style="{style}" src="data:image/gif;base64,{content}">'
 
     def _check_not_empty(self) -> None:
         if not len(self):

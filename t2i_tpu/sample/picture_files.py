@@ -1,6 +1,7 @@
 """Reads and writes picture files, on disk or gs://. TensorFlow is imported only when it is needed."""
 
 import io
+import math
 import os
 import posixpath
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from t2i_tpu.storage import paths
 
 # The formats of pictures, by the ending of a file's name.
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+_MAX_SIDES = {"JPEG": 65500, "WEBP": 16383}
 
 
 def get_ending(path: str) -> str:
@@ -65,7 +68,7 @@ def read_records(path: str | os.PathLike) -> list[dict]:
         if content[4:8] == b"ftyp" and get_ending(path) == ".mp4":
             text = animations.find_records(content)
         else:
-            text = records_lib.find_in_picture(Image.open(io.BytesIO(content)))
+            text = records_lib.find_in_picture(content)
     except UserError:
         raise
     except Exception as error:  # a damaged file can make a decoder raise any error
@@ -87,17 +90,28 @@ def encode_picture(picture: Image.Image, ending: str, records: Sequence[dict] = 
       picture: the picture.
       ending: a key of PICTURES.
       records: the records of the images that the picture shows, for its metadata.
+
+    Raises:
+      UserError: the picture is too large for the format.
     """
-    buffer, text, format = io.BytesIO(), records_lib.pack(records), PICTURES[ending]
+    format, text = PICTURES[ending], records_lib.pack(records)
+    if max(picture.size) > _MAX_SIDES.get(format, math.inf):
+        raise UserError(
+            f"a {ending} file has at most {_MAX_SIDES[format]} pixels per side, and this picture has "
+            f"{picture.width}x{picture.height}; use .png"
+        )
     if format == "PNG":
-        picture.save(buffer, format, pnginfo=records_lib.to_png(text))
-        return buffer.getvalue()
-    exif = records_lib.to_exif(text)
-    if format == "JPEG" and len(exif.tobytes()) > records_lib.MAX_JPEG_BYTES:
-        logging.warning("a JPEG has no room for the settings of %d images; use PNG", len(records))
-        exif = records_lib.to_exif("")
-    options = {"JPEG": dict(quality=95, subsampling=0), "WEBP": dict(lossless=True)}[format]
-    picture.save(buffer, format, exif=exif, **options)
+        options = dict(pnginfo=records_lib.to_png(text))
+    else:
+        options = dict(exif=records_lib.to_exif(text), **_OPTIONS[format])
+    if format == "JPEG" and len(options["exif"].tobytes()) > records_lib.MAX_JPEG_BYTES:
+        logging.warning(
+            "a JPEG has no room for the settings of %d images, so nothing can draw them again; use .png",
+            len(records),
+        )
+        options["exif"] = records_lib.to_exif("")
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
     return buffer.getvalue()
 
 

@@ -1,5 +1,6 @@
 """Draws captioned grids and strips of images. This module does not need TensorFlow."""
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,12 +60,10 @@ def _scale(image):
 
 def _shorten(line, width):
     """Cut a line of text to at most `width` pixels, with an ellipsis if anything is cut."""
-    start = line[: 4 * int(width)]  # the rest of a long text cannot fit
-    if start == line and text.measure(line) <= width:
+    count = _count_fitting(line, width)
+    if count == len(line):
         return line
-    while start and text.measure(start + "…") > width:
-        start = start[:-1].rstrip()
-    return start + "…"
+    return line[: _count_fitting(line, width - text.measure("…"))].rstrip() + "…"
 
 
 def _wrap(title, width):
@@ -75,11 +74,19 @@ def _wrap(title, width):
             lines.append(line)
             line = ""
         line = f"{line} {word}".lstrip()
-        while text.measure(line) > width:
-            end = max(n for n in range(1, len(line)) if text.measure(line[:n]) <= width)
+        while (end := max(1, _count_fitting(line, width))) < len(line):
             lines.append(line[:end])
             line = line[end:]
     return [*lines, line]
+
+
+def _count_fitting(line, width):
+    """Return how many of the first characters of a line fit into `width` pixels."""
+    limit = 16
+    while limit < len(line) and text.measure(line[:limit]) <= width:
+        limit *= 2
+    counts = range(1, min(limit, len(line)) + 1)
+    return bisect.bisect_right(counts, width, key=lambda count: text.measure(line[:count]))
 
 
 def draw_strip(images: np.ndarray) -> Image.Image:

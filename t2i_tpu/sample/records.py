@@ -4,7 +4,9 @@ A record is a dict that holds everything needed to draw an image again. The JSON
 version of its layout. Formats that store their metadata at the end of the file thus end with MARK.
 """
 
+import io
 import json
+import warnings
 from collections.abc import Sequence
 
 from PIL import ExifTags, Image, PngImagePlugin
@@ -16,6 +18,7 @@ MARK = "t2i_tpu"
 VERSION = 1
 # A JPEG holds EXIF metadata of at most this size.
 MAX_JPEG_BYTES = 65533 - 6
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _ASCII = b"ASCII\0\0\0"  # the prefix of an EXIF user comment
 
 
@@ -99,16 +102,25 @@ def to_comment(text: str) -> str:
     return f"{MARK} {text}".rstrip()
 
 
-def find_in_picture(picture: Image.Image) -> str:
-    """Return the packed records in the metadata of an open picture, or "" if it has none."""
-    if picture.format == "PNG":
-        if MARK not in picture.info:
-            picture.load()  # another program may have moved the metadata behind the pixels
-        return picture.info.get(MARK, "")
-    comment = picture.info.get("comment", b"") if picture.format == "GIF" else b""
-    if not comment:
-        exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
-        comment = exif.get(ExifTags.Base.UserComment, b"")
+def find_in_picture(content: bytes) -> str:
+    """Return the packed records in the metadata of a picture file, or "" if it has none.
+
+    Raises:
+      Exception: any, if the file is damaged or not a picture.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns about damaged metadata
+        if content.startswith(_PNG_START):
+            # Unlike Image.open, this reads the metadata of a grid of any size.
+            picture = PngImagePlugin.PngImageFile(io.BytesIO(content))
+            if MARK not in picture.info:
+                picture.load()  # another program may have moved the metadata behind the pixels
+            return picture.info.get(MARK, "")
+        picture = Image.open(io.BytesIO(content))
+        comment = picture.info.get("comment", b"") if picture.format == "GIF" else b""
+        if not comment:
+            exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
+            comment = exif.get(ExifTags.Base.UserComment, b"")
     if isinstance(comment, str):
         comment = comment.encode(errors="replace")
     return find_in_comment(comment.removeprefix(_ASCII).decode(errors="replace"))

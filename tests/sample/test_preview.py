@@ -1,5 +1,7 @@
 """Tests that pictures contain the given pixels, and that a preview is a grid of fixed seeds."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,6 +83,15 @@ def test_wrapped_lines_fit_and_keep_all_text(title):
     assert all(text.measure(line) <= 90 for line in lines)
     assert "".join(lines).replace(" ", "") == title.replace(" ", "")
     assert len(lines) <= 2 * text.measure(title) / 90 + 1
+
+
+def test_long_words_are_wrapped_quickly():
+    """Chinese, for example, has no spaces. A search that is quadratic takes minutes."""
+    title, start = "赤いハート" * 1000, time.perf_counter()
+    lines = pictures._wrap(title, 300)
+    assert "".join(lines) == title and all(text.measure(line) <= 300 for line in lines)
+    assert all(text.measure(line + title[0]) > 300 for line in lines[:-1])
+    assert time.perf_counter() - start < 10
 
 
 def test_saving_creates_folders_and_no_other_files(tmp_path):

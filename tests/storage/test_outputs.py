@@ -65,11 +65,11 @@ def test_new_or_empty_file_may_be_written(folder, name):
 @pytest.mark.parametrize(
     "name", ["grid.png", "grid.PNG", "grid.jpg", "grid.jpeg", "grid.webp", "x.gif", "x.mp4"]
 )
-@pytest.mark.parametrize("num_images", [1, 300])
+@pytest.mark.parametrize("num_images", [1, 60])
 def test_picture_may_be_replaced(folder, name, num_images):
     """The mark is near the start or the end, however large the metadata and the picture are."""
     records = [
-        {"prompt": "red heart", "seed": seed, "note": "x" * 40} for seed in range(num_images)
+        {"prompt": "red heart", "seed": seed, "note": f"{seed}" * 40} for seed in range(num_images)
     ]
     images = Images(np.stack([NOISE] * num_images), records)
     for _ in range(2):
