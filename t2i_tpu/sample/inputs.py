@@ -199,10 +199,9 @@ def _shrink_mask(covered: np.ndarray, size: int) -> np.ndarray:
 
 def _warn_if_changed(picture: Image.Image, size: int, name: str) -> None:
     if picture.size != (size, size):
-        middle = "" if picture.width == picture.height else "the middle square of "
-        logging.warning(
-            "%s has %s; %sit is resized to %dx%d", name, _describe_size(picture), middle, size, size
-        )
+        part = "it" if picture.width == picture.height else "its middle square"
+        words = f"{name} has {_describe_size(picture)}; {part} is resized to {size}x{size}"
+        logging.warning("%s", words)
 
 
 def _describe_size(picture: Image.Image) -> str:
