@@ -15,8 +15,9 @@ import numpy as np
 from absl import flags
 
 from t2i_tpu import cli
+from t2i_tpu.config import MAX_SEED
 from t2i_tpu.errors import UserError
-from t2i_tpu.flag_values import MAX_SEED, check_ending
+from t2i_tpu.flag_values import check_ending
 
 SAMPLING = cli.define_sampling()
 MODE = flags.DEFINE_enum(

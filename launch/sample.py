@@ -17,8 +17,9 @@ import numpy as np
 from absl import flags
 
 from t2i_tpu import cli
+from t2i_tpu.config import MAX_SEED
 from t2i_tpu.errors import UserError
-from t2i_tpu.flag_values import MAX_SEED, check_ending
+from t2i_tpu.flag_values import check_ending
 
 SAMPLING = cli.define_sampling()
 PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to draw. May be repeated.")

@@ -16,15 +16,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from t2i_tpu import config as config_lib
-from t2i_tpu import flag_parsing, flag_values, installed
-from t2i_tpu.compatibility import find_known_bad
+from t2i_tpu import flag_parsing, flag_values, framework, installed
 from t2i_tpu.errors import UserError, get_first_line
-from t2i_tpu.findings import report
 from t2i_tpu.process import fast_exit, interrupts, output
 from t2i_tpu.storage import paths
-
-# TensorFlow reads this when it is imported. 2 hides its informational messages and warnings.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def define_config() -> flags.FlagHolder:
@@ -146,16 +141,12 @@ def run(
 
     def start(argv):
         with _exit_on_user_error(), output.exit_if_lost():
-            # Keras, libtpu and TensorFlow read these variables when they are imported.
-            os.environ["KERAS_BACKEND"] = engine = fixed_engine or choose_engine()
-            for name, value in installed.get_tpu_environment(_computes_on_local_tpu()).items():
-                os.environ.setdefault(name, value)
+            engine = fixed_engine or choose_engine()
+            framework.set_environment(engine, _computes_on_local_tpu())
             if not imports_tensorflow:
                 return main(*argv[1:])
 
-            # Check the installation, import TensorFlow, and translate its errors about files.
-            report(find_known_bad(installed.collect_facts(), engine))
-            from t2i_tpu.process import tensorflow_quietly  # noqa: F401
+            framework.import_tensorflow(engine)
             from t2i_tpu.storage.failures import translate_file_errors
 
             with translate_file_errors():

@@ -18,6 +18,9 @@ from t2i_tpu.recipes import RECIPES
 # The values of --strategy. It is not part of the config, because a run may move to another machine.
 STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
 
+# Each seed up to this one gives other random draws: it is a 32-bit word of a Threefry key or counter.
+MAX_SEED = 2**32 - 1
+
 
 @dataclass
 class DataConfig:
@@ -234,8 +237,7 @@ class Config:
         "modern",
         "Recipe that supplies the value of each field that is not set. See docs/recipes.md.",
     )
-    # The seed is one of the two 32-bit words of a Threefry key.
-    seed: int = option(0, "Seed of every random draw of the run.", at_least=0, below=2**32)
+    seed: int = option(0, "Seed of every random draw of the run.", at_least=0, at_most=MAX_SEED)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)

@@ -16,9 +16,6 @@ from t2i_tpu.options import (
     get_choices,
 )
 
-# Each seed up to this one gives different images: it is a 32-bit word of a Threefry key or counter.
-MAX_SEED = 2**32 - 1
-
 _ILLEGAL_VALUE = re.compile(r"flag --([\w.]+)=(.*?): ", re.DOTALL)
 # The options that flags were defined for, by the names of the flags.
 _OPTIONS: dict[str, dataclasses.Field] = {}

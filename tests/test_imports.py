@@ -21,11 +21,12 @@ BASE = (
     "metadata",
     "installed",
     "compatibility",
+    "framework",
     "cluster",
 )
 ORDER = (
     *(BASE, "random", "diffusion", "models", "step", "storage", "html_page", "text", "data"),
-    *("engines", "run", "sample", "evaluate", "training", "profile", "tpu"),
+    *("engines", "run", "sample", "evaluate", "training", "api", "profile", "tpu"),
     *("flag_values", "flag_parsing", "cli"),
 )  # fmt: skip
 # Files that run on any Keras backend, and the only outside modules that they may import.

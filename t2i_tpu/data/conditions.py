@@ -23,12 +23,10 @@ class Conditioning:
     Attributes:
       features: names of the features of a record from which the condition is made.
       remedy: advice for the error message if a data set lacks these features.
-      can_interpolate: whether conditions of this kind can be interpolated.
     """
 
     features: tuple[str, ...]
     remedy = "choose another conditioning"
-    can_interpolate = False
 
     def is_available(self, manifest: Manifest) -> bool:
         """Return whether a data set has the features of this kind."""
@@ -42,28 +40,21 @@ class Conditioning:
         """Return the conditions of a batch of examples that `parse_records` returned."""
         raise NotImplementedError
 
-    def from_prompts_or_labels(
-        self, prompts: Sequence[str], labels: Sequence[str], manifest: Manifest, folder: str
+    def from_prompts(
+        self, prompts: Sequence[str], manifest: Manifest, folder: str
     ) -> dict[str, np.ndarray]:
-        """Return the conditions of prompts or of labels, whichever this kind takes.
+        """Return the conditions of prompts.
 
         Args:
-          prompts: texts; empty if the model takes labels.
-          labels: names or numbers of classes; empty if the model takes prompts.
+          prompts: texts or, if the model takes classes, their names or numbers.
           manifest: the manifest of the data set that the model was trained on.
           folder: the folder that contains the text tower, local or gs://: the data set's folder or
             a workdir.
 
         Raises:
-          UserError: prompts were given but the model takes labels, or vice versa; a prompt is too
-            long; a label is unknown; or the encoder differs from the one that encoded the data set.
+          UserError: a prompt is too long; a class is unknown; or the encoder differs from the one that
+            encoded the data set.
         """
-        if labels:
-            raise UserError("this model was trained on prompts; use --prompt")
-        return self._from_prompts(prompts, manifest, folder)
-
-    def _from_prompts(self, prompts, manifest, folder) -> dict[str, np.ndarray]:
-        """Return the conditions of prompts; see `from_prompts_or_labels`."""
         raise NotImplementedError
 
 
@@ -71,7 +62,6 @@ class Embedding(Conditioning):
     """The pooled embedding of a prompt, from a text encoder that is not trained further."""
 
     features = ("embedding",)
-    can_interpolate = True
 
     def is_available(self, manifest):
         return bool(manifest.embedding)
@@ -82,7 +72,7 @@ class Embedding(Conditioning):
     def from_features(self, features):
         return {"embedding": features["embedding"]}
 
-    def _from_prompts(self, prompts, manifest, folder):
+    def from_prompts(self, prompts, manifest, folder):
         encoder = _open_embedding_encoder(manifest, folder)
         return {"embedding": encoder.encode(prompts)}
 
@@ -111,7 +101,7 @@ class TokenStates(Conditioning):
             "sequence": tf.cast(features["sequence"], tf.float32),
         }
 
-    def _from_prompts(self, prompts, manifest, folder):
+    def from_prompts(self, prompts, manifest, folder):
         encoder, contract = _open_embedding_encoder(manifest, folder), manifest.sequence
         expected = (contract.weights_sha256, contract.width, contract.context_length)
         if (encoder.weights_sha256, encoder.sequence_width, encoder.context_length) != expected:
@@ -142,7 +132,7 @@ class Tokens(Conditioning):
     def from_features(self, features):
         return {"tokens": features["tokens"]}
 
-    def _from_prompts(self, prompts, manifest, folder):
+    def from_prompts(self, prompts, manifest, folder):
         encoder = _open_token_encoder(manifest, folder)
         padded = np.zeros((len(prompts), manifest.tokens.context_length), np.int32)
         for row, tokens in zip(padded, encoder.tokenize(prompts), strict=True):
@@ -164,13 +154,9 @@ class Label(Conditioning):
     def from_features(self, features):
         return {"label": features["label"] + 1}
 
-    def from_prompts_or_labels(self, prompts, labels, manifest, folder):
+    def from_prompts(self, prompts, manifest, folder):
         names = list(manifest.label_names)
-        if prompts:
-            raise UserError(
-                f"this model was trained on labels; use --label with one of {', '.join(names)}"
-            )
-        return {"label": np.array([self._parse(label, names) for label in labels], np.int32)}
+        return {"label": np.array([self._parse(prompt, names) for prompt in prompts], np.int32)}
 
     def _parse(self, label: str, names: list[str]) -> int:
         """Return the condition of a class that is given by name or number, or raise UserError."""
@@ -178,7 +164,9 @@ class Label(Conditioning):
             return names.index(label) + 1
         if label.isdecimal() and int(label) < len(names):
             return int(label) + 1
-        raise UserError(f"--label={label}: it must be one of {', '.join(names)}")
+        raise UserError(
+            f"the model does not know the class {label!r}; it must be one of {', '.join(names)}"
+        )
 
 
 CONDITIONINGS: dict[str, Conditioning] = {

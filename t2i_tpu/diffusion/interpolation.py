@@ -1,4 +1,7 @@
-"""Spherical interpolation of noise and of embeddings."""
+"""Interpolation between noise, embeddings and encoded conditions."""
+
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,3 +36,30 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     # The ends are exact to the last bit.
     points[[0, -1]] = np.ravel(start), np.ravel(end)
     return points.reshape(frames, *np.shape(start)).astype(np.float32)
+
+
+def lerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
+    """Return evenly spaced points on the line from `start` to `end`, both included.
+
+    The arguments and the result are those of `slerp`; the points may be zero.
+    """
+    fraction = np.linspace(0.0, 1.0, frames).reshape(-1, *[1] * np.ndim(start))
+    return ((1 - fraction) * start + fraction * end).astype(np.float32)
+
+
+METHODS = {"spherical": slerp, "linear": lerp}
+
+
+def interpolate(points: Sequence[np.ndarray], frames: int, method: str) -> np.ndarray:
+    """Return the points on a path through two or more key points.
+
+    Args:
+      points: float arrays of the same shape.
+      frames: number of points from each key point to the next, both included, at least 2.
+      method: a key of METHODS.
+
+    Returns:
+      float32 [(len(points) - 1) * (frames - 1) + 1, *shape].
+    """
+    legs = [METHODS[method](start, end, frames)[:-1] for start, end in itertools.pairwise(points)]
+    return np.concatenate([*legs, np.asarray(points[-1], np.float32)[None]])

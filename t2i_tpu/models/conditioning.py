@@ -38,6 +38,11 @@ class ConditionSpec:
     fields: dict[str, tuple[tuple[int, ...], str]]
     num_ids: int = 0
 
+    @property
+    def is_continuous(self) -> bool:
+        """Whether conditions can be interpolated, because no field holds ids."""
+        return all(dtype == "float32" for _, dtype in self.fields.values())
+
     def null(self, batch_size: int) -> dict[str, np.ndarray]:
         """Return a batch of null conditions."""
         return {

@@ -1,6 +1,5 @@
 """Draws images from a model, in batches that are spread over the replicas."""
 
-import dataclasses
 import functools
 
 import keras
@@ -120,8 +119,9 @@ class Generator:
           UserError: the model draws infinite or NaN values.
         """
         request = self._replace_unconditional(request)
-        table = request.table or self.make_table()
-        program = self._get_program(make_plan(table, self.sample, request.is_guided))
+        settings = request.settings or self.sample
+        table = request.table or self.make_table(settings)
+        program = self._get_program(make_plan(table, settings, request.is_guided))
         images, ends = [], []
         for start in range(0, len(request), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -131,12 +131,11 @@ class Generator:
             ends.append(drawn["ends"][:count])
         return np.concatenate(images), np.concatenate(ends)
 
-    def make_table(self) -> Table:
-        """Return the table of the settings' sampler and noise levels."""
-        sample, path = self.sample, self.denoiser.diffusion_path
-        return SAMPLERS[sample.sampler](
-            LEVELS[sample.levels](sample.steps, path, sample.shift), path
-        )
+    def make_table(self, settings: SampleConfig) -> Table:
+        """Return the table of a sampler and its noise levels."""
+        path = self.denoiser.diffusion_path
+        levels = LEVELS[settings.levels](settings.steps, path, settings.shift)
+        return SAMPLERS[settings.sampler](levels, path)
 
     def initial_noise(self, seeds: np.ndarray) -> np.ndarray:
         """Return the initial noise for integer seeds [N], float32 [N, H, W, C]."""
@@ -165,7 +164,7 @@ class Generator:
     def get_program(self):
         """Return the compiled program that draws images with the settings."""
         is_guided = self.sample.guidance_scale != 1
-        return self._get_program(make_plan(self.make_table(), self.sample, is_guided))
+        return self._get_program(make_plan(self.make_table(self.sample), self.sample, is_guided))
 
     def make_example_inputs(self, batch_size: int) -> tuple[dict, dict]:
         """Return inputs of `get_program` of the right shapes and types, for tracing."""
@@ -182,7 +181,7 @@ class Generator:
         start = np.zeros((batch_size, *self.denoiser.image_shape), np.float32)
         seeds = np.zeros(batch_size, np.int64)
         request = Request([encoded], scales, seeds, negative=encoded, start=start)
-        return self._make_inputs(request, slice(None)), self.make_table().as_arrays()
+        return self._make_inputs(request, slice(None)), self.make_table(self.sample).as_arrays()
 
     def _replace_unconditional(self, request: Request) -> Request:
         """Turn a scale of 0 into the negative condition with a scale of 1, which is less work."""
@@ -195,7 +194,7 @@ class Generator:
             prompts[0][name] = np.where(expand(rows, values), negative[name], values)
         scales = request.scales.copy()
         scales[rows, 0] = 1.0
-        return dataclasses.replace(request, prompts=prompts, scales=scales)
+        return request.replace(prompts=prompts, scales=scales)
 
     def _get_negative(self, request: Request) -> Encoded:
         """Return the condition away from which guidance points, with one row per image."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t2i_tpu.config import SampleConfig
 from t2i_tpu.diffusion.samplers.table import Table
 
 # A batch of conditions that `Generator.encode` has encoded, by the names of their fields.
@@ -24,6 +25,8 @@ class Request:
       start: float32 [N, H, W, C], the noisy images to start from, or None for the noise of the seeds.
       known: float32 [N, H, W, C] in [-1, 1], the pixels that the images must have.
       is_known: float32 [N, H, W, 1], 1 where they must have them and 0 elsewhere. None means nowhere.
+      settings: the `sample` group of a resolved config, or None for the generator's settings. The
+        guidance scale in it is not used.
       table: the sampler's coefficients, or None for those of the settings.
     """
 
@@ -35,10 +38,15 @@ class Request:
     start: np.ndarray | None = None
     known: np.ndarray | None = None
     is_known: np.ndarray | None = None
+    settings: SampleConfig | None = None
     table: Table | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    def replace(self, **fields) -> "Request":
+        """Return a request with other values of some fields."""
+        return dataclasses.replace(self, **fields)
 
     @property
     def is_guided(self) -> bool:

@@ -1,5 +1,6 @@
 """Loads a trained model from its workdir to draw images for prompts or labels."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -12,10 +13,14 @@ from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.engines.choose import make_engine
 from t2i_tpu.engines.engine import Engine
 from t2i_tpu.errors import UserError
-from t2i_tpu.models.denoiser import build_denoiser
+from t2i_tpu.models.denoiser import Denoiser, build_denoiser
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import restore_weights
 from t2i_tpu.sample.generator import Generator
+from t2i_tpu.step.state import Variables
+
+# A weaker model for autoguidance: its workdir, and step and average as in `load_trained`.
+Guide = tuple[str, int | None, str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +36,7 @@ class TrainedModel:
       engine: the engine that computes with the model.
       jit_compile: whether XLA compiles the model.
       generator: draws images.
+      guide: the weaker model that guides it, or None.
     """
 
     workdir: str
@@ -41,19 +47,30 @@ class TrainedModel:
     engine: Engine
     jit_compile: bool
     generator: Generator
+    guide: Guide | None = None
+
+    @property
+    def average(self) -> str:
+        """The value of `load_trained`'s argument `average` that loads these weights."""
+        if self.weights_name == "weights":
+            return "none"
+        return f"{self.config.train.ema_stds[int(self.weights_name.removeprefix('average'))]:g}"
 
     @property
     def conditioning(self) -> Conditioning:
         """The kind of condition that the model takes."""
         return get_conditioning(self.config.model.conditioning)
 
-    def make_conditions(
-        self, prompts: Sequence[str], labels: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
-        """Return the conditions of prompts or labels; see `Conditioning.from_prompts_or_labels`."""
-        return self.conditioning.from_prompts_or_labels(
-            prompts, labels, self.manifest, self.workdir
-        )
+    def make_conditions(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the conditions of prompts or, if the model was trained on classes, of these.
+
+        Args:
+          prompts: texts, or the names or numbers of classes.
+
+        Raises:
+          UserError: see `Conditioning.from_prompts`.
+        """
+        return self.conditioning.from_prompts(prompts, self.manifest, self.workdir)
 
 
 def load_trained(
@@ -62,7 +79,8 @@ def load_trained(
     step: int | None = None,
     average: str | None = None,
     per_replica_batch_size: int = 8,
-    **sample_overrides,
+    guide: Guide | None = None,
+    **settings,
 ) -> TrainedModel:
     """Load the model of a run from a checkpoint.
 
@@ -72,32 +90,75 @@ def load_trained(
       step: the step of the checkpoint, or None for the newest one.
       average: the entry of config.train.ema_stds whose average of the weights is loaded, or "none" for
         the trained weights. None means the first average, or the trained weights if there is none.
-      per_replica_batch_size: number of images that each replica draws at once.
-      **sample_overrides: new values for fields of config.sample. None keeps the value of the run.
+      per_replica_batch_size: maximum number of images that each replica draws at once.
+      guide: a weaker model that guides it, or None.
+      **settings: new values for fields of config.sample. None keeps the value of the run.
 
     Raises:
       UserError: there is no run or no such checkpoint, or a value is not allowed.
     """
     config, manifest = workdir_lib.read(workdir)
-    for name, value in sample_overrides.items():
-        if value is not None:
-            setattr(config.sample, name, value)
-    config = config_lib.resolve(config)
-    weights_name = _find_weights(average, config.train.ema_stds)
+    config = change_settings(config, settings)
     engine = make_engine(strategy_name)
+    weights_name = _find_weights(average, config.train.ema_stds)
+    denoiser, weights, step = _load_weights(engine, workdir, config, manifest, weights_name, step)
+    guide_weights = guide and _load_guide(engine, guide, denoiser)
+    jit_compile = engine.should_use_xla(config.train)
+    generator = Generator(
+        engine,
+        denoiser,
+        weights,
+        config.sample,
+        jit_compile,
+        per_replica_batch_size,
+        guide_weights,
+    )
+    return TrainedModel(
+        workdir, config, manifest, step, weights_name, engine, jit_compile, generator, guide
+    )
+
+
+def change_settings(config: Config, settings: dict[str, object]) -> Config:
+    """Return a resolved config with new values for fields of its `sample` group. None keeps a value.
+
+    Raises:
+      UserError: there is no such field, or a value is not allowed.
+    """
+    config = copy.deepcopy(config)
+    for name, value in settings.items():
+        if value is not None:
+            # NumPy's numbers become Python's.
+            setattr(config.sample, name, value.item() if isinstance(value, np.generic) else value)
+    return config_lib.resolve(config)
+
+
+def _load_weights(engine, workdir, config, manifest, weights_name, step):
+    """Return a model, its variables by path, and the step of its checkpoint."""
     with engine.scope():
         spec = get_conditioning(config.model.conditioning).make_spec(manifest)
         policy = engine.choose_dtype_policy(config.train)
         denoiser = build_denoiser(config, manifest.channels, spec, policy)
     weights = {variable.path: variable for variable in denoiser.variables}
-    step = restore_weights(engine, workdir, weights, weights_name, step)
-    jit_compile = engine.should_use_xla(config.train)
-    generator = Generator(
-        engine, denoiser, weights, config.sample, jit_compile, per_replica_batch_size
-    )
-    return TrainedModel(
-        workdir, config, manifest, step, weights_name, engine, jit_compile, generator
-    )
+    return denoiser, weights, restore_weights(engine, workdir, weights, weights_name, step)
+
+
+def _load_guide(engine: Engine, guide: Guide, denoiser: Denoiser) -> tuple[Denoiser, Variables]:
+    """Return the weaker model and its variables.
+
+    Raises:
+      UserError: it cannot be loaded, or it does not fit the model.
+    """
+    workdir, step, average = guide
+    config, manifest = workdir_lib.read(workdir)
+    name = _find_weights(average, config.train.ema_stds)
+    model, weights, _ = _load_weights(engine, workdir, config, manifest, name, step)
+    for attribute in ("image_shape", "diffusion_path", "condition_spec"):
+        if getattr(model, attribute) != getattr(denoiser, attribute):
+            raise UserError(
+                f"the model in {workdir!r} cannot guide this one, because its {attribute} differs; use an "
+                "earlier checkpoint or another average of the same run"
+            )
+    return model, weights
 
 
 def _find_weights(average: str | None, ema_stds: tuple[float, ...]) -> str:

@@ -33,7 +33,7 @@ def measure(context: Context) -> Section | None:
         }
         caption = split.real.captions[row]
         paths["seeds"].append((condition, slerp(*noise[index], _NUM_FRAMES), caption))
-        if context.model.conditioning.can_interpolate and len(rows) > 1:
+        if generator.denoiser.condition_spec.is_continuous and len(rows) > 1:
             other = (index + 1) % len(rows)
             condition = {
                 name: slerp(values[index], values[other], _NUM_FRAMES)

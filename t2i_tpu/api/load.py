@@ -1,0 +1,77 @@
+"""Loads a trained model."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from t2i_tpu import framework
+from t2i_tpu.storage import paths
+
+if TYPE_CHECKING:
+    from t2i_tpu.api.model import Model
+
+
+def load(
+    workdir: str | os.PathLike,
+    *,
+    step: int | None = None,
+    average: str | float | None = None,
+    guide_workdir: str | os.PathLike | None = None,
+    guide_step: int | None = None,
+    guide_average: str | float | None = None,
+    engine: str = "auto",
+    strategy: str = "auto",
+    per_replica_batch_size: int = 8,
+    **settings: Any,
+) -> "Model":
+    """Load a trained model.
+
+    Args:
+      workdir: the folder of a run, local, ~ or gs://.
+      step: the step of the checkpoint; by default, the newest one.
+      average: the entry of config.train.ema_stds whose average of the weights is loaded, or "none" for
+        the trained weights. By default, the first average, if there is one.
+      guide_workdir, guide_step, guide_average: a weaker model for autoguidance (Karras et al., 2024), such
+        as an earlier checkpoint or a wider average. What is not given is that of the model.
+      engine: "tensorflow", "jax", or "auto" for the engine that suits the hardware.
+      strategy: the hardware, a choice of --strategy.
+      per_replica_batch_size: maximum number of images that each device draws at once.
+      **settings: new default values for the settings of config.sample, such as steps or guidance_scale.
+
+    Returns:
+      The model, which draws and edits images.
+
+    Raises:
+      UserError: there is no run or no such checkpoint, or a value is not allowed.
+    """
+    framework.start(engine, strategy)
+    from t2i_tpu.api.model import Model
+    from t2i_tpu.sample.trained import load_trained
+    from t2i_tpu.storage.failures import translate_file_errors
+
+    guide = None
+    if not guide_workdir == guide_step == guide_average == None:  # noqa: E711
+        guide = (
+            _parse_path(guide_workdir or workdir),
+            step if guide_step is None and guide_workdir is None else guide_step,
+            _to_text(average if guide_average is None and guide_workdir is None else guide_average),
+        )
+    with translate_file_errors():
+        trained = load_trained(
+            _parse_path(workdir),
+            strategy,
+            step,
+            _to_text(average),
+            per_replica_batch_size,
+            guide,
+            **settings,
+        )
+    return Model(trained)
+
+
+def _parse_path(path: str | os.PathLike) -> str:
+    return paths.parse_path(os.fspath(path), "", is_output=False)
+
+
+def _to_text(average: str | float | None) -> str | None:
+    """Return the name of an average as the command line has it, such as "0.05"."""
+    return average if average is None or isinstance(average, str) else f"{average:g}"

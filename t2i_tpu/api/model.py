@@ -1,0 +1,315 @@
+"""A trained model that draws and edits images."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from t2i_tpu.api import drawing_records as records_lib
+from t2i_tpu.api import editing, interpolation, requests
+from t2i_tpu.api.prompts import Drawing, Picture, Prompt, PromptEncoder
+from t2i_tpu.config import Config, SampleConfig
+from t2i_tpu.errors import UserError
+from t2i_tpu.sample.images import Images
+from t2i_tpu.sample.trained import TrainedModel, change_settings
+
+_BLOCK = 1024  # drawings whose prompts are encoded together
+
+
+class Model:
+    """A trained model. `t2i_tpu.load` returns one.
+
+    Every image is a function of its prompt, its seed and the settings, whatever else is drawn with it.
+    The methods take the settings of config.sample as keyword arguments: sampler, levels, shift, steps,
+    guidance_scale, guidance_interval, guidance_rescale and threshold_percentile. Another number of steps
+    or another guidance_interval compiles a program when it is first used. Errors are `UserError`s with a
+    message of one line.
+    """
+
+    def __init__(self, trained: TrainedModel):
+        """Wrap a model that `load_trained` returned."""
+        self.trained, self.encoder = trained, PromptEncoder(trained)
+
+    def __repr__(self) -> str:
+        size, kind = self.config.data.image_size, self.config.model.conditioning
+        return f"<Model of {self.workdir}, step {self.step}: {size}x{size} pixels, conditioning={kind}>"
+
+    @property
+    def workdir(self) -> str:
+        """The folder of the run."""
+        return self.trained.workdir
+
+    @property
+    def step(self) -> int:
+        """The step of the checkpoint."""
+        return self.trained.step
+
+    @property
+    def config(self) -> Config:
+        """The run's config, with the settings in its `sample` group."""
+        return self.trained.config
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the model draws, or () if it draws prompts."""
+        is_classes = self.config.model.conditioning == "label"
+        return tuple(self.trained.manifest.label_names) if is_classes else ()
+
+    def sample(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        num_images: int = 1,
+        seed: int = 0,
+        negative_prompt: Prompt = "",
+        noise: np.ndarray | None = None,
+        **settings: Any,
+    ) -> Images:
+        """Draw images of prompts.
+
+        Args:
+          prompts: a prompt or a list of prompts. A prompt is a text; the name or number of a class, if
+            the model was trained on classes; an image (a PIL picture or an array), to draw something
+            like it; or a list of pairs of one of these and a weight, to combine them.
+          num_images: number of images of each prompt.
+          seed: the seed of each prompt's first image. Image i of a prompt is drawn from seed + i.
+          negative_prompt: what guidance shall lead away from.
+          noise: float32 [H, W, C] or [N, H, W, C], the noise to start from in place of that of the seeds,
+            such as that of `invert`.
+          **settings: see the class.
+
+        Returns:
+          The images, prompt after prompt.
+
+        Raises:
+          UserError: an argument is not valid.
+        """
+        drawings = [
+            Drawing(prompt, seed + index, negative_prompt)
+            for prompt in list_prompts(prompts)
+            for index in range(requests.check_count("num_images", num_images))
+        ]
+        if noise is not None:
+            noise = requests.check_noise(noise, len(drawings), self.trained)
+        return join(self.draw(drawings, noise, **settings))
+
+    def draw(
+        self, drawings: Iterable[Drawing], noise: np.ndarray | None = None, **settings: Any
+    ) -> Iterator[Images]:
+        """Draw any number of images in bounded memory.
+
+        Args:
+          drawings: what to draw. They are read as they are needed.
+          noise: float32 [N, H, W, C], the noise to start from in place of that of the seeds.
+          **settings: see the class.
+
+        Yields:
+          The next images, in the order of the drawings.
+        """
+        settings, rows = self.resolve_settings(settings), iter(drawings)
+        size, start = self.trained.generator.batch_size, 0
+        while block := list(itertools.islice(rows, _BLOCK)):
+            parsed = requests.parse_drawings(block, settings, self.encoder)
+            for first in range(0, len(parsed), size):
+                batch = parsed[first : first + size]
+                part = None if noise is None else noise[start : start + len(batch)]
+                request = requests.make_request(batch, settings, self.encoder, start=part)
+                images, _ = self.trained.generator.run(request)
+                records = records_lib.make_records("sample", batch, settings, self.trained)
+                yield Images(images, records)
+                start += len(batch)
+
+    def interpolate(
+        self,
+        *prompts: Prompt,
+        frames: int = 9,
+        seed: int | Sequence[int] = 0,
+        method: str = "spherical",
+        negative_prompt: Prompt = "",
+        **settings: Any,
+    ) -> Images:
+        """Draw the frames between prompts, between seeds, or between both.
+
+        Args:
+          *prompts: the key points, two or more; or one, if there are several seeds.
+          frames: number of frames from each key point to the next, including both.
+          seed: the seed of all key points, or a list of the seed of each.
+          method: "spherical" or "linear".
+          negative_prompt: what guidance shall lead away from.
+          **settings: see the class.
+
+        Returns:
+          The frames; saved as .gif, .webp or .mp4, they are an animation.
+
+        Raises:
+          UserError: an argument is not valid.
+        """
+        settings = self.resolve_settings(settings)
+        return interpolation.interpolate(
+            self.trained, self.encoder, prompts, frames, seed, method, negative_prompt, settings
+        )
+
+    def edit(
+        self,
+        image: Picture,
+        prompt: Prompt,
+        strength: float = 0.6,
+        num_images: int = 1,
+        seed: int = 0,
+        negative_prompt: Prompt = "",
+        **settings: Any,
+    ) -> Images:
+        """Change an image towards a prompt (Meng et al., 2022).
+
+        Args:
+          image: the image; another size is cropped and resized.
+          prompt: what the result shall show.
+          strength: how much to change, above 0 and at most 1: the share of the sampler's steps for which
+            noise is added. 1 keeps nothing of the image.
+          num_images: number of results.
+          seed: the seed of the first result.
+          negative_prompt: what guidance shall lead away from.
+          **settings: see the class.
+
+        Raises:
+          UserError: an argument is not valid.
+        """
+        drawings = self._make_drawings(prompt, num_images, seed, negative_prompt)
+        return editing.edit(
+            self.trained, self.encoder, image, drawings, strength, self.resolve_settings(settings)
+        )
+
+    def vary(
+        self,
+        image: Picture,
+        prompt: Prompt | None = None,
+        strength: float = 0.6,
+        num_images: int = 4,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Images:
+        """Draw variations of an image.
+
+        Args:
+          image: the image; another size is cropped and resized.
+          prompt: what it shows. By default, the model's CLIP looks at the image, if the model takes
+            embeddings; otherwise, nothing is assumed.
+          strength, num_images, seed, **settings: see `edit`.
+
+        Raises:
+          UserError: an argument is not valid.
+        """
+        if prompt is None:
+            prompt, settings = editing.describe_image(self.trained, image, settings)
+        return self.edit(image, prompt, strength, num_images, seed, **settings)
+
+    def inpaint(
+        self,
+        image: Picture,
+        mask: Picture | None,
+        prompt: Prompt,
+        resamplings: int = 4,
+        num_images: int = 1,
+        seed: int = 0,
+        negative_prompt: Prompt = "",
+        **settings: Any,
+    ) -> Images:
+        """Draw a part of an image anew (Lugmayr et al., 2022). The other pixels do not change.
+
+        Args:
+          image: the image; another size is cropped and resized.
+          mask: a black and white image of the same size, white where to draw anew. None means the
+            transparent parts of the image.
+          prompt: what the result shall show.
+          resamplings: how often each noise level is visited, at least 1. More visits fit the new part to
+            the known one better and take proportionally longer.
+          num_images: number of results.
+          seed: the seed of the first result.
+          negative_prompt: what guidance shall lead away from.
+          **settings: see the class. The sampler is DDIM or Euler ancestral if resamplings is above 1.
+
+        Raises:
+          UserError: an argument is not valid.
+        """
+        drawings = self._make_drawings(prompt, num_images, seed, negative_prompt)
+        return editing.inpaint(
+            self.trained,
+            self.encoder,
+            image,
+            mask,
+            drawings,
+            resamplings,
+            self.resolve_settings(settings),
+        )
+
+    def outpaint(
+        self, image: Picture, prompt: Prompt, scale: float = 0.6, **arguments: Any
+    ) -> Images:
+        """Draw what surrounds an image.
+
+        Args:
+          image: the image; another size is cropped and resized.
+          prompt: what the result shall show.
+          scale: the width of the image in the result, as a share of the result's, above 0 and below 1.
+          **arguments: see `inpaint`.
+
+        Raises:
+          UserError: an argument is not valid.
+        """
+        surrounded, mask = editing.surround(self.trained, image, scale)
+        return self.inpaint(surrounded, mask, prompt, **arguments)
+
+    def invert(self, image: Picture, prompt: Prompt, **settings: Any) -> editing.Inversion:
+        """Find the noise from which the model draws an image.
+
+        Args:
+          image: the image; another size is cropped and resized.
+          prompt: what it shows.
+          **settings: see the class. Unless they are given, the guidance scale is 1, and UniPC makes 50 steps
+            that are evenly spaced in log SNR.
+
+        Returns:
+          The noise, the image that the model draws from it, and their difference.
+
+        Raises:
+          UserError: an argument is not valid.
+        """
+        settings = self.resolve_settings(editing.INVERSION_SETTINGS | settings)
+        return editing.invert(self.trained, self.encoder, image, Drawing(prompt), settings)
+
+    def redraw(self, records: Sequence[dict]) -> Images:
+        """Draw images again from their records; see `t2i_tpu.read_records`.
+
+        Raises:
+          UserError: a record is of an image that cannot be drawn again from it alone.
+        """
+        parts = []
+        for _, group in itertools.groupby(records, key=records_lib.get_settings):
+            drawings, settings = records_lib.restore_drawings(list(group), self.trained)
+            parts += self.draw(drawings, **settings)
+        return join(parts)
+
+    def resolve_settings(self, settings: dict[str, Any]) -> SampleConfig:
+        """Return the model's settings with changes. Raises UserError if one is not allowed."""
+        return change_settings(self.config, settings).sample
+
+    def _make_drawings(self, prompt, num_images, seed, negative_prompt) -> list[Drawing]:
+        count = requests.check_count("num_images", num_images)
+        return [Drawing(prompt, seed + index, negative_prompt) for index in range(count)]
+
+
+def list_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Return a prompt or a list of prompts as a list."""
+    if isinstance(prompts, list | tuple):
+        if not prompts:
+            raise UserError("there are no prompts; give at least one")
+        is_pair = isinstance(prompts[0], tuple)
+        return [prompts] if is_pair else list(prompts)
+    return [prompts]
+
+
+def join(parts: Iterable[Images]) -> Images:
+    """Return the images of all parts."""
+    parts = list(parts)
+    records = [record for part in parts for record in part.records]
+    return Images(np.concatenate([part.array for part in parts]), records)

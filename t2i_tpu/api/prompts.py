@@ -1,0 +1,167 @@
+"""Prompts: what an image shall show, and the conditions that a model makes of it."""
+
+import dataclasses
+import functools
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from t2i_tpu.api.image_conditions import make_image_conditions
+from t2i_tpu.errors import UserError
+from t2i_tpu.sample.inputs import read_image
+from t2i_tpu.sample.request import Encoded
+from t2i_tpu.sample.trained import TrainedModel
+
+# A text; the name or number of a class; an image, to draw something like it; or pairs of one of these and
+# a weight.
+Prompt = str | int | Image.Image | np.ndarray | Sequence[tuple]
+Picture = str | Image.Image | np.ndarray  # a path, local, ~ or gs://; a PIL picture; or an array
+
+_MAX_CACHED = 4096
+
+
+class Drawing(NamedTuple):
+    """An image to draw.
+
+    Attributes:
+      prompt: what it shall show.
+      seed: its seed.
+      negative_prompt: what guidance shall lead away from, or "" for nothing in particular.
+      guidance_scale: the strength of guidance, or None for that of the settings.
+    """
+
+    prompt: Prompt
+    seed: int = 0
+    negative_prompt: Prompt = ""
+    guidance_scale: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a prompt.
+
+    Attributes:
+      content: a text, the name or number of a class as a text, or an image as uint8 [H, W, C].
+      weight: the factor of its guidance scale, above 0.
+    """
+
+    content: Any
+    weight: float = 1.0
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the model shall draw something like an image."""
+        return isinstance(self.content, np.ndarray)
+
+
+def parse_prompt(prompt, model: TrainedModel) -> list[Part]:
+    """Return the parts of a prompt.
+
+    Args:
+      prompt: a text; the name or number of a class, if the model was trained on classes; an image (a
+        PIL picture or an array), to draw something like it; or a sequence of pairs of one of these
+        and a weight, to combine them.
+      model: the model that shall draw it.
+
+    Raises:
+      UserError: the prompt is empty or something else.
+    """
+    if isinstance(prompt, list | tuple):
+        if not prompt:
+            raise UserError(
+                "a prompt is an empty list; give at least one pair of a text and a weight"
+            )
+        return [_parse_pair(pair, model) for pair in prompt]
+    return [Part(_parse_content(prompt, model))]
+
+
+def _parse_pair(pair, model: TrainedModel) -> Part:
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not _is_number(pair[1]):
+        raise UserError(
+            f'{pair!r} in a prompt must be a pair of a text and a weight, as in [("a cat", 1.0), '
+            '("a hat", 0.5)]'
+        )
+    content, weight = pair
+    if not 0 < weight < math.inf:
+        raise UserError(
+            f"the weight {weight} of {content!r} must be above 0; to draw away from something, give it "
+            "as the negative prompt"
+        )
+    return Part(_parse_content(content, model), float(weight))
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _parse_content(content, model: TrainedModel):
+    if isinstance(content, str):
+        if not content.strip():
+            raise UserError(
+                "a prompt is empty; say what to draw, or set guidance_scale=0 to draw without a prompt"
+            )
+        return content
+    if isinstance(content, numbers.Integral):
+        return str(int(content))
+    if isinstance(content, Image.Image | np.ndarray):
+        return read_image(content, model.config.data.image_size, model.manifest.channels)
+    raise UserError(
+        f"a prompt is a {type(content).__name__}; it must be a text, the name or number of a class, or an "
+        "image"
+    )
+
+
+def describe_prompt(parts: Sequence[Part]) -> str | list[list]:
+    """Return a prompt as JSON can hold it: a text, or pairs of a text and a weight."""
+    contents = ["an image" if part.is_image else part.content for part in parts]
+    if len(parts) == 1 and parts[0].weight == 1:
+        return contents[0]
+    return [[content, part.weight] for content, part in zip(contents, parts, strict=True)]
+
+
+class PromptEncoder:
+    """Makes the conditions of prompts. Those of texts are kept for the next time."""
+
+    def __init__(self, model: TrainedModel):
+        self.model, self._cache = model, {}
+
+    def encode(self, parts: Sequence[Part | None], for_guide: bool = False) -> Encoded:
+        """Return the encoded conditions of N parts, with N rows; None stands for the null condition.
+
+        Raises:
+          UserError: a text is too long, a class is unknown, or the model takes no images or no texts.
+        """
+        keys = [self._get_key(part, for_guide) for part in parts]
+        if len(self._cache) > _MAX_CACHED:
+            self._cache.clear()
+        new = {key: part for key, part in zip(keys, parts, strict=True) if key not in self._cache}
+        if new:
+            encoded = self.model.generator.encode(self.make_raw(list(new.values())), for_guide)
+            for row, key in enumerate(new):
+                self._cache[key] = {name: values[row] for name, values in encoded.items()}
+        rows = [self._cache[key] for key in keys]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def make_raw(self, parts: Sequence[Part | None]) -> dict[str, np.ndarray]:
+        """Return the conditions of N parts as the model's conditioner takes them, with N rows."""
+        raw = self.model.generator.denoiser.condition_spec.null(len(parts))
+        texts = [row for row, part in enumerate(parts) if part and not part.is_image]
+        images = [row for row, part in enumerate(parts) if part and part.is_image]
+        for rows, make in (
+            (texts, self.model.make_conditions),
+            (images, functools.partial(make_image_conditions, self.model)),
+        ):
+            conditions = make([parts[row].content for row in rows]) if rows else {}
+            for name, values in conditions.items():
+                raw[name][rows] = values
+        return raw
+
+    def _get_key(self, part: Part | None, for_guide: bool):
+        if part is None:
+            return None, for_guide
+        content = part.content
+        return (content.tobytes() if part.is_image else content), for_guide
