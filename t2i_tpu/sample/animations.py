@@ -15,6 +15,8 @@ FRAMES_PER_SECOND = 12.5
 # Frames of a video are enlarged until their shorter side has at least this many pixels. Videos store
 # colors at half the resolution, so the pixels of a small image would run into each other.
 _VIDEO_CELL = 256
+# The colors of a video, which is labeled with them because players guess differently.
+_BT709, _LIMITED_RANGE = 1, 1
 # Web browsers slow down a GIF whose frames are shorter, in milliseconds.
 _MIN_GIF_DURATION = 20
 
@@ -94,10 +96,16 @@ def _encode_mp4(images: np.ndarray, frames_per_second: float, text: str) -> byte
         rate = fractions.Fraction(frames_per_second).limit_denominator(1000)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        codec = stream.codec_context
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+        codec.color_range = _LIMITED_RANGE
         for image in images:
             pixels = np.asarray(enlarge(image, scale))
             missing = [(0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)]
             frame = av.VideoFrame.from_ndarray(np.pad(pixels, missing, mode="edge"), format="rgb24")
+            frame = frame.reformat(
+                format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()

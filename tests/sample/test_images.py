@@ -44,7 +44,11 @@ def read_frames(path):
     if path.suffix == ".mp4":
         with av.open(str(path)) as container:
             rate = float(container.streams.video[0].average_rate)
-            return [each.to_ndarray(format="rgb24") for each in container.decode(video=0)], rate
+            # Older versions of av do not look at the label.
+            decoded = [
+                each.reformat(format="rgb24", src_colorspace=1) for each in container.decode()
+            ]
+            return [each.to_ndarray() for each in decoded], rate
     picture = Image.open(path)
     pixels, durations = [], []
     for index in range(picture.n_frames):
@@ -148,6 +152,24 @@ def test_mp4_of_any_size_is_readable(tmp_path, size, channels):
     assert len(shown) == 3
     assert shown[0].shape[0] % 2 == 0 and shown[0].shape[0] >= max(256, size)
     assert np.abs(shown[0].astype(int) - 200).max() <= 3
+
+
+def test_mp4_has_the_colors_of_its_label(tmp_path):
+    """The luma and chroma are those of ITU-R BT.709, and the file says so."""
+    color = np.array([200, 30, 40])
+    Images(np.tile(color.astype(np.uint8), (2, 32, 32, 1)), [{}] * 2).save(tmp_path / "x.mp4")
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert frame.colorspace == 1 and frame.color_range == 1
+    red, green, blue = color / 255
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    expected = [
+        16 + 219 * luma,
+        128 + 224 * (blue - luma) / 1.8556,
+        128 + 224 * (red - luma) / 1.5748,
+    ]
+    values = [np.frombuffer(bytes(plane), np.uint8)[1000] for plane in frame.planes]
+    assert np.abs(np.array(values) - expected).max() <= 2
 
 
 def test_folder_has_a_file_for_each_image(images, frames, tmp_path):
