@@ -34,9 +34,9 @@ def name_file(prompt_index: int, seed: int, ending: str = ".png") -> str:
 
 
 def name_files(records: Sequence[dict]) -> list[str]:
-    """Return the names of the images' files in a folder.
+    """Return the names of the images' files in a folder, such as "003_seed7.png" or "000_frame2.png".
 
-    Images of the same prompt and seed, such as frames, are numbered.
+    The first number counts the prompts.
     """
     names, counts, index, previous = [], collections.Counter(), -1, None
     for record in records:
@@ -44,6 +44,8 @@ def name_files(records: Sequence[dict]) -> list[str]:
         if prompt != previous:
             index, previous = index + 1, prompt
         stem = name_file(index, record.get("seed", 0), "")
+        if "frame" in record:
+            stem = f"{index:03d}_frame{record['frame']}"
         names.append(f"{stem}_{counts[stem]}.png" if counts[stem] else f"{stem}.png")
         counts[stem] += 1
     return names

@@ -9,7 +9,7 @@ from PIL import Image
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.sample import animations, picture_files, pictures
-from t2i_tpu.sample.records import describe_prompt
+from t2i_tpu.sample.records import describe_image, describe_prompt
 from t2i_tpu.storage import paths
 
 LAYOUTS = ("grid", "strip")
@@ -209,8 +209,7 @@ def _make_sections(images: Images) -> list[pictures.Section]:
         if prompt != previous:
             sections.append((prompt, []))
             previous = prompt
-        caption = f"seed {record['seed']}" if "seed" in record else ""
-        sections[-1][1].append((image, caption))
+        sections[-1][1].append((image, describe_image(record)))
     return sections
 
 

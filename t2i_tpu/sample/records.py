@@ -72,11 +72,34 @@ def unpack(text: str, path: str) -> list[dict]:
 
 
 def describe_prompt(record: dict) -> str:
-    """Return what an image was asked to show, as the title of its section."""
-    prompt = record.get("prompt", record.get("label", ""))
-    if isinstance(prompt, list | tuple):
-        return " ".join(f"{text}:{weight:g}" for text, weight in prompt)
-    return str(prompt)
+    """Return what an image shows, for the title of its section in a grid.
+
+    For a frame between key points, these are all named.
+    """
+    points = [(_join_parts(prompt), seed) for prompt, seed in record.get("key_points", [])]
+    if not points:
+        return _join_parts(record.get("prompt", ""))
+    prompts, seeds = (list(dict.fromkeys(values)) for values in zip(*points, strict=True))
+    if len(prompts) == 1:
+        return f"{prompts[0]}, seed {' → '.join(str(seed) for _, seed in points)}"
+    if len(seeds) == 1:
+        return f"{' → '.join(prompt for prompt, _ in points)}, seed {seeds[0]}"
+    return " → ".join(f"{prompt}, seed {seed}" for prompt, seed in points)
+
+
+def _join_parts(prompt: str | Sequence) -> str:
+    """Return a prompt as one text, such as "a cat:1 a hat:0.5" for pairs of a text and a weight."""
+    if isinstance(prompt, str):
+        return prompt
+    return " ".join(f"{text}:{weight:g}" for text, weight in prompt)
+
+
+def describe_image(record: dict) -> str:
+    """Return what tells an image from others of its section, such as "seed 7" or "frame 3"."""
+    for name in ("frame", "seed"):
+        if name in record:
+            return f"{name} {record[name]}"
+    return ""
 
 
 def to_png(text: str) -> PngImagePlugin.PngInfo:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from t2i_tpu.errors import UserError
+from t2i_tpu.sample import pictures
 from t2i_tpu.sample.images import Images
 from t2i_tpu.sample.picture_files import read_records
 
@@ -32,11 +33,27 @@ def images(emoji_pictures):
 
 @pytest.fixture
 def frames(emoji_pictures):
-    return Images(emoji_pictures[:5], make_records(5), is_animation=True)
+    records = [{"prompt": "x", "seed": 0, "frame": index} | SETTINGS for index in range(5)]
+    return Images(emoji_pictures[:5], records, is_animation=True)
 
 
 def enlarge(pixels, scale):
     return np.kron(pixels, np.ones((scale, scale, 1), np.uint8))
+
+
+def to_rgb(frame):
+    """Convert a frame of a video, whose chroma has half the resolution, with ITU-R BT.709."""
+    luma, blue, red = (
+        np.frombuffer(bytes(plane), np.uint8)
+        .reshape(plane.height, -1)[:, : plane.width]
+        .astype(float)
+        for plane in frame.planes
+    )
+    luma = (luma - 16) / 219
+    blue, red = (np.kron(chroma - 128, np.ones((2, 2))) / 224 for chroma in (blue, red))
+    red, blue = luma + 1.5748 * red, luma + 1.8556 * blue
+    green = (luma - 0.2126 * red - 0.0722 * blue) / 0.7152
+    return np.clip(np.rint(255 * np.stack([red, green, blue], axis=-1)), 0, 255).astype(np.uint8)
 
 
 def read_frames(path):
@@ -44,11 +61,7 @@ def read_frames(path):
     if path.suffix == ".mp4":
         with av.open(str(path)) as container:
             rate = float(container.streams.video[0].average_rate)
-            # Older versions of av do not look at the label.
-            decoded = [
-                each.reformat(format="rgb24", src_colorspace=1) for each in container.decode()
-            ]
-            return [each.to_ndarray() for each in decoded], rate
+            return [to_rgb(each) for each in container.decode(video=0)], rate
     picture = Image.open(path)
     pixels, durations = [], []
     for index in range(picture.n_frames):
@@ -161,15 +174,7 @@ def test_mp4_has_the_colors_of_its_label(tmp_path):
     with av.open(str(tmp_path / "x.mp4")) as container:
         frame = next(container.decode(video=0))
     assert frame.colorspace == 1 and frame.color_range == 1
-    red, green, blue = color / 255
-    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    expected = [
-        16 + 219 * luma,
-        128 + 224 * (blue - luma) / 1.8556,
-        128 + 224 * (red - luma) / 1.5748,
-    ]
-    values = [np.frombuffer(bytes(plane), np.uint8)[1000] for plane in frame.planes]
-    assert np.abs(np.array(values) - expected).max() <= 2
+    assert np.abs(to_rgb(frame) - color).max() <= 2
 
 
 def test_folder_has_a_file_for_each_image(images, frames, tmp_path):
@@ -179,10 +184,32 @@ def test_folder_has_a_file_for_each_image(images, frames, tmp_path):
     for name, image, record in zip(names, images, images.records, strict=True):
         np.testing.assert_array_equal(Image.open(tmp_path / "v1.0 all" / name), image)
         assert read_records(tmp_path / "v1.0 all" / name) == [record]
-    walk = Images(frames.array, [{"prompt": "x", "seed": 0, "position": i} for i in range(5)])
-    walk.save(tmp_path / "walk")
-    paths = [tmp_path / "walk" / f"000_seed0{end}.png" for end in ("", "_1", "_2", "_3", "_4")]
+    frames.save(tmp_path / "walk")
+    paths = [tmp_path / "walk" / f"000_frame{index}.png" for index in range(5)]
     np.testing.assert_array_equal([np.asarray(Image.open(path)) for path in paths], frames)
+    # Images that would get the same name are numbered.
+    twice = Images(frames.array[:2], [{"prompt": "x", "seed": 7}] * 2)
+    twice.save(tmp_path / "twice")
+    for index, end in enumerate(["", "_1"]):
+        path = tmp_path / "twice" / f"000_seed7{end}.png"
+        np.testing.assert_array_equal(Image.open(path), frames[index])
+
+
+@pytest.mark.parametrize(
+    ("key_points", "title"),
+    [
+        ([["apple", 0], ["pizza", 0]], "apple → pizza, seed 0"),
+        ([["dog", 0], ["dog", 1], ["dog", 0]], "dog, seed 0 → 1 → 0"),
+        ([["apple", 0], ["pizza", 1]], "apple, seed 0 → pizza, seed 1"),
+        ([[[["a cat", 1.0], ["a hat", 0.5]], 3], ["dog", 3]], "a cat:1 a hat:0.5 → dog, seed 3"),
+    ],
+)
+def test_sections_of_frames_name_the_key_points(emoji_pictures, key_points, title):
+    records = [{"prompt": key_points[0][0], "seed": 0, "frame": i} for i in range(4)]
+    records = [record | {"key_points": key_points} for record in records]
+    walk = Images(emoji_pictures[:4], records, is_animation=True)
+    cells = [(image, f"frame {index}") for index, image in enumerate(walk)]
+    np.testing.assert_array_equal(walk.grid(), pictures.draw_grid([(title, cells)]))
 
 
 @pytest.mark.parametrize("name", ["x.bmp", "x.tiff", "x.avi", "x.mov", "x.pdf", "x.avif"])
