@@ -81,16 +81,22 @@ def check_file(path: str, before: str) -> None:
 
 
 def _is_empty_or_marked(path: str) -> bool:
-    """Return whether a file is empty or has MARK near its start or end.
+    """Return whether a file is empty or has MARK near its start or end."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        start = file.read(_MARKED_BYTES)
+        if not start or is_marked(start):
+            return True
+        file.seek(max(0, file.size() - _MARKED_BYTES))
+        return is_marked(file.read(_MARKED_BYTES))
+
+
+def is_marked(content: bytes) -> bool:
+    """Return whether the content of a file has MARK near its start or end.
 
     WebP and MP4 store metadata at their end.
     """
-    with tf.io.gfile.GFile(path, "rb") as file:
-        start = file.read(_MARKED_BYTES)
-        if not start or MARK.encode() in start:
-            return True
-        file.seek(max(0, file.size() - _MARKED_BYTES))
-        return MARK.encode() in file.read(_MARKED_BYTES)
+    mark = MARK.encode()
+    return mark in content[:_MARKED_BYTES] or mark in content[-_MARKED_BYTES:]
 
 
 def _find_obstacle(folder: str) -> str | None:

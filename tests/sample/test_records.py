@@ -12,7 +12,7 @@ from t2i_tpu.sample import picture_files
 from t2i_tpu.sample import records as records_lib
 from t2i_tpu.sample.images import Images
 from t2i_tpu.sample.picture_files import read_records
-from t2i_tpu.storage import files, outputs
+from t2i_tpu.storage import outputs
 
 RECORDS = [
     {
@@ -161,13 +161,3 @@ def test_largest_grid_keeps_its_records(tmp_path):
     picture = Image.new("1", (20_000, 20_000))
     picture_files.save_picture(picture, str(tmp_path / "x.png"), records)
     assert read_records(tmp_path / "x.png") == records
-
-
-def write_and_read(path, content):
-    files.write(path, content)
-    return len(read_records(path))
-
-
-def test_records_on_gs_are_read(gcs, bucket, pictures):
-    content = pictures["png"].read_bytes()
-    assert gcs.call(write_and_read, f"{bucket}/a/x.png", content) == 9
