@@ -1,13 +1,14 @@
 """Attention with normalized queries and keys, over image positions or over a prompt's tokens."""
 
-from keras import layers, ops
+from keras import ops
 
+from t2i_tpu.models.container import Container
 from t2i_tpu.models.initializers import dense
 
 HEAD_DIM = 64
 
 
-class Attention(layers.Layer):
+class Attention(Container):
     """Multi-head scaled dot-product attention (Vaswani et al., 2017).
 
     Queries and keys are RMS-normalized per head (Henry et al., 2020; Dehghani et al., 2023), which

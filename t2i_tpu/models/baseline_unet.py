@@ -17,14 +17,14 @@ a moving statistic's variable to the value in this batch. The dict is empty in i
 """
 
 import numpy as np
-from keras import layers, ops
+from keras import KerasTensor, ops
 
 from t2i_tpu.models.blocks import sinusoids
 from t2i_tpu.models.container import Container
 from t2i_tpu.models.initializers import GlorotUniform, convolution, dense
 
 
-class BatchNorm(layers.Layer):
+class BatchNorm(Container):
     """Batch normalization (Ioffe and Szegedy, 2015) over all axes but the last.
 
     In training, it returns the batch's statistics instead of updating the moving statistics,
@@ -66,6 +66,9 @@ class BatchNorm(layers.Layer):
         if self.affine:
             bias = bias + ops.cast(self.bias, "float32")
         return x * ops.cast(gain, x.dtype) + ops.cast(bias, x.dtype), statistics
+
+    def compute_output_spec(self, x, *_, **__):
+        return KerasTensor(x.shape, x.dtype), {}
 
 
 class BaselineUNet(Container):
@@ -116,7 +119,7 @@ class BaselineUNet(Container):
         Args:
           x: [B, H, W, C].
           noise_level: float32 [B].
-          vector, sequence, attend_to: the fields of an `EncodedCondition`. Only `vector` is used.
+          vector, sequence, attend_to: the result of a `Conditioner`. Only `vector` is used.
           training: whether batch norms use the statistics of this batch.
         """
         waves = ops.cast(sinusoids(noise_level, 16), x.dtype)
@@ -190,7 +193,7 @@ class _Block(Container):
         return x, statistics
 
 
-class _PromptedConvolution(layers.Layer):
+class _PromptedConvolution(Container):
     """A "same"-padded convolution of an image whose last channels repeat the prompt at every pixel.
 
     The contribution of the prompt's channels to a pixel depends only on which taps of the kernel

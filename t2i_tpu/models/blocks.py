@@ -3,13 +3,13 @@
 import math
 
 import numpy as np
-from keras import layers, ops
+from keras import KerasTensor, ops
 
 from t2i_tpu.models.container import Container
 from t2i_tpu.models.initializers import convolution, dense
 
 
-class GroupNorm(layers.Layer):
+class GroupNorm(Container):
     """Group normalization (Wu and He, 2018), optionally scaled and shifted by the condition.
 
     Normalization, its own gain and bias, and the condition's scale and shift are folded into one
@@ -40,6 +40,9 @@ class GroupNorm(layers.Layer):
             scale = 1.0 + ops.cast(scale, "float32")
             gain, bias = gain * scale, bias * scale + ops.cast(shift, "float32")
         return x * _per_image(gain, x.dtype) + _per_image(bias, x.dtype)
+
+    def compute_output_spec(self, x, *_, **__):
+        return KerasTensor(x.shape, x.dtype)
 
     def _over_group(self, statistic):
         """Replace a statistic [B, C] by its mean over each group, repeated to [B, C]."""
@@ -149,5 +152,5 @@ def sinusoids(noise_level, frequencies: int):
     # NumPy computes the factors, because an error in their last bit would change an angle by up to 5e-4,
     # and the exponential functions of the frameworks differ in this bit.
     factors = 2 * math.pi * np.exp(np.linspace(0.0, math.log(1000.0), frequencies))
-    angles = factors.astype("float32") * ops.cast(noise_level, "float32")[:, None]
+    angles = ops.cast(noise_level, "float32")[:, None] * factors.astype("float32")
     return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)

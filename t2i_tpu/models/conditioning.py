@@ -16,7 +16,6 @@ data/conditions.py that gets such conditions from data sets and from prompts.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from keras import layers, ops, tree
@@ -51,14 +50,6 @@ class ConditionSpec:
         }
 
 
-class EncodedCondition(NamedTuple):
-    """A condition in the form that the network takes."""
-
-    vector: object  # [B, D]
-    sequence: object = None  # [B, T, D], for cross-attention
-    attend_to: object = None  # bool [B, T], true for each token and false for padding
-
-
 def drop_conditions(condition: dict, keep):
     """Replace the conditions of some examples by the null condition.
 
@@ -76,6 +67,12 @@ def drop_conditions(condition: dict, keep):
 
 class Conditioner(Container):
     """Encodes conditions of one kind. Its `call` takes the fields of a condition by name.
+
+    The result is a dict in the form that the network takes:
+
+      vector     [B, D]
+      sequence   [B, T, D], for cross-attention, if the conditioner has a sequence
+      attend_to  bool [B, T], true for each token and false for padding, likewise
 
     Attributes:
       dim: width of the encoded vector.
@@ -113,7 +110,7 @@ class EmbeddingProjection(Conditioner):
         return cls(embedding_dim // 2, **kwargs)
 
     def call(self, embedding):
-        return EncodedCondition(self.project(embedding))
+        return {"vector": self.project(embedding)}
 
 
 class EmbeddingConditioner(Conditioner):
@@ -150,7 +147,7 @@ class EmbeddingConditioner(Conditioner):
         direction = rms_norm(embedding)
         angles = ops.matmul(direction, ops.convert_to_tensor(self.frequencies, "float32"))
         waves = 2.0**0.5 * ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
-        return EncodedCondition(self.project(ops.concatenate([direction, waves], axis=-1)))
+        return {"vector": self.project(ops.concatenate([direction, waves], axis=-1))}
 
 
 class SequenceConditioner(Conditioner):
@@ -171,7 +168,8 @@ class SequenceConditioner(Conditioner):
         # After the text tower's layer norm, no state of a real token is zero.
         attend_to = ops.any(sequence != 0, axis=-1)
         states = self.project(rms_norm(sequence))
-        return EncodedCondition(self.pooled(embedding).vector, states, attend_to)
+        vector = self.pooled(embedding)["vector"]
+        return {"vector": vector, "sequence": states, "attend_to": attend_to}
 
 
 class LabelConditioner(Conditioner):
@@ -186,7 +184,7 @@ class LabelConditioner(Conditioner):
         return cls(spec.num_ids, dim, **kwargs)
 
     def call(self, label):
-        return EncodedCondition(self.table(label))
+        return {"vector": self.table(label)}
 
 
 class TokenConditioner(Conditioner):
@@ -215,7 +213,7 @@ class TokenConditioner(Conditioner):
         # The vector is the mean over the real tokens.
         present = ops.cast(attend_to, x.dtype)[..., None]
         pooled = ops.sum(x * present, axis=1) / ops.maximum(ops.sum(present, axis=1), 1.0)
-        return EncodedCondition(pooled, x, attend_to)
+        return {"vector": pooled, "sequence": x, "attend_to": attend_to}
 
 
 class _TransformerBlock(Container):

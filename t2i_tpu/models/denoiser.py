@@ -83,9 +83,7 @@ class Denoiser(Container):
 
     def _run_network(self, x, noise_level, encoded: EncodedCondition, training: bool):
         x = ops.cast(x, self.compute_dtype)
-        # Keras 3.12, the newest for Python 3.10, does not accept None inside a tuple, so the fields
-        # are passed one by one.
-        output, statistics = self.network(x, noise_level, *encoded, training=training)
+        output, statistics = self.network(x, noise_level, **encoded, training=training)
         return ops.cast(output, "float32"), statistics
 
     def moving_statistics(self) -> list[keras.Variable]:
@@ -113,7 +111,7 @@ def build_denoiser(
     keras.mixed_precision.set_global_policy(dtype_policy)
     keras.utils.set_random_seed(config.seed)
     denoiser = Denoiser(config, channels, spec)
-    # One call creates every variable. Symbolic inputs keep JAX from compiling each of its operations.
+    # One call creates every variable. Symbolic inputs keep the backend from computing anything.
     inputs = np.zeros((1, *denoiser.image_shape), "float32"), np.zeros(1, "float32"), spec.null(1)
     denoiser(*tree.map_structure(_make_symbol, inputs))
     return denoiser

@@ -77,7 +77,7 @@ class UNet(Container):
         Args:
           x: [B, H, W, C].
           noise_level: float32 [B].
-          vector, sequence, attend_to: the fields of an `EncodedCondition`.
+          vector, sequence, attend_to: the result of a `Conditioner`.
           training: ignored; only `BaselineUNet` needs it.
         """
         vector = ops.silu(self.noise_level_embedding(noise_level) + vector)

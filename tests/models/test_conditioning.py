@@ -56,9 +56,11 @@ def test_embedding_conditioner_follows_the_formula():
     angles = unit @ weights["frequencies"]
     read = np.concatenate([unit, np.sqrt(2) * np.sin(angles), np.sqrt(2) * np.cos(angles)], -1)
     expected = read @ weights["kernel"] + weights["bias"]
-    np.testing.assert_allclose(layer(embedding).vector, expected, atol=1e-4)
+    np.testing.assert_allclose(layer(embedding)["vector"], expected, atol=1e-4)
     # The length does not matter, so a data set may hold unnormalized embeddings.
-    np.testing.assert_allclose(layer(embedding * 0.2).vector, layer(embedding).vector, atol=1e-3)
+    np.testing.assert_allclose(
+        layer(embedding * 0.2)["vector"], layer(embedding)["vector"], atol=1e-3
+    )
 
 
 def test_the_fourier_features_approximate_a_gaussian_kernel():
@@ -82,12 +84,12 @@ def test_the_baseline_projects_the_embedding_unchanged():
     layer(embedding)
     randomize(layer)
     kernel, bias = (np.asarray(weight) for weight in layer.weights)
-    np.testing.assert_allclose(layer(embedding).vector, embedding @ kernel + bias, atol=1e-5)
+    np.testing.assert_allclose(layer(embedding)["vector"], embedding @ kernel + bias, atol=1e-5)
 
 
 def test_a_label_is_a_row_of_the_table():
     layer = LabelConditioner(num_classes=3, dim=4)
-    got = np.asarray(layer(np.array([0, 3, 1], "int32")).vector)
+    got = np.asarray(layer(np.array([0, 3, 1], "int32"))["vector"])
     (table,) = layer.weights
     assert table.shape == (4, 4)
     np.testing.assert_array_equal(got, np.asarray(table)[[0, 3, 1]])
@@ -95,8 +97,8 @@ def test_a_label_is_a_row_of_the_table():
 
 def test_the_mask_is_true_for_real_tokens(token_conditioner):
     condition = token_conditioner(TOKENS)
-    np.testing.assert_array_equal(condition.attend_to, TOKENS > 0)
-    assert condition.sequence.shape == (2, 6, 16)
+    np.testing.assert_array_equal(condition["attend_to"], TOKENS > 0)
+    assert condition["sequence"].shape == (2, 6, 16)
 
 
 def test_a_padding_token_changes_nothing(token_conditioner):
@@ -105,11 +107,13 @@ def test_a_padding_token_changes_nothing(token_conditioner):
     rows[0] += 5.0
     token_conditioner.table.embeddings.assign(rows)
     after = token_conditioner(TOKENS)
-    np.testing.assert_array_equal(after.vector, before.vector)
+    np.testing.assert_array_equal(after["vector"], before["vector"])
     mask = TOKENS > 0
-    np.testing.assert_array_equal(after.sequence.numpy()[mask], before.sequence.numpy()[mask])
+    np.testing.assert_array_equal(after["sequence"].numpy()[mask], before["sequence"].numpy()[mask])
     # The amount of padding does not matter either.
-    np.testing.assert_allclose(token_conditioner(TOKENS[:, :4]).vector, before.vector, atol=1e-6)
+    np.testing.assert_allclose(
+        token_conditioner(TOKENS[:, :4])["vector"], before["vector"], atol=1e-6
+    )
 
 
 @pytest.fixture
@@ -132,34 +136,36 @@ def sequence_conditioner():
 def test_sequence_conditioner_follows_the_formula(sequence_conditioner):
     layer, condition, embeddings, states = sequence_conditioner
     got = layer(**condition)
-    np.testing.assert_array_equal(got.vector, layer.pooled(embeddings).vector)
-    np.testing.assert_array_equal(got.attend_to, [[True] * 4, [True, True, False, False]])
+    np.testing.assert_array_equal(got["vector"], layer.pooled(embeddings)["vector"])
+    np.testing.assert_array_equal(got["attend_to"], [[True] * 4, [True, True, False, False]])
     kernel, bias = (np.asarray(weight) for weight in layer.project.weights)
     unit = states / np.sqrt(np.mean(states**2, axis=-1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(got.sequence, unit @ kernel + bias, atol=1e-5)
+    np.testing.assert_allclose(got["sequence"], unit @ kernel + bias, atol=1e-5)
 
 
 def test_a_dropped_sequence_has_no_tokens(sequence_conditioner):
     layer, condition, *_ = sequence_conditioner
     dropped = layer(**drop_conditions(condition, tf.constant([False, True])))
-    np.testing.assert_array_equal(dropped.attend_to[0], [False] * 4)
-    null = layer.pooled(np.zeros((1, 3), "float32")).vector[0]
-    np.testing.assert_allclose(dropped.vector[0], null, atol=1e-6)
-    assert np.isfinite(dropped.sequence).all()
-    np.testing.assert_allclose(dropped.vector[1], layer(**condition).vector[1], atol=1e-6)
+    np.testing.assert_array_equal(dropped["attend_to"][0], [False] * 4)
+    null = layer.pooled(np.zeros((1, 3), "float32"))["vector"][0]
+    np.testing.assert_allclose(dropped["vector"][0], null, atol=1e-6)
+    assert np.isfinite(dropped["sequence"]).all()
+    np.testing.assert_allclose(dropped["vector"][1], layer(**condition)["vector"][1], atol=1e-6)
 
 
 def test_words_and_their_order_matter(token_conditioner):
     base, swapped, other = ([[5, 3, 7, 0, 0, 0]], [[3, 5, 7, 0, 0, 0]], [[5, 3, 8, 0, 0, 0]])
-    vectors = [token_conditioner(np.array(row, "int32")).vector for row in (base, swapped, other)]
+    vectors = [
+        token_conditioner(np.array(row, "int32"))["vector"] for row in (base, swapped, other)
+    ]
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
     assert np.abs(vectors[0] - vectors[2]).max() > 1e-3
 
 
 def test_the_null_prompts_vector_is_zero(token_conditioner):
     condition = token_conditioner(np.zeros((2, 6), "int32"))
-    assert not np.any(condition.vector)
-    assert np.isfinite(condition.sequence).all()
+    assert not np.any(condition["vector"])
+    assert np.isfinite(condition["sequence"]).all()
 
 
 def test_a_prompt_is_the_mean_of_its_tokens(token_conditioner):
@@ -172,4 +178,4 @@ def test_a_prompt_is_the_mean_of_its_tokens(token_conditioner):
     rows = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-3)
     norm = token_conditioner.norm
     expected = np.mean(rows * np.asarray(norm.gamma) + np.asarray(norm.beta), axis=0)
-    np.testing.assert_allclose(token_conditioner(TOKENS).vector[0], expected, atol=1e-5)
+    np.testing.assert_allclose(token_conditioner(TOKENS)["vector"][0], expected, atol=1e-5)

@@ -3,9 +3,11 @@
 import importlib.util
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import tree
 
 from t2i_tpu.config import Config, resolve
 from t2i_tpu.errors import UserError
@@ -176,3 +178,26 @@ def test_clip64_has_40_million_parameters():
     denoiser = build_denoiser(resolve(module.get_config()), 3, spec, "float32")
     assert denoiser.image_shape == (64, 64, 3)
     assert denoiser.count_params() == pytest.approx(40e6, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind"),
+    [
+        *(("modern", kind) for kind in CONDITIONERS),
+        *(("baseline", kind) for kind in BASELINE_CONDITIONERS),
+    ],
+)
+def test_the_model_is_built_without_tracing_it(recipe, kind, monkeypatch):
+    """Keras infers shapes in plain Python, which is several times as fast."""
+
+    def fail(*_, **__):
+        raise AssertionError("TensorFlow traces a layer")
+
+    monkeypatch.setattr("keras.src.backend.compute_output_spec", fail)
+    denoiser = build(make_config(recipe, kind), "mixed_bfloat16")
+    inputs = (*make_inputs(), CONDITIONS[kind])
+    symbols = tree.map_structure(
+        lambda array: keras.Input(batch_shape=array.shape, dtype=array.dtype), inputs
+    )
+    expected, symbolic = denoiser(*inputs)[0], denoiser(*symbols)[0]
+    assert symbolic.shape == expected.shape and symbolic.dtype == expected.dtype.name

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.models.conditioning import EncodedCondition
 from t2i_tpu.models.unet import UNet
 
 SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, DIM = 8, 3, (8, 16), 2, (False, True), 12
@@ -30,7 +29,11 @@ def make_inputs(seed=0):
     return (
         tf.constant(x),
         tf.constant(level),
-        EncodedCondition(*map(tf.constant, (vector, sequence, mask))),
+        {
+            "vector": tf.constant(vector),
+            "sequence": tf.constant(sequence),
+            "attend_to": tf.constant(mask),
+        },
     )
 
 
@@ -39,7 +42,7 @@ def build_randomized(patch_size, cross_attention=True):
         SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, patch_size, DIM, cross_attention, name="unet"
     )
     x, level, condition = make_inputs()
-    network(x, level, *condition)
+    network(x, level, **condition)
     rng = np.random.default_rng(1)
     for weight in network.weights:
         values = rng.standard_normal(weight.shape)
@@ -96,9 +99,11 @@ class Literal:
         shortcut = x if x.shape[-1] == width else self.conv(f"{r}/shortcut", x)
         x = shortcut + self.conv(f"{r}/conv2", h)
         if attends:
-            for index in range(2 if condition.sequence is not None else 1):
+            for index in range(2 if "sequence" in condition else 1):
                 flat = tf.reshape(self.norm(f"{name}/norm{index}", x), (x.shape[0], -1, width))
-                context, mask = (flat, None) if index == 0 else condition[1:]
+                context, mask = (
+                    (flat, None) if index == 0 else (condition["sequence"], condition["attend_to"])
+                )
                 mixed = self.attention(f"{name}/attention{index}", flat, context, mask)
                 x += tf.reshape(mixed, x.shape)
         return x
@@ -108,7 +113,7 @@ class Literal:
         angles = 2 * np.pi * level[:, None] * frequencies
         waves = tf.concat([tf.sin(angles), tf.cos(angles)], -1)
         hidden = tf.nn.silu(self.dense("noise_level_embedding/hidden", waves))
-        vector = tf.nn.silu(self.dense("noise_level_embedding/out", hidden) + condition.vector)
+        vector = tf.nn.silu(self.dense("noise_level_embedding/out", hidden) + condition["vector"])
         if self.patch_size > 1:
             x = tf.nn.space_to_depth(x, self.patch_size)
         x = self.conv("stem", x)
@@ -136,18 +141,18 @@ def test_the_literal_network_agrees_and_uses_every_weight(patch_size, cross_atte
     network = build_randomized(patch_size, cross_attention)
     x, level, condition = make_inputs()
     if not cross_attention:
-        condition = EncodedCondition(condition.vector)
+        condition = {"vector": condition["vector"]}
     literal = Literal(network, patch_size)
     expected = literal(x, level, condition)
     assert np.std(expected) > 0.1
-    np.testing.assert_allclose(network(x, level, *condition)[0], expected, atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(network(x, level, **condition)[0], expected, atol=1e-3, rtol=1e-3)
     assert not literal.unused
 
 
 def test_the_initial_output_is_zero():
     network = UNet(SIZE, CHANNELS, WIDTHS, DEPTH, ATTENDS, 2, DIM, cross_attention=False)
     x, level, condition = make_inputs()
-    output, _ = network(x, level, condition.vector)
+    output, _ = network(x, level, condition["vector"])
     assert output.shape == x.shape
     assert not np.any(output)
 
@@ -155,12 +160,12 @@ def test_the_initial_output_is_zero():
 def test_a_masked_token_changes_nothing():
     network = build_randomized(2)
     x, level, condition = make_inputs()
-    sequence = tf.where(condition.attend_to[..., None], condition.sequence, 9.0)
-    before = network(x, level, *condition)[0]
-    masked = network(x, level, *condition._replace(sequence=sequence))[0]
+    sequence = tf.where(condition["attend_to"][..., None], condition["sequence"], 9.0)
+    before = network(x, level, **condition)[0]
+    masked = network(x, level, **condition | {"sequence": sequence})[0]
     np.testing.assert_array_equal(masked, before)
-    changed = condition._replace(sequence=condition.sequence + 1.0)
-    assert np.abs(network(x, level, *changed)[0] - before).max() > 1e-3
+    changed = condition | {"sequence": condition["sequence"] + 1.0}
+    assert np.abs(network(x, level, **changed)[0] - before).max() > 1e-3
 
 
 def test_mixed_precision_keeps_the_level(monkeypatch):
@@ -172,6 +177,6 @@ def test_mixed_precision_keeps_the_level(monkeypatch):
         network.noise_level_embedding, "call", lambda level: (seen.append(level), call(level))[1]
     )
     x, _, condition = make_inputs()
-    network(x, tf.constant([0.5, 0.501]), condition.vector)
+    network(x, tf.constant([0.5, 0.501]), condition["vector"])
     assert {level.dtype for level in seen} == {tf.float32}
     assert seen[-1][0] != seen[-1][1]
