@@ -14,7 +14,6 @@ from t2i_tpu.models.conditioning import (
     CONDITIONERS,
     Conditioner,
     ConditionSpec,
-    EncodedCondition,
 )
 from t2i_tpu.models.container import Container
 from t2i_tpu.models.unet import UNet
@@ -54,15 +53,14 @@ class Denoiser(Container):
         return self._run_network(x, noise_level, encoded, training)
 
     def encode(self, condition) -> dict:
-        """Return the fields of the encoded condition, without those that are None.
+        """Return the fields of the encoded condition.
 
         Those of floating-point type become float32, which holds them exactly.
         """
-        encoded = self.conditioner(**condition)._asdict()
+        encoded = self.conditioner(**condition)
         return {
             name: ops.cast(value, "bool" if name == "attend_to" else "float32")
             for name, value in encoded.items()
-            if value is not None
         }
 
     def denoise(self, x, noise_level, condition):
@@ -71,17 +69,15 @@ class Denoiser(Container):
 
     def denoise_encoded(self, x, noise_level, encoded: dict):
         """Return the denoised images for conditions that `encode` has encoded."""
-        encoded = EncodedCondition(
-            **{
-                name: value if name == "attend_to" else ops.cast(value, self.compute_dtype)
-                for name, value in encoded.items()
-            }
-        )
+        encoded = {
+            name: value if name == "attend_to" else ops.cast(value, self.compute_dtype)
+            for name, value in encoded.items()
+        }
         output, _ = self._run_network(x, noise_level, encoded, training=False)
         level = noise_level[:, None, None, None]
         return prediction.to_denoised(self.prediction_type, self.diffusion_path, output, x, level)
 
-    def _run_network(self, x, noise_level, encoded: EncodedCondition, training: bool):
+    def _run_network(self, x, noise_level, encoded: dict, training: bool):
         x = ops.cast(x, self.compute_dtype)
         output, statistics = self.network(x, noise_level, **encoded, training=training)
         return ops.cast(output, "float32"), statistics
