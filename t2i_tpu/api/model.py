@@ -8,10 +8,9 @@ import numpy as np
 
 from t2i_tpu.api import drawing_records as records_lib
 from t2i_tpu.api import editing, interpolation, requests
-from t2i_tpu.api.prompts import Drawing, Picture, Prompt, PromptEncoder
+from t2i_tpu.api.prompts import Drawing, Picture, Prompt, PromptEncoder, list_prompts
 from t2i_tpu.config import Config, SampleConfig
-from t2i_tpu.errors import UserError
-from t2i_tpu.sample.images import Images
+from t2i_tpu.sample.images import Images, join_images
 from t2i_tpu.sample.trained import TrainedModel, change_settings
 
 _BLOCK = 1024  # drawings whose prompts are encoded together
@@ -91,7 +90,7 @@ class Model:
         ]
         if noise is not None:
             noise = requests.check_noise(noise, len(drawings), self.trained)
-        return join(self.draw(drawings, noise, **settings))
+        return join_images(self.draw(drawings, noise, **settings))
 
     def draw(
         self, drawings: Iterable[Drawing], noise: np.ndarray | None = None, **settings: Any
@@ -287,7 +286,7 @@ class Model:
         for _, group in itertools.groupby(records, key=records_lib.get_settings):
             drawings, settings = records_lib.restore_drawings(list(group), self.trained)
             parts += self.draw(drawings, **settings)
-        return join(parts)
+        return join_images(parts)
 
     def resolve_settings(self, settings: dict[str, Any]) -> SampleConfig:
         """Return the model's settings with changes. Raises UserError if one is not allowed."""
@@ -296,20 +295,3 @@ class Model:
     def _make_drawings(self, prompt, num_images, seed, negative_prompt) -> list[Drawing]:
         count = requests.check_count("num_images", num_images)
         return [Drawing(prompt, seed + index, negative_prompt) for index in range(count)]
-
-
-def list_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """Return a prompt or a list of prompts as a list."""
-    if isinstance(prompts, list | tuple):
-        if not prompts:
-            raise UserError("there are no prompts; give at least one")
-        is_pair = isinstance(prompts[0], tuple)
-        return [prompts] if is_pair else list(prompts)
-    return [prompts]
-
-
-def join(parts: Iterable[Images]) -> Images:
-    """Return the images of all parts."""
-    parts = list(parts)
-    records = [record for part in parts for record in part.records]
-    return Images(np.concatenate([part.array for part in parts]), records)

@@ -58,6 +58,16 @@ class Part:
         return isinstance(self.content, np.ndarray)
 
 
+def list_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Return a prompt or a list of prompts as a list."""
+    if isinstance(prompts, list | tuple):
+        if not prompts:
+            raise UserError("there are no prompts; give at least one")
+        is_pair = isinstance(prompts[0], tuple)
+        return [prompts] if is_pair else list(prompts)
+    return [prompts]
+
+
 def parse_prompt(prompt, model: TrainedModel) -> list[Part]:
     """Return the parts of a prompt.
 
