@@ -17,18 +17,10 @@ import tempfile
 
 from absl import flags, logging
 
+import t2i_tpu
 from t2i_tpu import cli
 
 SAMPLING = cli.define_sampling()
-STEP = flags.DEFINE_integer(
-    "step", None, "Step of the checkpoint. The default is the newest intact one.", lower_bound=1
-)
-AVERAGE = flags.DEFINE_string(
-    "average",
-    None,
-    "Average of the weights: an entry of config.train.ema_stds, or none for the trained weights. The "
-    "default is the first average.",
-)
 OUTPUT = cli.define_path(
     "output", None, "Folder of the report, local or gs://. The default is WORKDIR/report."
 )
@@ -92,7 +84,6 @@ def _evaluate():
     from t2i_tpu.evaluate.extractors.choose import choose_spec, make_extractor
     from t2i_tpu.evaluate.splits import Settings
     from t2i_tpu.run import workdir as workdir_lib
-    from t2i_tpu.sample.trained import load_trained
 
     # Check everything that can be checked before the model is loaded.
     config, manifest = workdir_lib.read(SAMPLING["workdir"].value)
@@ -105,12 +96,7 @@ def _evaluate():
         config.data.on_damage,
     )
     evaluation.check(dataset, manifest, SAMPLING["workdir"].value, extractor)
-    model = load_trained(
-        **cli.get_values(SAMPLING),
-        step=STEP.value,
-        average=AVERAGE.value,
-        per_replica_batch_size=_BATCH_SIZE,
-    )
+    model = t2i_tpu.load(**cli.get_values(SAMPLING), per_replica_batch_size=_BATCH_SIZE).trained
     logging.info("extracting features with %s", spec)
     settings = Settings(NUM_IMAGES.value, NUM_SETS.value, MAX_REAL.value)
     with tempfile.TemporaryDirectory(prefix="t2i_tpu-evaluate-") as folder:

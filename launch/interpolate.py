@@ -1,118 +1,164 @@
-"""Interpolate between two prompts, or between two seeds of one prompt.
+"""Interpolate between prompts, between seeds, or between both.
 
-  python launch/interpolate.py --workdir=runs/emoji32 --from_prompt="red heart" --to_prompt="pizza"
-  python launch/interpolate.py --workdir=runs/emoji32 --mode=noise --from_prompt="dog face" \\
-      --from_seed=0 --to_seed=1 --output=dogs.gif
+  python launch/interpolate.py --workdir=runs/emoji32 --prompt="red heart" --prompt=pizza
+  python launch/interpolate.py --workdir=runs/emoji32 --prompt="dog face" --seed=0 --seed=1 --seed=2 \\
+      --output=dogs.gif
 
-The interpolation is spherical. If --output ends in .gif, the frames become an animation that runs
-forward and back. Otherwise they are placed side by side in one picture.
+Repeat --prompt (or --label, if the model was trained on classes), --seed, or both: each is a key point,
+and --frames is the number of frames from one to the next. With several prompts and several seeds, key
+point i has prompt i and seed i.
+
+If --output ends in .gif, .webp or .mp4, the frames become an animation that runs forward and back. In a
+.png or .jpg, they lie side by side. --layout=grid draws a row of frames between the prompts for each seed.
 """
 
 from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
-import numpy as np
 from absl import flags
 
+import t2i_tpu
 from t2i_tpu import cli
+from t2i_tpu.api.prompt_rows import check_text
 from t2i_tpu.config import MAX_SEED
+from t2i_tpu.diffusion.interpolation import METHODS
 from t2i_tpu.errors import UserError
 from t2i_tpu.flag_values import check_ending
 
 SAMPLING = cli.define_sampling()
-MODE = flags.DEFINE_enum(
-    "mode",
-    "embedding",
-    ["embedding", "noise"],
-    "What to interpolate between: embedding means two prompts, noise means two seeds.",
+PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to draw at a key point. May be repeated.")
+LABEL = flags.DEFINE_multi_string(
+    "label", [], "Class to draw at a key point, by its name or number. May be repeated."
 )
-FROM_PROMPT = flags.DEFINE_string("from_prompt", None, "Prompt of the first frame.")
-TO_PROMPT = flags.DEFINE_string(
-    "to_prompt", None, "Prompt of the last frame, for --mode=embedding."
-)
-LABEL = flags.DEFINE_string(
-    "label", None, "Class to draw if the model was trained on classes, for --mode=noise."
-)
-FROM_SEED = flags.DEFINE_integer(
-    "from_seed", 0, "Seed of the first frame.", lower_bound=0, upper_bound=MAX_SEED
-)
-TO_SEED = flags.DEFINE_integer(
-    "to_seed",
-    None,
-    "Seed of the last frame, for --mode=noise.",
+SEED = flags.DEFINE_multi_integer(
+    "seed",
+    [0],
+    "Seed of the key points, or, if repeated, of each key point.",
     lower_bound=0,
     upper_bound=MAX_SEED,
+)
+NEGATIVE_PROMPT = flags.DEFINE_string(
+    "negative_prompt", "", "Text, or a class, that guidance leads away from."
 )
 FRAMES = flags.DEFINE_integer(
     "frames",
     9,
-    "Number of frames, including the first and the last.",
+    "Number of frames from each key point to the next, including both.",
     lower_bound=2,
     upper_bound=1000,
 )
-OUTPUT = cli.define_path(
-    "output", "interpolation.png", "A .png or .gif file, local or gs://bucket/path."
+METHOD = flags.DEFINE_enum(
+    "method",
+    "spherical",
+    list(METHODS),
+    "How noise and embeddings are interpolated. spherical keeps their length.",
 )
+LAYOUT = flags.DEFINE_enum(
+    "layout",
+    None,
+    ["strip", "grid"],
+    "How a picture shows the frames: strip, the default, has all frames side by side; grid has a row for "
+    "each --seed, with the frames between the prompts, and captions.",
+)
+FRAMES_PER_SECOND = flags.DEFINE_float(
+    "frames_per_second", 12.5, "Speed of an animation.", lower_bound=0.1, upper_bound=60
+)
+OUTPUT = cli.define_path(
+    "output",
+    "interpolation.png",
+    "A file that ends in .png, .jpg, .gif, .webp or .mp4, local or gs://bucket/path.",
+)
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+_ANIMATIONS = (".gif", ".webp", ".mp4")
 
 
 def main() -> None:
-    from t2i_tpu.sample.trained import load_trained
-
-    _check_flags()
-    model = load_trained(**cli.get_values(SAMPLING))
-    if MODE.value == "embedding":
-        conditions, noise = _interpolate_prompts(model), None
-    else:
-        conditions, noise = _interpolate_seeds(model)
-    seeds = np.full(FRAMES.value, FROM_SEED.value)
-    images = model.generator.draw(conditions, seeds, noise)
-    _save(images)
+    prompts = PROMPT.value + LABEL.value
+    _check_flags(prompts)
+    model = t2i_tpu.load(**cli.get_values(SAMPLING))
+    if LABEL.value and not model.class_names:
+        raise UserError(
+            f"--label={LABEL.value[0]}: the model was trained on prompts, not on classes; use --prompt"
+        )
+    is_grid = LAYOUT.value == "grid"
+    paths = [
+        model.interpolate(
+            *prompts,
+            frames=FRAMES.value,
+            seed=seed,
+            method=METHOD.value,
+            negative_prompt=NEGATIVE_PROMPT.value,
+        )
+        for seed in (SEED.value if is_grid else [SEED.value])
+    ]
+    images = sum(paths[1:], start=paths[0])
+    images.save(
+        OUTPUT.value,
+        LAYOUT.value,
+        columns=len(paths[0]),
+        frames_per_second=FRAMES_PER_SECOND.value,
+    )
+    _report(model, paths)
     print(f"drew {len(images)} frames into {OUTPUT.value}")
 
 
-def _check_flags() -> None:
-    """Raise UserError if --mode needs a flag that is missing, or if --output cannot be written."""
+def _check_flags(prompts: list[str]) -> None:
+    """Raise UserError if flags are missing or contradict each other, or if --output cannot be written."""
+    from t2i_tpu.sample import animations
     from t2i_tpu.storage import outputs
 
-    if MODE.value == "embedding":
-        if not (FROM_PROMPT.value and TO_PROMPT.value):
-            raise UserError("--mode=embedding needs --from_prompt and --to_prompt")
-    elif TO_SEED.value is None or not (FROM_PROMPT.value or LABEL.value):
-        raise UserError("--mode=noise needs --to_seed, and --from_prompt or --label")
-    check_ending("output", OUTPUT.value, (".png", ".gif"))
+    for flag in (PROMPT, LABEL):
+        for text in flag.value:
+            with cli.name_flag(flag.name, text):
+                check_text(text)
+    _check_key_points(prompts)
+    # Check the output.
+    path = OUTPUT.value.lower()
+    check_ending("output", OUTPUT.value, _PICTURES + _ANIMATIONS)
+    if path.endswith((".gif", ".mp4")) and LAYOUT.value:
+        raise UserError(
+            f"--layout={LAYOUT.value} is for pictures, but --output={OUTPUT.value} is an animation; leave out "
+            "--layout, or use .png"
+        )
+    is_animation = path.endswith(_ANIMATIONS) and not LAYOUT.value
+    if not is_animation and flags.FLAGS["frames_per_second"].present:
+        raise UserError(
+            f"--frames_per_second={FRAMES_PER_SECOND.value} is for animations, but --output={OUTPUT.value} is "
+            "a picture; use .gif, .webp or .mp4"
+        )
+    if path.endswith(".mp4"):
+        with cli.name_flag("output", OUTPUT.value):
+            animations.import_av()
     outputs.check_file(OUTPUT.value, "--output=")
 
 
-def _interpolate_prompts(model) -> dict[str, np.ndarray]:
-    """Return the condition of each frame between two prompts."""
-    from t2i_tpu.diffusion.interpolation import slerp
-
-    if not model.conditioning.can_interpolate:
+def _check_key_points(prompts: list[str]) -> None:
+    """Raise UserError if the prompts and seeds do not make key points."""
+    num_prompts, num_seeds = len(prompts), len(SEED.value)
+    if LAYOUT.value == "grid":
+        if num_prompts < 2:
+            raise UserError("--layout=grid needs two prompts or more; give --prompt several times")
+    elif not num_prompts or max(num_prompts, num_seeds) < 2:
         raise UserError(
-            f"a model with conditioning={model.config.model.conditioning} cannot interpolate between "
-            "prompts; interpolate between two seeds: --mode=noise --from_seed=0 --to_seed=1"
+            "give --prompt (or --label) twice or more to interpolate between prompts, or give it once, and "
+            "--seed twice or more, to interpolate between seeds"
         )
-    ends = model.make_conditions([FROM_PROMPT.value, TO_PROMPT.value])
-    return {name: slerp(*values, FRAMES.value) for name, values in ends.items()}
+    elif 1 < num_prompts != num_seeds > 1:
+        raise UserError(
+            f"there are {num_prompts} prompts and {num_seeds} seeds; give as many of each, or one for all"
+        )
 
 
-def _interpolate_seeds(model) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the condition and the initial noise of each frame between two seeds."""
-    from t2i_tpu.diffusion.interpolation import slerp
+def _report(model: "t2i_tpu.Model", paths: "list[t2i_tpu.Images]") -> None:
+    """Print how evenly the frames change."""
+    from t2i_tpu.api.smoothness import measure_largest_step
 
-    prompts = [FROM_PROMPT.value] if FROM_PROMPT.value else []
-    labels = [LABEL.value] if LABEL.value else []
-    condition = model.make_conditions(prompts, labels)
-    conditions = {name: np.repeat(value, FRAMES.value, axis=0) for name, value in condition.items()}
-    noise = slerp(*model.generator.initial_noise([FROM_SEED.value, TO_SEED.value]), FRAMES.value)
-    return conditions, noise
-
-
-def _save(images: np.ndarray) -> None:
-    """Write the frames, uint8 [frames, H, W, C], as an animation or as a strip."""
-    from t2i_tpu.sample.images import Images
-
-    Images(images, [{}] * len(images), is_animation=True).save(OUTPUT.value)
+    if figure := measure_largest_step(model, *paths):
+        print(
+            f"the largest change from one frame to the next is {figure:.1f} times the mean change (1.0 is "
+            "even)"
+        )
 
 
 if __name__ == "__main__":

@@ -1,30 +1,58 @@
 """Draw images with a trained model.
 
   python launch/sample.py --workdir=runs/emoji32 --prompt="red heart" --output=heart.png
+  python launch/sample.py --workdir=runs/emoji32 --prompts_file=prompts.csv --output=drawn
+  python launch/sample.py --like=heart.png --output=again.png
 
-Repeat --prompt (or --label, if the model was trained on classes) to draw several prompts. The images
-of each prompt have the seeds --seed, --seed + 1, and so on. An image depends on its prompt and seed,
-but not on the other images. If --output ends in .png, all images go into one picture, grouped by
-prompt. Otherwise it is a folder, and each image becomes a separate file in its original size.
+Repeat --prompt (or --label, if the model was trained on classes), --compose or --image_prompt to draw
+several prompts. The images of each prompt have the seeds --seed, --seed + 1, and so on. An image depends
+on its prompt, its seed and the settings, but not on the other images.
+
+If --output ends in .png, .jpg or .webp, all images go into one picture, grouped by prompt. Otherwise it
+is a folder, and each image becomes a file in its original size as soon as it is drawn. If this is
+interrupted, the same command draws only the images that are missing. Every file keeps in its metadata
+how its images were drawn, and --like draws them again.
 """
 
 from t2i_tpu.process import interruptible  # noqa: F401
 
 # isort: split
-import re
-
-import numpy as np
 from absl import flags
 
+import t2i_tpu
 from t2i_tpu import cli
+from t2i_tpu.api.load import load_again
+from t2i_tpu.api.prompt_rows import DrawingList, PromptRow, check_text, parse_weighted
 from t2i_tpu.config import MAX_SEED
 from t2i_tpu.errors import UserError
 from t2i_tpu.flag_values import check_ending
 
-SAMPLING = cli.define_sampling()
+SAMPLING = cli.define_sampling(needs_workdir=False)
 PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to draw. May be repeated.")
 LABEL = flags.DEFINE_multi_string(
     "label", [], "Class to draw, by its name or number. May be repeated."
+)
+COMPOSE = flags.DEFINE_multi_string(
+    "compose",
+    [],
+    "Several prompts to combine in one image, each followed by a colon and its weight, as in "
+    '"a cat:1.0 a hat:0.5". May be repeated.',
+)
+IMAGE_PROMPT = flags.DEFINE_multi_string(
+    "image_prompt",
+    [],
+    "Picture to draw something like, local or gs://, for models with conditioning=embedding. May be "
+    "repeated.",
+)
+PROMPTS_FILE = cli.define_path(
+    "prompts_file",
+    None,
+    "File of prompts, local or gs://: a .txt with a prompt per line, or a .csv or .tsv whose heading has a "
+    "column prompt (or label) and optionally negative_prompt, seed, guidance_scale and num_images.",
+    is_output=False,
+)
+NEGATIVE_PROMPT = flags.DEFINE_string(
+    "negative_prompt", "", "Text, or a class, that guidance leads away from."
 )
 NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 4, "Number of images for each prompt.", lower_bound=1
@@ -32,96 +60,162 @@ NUM_IMAGES = flags.DEFINE_integer(
 SEED = flags.DEFINE_integer(
     "seed", 0, "Seed of each prompt's first image.", lower_bound=0, upper_bound=MAX_SEED
 )
-OUTPUT = cli.define_path(
-    "output", "sample.png", "A .png file or a folder, local or gs://bucket/path."
+LIKE = cli.define_path(
+    "like",
+    None,
+    "Picture of this program, local or gs://, whose images are drawn again. Its metadata gives the "
+    "prompts, the settings and the model; --workdir says where the model is now if it was moved.",
+    is_output=False,
 )
+OUTPUT = cli.define_path(
+    "output",
+    "sample.png",
+    "A file that ends in .png, .jpg or .webp, or a folder, local or gs://bucket/path.",
+)
+FORMAT = flags.DEFINE_enum(
+    "format", "png", ["png", "jpg", "webp"], "Format of the files in a folder."
+)
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+# The flags that can be given together with --like.
+_WITH_LIKE = ("like", "workdir", "strategy", "engine", "output")
 
 
 def main() -> None:
-    from t2i_tpu.sample.trained import load_trained
-
-    names = PROMPT.value + LABEL.value
-    is_picture = OUTPUT.value.lower().endswith(".png")
-    _check_flags(names, is_picture)
-    model = load_trained(**cli.get_values(SAMPLING))
-    conditions = model.make_conditions(PROMPT.value, LABEL.value)
-    images = _draw(model, conditions, len(names))
-    if is_picture:
-        _save_picture(f"{model.workdir}, step {model.step}", names, images)
+    _check_flags()
+    if LIKE.value:
+        _draw_again()
+        return
+    drawings = DrawingList(_make_rows())
+    _check_output(drawings)
+    model = t2i_tpu.load(**cli.get_values(SAMPLING))
+    if LABEL.value and not model.class_names:
+        raise UserError(
+            f"--label={LABEL.value[0]}: the model was trained on prompts, not on classes; use --prompt"
+        )
+    if _is_picture():
+        _draw_picture(model, drawings)
     else:
-        _save_images(images)
-    print(f"drew {len(names) * NUM_IMAGES.value} image(s) into {OUTPUT.value}")
+        _draw_folder(model, drawings)
 
 
-def _check_flags(names: list[str], is_picture: bool) -> None:
-    """Raise UserError if there is nothing to draw, or if the flags contradict each other."""
+def _is_picture() -> bool:
+    return OUTPUT.value.lower().endswith(_PICTURES)
+
+
+def _check_flags() -> None:
+    """Raise UserError if flags are missing or contradict each other."""
+    check_ending("output", OUTPUT.value, _PICTURES, "a folder")
+    present = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__file__) if flag.present]
+    if _is_picture() and "format" in present:
+        raise UserError(
+            f"--format={FORMAT.value} is for the files in a folder, but --output={OUTPUT.value} is one "
+            "picture; leave out --format"
+        )
+    if LIKE.value:
+        for name in present:
+            if name not in _WITH_LIKE:
+                raise UserError(
+                    f"--like={LIKE.value} draws the same images again, so --{name} cannot change them; leave out "
+                    "one of the flags"
+                )
+    elif not SAMPLING["workdir"].value:
+        raise UserError("--workdir must be given; see --help")
+
+
+def _make_rows() -> list[PromptRow]:
+    """Return a row for each prompt. Raises UserError if there is none, or if one cannot be used."""
+    from t2i_tpu.api.prompt_files import read_rows
+
+    prompts = []
+    for flag in (PROMPT, LABEL, COMPOSE):
+        for text in flag.value:
+            with cli.name_flag(flag.name, text):
+                prompts.append(parse_weighted(text) if flag is COMPOSE else check_text(text))
+    prompts += _read_images()
+    defaults = NUM_IMAGES.value, SEED.value, NEGATIVE_PROMPT.value
+    with cli.name_flag("num_images", NUM_IMAGES.value):
+        rows = [PromptRow(prompt, *defaults) for prompt in prompts]
+    if PROMPTS_FILE.value:
+        rows += read_rows(PROMPTS_FILE.value, *defaults)
+    if not rows:
+        raise UserError(
+            'nothing to draw; give --prompt="red heart" or, if the model was trained on classes, --label=3'
+        )
+    return rows
+
+
+def _read_images() -> list:
+    """Return the pictures of --image_prompt in the size of the model."""
+    from t2i_tpu.run import workdir as workdir_lib
+    from t2i_tpu.sample.inputs import read_image
+
+    if not IMAGE_PROMPT.value:
+        return []
+    config, manifest = workdir_lib.read(SAMPLING["workdir"].value)
+    return [
+        read_image(path, config.data.image_size, manifest.channels) for path in IMAGE_PROMPT.value
+    ]
+
+
+def _check_output(drawings: DrawingList) -> None:
+    """Raise UserError if --output cannot be written."""
     from t2i_tpu.sample.pictures import MAX_CELLS
     from t2i_tpu.storage import outputs
 
-    if not names:
+    if not _is_picture():
+        ending = f".{FORMAT.value}"
+        outputs.check_files(OUTPUT.value, lambda name: drawings.has_file(name, ending), "--output=")
+        return
+    outputs.check_file(OUTPUT.value, "--output=")
+    if len(drawings) > MAX_CELLS:
         raise UserError(
-            'nothing to draw; give --prompt="red heart" or, if the model was trained on classes, '
-            "--label=3"
+            f"--output={OUTPUT.value}: one picture has room for {MAX_CELLS} images, not for {len(drawings)}; "
+            "use a folder as --output, which has no limit"
         )
-    if SEED.value + NUM_IMAGES.value - 1 > MAX_SEED:
-        raise UserError(
-            f"--seed={SEED.value} --num_images={NUM_IMAGES.value}: the last image's seed would be "
-            f"above {MAX_SEED}, the highest seed; use a lower --seed"
-        )
-    count = len(names) * NUM_IMAGES.value
-    if is_picture and count > MAX_CELLS:
-        raise UserError(
-            f"--num_images={NUM_IMAGES.value}: one picture has room for {MAX_CELLS} images, not for "
-            f"{count}; use a folder as --output, which has no limit"
-        )
-    check_ending("output", OUTPUT.value, (".png",), "a folder")
-    if is_picture:
+
+
+def _draw_picture(model: "t2i_tpu.Model", drawings: DrawingList) -> None:
+    """Draw all images into one picture."""
+    from t2i_tpu.api.model import join
+
+    parts = []
+    with cli.show_progress(len(drawings)) as progress:
+        for images in model.draw(drawings):
+            parts.append(images)
+            progress.update(len(images))
+    join(parts).save(OUTPUT.value)
+    print(f"drew {len(drawings)} image(s) into {OUTPUT.value}")
+
+
+def _draw_folder(model: "t2i_tpu.Model", drawings: DrawingList) -> None:
+    """Draw the images that are not in the folder yet."""
+    from t2i_tpu.api.folders import draw_missing, find_complete
+    from t2i_tpu.sample.image_folder import ImageFolder
+
+    ending = f".{FORMAT.value}"
+    with ImageFolder(OUTPUT.value, "--output=") as folder:
+        complete = find_complete(model, drawings, folder, ending)
+        count = len(drawings) - len(complete)
+        with cli.show_progress(count) as progress:
+            for drawn in draw_missing(model, drawings, folder, ending, complete):
+                progress.update(drawn)
+    there = f"; {len(complete)} were there already" if complete else ""
+    print(f"drew {count} image(s) into {OUTPUT.value}{there}")
+
+
+def _draw_again() -> None:
+    """Draw the images of --like again."""
+    from t2i_tpu.storage import outputs
+
+    if _is_picture():
         outputs.check_file(OUTPUT.value, "--output=")
-    else:
-        outputs.check_files(OUTPUT.value, lambda name: _will_write(name, len(names)), "--output=")
-
-
-def _will_write(name: str, num_names: int) -> bool:
-    """Return whether `_save_images` will write a file with this name."""
-    match = re.fullmatch(r"(\d{3,})_seed(\d+)\.png", name)
-    return (
-        bool(match)
-        and int(match[1]) < num_names
-        and 0 <= int(match[2]) - SEED.value < NUM_IMAGES.value
-    )
-
-
-def _draw(model, conditions: dict[str, np.ndarray], num_names: int):
-    """Yield (index of the prompt or label, seed, image uint8 [H, W, C]) for each image.
-
-    Images are drawn a batch at a time, so memory use does not depend on their number.
-    """
-    batch_size, per_name = model.generator.batch_size, NUM_IMAGES.value
-    for start in range(0, num_names * per_name, batch_size):
-        numbers = np.arange(start, min(start + batch_size, num_names * per_name))
-        indices, seeds = numbers // per_name, SEED.value + numbers % per_name
-        batch = {name: values[indices] for name, values in conditions.items()}
-        yield from zip(indices, seeds, model.generator.draw(batch, seeds), strict=True)
-
-
-def _save_picture(title: str, names: list[str], images) -> None:
-    """Write one picture with a section for each name; `_draw` yields the images."""
-    from t2i_tpu.sample.picture_files import save_picture
-    from t2i_tpu.sample.pictures import draw_grid
-
-    sections = [(title, []), *((name, []) for name in names)]
-    for index, seed, image in images:
-        sections[index + 1][1].append((image, f"seed {seed}"))
-    save_picture(draw_grid(sections), OUTPUT.value)
-
-
-def _save_images(images) -> None:
-    """Write each image to a separate file as soon as it is drawn; `_draw` yields the images."""
-    from t2i_tpu.sample.picture_files import save_picture
-    from t2i_tpu.sample.pictures import to_picture
-
-    for index, seed, image in images:
-        save_picture(to_picture(image), f"{OUTPUT.value}/{index:03d}_seed{seed}.png")
+    records = t2i_tpu.read_records(LIKE.value)
+    options = {name: SAMPLING[name].value for name in ("workdir", "engine", "strategy")}
+    model = load_again(records, **options)
+    images = model.redraw(records)
+    images.save(OUTPUT.value)
+    print(f"drew {len(images)} image(s) into {OUTPUT.value}")
 
 
 if __name__ == "__main__":

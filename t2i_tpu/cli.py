@@ -79,33 +79,77 @@ def define_engine() -> flags.FlagHolder:
     )
 
 
-def define_sampling() -> dict[str, flags.FlagHolder]:
-    """Define --workdir for a trained model, --strategy, and flags that control sampling.
+def define_sampling(needs_workdir: bool = True) -> dict[str, flags.FlagHolder]:
+    """Define the flags that choose a trained model, its hardware and how it draws.
+
+    Args:
+      needs_workdir: whether --workdir must be given.
 
     Returns:
-      The flags by the names of the arguments of `load_trained` that they set; see `get_values`.
+      The flags by the names of the arguments of `t2i_tpu.load` that they set; see `get_values`.
     """
-    options = {field.name: field for field in dataclasses.fields(config_lib.SampleConfig)}
-
-    def define(name):
-        text = f"{options[name].metadata['help']} The default is the value in the model's config."
-        return flag_values.define_option(options[name], text)
-
-    define_engine()
     holders = {
         "workdir": define_path(
             "workdir", None, "Folder or gs://bucket/path of a trained model.", is_output=False
         ),
-        "strategy_name": define_strategy(),
-        **{name: define(name) for name in ("steps", "sampler", "guidance_scale")},
+        "strategy": define_strategy(),
+        "engine": define_engine(),
+        **_define_weights("", "The default is {}."),
+        "guide_workdir": define_path(
+            "guide_workdir",
+            None,
+            "Folder or gs://bucket/path of a weaker model, which guides the model (autoguidance, Karras "
+            "et al., 2024). Any of the flags --guide_... turns this on. The default is --workdir.",
+            is_output=False,
+        ),
+        **_define_weights("guide_", "For autoguidance. The default is that of the model, or {}."),
     }
-    flags.mark_flag_as_required("workdir")
+    for field in dataclasses.fields(config_lib.SampleConfig):
+        text = f"{field.metadata['help']} The default is the value in the model's config."
+        holders[field.name] = flag_values.define_option(field, text)
+    if needs_workdir:
+        flags.mark_flag_as_required("workdir")
     return holders
+
+
+def _define_weights(prefix: str, default: str) -> dict[str, flags.FlagHolder]:
+    """Define --step and --average, with a prefix. `default` describes their defaults."""
+    step, average = f"{prefix}step", f"{prefix}average"
+    return {
+        step: flags.DEFINE_integer(
+            step,
+            None,
+            f"Step of the checkpoint. {default.format('the newest intact one')}",
+            lower_bound=1,
+        ),
+        average: flags.DEFINE_string(
+            average,
+            None,
+            "Average of the weights: an entry of config.train.ema_stds, or none for the trained weights. "
+            f"{default.format('the first average')}",
+        ),
+    }
 
 
 def get_values(holders: dict[str, flags.FlagHolder]) -> dict[str, object]:
     """Return the values of parsed flags by the same names."""
     return {name: holder.value for name, holder in holders.items()}
+
+
+@contextlib.contextmanager
+def name_flag(name: str, value: object) -> Iterator[None]:
+    """Begin the message of a UserError with a flag and its value."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"--{name}={value}: {error}") from error
+
+
+def show_progress(count: int, unit: str = " images"):
+    """Return a progress bar of `count` units, for terminals only, which appears after some seconds."""
+    from tqdm import tqdm
+
+    return tqdm(total=count, unit=unit, disable=None, delay=3)
 
 
 def run(

@@ -21,6 +21,17 @@ _ILLEGAL_VALUE = re.compile(r"flag --([\w.]+)=(.*?): ", re.DOTALL)
 _OPTIONS: dict[str, dataclasses.Field] = {}
 
 
+class _NumbersParser(flags.ArgumentParser):
+    """Parses numbers with commas between them, as in 0.2,0.8, into a tuple of floats."""
+
+    syntactic_help = "numbers with commas between them"
+
+    def parse(self, argument: str | Sequence[float]) -> tuple[float, ...]:
+        if not isinstance(argument, str):
+            return tuple(argument)
+        return tuple(float(number) for number in argument.strip(" ()[]").split(","))
+
+
 def define_option(field: dataclasses.Field, help: str = "") -> flags.FlagHolder:
     """Define a flag with the name, type, choices, default and help of an option.
 
@@ -37,6 +48,8 @@ def define_option(field: dataclasses.Field, help: str = "") -> flags.FlagHolder:
         return flags.DEFINE_enum(name, default, choices, text)
     # The annotation is a type, or an optional one such as int | None.
     kind = (typing.get_args(field.type) or (field.type,))[0]
+    if typing.get_origin(kind) is tuple:
+        return flags.DEFINE(_NumbersParser(), name, default, text)
     define = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
@@ -70,16 +83,15 @@ def check_ending(flag: str, path: str, endings: Sequence[str], otherwise: str = 
       endings: the endings that the script writes, such as ".png".
       otherwise: what a path without the ending of a picture means, or "" if it must have one.
     """
-    from PIL import Image
+    from t2i_tpu.sample.images import is_picture_ending
+    from t2i_tpu.sample.picture_files import get_ending
 
-    name = path.lower().rpartition("/")[2]
-    if name.endswith(tuple(endings)):
+    ending = get_ending(path)
+    if ending in endings or (otherwise and not is_picture_ending(ending)):
         return
-    _, dot, ending = name.rpartition(".")
-    if otherwise and dot + ending not in Image.registered_extensions():
-        return
-    allowed = " or ".join(endings) + (f", or {otherwise}" if otherwise else "")
-    raise UserError(f"--{flag}={path}: a picture must end in {allowed}")
+    allowed = " or ".join(filter(None, [", ".join(endings[:-1]), endings[-1]]))
+    remedy = f", or be {otherwise}" if otherwise else ""
+    raise UserError(f"--{flag}={path}: the name must end in {allowed}{remedy}")
 
 
 def explain_illegal_value(error: flags.Error) -> str | None:
@@ -122,6 +134,8 @@ def _describe_values(parser: flags.ArgumentParser, value: str) -> str | None:
         return describe_choices(value, parser.enum_values)
     if isinstance(parser, flags.BooleanParser):
         return "true or false"
+    if isinstance(parser, _NumbersParser):
+        return "numbers with commas between them, such as 0.2,0.8"
     kinds = {flags.IntegerParser: "an integer", flags.FloatParser: "a number"}
     for kind, words in kinds.items():
         if isinstance(parser, kind):

@@ -1,9 +1,11 @@
 """Loads a trained model."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from t2i_tpu import framework
+from t2i_tpu.errors import UserError
 from t2i_tpu.storage import paths
 
 if TYPE_CHECKING:
@@ -75,3 +77,37 @@ def _parse_path(path: str | os.PathLike) -> str:
 def _to_text(average: str | float | None) -> str | None:
     """Return the name of an average as the command line has it, such as "0.05"."""
     return average if average is None or isinstance(average, str) else f"{average:g}"
+
+
+def load_again(
+    records: Sequence[dict], workdir: str | os.PathLike | None = None, **options: Any
+) -> "Model":
+    """Load the model that drew images.
+
+    Args:
+      records: the records of the images; see `t2i_tpu.read_records`.
+      workdir: where the run is now, if it was moved.
+      **options: engine and strategy; see `load`.
+
+    Raises:
+      UserError: the records do not name one model, or it cannot be loaded.
+    """
+    names = ("workdir", "step", "average", "guide")
+    models = [{name: record.get(name) for name in names} for record in records]
+    first = models[0]
+    if None in (first["workdir"], first["step"], first["average"]):
+        raise UserError("the metadata of the image does not say which model drew it")
+    if any(model != first for model in models):
+        raise UserError("several models drew the images; draw those of each model again separately")
+    guide = {}
+    if first["guide"]:
+        place, step, average = first["guide"]
+        moved = workdir if place == first["workdir"] else None
+        guide = {"guide_workdir": moved or place, "guide_step": step, "guide_average": average}
+    return load(
+        workdir or first["workdir"],
+        step=first["step"],
+        average=first["average"],
+        **guide,
+        **options,
+    )

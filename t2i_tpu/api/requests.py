@@ -38,12 +38,12 @@ def parse_drawings(
     Raises:
       UserError: a field is not valid.
     """
-    parsed = [_parse_drawing(drawing, settings, encoder.model) for drawing in drawings]
+    parsed = [parse_drawing(drawing, settings, encoder.model) for drawing in drawings]
     encoder.encode([part for row in parsed for part in (*row.parts, row.negative)])
     return parsed
 
 
-def _parse_drawing(drawing: Drawing, settings: SampleConfig, model: TrainedModel) -> Parsed:
+def parse_drawing(drawing: Drawing, settings: SampleConfig, model: TrainedModel) -> Parsed:
     negative = drawing.negative_prompt
     if isinstance(negative, str) and not negative.strip():
         negative = None

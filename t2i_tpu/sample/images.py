@@ -197,11 +197,16 @@ def check_ending(path: str) -> str:
     ending = picture_files.get_ending(path)
     if ending in picture_files.PICTURES or ending in animations.ENDINGS:
         return ending
-    others = (".avi", ".mkv", ".mov", ".webm", ".svg", ".apng", *Image.registered_extensions())
-    if ending in others:
+    if is_picture_ending(ending):
         known = ", ".join(dict.fromkeys([*picture_files.PICTURES, *animations.ENDINGS]))
         raise UserError(f"{path}: {ending} is not supported; use {known} or a folder")
     return ""
+
+
+def is_picture_ending(ending: str) -> bool:
+    """Return whether an ending, such as ".bmp", is that of pictures or videos of any program."""
+    others = (".avi", ".mkv", ".mov", ".mp4", ".webm", ".svg", ".apng")
+    return ending in others or ending in Image.registered_extensions()
 
 
 def _make_sections(images: Images) -> list[pictures.Section]:

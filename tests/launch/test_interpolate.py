@@ -33,7 +33,7 @@ def assert_same_image(actual, expected):
 
 
 def test_prompts_are_interpolated(tmp_path, trained, run, samples):
-    flags = ["--from_prompt=red square", "--to_prompt=blue square", "--from_seed=1", "--frames=5"]
+    flags = ["--prompt=red square", "--prompt=blue square", "--seed=1", "--frames=5"]
     output = tmp_path / "strip.png"
     result = run(
         "interpolate.py", [f"--workdir={trained('embedding')}", *flags, f"--output={output}"]
@@ -48,8 +48,8 @@ def test_prompts_are_interpolated(tmp_path, trained, run, samples):
 
 
 def test_seeds_are_interpolated(tmp_path, trained, run, samples):
-    flags = [f"--workdir={trained('embedding')}", "--mode=noise", "--from_prompt=red square"]
-    flags += ["--from_seed=0", "--to_seed=1", "--frames=4"]
+    flags = [f"--workdir={trained('embedding')}", "--prompt=red square", "--seed=0", "--seed=1"]
+    flags += ["--frames=4"]
     strip, animation = tmp_path / "strip.png", tmp_path / "animation.gif"
     assert run("interpolate.py", [*flags, f"--output={strip}"]).code == 0
     frames = read_strip(strip, 4)
@@ -71,13 +71,15 @@ def test_seeds_are_interpolated(tmp_path, trained, run, samples):
         assert np.argmin(errors) == expected
 
 
-def test_classes_are_interpolated_between_seeds_only(tmp_path, trained, run):
-    flags = [f"--workdir={trained('label')}", "--label=red", "--frames=2"]
+def test_classes_are_interpolated(tmp_path, trained, run):
+    flags = [f"--workdir={trained('label')}", "--label=red", "--label=2", "--frames=3"]
     output = tmp_path / "classes.png"
-    seeds = ["--mode=noise", "--from_seed=3", "--to_seed=4", f"--output={output}"]
-    result = run("interpolate.py", [*flags, *seeds])
+    result = run("interpolate.py", [*flags, "--seed=3", f"--output={output}"])
     assert result.code == 0, result.stderr
-    first, last = read_strip(output, 2)
-    assert np.abs(first - last).max() > 0
-    prompts = [f"--workdir={trained('label')}", "--from_prompt=red", "--to_prompt=blue"]
-    assert "--mode=noise" in run("interpolate.py", prompts).error
+    first, _, last = read_strip(output, 3)
+    folder = tmp_path / "samples"
+    alone = [*flags[:-1], "--num_images=1", "--seed=3", f"--output={folder}"]
+    assert run("sample.py", alone).code == 0
+    for index, frame in enumerate((first, last)):
+        picture = Image.open(folder / f"{index:03d}_seed3.png")
+        assert_same_image(frame, np.asarray(picture, np.float32))

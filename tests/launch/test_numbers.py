@@ -31,24 +31,27 @@ def list_cases():
         ("--steps=1", "--steps is 1; it must be at least 2"),
         (
             "--sampler=dimm",
-            "--sampler=dimm: it must be one of ddim, dpmpp_2m; did you mean 'ddim'",
+            "--sampler=dimm: it must be one of ddim, euler,",
         ),
         ("--strategy=gpus", "--strategy=gpus: it must be"),
-        ("--output=x.jpg", "--output=x.jpg: a picture must end in .png, or a folder"),
-        ("--output=x.WebP", "--output=x.WebP"),
+        ("--output=x.bmp", "--output=x.bmp: the name must end in .png"),
+        ("--output=x.GIF", "--output=x.GIF"),
         ("--output=folder/x.tiff", "--output=folder/x.tiff"),
     ]
     for line, words in sampling:
         yield "sample.py", ["--workdir=absent", "--prompt=x", *line.split()], words
-    ends = ["--workdir=absent", "--from_prompt=x", "--to_prompt=y"]
+    ends = ["--workdir=absent", "--prompt=x", "--prompt=y"]
     for line, words in [
         ("--frames=1001", "--frames=1001: it must be an integer, at least 2 and at most"),
-        ("--from_seed=-1", "--from_seed=-1: it must be"),
-        ("--to_seed=4294967296", "--to_seed=4294967296: it must be"),
-        ("--mode=noise", "--mode=noise needs --to_seed, and --from_prompt or --label"),
-        ("--output=x.mp4", "--output=x.mp4: a picture must end in .png or .gif"),
+        ("--seed=-1", "--seed=-1: it must be"),
+        ("--seed=0 --seed=4294967296", "--seed=4294967296: it must be"),
+        ("--prompt=z --seed=0 --seed=1", "there are 3 prompts and 2 seeds"),
+        ("--frames_per_second=0", "--frames_per_second=0: it must be a number, at least 0.1"),
+        ("--frames_per_second=5", "--frames_per_second=5.0 is for animations"),
+        ("--layout=grid --output=x.gif", "--layout=grid is for pictures"),
+        ("--output=x.avi", "--output=x.avi: the name must end in .png"),
     ]:
-        yield "interpolate.py", [*ends, line], words
+        yield "interpolate.py", [*ends, *line.split()], words
     for line, words in [
         ("--heldout_share=nan", "--heldout_share is nan"),
         ("--max_white=1.5", "--max_white is 1.5"),

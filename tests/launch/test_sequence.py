@@ -88,10 +88,10 @@ def test_token_states_change_the_image(model):
     assert (images[0] != images[1]).any()
 
 
-def test_interpolation_between_prompts_is_rejected(workdir, run, tmp_path):
-    flags = [f"--workdir={workdir}", "--from_prompt=x", "--to_prompt=y"]
-    error = run("interpolate.py", [*flags, f"--output={tmp_path}/x.png"]).error
-    assert "conditioning=sequence cannot interpolate between prompts" in error
+def test_prompts_are_interpolated(workdir, run, tmp_path):
+    flags = [f"--workdir={workdir}", *(f"--prompt={prompt}" for prompt in PROMPTS[:2])]
+    result = run("interpolate.py", [*flags, "--frames=3", f"--output={tmp_path}/x.png"])
+    assert result.code == 0 and "drew 3 frames" in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize(("field", "value"), [("weights_sha256", "0" * 64), ("context_length", 16)])
