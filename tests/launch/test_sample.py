@@ -8,8 +8,8 @@ from tests.assertions import assert_mentions
 
 
 def read_images(folder):
-    """Return the bytes of every image in a folder by its file name."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Return the pixels of every image in a folder by its file name."""
+    return {path.name: Image.open(path).tobytes() for path in sorted(folder.iterdir())}
 
 
 def test_help_lists_the_sampling_flags(run):
