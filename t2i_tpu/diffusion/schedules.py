@@ -12,7 +12,7 @@ from t2i_tpu.diffusion.noise_levels import shifted as shift_levels
 # The ends of the schedules that are defined by the noise-to-signal ratio sigma / alpha, which is
 # infinite at level 1 and zero at level 0. Their last level before 0 has the smallest ratio, and their
 # first level is 1 in place of the level of the largest ratio, so that they start from pure noise.
-LARGEST_RATIO, SMALLEST_RATIO = 80.0, 0.02
+LARGEST_RATIO, SMALLEST_RATIO = 20.0, 0.05
 
 
 def baseline(steps: int, path=None, shift: float = 1.0) -> np.ndarray:

@@ -41,9 +41,9 @@ def test_karras_ratios_are_those_of_the_paper(name):
     levels = karras(10, PATHS[name])
     assert levels[0] == 1
     assert levels[-1] == 0
-    # Karras et al., 2022, equation 5 with N = 10, sigma_max = 80 and sigma_min = 0.02
+    # Karras et al., 2022, equation 5 with N = 10, sigma_max = 20 and sigma_min = 0.05
     expected = [
-        (80 ** (1 / 7) + i / 9 * (0.02 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(1, 10)
+        (20 ** (1 / 7) + i / 9 * (0.05 ** (1 / 7) - 20 ** (1 / 7))) ** 7 for i in range(1, 10)
     ]
     np.testing.assert_allclose(compute_ratios(name, levels[1:-1]), expected, rtol=1e-9)
 
@@ -54,8 +54,8 @@ def test_log_snr_levels_are_even_in_log_snr(name):
     assert levels[0] == 1
     assert levels[-1] == 0
     logs = np.log(compute_ratios(name, levels[1:-1]))
-    np.testing.assert_allclose(np.diff(logs), np.log(0.02 / 80) / 9, rtol=1e-9)
-    assert logs[-1] == pytest.approx(np.log(0.02))
+    np.testing.assert_allclose(np.diff(logs), np.log(0.05 / 20) / 9, rtol=1e-9)
+    assert logs[-1] == pytest.approx(np.log(0.05))
 
 
 @pytest.mark.parametrize("steps", [2, 3, 8, 35])
