@@ -3,14 +3,15 @@
 import dataclasses
 from collections.abc import Sequence
 
-from t2i_tpu.api.prompts import Drawing, describe_prompt
+from t2i_tpu.api.prompts import IMAGE, Drawing, describe_prompt
 from t2i_tpu.api.requests import Parsed
 from t2i_tpu.config import SampleConfig
 from t2i_tpu.errors import UserError
+from t2i_tpu.sample import records as records_lib
 from t2i_tpu.sample.trained import TrainedModel
 
-# The task of records from which alone an image can be drawn again.
-SAMPLE = "sample"
+# The tasks of records from which alone an image can be drawn again.
+SAMPLE, INTERPOLATE = "sample", "interpolate"
 
 
 def make_records(
@@ -44,8 +45,16 @@ def describe_model(model: TrainedModel) -> dict:
     return fields
 
 
+def get_group(record: dict) -> tuple[str, str]:
+    """Return what the records of images that are drawn again together have in common."""
+    common = {name: record.get(name) for name in ("sample", "key_points", "frames", "method")}
+    if record.get("task") == SAMPLE:
+        common["sample"] = get_settings(record)
+    return str(record.get("task")), records_lib.dump(common)
+
+
 def get_settings(record: dict) -> dict:
-    """Return the settings of a record, without the guidance scale, which each image may have its own of."""
+    """Return the settings of a record but for the guidance scale, which each image may have its own of."""
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record.get("sample", {}).items()
@@ -53,31 +62,41 @@ def get_settings(record: dict) -> dict:
     }
 
 
-def restore_drawings(records: Sequence[dict], model: TrainedModel) -> tuple[list[Drawing], dict]:
-    """Return the drawings and the settings of records that have the same settings.
+def check_record(record: dict, model: TrainedModel) -> dict:
+    """Return a record after checking that a model can draw its image again.
 
     Raises:
-      UserError: the images cannot be drawn again from the records alone, or another model drew them.
+      UserError: it needs more than its record, or another model drew it.
     """
-    drawings = []
-    for record in records:
-        if record.get("task") != SAMPLE or "an image" in str(record["prompt"]):
-            raise UserError(
-                f"the image was made by {record.get('task')} from another image, so it cannot be drawn again from "
-                "its metadata; repeat the command that made it"
-            )
-        for name, value in describe_model(model).items():
-            if name != "workdir" and record.get(name) != value:
-                raise UserError(
-                    f"the image was drawn with {name}={record.get(name)}, but the model that is loaded has "
-                    f"{name}={value}; load the model with {name}={record.get(name)}"
-                )
-        drawings.append(
-            Drawing(
-                record["prompt"],
-                record["seed"],
-                record.get("negative_prompt", ""),
-                record["sample"]["guidance_scale"],
-            )
+    task = record.get("task")
+    if task not in (SAMPLE, INTERPOLATE) or IMAGE in records_lib.dump(record["prompt"]):
+        raise UserError(
+            "the image was made from another image or from given noise, so it cannot be drawn again from its "
+            "metadata alone; repeat the command that made it"
         )
-    return drawings, get_settings(records[0])
+    for name, value in describe_model(model).items():
+        if name != "workdir" and record.get(name) != value:
+            raise UserError(
+                f"the image was drawn with {name}={record.get(name)}, but the model was loaded with "
+                f"{name}={value}; load it with {name}={record.get(name)}"
+            )
+    return record
+
+
+def restore_drawing(record: dict) -> Drawing:
+    """Return the drawing of a record of `Model.sample`."""
+    scale, negative = record["sample"]["guidance_scale"], record.get("negative_prompt", "")
+    return Drawing(record["prompt"], record["seed"], negative, scale)
+
+
+def restore_interpolation(record: dict) -> tuple[list, dict]:
+    """Return the arguments, by position and by name, of the `Model.interpolate` of a record."""
+    prompts, seeds = zip(*record["key_points"], strict=True)
+    return list(prompts), {
+        "seed": list(seeds),
+        "frames": record["frames"],
+        "method": record["method"],
+        "negative_prompt": record.get("negative_prompt", ""),
+        "guidance_scale": record["sample"]["guidance_scale"],
+        **get_settings(record),
+    }

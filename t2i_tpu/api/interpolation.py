@@ -97,7 +97,7 @@ def _interpolate_conditions(
 
 def _make_records(parsed, frames: int, method: str, settings, model) -> list[dict]:
     """Return a record for each frame, with the key points and the frame's place between them."""
-    key_points = drawing_records.make_records("interpolate", parsed, settings, model)
+    key_points = drawing_records.make_records(drawing_records.INTERPOLATE, parsed, settings, model)
     points = [[record["prompt"], record["seed"]] for record in key_points]
     count = (len(parsed) - 1) * (frames - 1) + 1
     common = {"key_points": points, "frames": frames, "method": method}

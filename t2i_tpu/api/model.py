@@ -27,7 +27,6 @@ class Model:
     """
 
     def __init__(self, trained: TrainedModel):
-        """Wrap a model that `load_trained` returned."""
         self.trained, self.encoder = trained, PromptEncoder(trained)
 
     def __repr__(self) -> str:
@@ -84,9 +83,9 @@ class Model:
           UserError: an argument is not valid.
         """
         drawings = [
-            Drawing(prompt, seed + index, negative_prompt)
+            drawing
             for prompt in list_prompts(prompts)
-            for index in range(requests.check_count("num_images", num_images))
+            for drawing in self._make_drawings(prompt, num_images, seed, negative_prompt)
         ]
         if noise is not None:
             noise = requests.check_noise(noise, len(drawings), self.trained)
@@ -114,7 +113,8 @@ class Model:
                 part = None if noise is None else noise[start : start + len(batch)]
                 request = requests.make_request(batch, settings, self.encoder, start=part)
                 images, _ = self.trained.generator.run(request)
-                records = records_lib.make_records("sample", batch, settings, self.trained)
+                task = records_lib.SAMPLE if noise is None else "sample from noise"
+                records = records_lib.make_records(task, batch, settings, self.trained)
                 yield Images(images, records)
                 start += len(batch)
 
@@ -225,20 +225,15 @@ class Model:
           num_images: number of results.
           seed: the seed of the first result.
           negative_prompt: what guidance shall lead away from.
-          **settings: see the class. The sampler is DDIM or Euler ancestral if resamplings is above 1.
+          **settings: see the class. If resamplings is above 1, the sampler is DDIM.
 
         Raises:
           UserError: an argument is not valid.
         """
         drawings = self._make_drawings(prompt, num_images, seed, negative_prompt)
+        settings = self.resolve_settings(settings)
         return editing.inpaint(
-            self.trained,
-            self.encoder,
-            image,
-            mask,
-            drawings,
-            resamplings,
-            self.resolve_settings(settings),
+            self.trained, self.encoder, image, mask, drawings, resamplings, settings
         )
 
     def outpaint(
@@ -283,9 +278,15 @@ class Model:
           UserError: a record is of an image that cannot be drawn again from it alone.
         """
         parts = []
-        for _, group in itertools.groupby(records, key=records_lib.get_settings):
-            drawings, settings = records_lib.restore_drawings(list(group), self.trained)
-            parts += self.draw(drawings, **settings)
+        for (task, _), group in itertools.groupby(records, key=records_lib.get_group):
+            group = [records_lib.check_record(record, self.trained) for record in group]
+            if task == records_lib.INTERPOLATE:
+                prompts, arguments = records_lib.restore_interpolation(group[0])
+                frames = self.interpolate(*prompts, **arguments)
+                parts.append(frames[[record["frame"] for record in group]])
+            else:
+                drawings = map(records_lib.restore_drawing, group)
+                parts += self.draw(drawings, **records_lib.get_settings(group[0]))
         return join_images(parts)
 
     def resolve_settings(self, settings: dict[str, Any]) -> SampleConfig:

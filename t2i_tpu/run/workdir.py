@@ -16,7 +16,7 @@ import posixpath
 
 import tensorflow as tf
 
-from t2i_tpu.config import Config, differences, from_dict, get, to_json
+from t2i_tpu.config import Config, differences, fields, from_dict, get, to_json
 from t2i_tpu.data import text_tower
 from t2i_tpu.data.manifest import MANIFEST_NAME, Manifest
 from t2i_tpu.errors import UserError
@@ -44,6 +44,7 @@ _CHANGEABLE = (
     "train.max_skipped",
     "train.shard_state",
     "preview.captions",
+    *[name for name in fields() if name.startswith("sample.")],
 )
 
 

@@ -185,7 +185,8 @@ def join_images(parts: Iterable[Images]) -> Images:
     """Return the images of all parts. Unlike a sum, this copies each image once."""
     parts = list(parts)
     records = [record for part in parts for record in part.records]
-    return Images(np.concatenate([part.array for part in parts]), records)
+    is_animation = all(part.is_animation for part in parts)
+    return Images(np.concatenate([part.array for part in parts]), records, is_animation)
 
 
 def check_ending(path: str) -> str:

@@ -50,10 +50,30 @@ def test_images_are_drawn_again_from_their_records(model, expected):
     assert differ(negative, expected[:1]) and differ(composed, expected[:1])
 
 
+def test_frames_are_drawn_again_from_their_records(model):
+    frames = model.interpolate("red square", "blue square", seed=[2, 7], frames=4)
+    again = model.redraw(frames.records[1:])
+    assert_close(again, frames[1:])
+    assert again.is_animation and again.records == frames.records[1:]
+
+
+def test_other_images_cannot_be_drawn_again_from_their_records(model, expected):
+    noise = np.zeros((16, 16, 3))
+    for images in (
+        model.edit(expected[0], "red square"),
+        model.sample(expected[0]),
+        model.sample("red square", noise=noise),
+    ):
+        with pytest.raises(t2i_tpu.UserError, match="metadata alone"):
+            model.redraw(images.records)
+    with pytest.raises(t2i_tpu.UserError, match="load it with step=3"):
+        model.redraw([expected.records[0] | {"step": 3}])
+
+
 def test_any_number_of_images_is_drawn_lazily(model, expected):
     drawings = (Drawing("red square", seed) for seed in itertools.count(5))
     first = next(model.draw(drawings))
-    assert len(first) == 8
+    assert len(first) == model.trained.generator.batch_size
     assert_close(first[:3], expected[:3])
 
 
