@@ -1,12 +1,14 @@
 """An interrupted command draws only what is missing, and never mixes images of other settings."""
 
 import os
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from t2i_tpu.errors import UserError
+from t2i_tpu.sample import picture_files
 from t2i_tpu.sample.image_folder import ImageFolder, name_file
 
 WANTED = [
@@ -81,17 +83,16 @@ def test_image_of_the_user_is_refused(half):
 
 
 def test_image_without_a_record_is_refused(half):
-    from t2i_tpu.sample.picture_files import save_picture
-
-    save_picture(Image.fromarray(PIXELS[0]), str(half / "000_seed0.png"))
+    picture_files.save_picture(Image.fromarray(PIXELS[0]), str(half / "000_seed0.png"))
     with pytest.raises(UserError, match=r"000_seed0\.png does not say how it was drawn"):
         find_complete(half)
 
 
 def test_image_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write"):
-        write(tmp_path / "file", list(enumerate(WANTED)))
+    for items in (enumerate(WANTED), [(0, WANTED[0])]):
+        with pytest.raises(UserError, match="cannot write"):
+            write(tmp_path / "file", items)
     with pytest.raises(UserError, match="cannot be a folder"):
         find_complete(tmp_path / "file")
 
@@ -103,3 +104,19 @@ def test_images_are_written_although_the_next_one_fails(tmp_path):
                 raise KeyboardInterrupt
             folder.write(name, PIXELS[index], record)
     assert len(find_complete(tmp_path)) == 70
+
+
+def test_images_do_not_pile_up_if_writing_is_slow(tmp_path, monkeypatch):
+    waiting, most = set(), 0
+
+    def write_slowly(picture, path, records):
+        time.sleep(0.02)
+        waiting.remove(path)
+
+    monkeypatch.setattr(picture_files, "save_picture", write_slowly)
+    with ImageFolder(str(tmp_path)) as folder:
+        for index in range(200):
+            waiting.add(f"{tmp_path}/{index}.png")
+            folder.write(f"{index}.png", PIXELS[0], {})
+            most = max(most, len(waiting))
+    assert not waiting and 30 < most <= 80

@@ -87,7 +87,7 @@ def test_photo_is_turned_upright(image, tmp_path, orientation, turn):
     for each in (source, tmp_path / "x.png"):
         np.testing.assert_array_equal(read_image(each, 32), image)
     # The user's picture is not changed.
-    assert source.getexif()[ExifTags.Base.Orientation] == orientation
+    assert "exif" in source.info and source.getexif()[ExifTags.Base.Orientation] == orientation
     np.testing.assert_array_equal(source, turned)
 
 
@@ -160,6 +160,18 @@ def test_mask_is_cropped_as_the_image(shape):
     assert (redness[~mask] < 60).all()
     assert (redness[mask] > 100).mean() > 0.7
     assert 0.1 < mask.mean() < 0.2
+
+
+def test_mask_fits_the_upright_photo(image, tmp_path):
+    """A phone stores a tall photo as a wide one that is turned."""
+    tall = np.concatenate([image, image])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = save(Image.fromarray(np.rot90(tall).copy()), tmp_path / "x.png", exif=exif)
+    pixels, mask = read_masked_image(path, np.ones((64, 32), bool), 32)
+    np.testing.assert_array_equal(pixels, tall[16:48])
+    with pytest.raises(UserError, match=r"mask has 64x32 pixels, but .* has 32x64 pixels"):
+        read_masked_image(path, np.ones((32, 64), bool), 32)
 
 
 def test_thin_stroke_is_not_lost():
