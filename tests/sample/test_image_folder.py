@@ -49,6 +49,18 @@ def test_complete_images_are_found(half, tmp_path):
     assert find_complete(tmp_path / "nothing") == set()
 
 
+@pytest.mark.parametrize("ending", [".jpg", ".webp"])
+def test_other_formats_are_found_and_checked(tmp_path, ending):
+    wanted = [(name_file(0, seed, ending), record) for seed, (_, record) in enumerate(WANTED[:9])]
+    write(tmp_path, enumerate(wanted))
+    assert {name for name, _ in wanted} == find_complete(tmp_path, wanted)
+    with pytest.raises(UserError, match="was drawn with another seed"):
+        find_complete(tmp_path, [(wanted[0][0], {"seed": 1})])
+    path = tmp_path / wanted[3][0]
+    path.write_bytes(path.read_bytes()[:-100])
+    assert len(find_complete(tmp_path, wanted)) == 8
+
+
 @pytest.mark.parametrize("keep", [0, 100, 200, -30])
 def test_truncated_image_is_drawn_again(half, keep):
     path = half / "000_seed4.png"

@@ -24,6 +24,12 @@ def make_mask(height=32, width=32):
     return mask
 
 
+def make_strokes(mask):
+    """Return a picture with opaque white strokes that is transparent, but also white, elsewhere."""
+    alpha = np.where(mask, 255, 0).astype(np.uint8)
+    return Image.fromarray(np.dstack([np.full((*mask.shape, 3), 255, np.uint8), alpha]))
+
+
 def save(picture, path, **options):
     picture.save(path, **options)
     return path
@@ -119,9 +125,7 @@ def test_middle_square_is_used_with_a_warning(image, tmp_path, caplog):
         lambda mask, folder: Image.fromarray(mask),
         lambda mask, folder: Image.fromarray(mask.astype(np.uint8)),
         lambda mask, folder: Image.fromarray(mask.astype(np.uint8) * 255).convert("P"),
-        lambda mask, folder: Image.fromarray(
-            np.dstack([np.where(mask, 255, 0).astype(np.uint8)] * 4)
-        ),
+        lambda mask, folder: make_strokes(mask),
         lambda mask, folder: save(Image.fromarray(mask), folder / "mask.png"),
         lambda mask, folder: save(
             Image.fromarray(mask).convert("RGB"), folder / "x.jpg", quality=50
@@ -168,7 +172,7 @@ def test_mask_fits_the_upright_photo(image, tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     path = save(Image.fromarray(np.rot90(tall).copy()), tmp_path / "x.png", exif=exif)
-    pixels, mask = read_masked_image(path, np.ones((64, 32), bool), 32)
+    pixels, _ = read_masked_image(path, np.ones((64, 32), bool), 32)
     np.testing.assert_array_equal(pixels, tall[16:48])
     with pytest.raises(UserError, match=r"mask has 64x32 pixels, but .* has 32x64 pixels"):
         read_masked_image(path, np.ones((32, 64), bool), 32)
