@@ -8,6 +8,9 @@ from t2i_tpu.errors import UserError
 if TYPE_CHECKING:
     from t2i_tpu.config import Config, ModelConfig
 
+# Upper bound of the relative widths of averages. The uniform average has 1 / sqrt(12) = 0.289.
+MAX_EMA_STD = 0.28
+
 
 def check_combinations(config: "Config") -> None:
     """Raise UserError if fields that are valid on their own contradict each other."""
@@ -65,9 +68,10 @@ def _check_loss(config: "Config") -> None:
 
 
 def _check_averages(config: "Config") -> None:
-    if any(not 0 < std < 0.28 for std in config.train.ema_stds):
+    if any(not 0 < std < MAX_EMA_STD for std in config.train.ema_stds):
         raise UserError(
-            f"config.train.ema_stds is {config.train.ema_stds}; each entry must lie between 0 and 0.28"
+            f"config.train.ema_stds is {config.train.ema_stds}; each entry must lie "
+            f"between 0 and {MAX_EMA_STD}"
         )
 
 

@@ -30,8 +30,9 @@ def load(
     Args:
       workdir: the folder of a run, local, ~ or gs://.
       step: the step of the checkpoint; by default, the newest one.
-      average: the entry of config.train.ema_stds whose average of the weights is loaded, or "none" for
-        the trained weights. By default, the first average, if there is one.
+      average: the relative width of the average of the weights that is loaded, or "none" for the trained
+        weights. The default is the first entry of config.train.ema_stds, if there is one. docs/runs.md
+        says which other widths can be given.
       guide_workdir, guide_step, guide_average: a weaker model for autoguidance (Karras et al., 2024), such
         as an earlier checkpoint or a wider average. What is not given is that of the model.
       engine: "tensorflow", "jax", or "auto" for the engine that suits the hardware.

@@ -169,10 +169,7 @@ def _describe(context: Context) -> dict[str, Any]:
 
 def _describe_weights(model: TrainedModel) -> str:
     """Return "trained weights", or "average S" for the average that --average=S selects."""
-    if model.weights_name == "weights":
-        return "trained weights"
-    stds = model.config.train.ema_stds
-    return f"average {stds[int(model.weights_name.removeprefix('average'))]:g}"
+    return "trained weights" if model.average == "none" else f"average {model.average}"
 
 
 def _list_warnings(context: Context) -> list[str]:

@@ -71,7 +71,7 @@ class Checkpointer:
         info = next(checkpoint_store.iter_intact(self.workdir, before), None)
         if info:
             copies = self._get_copies()
-            _read_checkpoint(copies, self.workdir, info.step, "assert_consumed")
+            read_checkpoint(copies, self.workdir, info.step, "assert_consumed")
             _assign_copies(self.engine, copies, self.variables)
         return read_scalar(self.variables["step"])
 
@@ -129,7 +129,7 @@ class Checkpointer:
     def _get_copies(self) -> Copies:
         """Return the copies of the variables, which the first call allocates."""
         if not self._copies:
-            self._copies = _make_copies(self.variables)
+            self._copies = make_copies(self.variables)
         return self._copies
 
     def _write_all(self, step, metrics):
@@ -196,32 +196,12 @@ def restore_weights(
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it does not match the config.
     """
-    if step is None:
-        info = next(checkpoint_store.iter_intact(workdir), None)
-        if not info:
-            raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
-        step = info.step
-    else:
-        _check_step(workdir, step)
+    step = next(checkpoint_store.iter_steps(workdir, step))
     variables = {name: weights}
-    copies = _make_copies(variables)
-    _read_checkpoint(copies, workdir, step, "assert_existing_objects_matched")
+    copies = make_copies(variables)
+    read_checkpoint(copies, workdir, step)
     _assign_copies(engine, copies, variables)
     return step
-
-
-def _check_step(workdir: str, step: int) -> None:
-    """Raise UserError if there is no intact checkpoint of a step."""
-    steps = checkpoint_store.list_steps(workdir)
-    if step not in steps:
-        known = ", ".join(map(str, steps[::-1])) or "none"
-        raise UserError(f"--step={step}: {workdir} has no such checkpoint; it has {known}")
-    try:
-        checkpoint_store.verify(workdir, step)
-    except checkpoint_store.DamagedCheckpoint as damage:
-        raise UserError(
-            f"--step={step}: the checkpoint in {workdir} is damaged ({damage}); choose another step"
-        ) from damage
 
 
 # Errors that TensorFlow raises if an intact checkpoint does not match the model. Storage errors, such
@@ -232,7 +212,9 @@ _MISMATCHES = (
 )  # fmt: skip
 
 
-def _read_checkpoint(copies: Copies, workdir: str, step: int, check: str) -> None:
+def read_checkpoint(
+    copies: Copies, workdir: str, step: int, check: str = "assert_existing_objects_matched"
+) -> None:
     """Read a checkpoint into TensorFlow variables.
 
     Args:
@@ -257,7 +239,7 @@ def _read_checkpoint(copies: Copies, workdir: str, step: int, check: str) -> Non
         ) from error
 
 
-def _make_copies(variables: dict[str, keras.Variable | Variables]) -> Copies:
+def make_copies(variables: dict[str, keras.Variable | Variables]) -> Copies:
     """Return a TensorFlow variable in the host's memory for each variable."""
 
     def make(variable):

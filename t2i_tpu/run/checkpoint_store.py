@@ -208,6 +208,43 @@ def iter_intact(workdir: str, before: float = math.inf) -> Iterator[CheckpointIn
         )
 
 
+def iter_steps(workdir: str, last: int | None = None) -> Iterator[int]:
+    """Yield the steps of the intact checkpoints, newest first.
+
+    Args:
+      workdir: local or gs://.
+      last: the step of the first one, or None for the newest one that is intact.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    if last is None:
+        infos = iter_intact(workdir)
+        first = next(infos, None)
+        if not first:
+            raise UserError(f"{workdir!r} holds no checkpoint; train first, or check --workdir")
+        yield first.step
+    else:
+        _check_step(workdir, last)
+        yield last
+        infos = iter_intact(workdir, before=last)
+    yield from (info.step for info in infos)
+
+
+def _check_step(workdir: str, step: int) -> None:
+    """Raise UserError if there is no intact checkpoint of a step."""
+    steps = list_steps(workdir)
+    if step not in steps:
+        known = ", ".join(map(str, steps[::-1])) or "none"
+        raise UserError(f"--step={step}: {workdir} has no such checkpoint; it has {known}")
+    try:
+        verify(workdir, step)
+    except DamagedCheckpoint as damage:
+        raise UserError(
+            f"--step={step}: the checkpoint in {workdir} is damaged ({damage}); choose another step"
+        ) from damage
+
+
 def commit(workdir: str, step: int, metrics: dict[str, float]) -> None:
     """Write the info file of a checkpoint whose other files are complete."""
     prefixes = f"step-{step}.index", f"step-{step}.data-"

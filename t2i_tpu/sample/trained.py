@@ -8,6 +8,7 @@ import numpy as np
 
 from t2i_tpu import config as config_lib
 from t2i_tpu.config import Config
+from t2i_tpu.config_checks import MAX_EMA_STD
 from t2i_tpu.data.conditions import Conditioning, get_conditioning
 from t2i_tpu.data.manifest import Manifest
 from t2i_tpu.engines.choose import make_engine
@@ -16,6 +17,7 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.models.denoiser import Denoiser, build_denoiser
 from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import restore_weights
+from t2i_tpu.run.posthoc_ema import restore_average
 from t2i_tpu.sample.generator import Generator
 from t2i_tpu.step.state import Variables
 
@@ -32,7 +34,8 @@ class TrainedModel:
       config: the run's resolved config, with the caller's changes to its `sample` group.
       manifest: the manifest of the data set that the model was trained on.
       step: the step of the checkpoint.
-      weights_name: "weights", or "average0" for the first average of the weights that the run keeps.
+      average: the relative width of the average of the weights, such as "0.05", or "none" for the trained
+        weights.
       engine: the engine that computes with the model.
       jit_compile: whether XLA compiles the model.
       generator: draws images.
@@ -43,18 +46,11 @@ class TrainedModel:
     config: Config
     manifest: Manifest
     step: int
-    weights_name: str
+    average: str
     engine: Engine
     jit_compile: bool
     generator: Generator
     guide: Guide | None = None
-
-    @property
-    def average(self) -> str:
-        """The value of `load_trained`'s argument `average` that loads these weights."""
-        if self.weights_name == "weights":
-            return "none"
-        return f"{self.config.train.ema_stds[int(self.weights_name.removeprefix('average'))]:g}"
 
     @property
     def conditioning(self) -> Conditioning:
@@ -88,8 +84,9 @@ def load_trained(
       workdir: the run's workdir, local or gs://.
       strategy_name: one of `config.STRATEGIES`.
       step: the step of the checkpoint, or None for the newest one.
-      average: the entry of config.train.ema_stds whose average of the weights is loaded, or "none" for
-        the trained weights. None means the first average, or the trained weights if there is none.
+      average: the relative width of the average of the weights that is loaded, as text, or "none" for
+        the trained weights. None means the first average that the run keeps, or the trained weights if
+        it keeps none. A width that it does not keep is reconstructed (run/posthoc_ema.py).
       per_replica_batch_size: maximum number of images that each replica draws at once.
       guide: a weaker model that guides it, or None.
       **settings: new values for fields of config.sample. None keeps the value of the run.
@@ -100,8 +97,8 @@ def load_trained(
     config, manifest = workdir_lib.read(workdir)
     config = change_settings(config, settings)
     engine = make_engine(strategy_name)
-    weights_name = _find_weights(average, config.train.ema_stds)
-    denoiser, weights, step = _load_weights(engine, workdir, config, manifest, weights_name, step)
+    average = _check_average(average, config.train.ema_stds)
+    denoiser, weights, step = _load_weights(engine, workdir, config, manifest, average, step)
     guide_weights = guide and _load_guide(engine, guide, denoiser)
     jit_compile = engine.should_use_xla(config.train)
     generator = Generator(
@@ -114,7 +111,7 @@ def load_trained(
         guide_weights,
     )
     return TrainedModel(
-        workdir, config, manifest, step, weights_name, engine, jit_compile, generator, guide
+        workdir, config, manifest, step, average, engine, jit_compile, generator, guide
     )
 
 
@@ -132,14 +129,20 @@ def change_settings(config: Config, settings: dict[str, object]) -> Config:
     return config_lib.resolve(config)
 
 
-def _load_weights(engine, workdir, config, manifest, weights_name, step):
+def _load_weights(engine, workdir, config, manifest, average, step):
     """Return a model, its variables by path, and the step of its checkpoint."""
     with engine.scope():
         spec = get_conditioning(config.model.conditioning).make_spec(manifest)
         policy = engine.choose_dtype_policy(config.train)
         denoiser = build_denoiser(config, manifest.channels, spec, policy)
     weights = {variable.path: variable for variable in denoiser.variables}
-    return denoiser, weights, restore_weights(engine, workdir, weights, weights_name, step)
+    stds = config.train.ema_stds
+    kept = {"none": "weights"} | {f"{std:g}": f"average{index}" for index, std in enumerate(stds)}
+    if average in kept:
+        step = restore_weights(engine, workdir, weights, kept[average], step)
+    else:
+        step = restore_average(engine, workdir, weights, stds, float(average), step)
+    return denoiser, weights, step
 
 
 def _load_guide(engine: Engine, guide: Guide, denoiser: Denoiser) -> tuple[Denoiser, Variables]:
@@ -150,8 +153,8 @@ def _load_guide(engine: Engine, guide: Guide, denoiser: Denoiser) -> tuple[Denoi
     """
     workdir, step, average = guide
     config, manifest = workdir_lib.read(workdir)
-    name = _find_weights(average, config.train.ema_stds)
-    model, weights, _ = _load_weights(engine, workdir, config, manifest, name, step)
+    average = _check_average(average, config.train.ema_stds)
+    model, weights, _ = _load_weights(engine, workdir, config, manifest, average, step)
     for attribute in ("image_shape", "diffusion_path", "condition_spec"):
         if getattr(model, attribute) != getattr(denoiser, attribute):
             raise UserError(
@@ -161,16 +164,24 @@ def _load_guide(engine: Engine, guide: Guide, denoiser: Denoiser) -> tuple[Denoi
     return model, weights
 
 
-def _find_weights(average: str | None, ema_stds: tuple[float, ...]) -> str:
-    """Return the name of the weights that `average` refers to; see `load_trained`."""
+def _check_average(average: str | None, ema_stds: tuple[float, ...]) -> str:
+    """Return "none" or the number of an average; see the argument of `load_trained`.
+
+    Raises:
+      UserError: it is neither, or the run keeps no averages.
+    """
     if average is None:
-        return "average0" if ema_stds else "weights"
+        return f"{ema_stds[0]:g}" if ema_stds else "none"
     if average == "none":
-        return "weights"
-    known = [f"{std:g}" for std in ema_stds]
-    if average not in known:
+        return average
+    known = ", ".join(f"{std:g}" for std in ema_stds) or "no averages"
+    try:
+        std = float(average)
+    except ValueError:
+        std = 0.0
+    if not (ema_stds and 0 < std < MAX_EMA_STD):
         raise UserError(
-            f"--average={average}: the run keeps {', '.join(known) or 'no averages'}; give one that it "
-            "keeps, or none for the trained weights"
+            f"--average={average}: the run keeps {known}; give one that it keeps, another width between "
+            f"0 and {MAX_EMA_STD} if it keeps two, or none for the trained weights"
         )
-    return f"average{known.index(average)}"
+    return f"{std:g}"
