@@ -125,8 +125,8 @@ def _define_weights(prefix: str, default: str) -> dict[str, flags.FlagHolder]:
         average: flags.DEFINE_string(
             average,
             None,
-            "Average of the weights: an entry of config.train.ema_stds, or none for the trained weights. "
-            f"{default.format('the first average')}",
+            "Average of the weights: its relative width, or none for the trained weights. docs/runs.md says "
+            f"which widths a run has. {default.format('the first of config.train.ema_stds')}",
         ),
     }
 

@@ -25,14 +25,21 @@ def set_environment(engine: str, computes_on_local_tpu: bool) -> None:
         os.environ.setdefault(name, value)
 
 
-def import_tensorflow(engine: str) -> None:
+def import_tensorflow(engine: str, is_alone: bool = True) -> None:
     """Import TensorFlow, which reads data and writes logs on every engine.
+
+    Args:
+      engine: the engine of this process.
+      is_alone: whether this process runs no code of a user, so that the import can be faster.
 
     Raises:
       UserError: the installed versions are known to fail together.
     """
     report(find_known_bad(installed.collect_facts(), engine))
-    from t2i_tpu.process import tensorflow_quietly  # noqa: F401
+    if is_alone:
+        from t2i_tpu.process import tensorflow_alone  # noqa: F401
+    else:
+        from t2i_tpu.process import tensorflow_quietly  # noqa: F401
 
 
 def start(engine: str = "auto", strategy: str = "auto") -> None:
@@ -59,4 +66,4 @@ def start(engine: str = "auto", strategy: str = "auto") -> None:
         is_tpu = strategy in ("auto", "tpu") and installed.is_tpu_local()
         set_environment(chosen, is_tpu)
     if "tensorflow" not in sys.modules:
-        import_tensorflow(chosen)
+        import_tensorflow(chosen, is_alone=False)

@@ -36,7 +36,7 @@ def test_tensorflow_is_imported_without_the_packages_that_it_does_not_need(backe
     code = f"""
 import os, sys
 os.environ["KERAS_BACKEND"] = {backend!r}
-from t2i_tpu.process import tensorflow_quietly
+from t2i_tpu.process import tensorflow_alone
 print(*(name for name in ("keras", "jax", "matplotlib", "sklearn", "scipy") if name in sys.modules))
 import gc, matplotlib.figure, scipy.stats, sklearn.linear_model
 assert gc.isenabled()
@@ -46,3 +46,13 @@ assert gc.isenabled()
         assert imported == ["keras"]
     else:  # JAX needs SciPy
         assert imported == ["keras", "jax", "scipy"]
+
+
+def test_a_library_leaves_the_features_of_keras_to_its_user():
+    code = """
+from t2i_tpu import framework
+framework.start("tensorflow")
+from keras.src.wrappers import fixes
+print(fixes.sklearn is not None)
+"""
+    assert run_python(code) == "True\n"

@@ -105,7 +105,7 @@ def _trace_in_subprocess(report: Report, config: Config, manifest: Manifest) -> 
     config.train.global_batch_size = report.per_replica_batch_size * replicas
 
     # Trace.
-    context = start_fork_server(["t2i_tpu.process.tensorflow_quietly", __name__])
+    context = start_fork_server(["t2i_tpu.process.tensorflow_alone", __name__])
     with concurrent.futures.ProcessPoolExecutor(1, context, exit_with_parent) as pool:
         try:
             trace = pool.submit(_trace_with_stand_in, config, manifest, replicas, hosts).result()

@@ -33,7 +33,7 @@ def process_units(
     if workers == 1:
         yield _process_here(work, settings, remaining)
         return
-    context = start_fork_server(["t2i_tpu.process.tensorflow_quietly", __name__])
+    context = start_fork_server(["t2i_tpu.process.tensorflow_alone", __name__])
     with concurrent.futures.ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(work, settings)
     ) as pool:

@@ -1,0 +1,46 @@
+"""Imports TensorFlow fast, for a process that is not shared with a user's own code.
+
+TensorFlow and Keras also import packages that they do not need, if these are installed: matplotlib and
+scikit-learn, with SciPy, for features of Keras that t2i_tpu does not use, and JAX for a converter. This
+takes 1.3 of 3 seconds, so these packages are hidden during the import. They can be imported as usual
+afterwards, but those features of Keras then take them for missing.
+"""
+
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import Iterator
+
+_OPTIONAL = ("matplotlib", "sklearn", "pandas")
+_OPTIONAL_WITHOUT_JAX = ("jax", "scipy")  # JAX needs SciPy
+
+
+@contextlib.contextmanager
+def _hide_optional_packages() -> Iterator[None]:
+    """Let imports of optional packages fail, unless they were imported before."""
+    names = _OPTIONAL
+    if os.environ.get("KERAS_BACKEND") != "jax":
+        names += _OPTIONAL_WITHOUT_JAX
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # Python raises ImportError for None
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _collect_no_garbage() -> Iterator[None]:
+    """Neither collect garbage in the block, nor look for any among its objects afterwards."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+with _hide_optional_packages(), _collect_no_garbage():
+    from t2i_tpu.process import tensorflow_quietly  # noqa: F401
