@@ -57,7 +57,7 @@ def test_samplers_draw_gaussian_data(schedule, path, sampler):
     """Pure noise becomes images with the mean 0.3 and the standard deviation 0.4 of the data."""
     table = SAMPLERS[sampler](schedule(200, PATHS[path]), PATHS[path])
     _, (mean, std) = compute_moments(table, make_gaussian(path), 0.0, 1.0)
-    assert mean == pytest.approx(0.3, abs=1e-3)
+    assert mean == pytest.approx(0.3, abs=3e-3)
     assert std == pytest.approx(0.4, rel=0.05)
 
 
