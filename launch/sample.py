@@ -178,7 +178,12 @@ def _check_output(drawings: DrawingList) -> None:
 def _draw_picture(model: "t2i_tpu.Model", drawings: DrawingList) -> None:
     """Draw all images into one picture."""
     from t2i_tpu.api.model import join
+    from t2i_tpu.sample.images import check_grid
 
+    size = model.config.data.image_size
+    sections = [(str(row.prompt), row.num_images) for row in drawings.rows]
+    with cli.name_flag("output", OUTPUT.value):
+        check_grid(OUTPUT.value, [(model.workdir, 0), *sections], size, size)
     parts = []
     with cli.show_progress(len(drawings)) as progress:
         for images in model.draw(drawings):

@@ -210,6 +210,21 @@ def is_picture_ending(ending: str) -> bool:
     return ending in others or ending in Image.registered_extensions()
 
 
+def check_grid(path: str, sections: Sequence[tuple[str, int]], height: int, width: int) -> None:
+    """Check, before images are drawn, that a picture has room for a grid of them.
+
+    Args:
+      path: the path of the picture, with an ending in picture_files.PICTURES.
+      sections: the title and the number of images of each section.
+      height, width: the size of the images.
+
+    Raises:
+      UserError: the grid is too large for the picture's format.
+    """
+    size = pictures.measure_grid(sections, height, width)
+    picture_files.check_size(size, picture_files.get_ending(path))
+
+
 def _make_sections(images: Images) -> list[pictures.Section]:
     """Return a section for each run of images with the same prompt, below one for the model."""
     sections: list[pictures.Section] = []

@@ -83,6 +83,16 @@ def read_records(path: str | os.PathLike) -> list[dict]:
     return records_lib.unpack(text, path)
 
 
+def check_size(size: tuple[int, int], ending: str) -> None:
+    """Raise UserError if a picture of a width and height is too large for the format of an ending."""
+    limit = _MAX_SIDES.get(PICTURES[ending], math.inf)
+    if max(size) > limit:
+        raise UserError(
+            f"a {ending} picture has at most {limit} pixels per side, and this one would have "
+            f"{size[0]}x{size[1]}; use .png, or a folder"
+        )
+
+
 def encode_picture(picture: Image.Image, ending: str, records: Sequence[dict] = ()) -> bytes:
     """Return the content of a picture file.
 
@@ -95,11 +105,7 @@ def encode_picture(picture: Image.Image, ending: str, records: Sequence[dict] = 
       UserError: the picture is too large for the format.
     """
     format, text = PICTURES[ending], records_lib.pack(records)
-    if max(picture.size) > _MAX_SIDES.get(format, math.inf):
-        raise UserError(
-            f"a {ending} file has at most {_MAX_SIDES[format]} pixels per side, and this picture has "
-            f"{picture.width}x{picture.height}; use .png"
-        )
+    check_size(picture.size, ending)
     if format == "PNG":
         options = dict(pnginfo=records_lib.to_png(text))
     else:

@@ -25,22 +25,17 @@ def draw_grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Imag
 
     Titles are wrapped. A caption is one line under its image and is cut if it is longer.
     """
-    # Lay out the grid.
     first = next(image for _, cells in sections for image, _ in cells)
     height, width, _ = first.shape
-    scale = _scale(first)
+    scale = _scale(height, width)
     cell = (width * scale + GAP, height * scale + GAP + LINE)
     columns = min(columns, max(len(cells) for _, cells in sections))
-    size = max(columns * cell[0] + GAP, MIN_WIDTH)
-    titles = [_wrap(title, size - 2 * GAP) for title, _ in sections]
-    rows = sum(-(-len(cells) // columns) for _, cells in sections)
-    lines = sum(len(title) for title in titles)
-    total = rows * cell[1] + lines * LINE + len(sections) * GAP + GAP
-    picture = Image.new("RGB", (size, total), "white")
+    size = measure_grid([(title, len(cells)) for title, cells in sections], height, width, columns)
+    picture = Image.new("RGB", size, "white")
     # Draw each title and its cells.
     pen, top = ImageDraw.Draw(picture), GAP
-    for title, (_, cells) in zip(titles, sections, strict=True):
-        for line in title:
+    for title, cells in sections:
+        for line in _wrap(title, size[0] - 2 * GAP):
             text.draw(pen, (GAP, top), line, "black")
             top += LINE
         top += GAP // 2
@@ -53,9 +48,27 @@ def draw_grid(sections: Sequence[Section], columns: int = COLUMNS) -> Image.Imag
     return picture
 
 
-def _scale(image):
+def measure_grid(
+    sections: Sequence[tuple[str, int]], height: int, width: int, columns: int = COLUMNS
+) -> tuple[int, int]:
+    """Return the width and height in pixels of the grid that `draw_grid` draws.
+
+    Args:
+      sections: the title and the number of images of each section.
+      height, width: the size of the images.
+      columns: the maximum number of images side by side.
+    """
+    scale, columns = _scale(height, width), min(columns, max(count for _, count in sections))
+    total_width = max(columns * (width * scale + GAP) + GAP, MIN_WIDTH)
+    lines = sum(len(_wrap(title, total_width - 2 * GAP)) for title, _ in sections)
+    rows = sum(-(-count // columns) for _, count in sections)
+    total_height = rows * (height * scale + GAP + LINE) + lines * LINE + (len(sections) + 1) * GAP
+    return total_width, total_height
+
+
+def _scale(height, width):
     """Return the factor that enlarges an image's shorter side to at least CELL pixels."""
-    return max(1, -(-CELL // min(image.shape[:2])))
+    return max(1, -(-CELL // min(height, width)))
 
 
 def _shorten(line, width):
@@ -91,7 +104,7 @@ def _count_fitting(line, width):
 
 def draw_strip(images: np.ndarray) -> Image.Image:
     """Draw images, uint8 [N, H, W, C], side by side and enlarged."""
-    return enlarge(np.concatenate(images, axis=1), _scale(images[0]))
+    return enlarge(np.concatenate(images, axis=1), _scale(*images[0].shape[:2]))
 
 
 def enlarge(image: np.ndarray, scale: int | None = None) -> Image.Image:
@@ -102,7 +115,7 @@ def enlarge(image: np.ndarray, scale: int | None = None) -> Image.Image:
       scale: an integer factor. By default, the shorter side gets at least CELL pixels.
     """
     picture = to_picture(image)
-    scale = scale or _scale(image)
+    scale = scale or _scale(*image.shape[:2])
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 

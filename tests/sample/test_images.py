@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2i_tpu.errors import UserError
 from t2i_tpu.sample import pictures
-from t2i_tpu.sample.images import Images
+from t2i_tpu.sample.images import Images, check_grid
 from t2i_tpu.sample.picture_files import read_records
 
 SETTINGS = {"workdir": "runs/emoji32", "step": 3300, "sample": {"steps": 8, "guidance_scale": 2.5}}
@@ -237,6 +237,21 @@ def test_bad_arguments_are_errors(images, tmp_path, name, options, words):
     with pytest.raises(UserError) as caught:
         images.save(tmp_path / (name or "folder.png"), **options)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (32, 48), (100, 70)])
+def test_grid_is_measured_before_it_is_drawn(tmp_path, size):
+    title, long = "runs/x, step 1", "a long title " * 30
+    records = [
+        {"prompt": long if i < 10 else "x", "workdir": "runs/x", "step": 1} for i in range(13)
+    ]
+    grid = Images(np.zeros((13, *size, 3), np.uint8), records).grid(columns=4)
+    sections = [(title, 0), (long, 10), ("x", 3)]
+    assert pictures.measure_grid(sections, *size, columns=4) == grid.size
+    check_grid("x.png", [("x", 1)] * 200, 32, 32)
+    check_grid("x.webp", [("x", 8)] * 140, 32, 32)
+    with pytest.raises(UserError, match=r"at most 16383 pixels per side.* use \.png, or a folder"):
+        check_grid("x.webp", [("x", 8)] * 160, 32, 32)
 
 
 def test_too_many_or_no_images_are_errors(tmp_path):
