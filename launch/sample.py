@@ -177,8 +177,7 @@ def _check_output(drawings: DrawingList) -> None:
 
 def _draw_picture(model: "t2i_tpu.Model", drawings: DrawingList) -> None:
     """Draw all images into one picture."""
-    from t2i_tpu.api.model import join
-    from t2i_tpu.sample.images import check_grid
+    from t2i_tpu.sample.images import check_grid, join_images
 
     size = model.config.data.image_size
     sections = [(str(row.prompt), row.num_images) for row in drawings.rows]
@@ -189,7 +188,7 @@ def _draw_picture(model: "t2i_tpu.Model", drawings: DrawingList) -> None:
         for images in model.draw(drawings):
             parts.append(images)
             progress.update(len(images))
-    join(parts).save(OUTPUT.value)
+    join_images(parts).save(OUTPUT.value)
     print(f"drew {len(drawings)} image(s) into {OUTPUT.value}")
 
 
