@@ -27,7 +27,8 @@ export T2I_PROMPT := $(value PROMPT)
 export T2I_FROM   := $(value FROM)
 export T2I_TO     := $(value TO)
 export T2I_OUTPUT := $(value OUTPUT)
-unexport CONFIG WORKDIR ARGS PROMPT FROM TO OUTPUT
+export T2I_IMAGE  := $(value IMAGE)
+unexport CONFIG WORKDIR ARGS PROMPT FROM TO OUTPUT IMAGE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 PY    := .venv/bin/python
@@ -38,8 +39,8 @@ EVALUATE := .venv/.evaluate-$(EXTRA)
 ENGINE := $(if $(filter jax-%,$(EXTRA)),jax,tensorflow)
 
 .NOTPARALLEL:
-.PHONY: help train train-gpu train-tpu sample interpolate evaluate doctor bench test test-slow test-killed test-clip test-urls \
-	test-beam test-old-keras test-tpu-compile lint docs format clean stale need-tpu need-prompt need-from-to
+.PHONY: help train train-gpu train-tpu sample interpolate edit evaluate doctor bench test test-slow test-killed test-clip test-urls \
+	test-beam test-old-keras test-tpu-compile lint docs format clean stale need-tpu need-prompt need-from-to need-image
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -63,8 +64,12 @@ sample: need-prompt $(READY) ## draw PROMPT="a red heart" with the model in WORK
 
 interpolate: need-from-to $(READY) ## interpolate between the prompts FROM="..." and TO="..." [OUTPUT=x.png or x.gif]
 	@$(PY) launch/interpolate.py --engine=$(ENGINE) "--workdir=$$T2I_WORKDIR" \
-		$${T2I_FROM:+"--from_prompt=$$T2I_FROM"} $${T2I_TO:+"--to_prompt=$$T2I_TO"} \
+		$${T2I_FROM:+"--prompt=$$T2I_FROM"} $${T2I_TO:+"--prompt=$$T2I_TO"} \
 		$${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
+
+edit: need-image $(READY) ## change IMAGE=x.png towards PROMPT="a green heart" [OUTPUT=y.png]; ARGS=--help lists other edits
+	@$(PY) launch/edit.py --engine=$(ENGINE) "--workdir=$$T2I_WORKDIR" $${T2I_IMAGE:+"--image=$$T2I_IMAGE"} \
+		$${T2I_PROMPT:+"--prompt=$$T2I_PROMPT"} $${T2I_OUTPUT:+"--output=$$T2I_OUTPUT"} $(ARGS)
 
 evaluate: $(EVALUATE) ## evaluate the model in WORKDIR: writes WORKDIR/report
 	@$(PY) launch/evaluate.py --engine=$(ENGINE) "--workdir=$$T2I_WORKDIR" $(ARGS)
@@ -138,6 +143,10 @@ need-prompt:
 need-from-to:
 	@{ [ -n "$$T2I_FROM" ] && [ -n "$$T2I_TO" ]; } || [ -n "$(if $(value ARGS),x)" ] \
 		|| { echo 'make interpolate: set FROM and TO, as in FROM="apple" TO="pizza"' >&2; exit 1; }
+
+need-image:
+	@[ -n "$${T2I_IMAGE}$(if $(value ARGS),x)" ] \
+		|| { echo 'make edit: set IMAGE and PROMPT, as in IMAGE=x.png PROMPT="a green heart"' >&2; exit 1; }
 
 # .venv/.ready-EXTRA and .venv/.dev-EXTRA are stamps. They are written when everything is installed, and
 # contain the path of the checkout. If a .venv that make created has no valid stamp (because make was

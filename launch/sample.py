@@ -77,6 +77,7 @@ FORMAT = flags.DEFINE_enum(
 )
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_ANIMATIONS = (".gif", ".mp4")  # for --like of an interpolation
 # The flags that can be given together with --like.
 _WITH_LIKE = ("like", "workdir", "strategy", "engine", "output")
 
@@ -105,7 +106,8 @@ def _is_picture() -> bool:
 
 def _check_flags() -> None:
     """Raise UserError if flags are missing or contradict each other."""
-    check_ending("output", OUTPUT.value, _PICTURES, "a folder")
+    endings = _PICTURES + _ANIMATIONS if LIKE.value else _PICTURES
+    check_ending("output", OUTPUT.value, endings, "a folder")
     present = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(__file__) if flag.present]
     if _is_picture() and "format" in present:
         raise UserError(
@@ -134,7 +136,7 @@ def _make_rows() -> list[PromptRow]:
                 prompts.append(parse_weighted(text) if flag is COMPOSE else check_text(text))
     prompts += _read_images()
     defaults = NUM_IMAGES.value, SEED.value, NEGATIVE_PROMPT.value
-    with cli.name_flag("num_images", NUM_IMAGES.value):
+    with cli.name_flag("seed", SEED.value):
         rows = [PromptRow(prompt, *defaults) for prompt in prompts]
     if PROMPTS_FILE.value:
         rows += read_rows(PROMPTS_FILE.value, *defaults)
@@ -177,12 +179,8 @@ def _check_output(drawings: DrawingList) -> None:
 
 def _draw_picture(model: "t2i_tpu.Model", drawings: DrawingList) -> None:
     """Draw all images into one picture."""
-    from t2i_tpu.sample.images import check_grid, join_images
+    from t2i_tpu.sample.images import join_images
 
-    size = model.config.data.image_size
-    sections = [(str(row.prompt), row.num_images) for row in drawings.rows]
-    with cli.name_flag("output", OUTPUT.value):
-        check_grid(OUTPUT.value, [(model.workdir, 0), *sections], size, size)
     parts = []
     with cli.show_progress(len(drawings)) as progress:
         for images in model.draw(drawings):

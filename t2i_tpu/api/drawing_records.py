@@ -74,11 +74,15 @@ def check_record(record: dict, model: TrainedModel) -> dict:
             "the image was made from another image or from given noise, so it cannot be drawn again from its "
             "metadata alone; repeat the command that made it"
         )
-    for name, value in describe_model(model).items():
-        if name != "workdir" and record.get(name) != value:
+    loaded = describe_model(model)
+    for name in ("step", "average", "guide"):
+        drawn, now = record.get(name), loaded.get(name)
+        if name == "guide":  # its workdir may have been moved, too
+            drawn, now = drawn and drawn[1:], now and now[1:]
+        if drawn != now:
             raise UserError(
-                f"the image was drawn with {name}={record.get(name)}, but the model was loaded with "
-                f"{name}={value}; load it with {name}={record.get(name)}"
+                f"the image was drawn with {name}={drawn}, but the model was loaded with {name}={now}; "
+                f"load it with {name}={drawn}"
             )
     return record
 

@@ -32,8 +32,8 @@ class PromptRow:
     def __post_init__(self):
         if self.seed + self.num_images - 1 > MAX_SEED:
             raise UserError(
-                f"seed={self.seed} num_images={self.num_images}: the last image's seed would be above "
-                f"{MAX_SEED}, the highest seed; use a lower seed"
+                f"with num_images={self.num_images}, the last image's seed would be above {MAX_SEED}, the "
+                "highest seed; use a lower seed"
             )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import math
 import numbers
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from t2i_tpu.sample.trained import TrainedModel
 Prompt = str | int | Image.Image | np.ndarray | Sequence[tuple]
 Picture = str | Image.Image | np.ndarray  # a path, local, ~ or gs://; a PIL picture; or an array
 
-IMAGE = "an image"  # stands for an image in the description of a prompt
+IMAGE = "an image, SHA-256 "  # begins the description of an image
 _MAX_CACHED = 4096
 
 
@@ -128,7 +129,12 @@ def _parse_content(content, model: TrainedModel):
 
 def describe_prompt(parts: Sequence[Part]) -> str | list[list]:
     """Return a prompt as JSON can hold it: a text, or pairs of a text and a weight."""
-    contents = [IMAGE if part.is_image else part.content for part in parts]
+    contents = [
+        IMAGE + hashlib.sha256(part.content.tobytes()).hexdigest()[:8]
+        if part.is_image
+        else part.content
+        for part in parts
+    ]
     if len(parts) == 1 and parts[0].weight == 1:
         return contents[0]
     return [[content, part.weight] for content, part in zip(contents, parts, strict=True)]

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from t2i_tpu.data import text_tower
 from t2i_tpu.data.manifest import EmbeddingContract, Manifest
+from t2i_tpu.data.sources.tables.columns import list_names
 from t2i_tpu.errors import UserError
 from t2i_tpu.models.conditioning import ConditionSpec
-from t2i_tpu.options import check_choice
+from t2i_tpu.options import check_choice, suggest
 from t2i_tpu.text import TextEncoder
 
 
@@ -165,7 +166,8 @@ class Label(Conditioning):
         if label.isdecimal() and int(label) < len(names):
             return int(label) + 1
         raise UserError(
-            f"the model does not know the class {label!r}; it must be one of {', '.join(names)}"
+            f"the model does not know the class {label!r}; it must be one of {list_names(names)}"
+            f"{suggest(label, names)}"
         )
 
 

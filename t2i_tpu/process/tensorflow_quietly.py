@@ -4,6 +4,7 @@ When it is imported, TensorFlow 2.21 prints a message about oneDNN whatever the 
 import fails, the output is shown.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -28,4 +29,10 @@ def _import_tensorflow() -> None:
             os.close(stderr)
 
 
+def _is_useful(record: logging.LogRecord) -> bool:
+    """Return False for a warning about functions that are traced once for each batch size."""
+    return "tf.function retracing" not in record.getMessage()
+
+
 _import_tensorflow()
+logging.getLogger("tensorflow").addFilter(_is_useful)

@@ -99,7 +99,9 @@ def load_trained(
     engine = make_engine(strategy_name)
     average = _check_average(average, config.train.ema_stds)
     denoiser, weights, step = _load_weights(engine, workdir, config, manifest, average, step)
-    guide_weights = guide and _load_guide(engine, guide, denoiser)
+    guide_weights = None
+    if guide:
+        guide, *guide_weights = _load_guide(engine, guide, denoiser)
     jit_compile = engine.should_use_xla(config.train)
     generator = Generator(
         engine,
@@ -145,8 +147,10 @@ def _load_weights(engine, workdir, config, manifest, average, step):
     return denoiser, weights, step
 
 
-def _load_guide(engine: Engine, guide: Guide, denoiser: Denoiser) -> tuple[Denoiser, Variables]:
-    """Return the weaker model and its variables.
+def _load_guide(
+    engine: Engine, guide: Guide, denoiser: Denoiser
+) -> tuple[Guide, Denoiser, Variables]:
+    """Return the guide with the step and the average that were loaded, its model and its variables.
 
     Raises:
       UserError: it cannot be loaded, or it does not fit the model.
@@ -154,14 +158,14 @@ def _load_guide(engine: Engine, guide: Guide, denoiser: Denoiser) -> tuple[Denoi
     workdir, step, average = guide
     config, manifest = workdir_lib.read(workdir)
     average = _check_average(average, config.train.ema_stds)
-    model, weights, _ = _load_weights(engine, workdir, config, manifest, average, step)
+    model, weights, step = _load_weights(engine, workdir, config, manifest, average, step)
     for attribute in ("image_shape", "diffusion_path", "condition_spec"):
         if getattr(model, attribute) != getattr(denoiser, attribute):
             raise UserError(
                 f"the model in {workdir!r} cannot guide this one, because its {attribute} differs; use an "
                 "earlier checkpoint or another average of the same run"
             )
-    return model, weights
+    return (workdir, step, average), model, weights
 
 
 def _check_average(average: str | None, ema_stds: tuple[float, ...]) -> str:
@@ -181,7 +185,7 @@ def _check_average(average: str | None, ema_stds: tuple[float, ...]) -> str:
         std = 0.0
     if not (ema_stds and 0 < std < MAX_EMA_STD):
         raise UserError(
-            f"--average={average}: the run keeps {known}; give one that it keeps, another width between "
+            f"average={average}: the run keeps {known}; give one that it keeps, another width between "
             f"0 and {MAX_EMA_STD} if it keeps two, or none for the trained weights"
         )
     return f"{std:g}"

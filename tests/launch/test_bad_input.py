@@ -171,17 +171,46 @@ def test_workdir_of_another_config_or_data_set_is_rejected(get_error, squares, t
         ("sample.py", ["--prompt=x", "--seed=-1"], ["seed"]),
         ("sample.py", ["--label=red"], ["--prompt"]),
         ("sample.py", [], ["nothing to draw", "--prompt"]),
+        ("sample.py", ["--prompt="], ["--prompt=: it is empty"]),
+        ("sample.py", ["--compose=cat"], ["--compose=cat: 'cat' has no weight", "a hat:0.5"]),
+        ("sample.py", ["--compose=a cat:1 hat"], ["'hat' has no weight"]),
+        ("sample.py", ["--compose=cat:0"], ["the weight of 'cat' must be above 0"]),
+        ("sample.py", ["--prompt=x", "--format=jpg"], ["--format=jpg", "x.png is one picture"]),
+        ("sample.py", ["--prompt=x", "--guidance_interval=0.8,0.2"], ["lower one first"]),
+        (
+            "sample.py",
+            ["--prompt=x", "--guidance_interval=low"],
+            ["--guidance_interval=low", "0.2,0.8"],
+        ),
+        ("sample.py", ["--prompt=x", "--guidance_interval=0,2"], ["at most 1"]),
+        ("sample.py", ["--prompt=x", "--step=5"], ["5", "12"]),
+        ("sample.py", ["--prompt=x", "--average=0.3"], ["average=0.3", "0.1"]),
+        ("sample.py", ["--prompt=x", "--like=x.png"], ["--like=x.png", "--prompt", "leave out"]),
+        ("sample.py", ["--prompts_file=absent.txt"], ["absent.txt", "No such file"]),
+        ("sample.py", ["--image_prompt=absent.png"], ["absent.png", "No such file"]),
         ("interpolate.py", ["--prompt=x"], ["--prompt", "--seed"]),
         ("interpolate.py", ["--prompt=x", "--prompt= "], ["--prompt= : it is empty"]),
         ("interpolate.py", ["--prompt=x", "--prompt=y", "--output=x.tif"], ["x.tif", ".gif"]),
         ("interpolate.py", ["--prompt=x", "--prompt=y", "--frames=1"], ["frames"]),
+        ("edit.py", ["--prompt=x"], ["--image must be given"]),
+        ("edit.py", ["--image=absent.png"], ["--mode=edit needs --prompt"]),
+        ("edit.py", ["--image=absent.png", "--prompt=x"], ["absent.png", "No such file"]),
+        ("edit.py", ["--image=x.png", "--prompt=x", "--scale=0.5"], ["--scale", "outpaint"]),
+        ("edit.py", ["--image=x.png", "--prompt=x", "--strength=0"], ["--strength=0.0", "above 0"]),
+        ("edit.py", ["--image=x.png", "--prompt=x", "--label=x"], ["give one of them"]),
+        (
+            "edit.py",
+            ["--image=x.png", "--mode=invert", "--prompt=x", "--seed=1"],
+            ["--seed", "vary"],
+        ),
     ],
 )
 def test_wrong_sampling_flag_is_named(tmp_path, trained, run, snapshot, script, flags, words):
     workdir = trained("embedding")
     before = snapshot(workdir)
     # A later --output replaces the first one.
-    error = run(script, [f"--workdir={workdir}", f"--output={tmp_path}/x.png", *flags]).error
+    flags = [f"--workdir={workdir}", f"--output={tmp_path}/x.png", *flags]
+    error = run(script, flags).error
     assert_mentions(error, words)
     assert snapshot(workdir) == before and not list(tmp_path.iterdir())
 

@@ -14,7 +14,7 @@ def list_cases():
     sampling = [
         ("--seed=4294967296", "--seed=4294967296: it must be an integer, at least 0"),
         ("--seed=18446744073709551616", "at most 4294967295"),
-        ("--seed=4294967295 --num_images=2", "--seed=4294967295 --num_images=2"),
+        ("--seed=4294967295 --num_images=2", "--seed=4294967295: with num_images=2, the last"),
         ("--num_images=two", "--num_images=two: it must be an integer, at least 1"),
         ("--num_images=1.5", "--num_images=1.5: it must be"),
         ("--num_images=5000000", "room for 4096 images, not for 5000000"),
