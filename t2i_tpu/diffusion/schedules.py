@@ -18,10 +18,11 @@ LARGEST_RATIO, SMALLEST_RATIO = 20.0, 0.05
 def baseline(steps: int, path=None, shift: float = 1.0) -> np.ndarray:
     """Return 1 - u**(1/3) for u from 0.0001 to 0.99 in steps of 1/steps, with the last level 0.01.
 
-    The denoiser is never evaluated at the last level: of 35 levels, the 34th gives the result.
+    The denoiser is never evaluated at the last level: of 35 levels, the 34th gives the result. The last
+    level is smaller than 0.01 if others are, so that the levels descend.
     """
     levels = 1 - np.arange(0.0001, 0.99, 1 / steps) ** (1 / 3)
-    levels[-1] = 0.01
+    levels[-1] = 0.01 if levels[-2] > 0.01 else levels[-2] / 2
     return levels
 
 
