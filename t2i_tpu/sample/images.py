@@ -206,7 +206,7 @@ def check_ending(path: str) -> str:
 
 def is_picture_ending(ending: str) -> bool:
     """Return whether an ending, such as ".bmp", is that of pictures or videos of any program."""
-    others = (".avi", ".mkv", ".mov", ".mp4", ".webm", ".svg", ".apng")
+    others = (".avi", ".mkv", ".mov", ".mp4", ".webm", ".svg", ".apng", ".avif", ".heic", ".jxl")
     return ending in others or ending in Image.registered_extensions()
 
 

@@ -116,7 +116,7 @@ def to_exif(text: str) -> Image.Exif:
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = MARK
     if text:
-        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _ASCII + text.encode("ascii")
+        exif[ExifTags.IFD.Exif] = {ExifTags.Base.UserComment: _ASCII + text.encode("ascii")}
     return exif
 
 

@@ -17,6 +17,7 @@ from absl import logging
 from PIL import ImageDraw, ImageFont, features
 
 SIZE = 11
+_REGULAR_WEIGHT = 400
 # The packages of the extra `fonts`.
 _PACKAGES = ("manimgx_fonts", "manimgx_fonts_cjk")
 _RIGHT_TO_LEFT = ("R", "AL")
@@ -109,8 +110,16 @@ def _open_font(path: str, index: int) -> ImageFont.FreeTypeFont | None:
     except OSError:
         return None
     with contextlib.suppress(OSError):  # not a variable font
-        font.set_variation_by_name("Regular")
+        # Pillow 12 crashes if it is asked for "Regular" and the font has a style without a name.
+        font.set_variation_by_axes([_choose_value(axis) for axis in font.get_variation_axes()])
     return font
+
+
+def _choose_value(axis: dict) -> int:
+    """Return the value of an axis of a variable font that gives the regular style."""
+    if axis.get("name") != b"Weight":
+        return axis["default"]
+    return min(max(_REGULAR_WEIGHT, axis["minimum"]), axis["maximum"])
 
 
 @functools.cache
