@@ -15,6 +15,7 @@ from t2i_tpu.data.records import Record
 from t2i_tpu.engines.engine import Engine
 from t2i_tpu.engines.tensorflow.engine import TensorFlowEngine
 from t2i_tpu.run import checkpoint_store
+from t2i_tpu.run import workdir as workdir_lib
 from t2i_tpu.run.checkpoint import Checkpointer
 from t2i_tpu.run.retention import Retention
 from t2i_tpu.step.state import State, iter_variables
@@ -199,6 +200,26 @@ class Run:
     def values(self) -> dict[str, np.ndarray]:
         """Return the values of all variables of the run, by their names in a checkpoint."""
         return read_state(self.state)
+
+
+def write_run(workdir, config: Config, steps=(4, 8)) -> None:
+    """Write the workdir of a run that looks as if it had been trained. Its weights are random.
+
+    Args:
+      workdir: the folder of the run.
+      config: a resolved config.
+      steps: the steps of its checkpoints.
+    """
+    run, rng = Run(config), np.random.default_rng(0)
+    for step in steps:
+        for group in (run.state.weights, *run.state.averages):
+            for variable in group.values():
+                noise = rng.normal(scale=0.1, size=variable.shape).astype("float32")
+                run.assign(variable, variable.numpy() + noise)
+        for counter in (run.state.step, run.state.updates):
+            run.assign(counter, step)
+        run.save(workdir)
+    workdir_lib.write(str(workdir), config, run.dataset.manifest, run.dataset.folder)
 
 
 def make_engine(devices=("CPU:0",)) -> Engine:
