@@ -94,7 +94,7 @@ def parse_weighted(text: str) -> list[tuple[str, float]]:
     for content, weight in pairs:
         if not 0 < weight < float("inf"):
             raise UserError(
-                f"the weight of {content!r} must be above 0; to draw away from something, use the negative "
-                "prompt"
+                f"the weight of {content!r} must be above 0 and finite; to draw away from something, use the "
+                "negative prompt"
             )
     return pairs

@@ -1,5 +1,7 @@
 """launch/interpolate.py: the ends are the images of sample.py, and each step between is small."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -39,6 +41,7 @@ def test_prompts_are_interpolated(tmp_path, trained, run, samples):
         "interpolate.py", [f"--workdir={trained('embedding')}", *flags, f"--output={output}"]
     )
     assert result.code == 0, result.stderr
+    assert re.search(r"is \d\.\d times the mean change", result.stdout)
     frames = read_strip(output, 5)
     assert_same_image(frames[0], samples["red square", 1])
     assert_same_image(frames[-1], samples["blue square", 1])
@@ -83,3 +86,32 @@ def test_classes_are_interpolated(tmp_path, trained, run):
     for index, frame in enumerate((first, last)):
         picture = Image.open(folder / f"{index:03d}_seed3.png")
         assert_same_image(frame, np.asarray(picture, np.float32))
+
+
+def test_grid_has_a_row_for_each_seed(tmp_path, trained, run, samples):
+    flags = [f"--workdir={trained('embedding')}", "--prompt=red square", "--prompt=blue square"]
+    flags += ["--seed=0", "--seed=1", "--frames=3", "--layout=grid"]
+    grid = tmp_path / "grid.png"
+    result = run("interpolate.py", [*flags, f"--output={grid}"])
+    assert result.code == 0 and "drew 6 frames" in result.stdout, result.stderr
+    page = np.asarray(Image.open(grid), np.float32)
+    places = [find_image(page, samples[prompt, seed]) for prompt, seed in sorted(samples)]
+    (blue0, blue1), (red0, red1) = places[:2], places[2:]
+    assert blue0[0] == red0[0] < blue1[0] == red1[0]  # the same rows
+    assert red0[1] == red1[1] < blue0[1] == blue1[1]  # the same columns
+
+    # The frames can be drawn again.
+    again = tmp_path / "again.png"
+    assert run("sample.py", [f"--like={grid}", f"--output={again}"]).code == 0
+    assert find_image(np.asarray(Image.open(again), np.float32), samples["red square", 1])
+
+
+def find_image(page, image):
+    """Return the place (y, x) of an image, enlarged four times, in a picture."""
+    enlarged = np.kron(image, np.ones((4, 4, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(page, (64, 64, 3))[:, :, 0]
+    corners = np.abs(windows[:, :, ::16, ::16] - enlarged[::16, ::16]).max(axis=(2, 3, 4)) <= 1
+    for y, x in np.argwhere(corners):
+        if np.abs(windows[y, x] - enlarged).max() <= 1:
+            return int(y), int(x)
+    raise AssertionError("the image is not in the picture")

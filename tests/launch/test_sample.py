@@ -1,10 +1,19 @@
 """launch/sample.py: an image depends only on its prompt, its seed and the sampling flags."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import t2i_tpu
 from tests.assertions import assert_mentions
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    """The model that the scripts use, in this process."""
+    return t2i_tpu.load(trained("embedding"), strategy="cpu")
 
 
 def read_images(folder):
@@ -62,6 +71,110 @@ def test_picture_contains_the_enlarged_images(tmp_path, trained, run):
         enlarged = np.kron(image, np.ones((4, 4, 1), np.uint8))
         windows = np.lib.stride_tricks.sliding_window_view(page, (64, 64, 3))[:, :, 0]
         assert np.any(np.all(windows == enlarged, axis=(2, 3, 4)))
+
+
+def open_images(folder):
+    """Return the images of a folder, int [N, H, W, C], in the order of their names."""
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]).astype(int)
+
+
+def test_same_images_from_python_a_folder_and_metadata(tmp_path, trained, run, model):
+    flags = [f"--workdir={trained('embedding')}", "--prompt=red square", "--prompt=blue square"]
+    flags += ["--num_images=2", "--seed=3", "--steps=3", "--guidance_scale=2"]
+    expected = model.sample(
+        ["red square", "blue square"], num_images=2, seed=3, steps=3, guidance_scale=2
+    )
+    folder = tmp_path / "new" / "folder"
+    assert run("sample.py", [*flags, f"--output={folder}", "--format=webp"]).code == 0
+    assert np.abs(open_images(folder) - expected.array).max() <= 1
+    grid, again = tmp_path / "grid.png", tmp_path / "again"
+    assert run("sample.py", [*flags, f"--output={grid}"]).code == 0
+    result = run("sample.py", [f"--like={grid}", f"--output={again}"])
+    assert "drew 4 image(s)" in result.stdout, result.stderr
+    assert np.abs(open_images(again) - expected.array).max() <= 1
+
+
+def test_moved_workdir_and_other_average_of_metadata(tmp_path, trained, run):
+    picture, again, moved = (tmp_path / name for name in ("a.png", "b.png", "moved"))
+    shutil.copytree(trained("embedding"), moved)
+    flags = ["--prompt=red square", "--num_images=1", "--average=none", "--guide_average=0.1"]
+    result = run("sample.py", [f"--workdir={moved}", *flags, f"--output={picture}"])
+    assert result.code == 0, result.stderr
+    workdir = moved.rename(tmp_path / "elsewhere")
+    like = [f"--like={picture}", f"--output={again}"]
+    assert str(moved) in run("sample.py", like).error
+    result = run("sample.py", [*like, f"--workdir={workdir}"])
+    assert result.code == 0, result.stderr
+    assert np.array_equal(Image.open(picture), Image.open(again))
+    before, after = (t2i_tpu.read_records(path)[0] for path in (picture, again))
+    assert before["workdir"] == str(moved) and after["workdir"] == str(workdir)
+    assert before["average"] == after["average"] == "none"
+    assert before["guide"][1:] == after["guide"][1:] == [12, "0.1"]
+
+
+def test_killed_command_draws_only_what_is_missing(tmp_path, trained, run, start, model):
+    folder, count = tmp_path / "folder", 400
+    flags = [f"--workdir={trained('embedding')}", "--prompt=red square", f"--num_images={count}"]
+    flags += [f"--output={folder}"]
+    script = start("sample.py", flags)
+    script.wait_for(lambda: folder.exists() and len(list(folder.glob("*.png"))) >= 8)
+    script.process.kill()
+    script.wait()
+    first = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    assert 8 <= len(first) < count
+    for name in first:
+        Image.open(folder / name).load()
+    # A file that a full disk has cut is drawn again.
+    damaged = sorted(first)[1]
+    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:150])
+
+    result = run("sample.py", flags)
+    there = len(first) - 1
+    assert f"drew {count - there} image(s)" in result.stdout
+    assert f"{there} were there already" in result.stdout
+    for name, time in first.items():
+        assert ((folder / name).stat().st_mtime_ns == time) == (name != damaged)
+    for path in folder.glob("*.t2i_tpu-partial"):
+        path.unlink()
+    images = open_images(folder)
+    # The names sort like the seeds if these have as many digits.
+    expected = model.sample("red square", num_images=count - 100, seed=100).array
+    sorted_names = sorted(path.name for path in folder.iterdir())
+    rows = [sorted_names.index(f"000_seed{seed}.png") for seed in range(100, count)]
+    assert len(images) == count and np.abs(images[rows] - expected).max() <= 1
+
+    # Other settings would mix two sets of images.
+    error = run("sample.py", [*flags, "--steps=3"]).error
+    assert_mentions(error, ["sample.steps", "another folder"])
+
+
+def test_file_of_prompts_has_values_per_row(tmp_path, trained, run, model):
+    table, folder = tmp_path / "prompts.csv", tmp_path / "folder"
+    table.write_text(
+        "prompt,seed,guidance_scale,num_images,negative_prompt\n"
+        "red square,5,0,,\n"
+        '"blue, square",,,1,red square\n'
+    )
+    flags = [f"--workdir={trained('embedding')}", f"--prompts_file={table}", "--num_images=2"]
+    result = run("sample.py", [*flags, "--seed=9", f"--output={folder}"])
+    assert result.code == 0, result.stderr
+    names = ["000_seed5.png", "000_seed6.png", "001_seed9.png"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    expected = model.sample("red square", 2, seed=5, guidance_scale=0)
+    expected += model.sample("blue, square", seed=9, negative_prompt="red square")
+    assert np.abs(open_images(folder) - expected.array).max() <= 1
+
+
+def test_composed_and_image_prompts(tmp_path, trained, run, model):
+    picture, folder = tmp_path / "red.png", tmp_path / "folder"
+    square = Image.new("RGB", (16, 16), "red")
+    square.save(picture)
+    flags = [f"--workdir={trained('embedding')}", "--compose=red square:1 a hat:0.5"]
+    flags += [f"--image_prompt={picture}", "--num_images=1", f"--output={folder}"]
+    result = run("sample.py", flags)
+    assert result.code == 0, result.stderr
+    expected = model.sample([[("red square", 1.0), ("a hat", 0.5)], square])
+    assert np.abs(open_images(folder) - expected.array).max() <= 1
 
 
 def test_sampling_flags_change_the_image(tmp_path, trained, run):
