@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from t2i_tpu import config as config_lib
 from t2i_tpu import flag_parsing, flag_values, framework, installed
 from t2i_tpu.errors import UserError, get_first_line
+from t2i_tpu.options import describe_bounds
 from t2i_tpu.process import fast_exit, interrupts, output
 from t2i_tpu.storage import paths
 
@@ -105,7 +106,10 @@ def define_sampling(needs_workdir: bool = True) -> dict[str, flags.FlagHolder]:
         **_define_weights("guide_", "For autoguidance. The default is that of the model, or {}."),
     }
     for field in dataclasses.fields(config_lib.SampleConfig):
-        text = f"{field.metadata['help']} The default is the value in the model's config."
+        limits = {name: field.metadata[name] for name in ("at_least", "below", "at_most")}
+        bounds = describe_bounds(**limits)
+        text = f"{field.metadata['help']} {bounds.capitalize()}{'. ' if bounds else ''}"
+        text += "The default is the value in the model's config."
         holders[field.name] = flag_values.define_option(field, text)
     if needs_workdir:
         flags.mark_flag_as_required("workdir")

@@ -101,6 +101,17 @@ def test_sampling_on_gs_equals_sampling_on_disk(gcs, bucket, trained, run, tmp_p
     flags = [f"--workdir={workdir}", "--prompt=red square", f"--output={bucket}/out/x.png"]
     assert run("sample.py", flags, inside=gcs.inside).code == 0
     assert gcs.files(f"{bucket}/out")["x.png"].startswith(b"\x89PNG")
+    again = [f"--like={bucket}/out/x.png", f"--output={bucket}/out/again.webp"]
+    result = run("sample.py", again, inside=gcs.inside)
+    assert "drew 4 image(s)" in result.stdout, result.stderr
+    # A folder is completed.
+    gcs.put(f"{bucket}/prompts.txt", b"red square\nblue square\n")
+    flags = [f"--workdir={workdir}", f"--prompts_file={bucket}/prompts.txt"]
+    for count, words in ((1, "drew 2 image(s)"), (2, "drew 2 image(s)"), (2, "drew 0 image(s)")):
+        more = [f"--num_images={count}", f"--output={bucket}/folder"]
+        result = run("sample.py", [*flags, *more], inside=gcs.inside)
+        assert words in result.stdout, result.stderr
+    assert len(gcs.names(f"{bucket}/folder")) == 4
 
 
 @pytest.fixture
