@@ -121,6 +121,7 @@ def _check_flags() -> None:
         raise UserError(
             f"--mode={mode} needs --prompt or, if the model was trained on classes, --label"
         )
+    cli.check_guide(SAMPLING, [NEGATIVE_PROMPT])
     # Check the numbers.
     if not 0 < STRENGTH.value <= 1:
         raise UserError(f"--strength={STRENGTH.value}: it must be above 0 and at most 1")

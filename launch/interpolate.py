@@ -113,6 +113,7 @@ def _check_flags(prompts: list[str]) -> None:
             with cli.name_flag(flag.name, text):
                 check_text(text)
     _check_key_points(prompts)
+    cli.check_guide(SAMPLING, [NEGATIVE_PROMPT])
     # Check the output.
     path = OUTPUT.value.lower()
     check_ending("output", OUTPUT.value, _PICTURES + _ANIMATIONS)

@@ -123,6 +123,7 @@ def _check_flags() -> None:
                 )
     elif not SAMPLING["workdir"].value:
         raise UserError("--workdir must be given; see --help")
+    cli.check_guide(SAMPLING, [NEGATIVE_PROMPT, COMPOSE])
 
 
 def _make_rows() -> list[PromptRow]:

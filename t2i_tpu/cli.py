@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -138,6 +138,21 @@ def _define_weights(prefix: str, default: str) -> dict[str, flags.FlagHolder]:
 def get_values(holders: dict[str, flags.FlagHolder]) -> dict[str, object]:
     """Return the values of parsed flags by the same names."""
     return {name: holder.value for name, holder in holders.items()}
+
+
+def check_guide(holders: dict[str, flags.FlagHolder], others: Sequence[flags.FlagHolder]) -> None:
+    """Raise UserError if a flag of `define_sampling` chooses a weaker model and one of the others is set.
+
+    Args:
+      holders: the flags that `define_sampling` returned.
+      others: flags that cannot be used together with a weaker model.
+    """
+    for name, holder in holders.items():
+        for other in others:
+            if name.startswith("guide_") and holder.value is not None and other.value:
+                raise UserError(
+                    f"--{name} and --{other.name} cannot guide at the same time; leave out one of them"
+                )
 
 
 @contextlib.contextmanager

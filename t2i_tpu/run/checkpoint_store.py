@@ -236,7 +236,7 @@ def _check_step(workdir: str, step: int) -> None:
     steps = list_steps(workdir)
     if step not in steps:
         known = ", ".join(map(str, steps[::-1])) or "none"
-        raise UserError(f"--step={step}: {workdir} has no such checkpoint; it has {known}")
+        raise UserError(f"{workdir} has no checkpoint of step {step}; it has {known}")
     try:
         verify(workdir, step)
     except DamagedCheckpoint as damage:

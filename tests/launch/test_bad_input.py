@@ -164,7 +164,7 @@ def test_workdir_of_another_config_or_data_set_is_rejected(get_error, squares, t
 @pytest.mark.parametrize(
     ("script", "flags", "words"),
     [
-        ("sample.py", ["--prompt=" + "red square " * 60], ["tokens", "shorten"]),
+        ("sample.py", ["--prompt=" + "red square " * 60], ["122 tokens", "90 more", "shorten"]),
         ("sample.py", ["--prompt=x", "--sampler=eular"], ["eular", "dpmpp_2m"]),
         ("sample.py", ["--prompt=x", "--steps=1"], ["steps is 1", "at least 2"]),
         ("sample.py", ["--prompt=x", "--num_images=0"], ["num_images"]),
@@ -188,6 +188,11 @@ def test_workdir_of_another_config_or_data_set_is_rejected(get_error, squares, t
         ("sample.py", ["--prompt=x", "--like=x.png"], ["--like=x.png", "--prompt", "leave out"]),
         ("sample.py", ["--prompts_file=absent.txt"], ["absent.txt", "No such file"]),
         ("sample.py", ["--image_prompt=absent.png"], ["absent.png", "No such file"]),
+        (
+            "sample.py",
+            ["--prompt=x", "--guide_step=2", "--negative_prompt=y"],
+            ["--guide_step and --negative_prompt"],
+        ),
         ("interpolate.py", ["--prompt=x"], ["--prompt", "--seed"]),
         ("interpolate.py", ["--prompt=x", "--prompt= "], ["--prompt= : it is empty"]),
         ("interpolate.py", ["--prompt=x", "--prompt=y", "--output=x.tif"], ["x.tif", ".gif"]),

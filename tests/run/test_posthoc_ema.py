@@ -137,7 +137,7 @@ def test_it_may_end_at_an_earlier_checkpoint(trained):
         (dict(std=0.01), ["0.01", "averages 0.1 and 0.2", "7 checkpoints", "keep_every"]),
         (dict(ema_stds=(0.1,)), ["average 0.1", "two averages", "0.14"]),
         (dict(step=5, std=0.02), ["1 checkpoint ", "keep_every"]),
-        (dict(step=6), ["--step=6", "no such checkpoint"]),
+        (dict(step=6), ["no checkpoint of step 6"]),
     ],
 )
 def test_what_the_checkpoints_do_not_determine_is_rejected(trained, options, words):
