@@ -32,7 +32,10 @@ def make_records(
         record = {"prompt": describe_prompt(drawing.parts), "seed": drawing.seed}
         if drawing.negative:
             record["negative_prompt"] = describe_prompt([drawing.negative])
-        values = dataclasses.asdict(settings) | {"guidance_scale": drawing.guidance_scale}
+        values = {
+            name: list(value) if isinstance(value, tuple) else value  # as JSON has it
+            for name, value in dataclasses.asdict(settings).items()
+        } | {"guidance_scale": drawing.guidance_scale}
         records.append({**common, **record, "sample": values})
     return records
 

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 import t2i_tpu
+from t2i_tpu.api.editing import choose_levels
 from t2i_tpu.api.prompts import Drawing
+from t2i_tpu.diffusion.schedules import LEVELS
 from tests import tiny
 from tests.api.conftest import STEPS
 
@@ -79,23 +81,18 @@ def test_any_number_of_images_is_drawn_lazily(model, expected):
 
 
 def test_weights_can_be_chosen(model, workdirs, expected):
-    first, *others = (
+    others = [
         t2i_tpu.load(workdirs("embedding"), strategy="cpu", **choice).sample(PROMPTS, 3, 5)
         for choice in (
-            {"step": 8, "average": 0.1},
-            {"step": 4},
-            {"average": "none"},
-            {"average": "0.05"},
-            {"guide_step": 4},
-            {"guide_average": "none", "guidance_scale": 3.0},
+            {"step": 4, "average": 0.05},
+            {"average": "none", "guide_step": 4, "guidance_scale": 3.0},
         )
-    )
-    assert_close(first, expected)
+    ]
     for images in others:
         assert differ(images, expected)
-    steps = [images.records[0]["step"] for images in others]
-    averages = [images.records[0]["average"] for images in others]
-    assert steps == [4, 8, 8, 8, 8] and averages == ["0.1", "none", "0.05", "0.1", "0.1"]
+    records = [images.records[0] for images in (expected, *others)]
+    assert [record["step"] for record in records] == [8, 4, 8]
+    assert [record["average"] for record in records] == ["0.1", "0.05", "none"]
 
 
 def test_a_trained_model_can_be_loaded(squares, tmp_path):
@@ -148,12 +145,21 @@ def test_interpolation_between_seeds(model):
 
 def test_editing_starts_from_the_image(model, expected):
     photo = expected[4]
-    slight = model.edit(photo, "red square", strength=0.05, num_images=2)
-    strong = model.edit(photo, "red square", strength=0.7, num_images=2)
-    distances = [np.abs(images.array - photo.astype(float)).mean() for images in (slight, strong)]
-    assert 0 < distances[0] < distances[1]
+    edited = model.edit(photo, "red square", strength=0.5, num_images=2)
+    assert differ(edited[0], edited[1]) and differ(edited[:1], expected[:1])
+    # With a strength of 1, nothing of the image remains.
     assert_close(model.edit(photo, "red square", strength=1, seed=5), expected[:1])
-    assert differ(strong[0], strong[1])
+
+
+@pytest.mark.parametrize("schedule", list(LEVELS))
+def test_strength_is_the_share_of_the_steps(model, schedule):
+    """An edit makes as many network calls as a new image, in the last part of the schedule."""
+    settings = model.resolve_settings({"levels": schedule, "steps": 10})
+    full, half, fifth = (choose_levels(model.trained, settings, share) for share in (1, 0.5, 0.2))
+    assert len(full) == len(half) == len(fifth)
+    assert full[0] > half[0] > fifth[0] > full[-1] and full[-1] == half[-1] == fifth[-1]
+    if schedule == "uniform":
+        np.testing.assert_allclose([full[0], half[0], fifth[0]], [1, 0.5, 0.2])
 
 
 def test_variations_follow_the_images_embedding(model, expected):

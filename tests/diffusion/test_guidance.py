@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from t2i_tpu.diffusion.guidance import guide, threshold
+from t2i_tpu.diffusion.guidance import combine, rescale, threshold
 
 
 def threshold_in_numpy(x, percentile):
@@ -18,12 +18,31 @@ def draw_images(scale, shape, seed=0):
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype("float32")
 
 
-def test_guide_extrapolates_from_the_unconditional_prediction():
-    conditional, unconditional = tf.constant([1.0, -2.0]), tf.constant([0.5, 1.0])
+def combine_rows(estimates, scales):
+    """Return the combination of estimates [B, K + 1] of single pixels, as [B]."""
+    estimates = tf.constant(estimates, tf.float32)[..., None, None, None]
+    return np.ravel(combine(estimates, tf.constant(scales, tf.float32)))
+
+
+def test_guidance_extrapolates_from_the_unconditional_estimate():
+    estimates = [[1.0, 0.5], [-2.0, 1.0]]
     # 3 * 1 - 2 * 0.5 and 3 * -2 - 2 * 1
-    assert np.asarray(guide(conditional, unconditional, 3.0)).tolist() == [2.0, -8.0]
-    assert np.asarray(guide(conditional, unconditional, 1.0)).tolist() == [1.0, -2.0]
-    assert np.asarray(guide(conditional, unconditional, 0.0)).tolist() == [0.5, 1.0]
+    assert combine_rows(estimates, [[3.0], [3.0]]).tolist() == [2.0, -8.0]
+    assert combine_rows(estimates, [[1.0], [0.0]]).tolist() == [1.0, 1.0]
+
+
+def test_several_prompts_are_combined():
+    # 4 + 2 (5 - 4) + 0.5 (2 - 4)
+    assert combine_rows([[5.0, 2.0, 4.0]], [[2.0, 0.5]]).tolist() == [5.0]
+
+
+def test_rescaling_restores_the_contrast():
+    guided, conditional = draw_images(4, (3, 8, 8, 3)), draw_images(1, (3, 8, 8, 3), seed=1)
+    for strength in (0.0, 0.5, 1.0):
+        result = np.asarray(rescale(tf.constant(guided), tf.constant(conditional), strength))
+        for index in range(3):
+            factor = strength * conditional[index].std() / guided[index].std() + 1 - strength
+            np.testing.assert_allclose(result[index], guided[index] * factor, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8, 3), (2, 5, 5, 1), (1, 1, 1, 1), (4, 2, 1, 1)])

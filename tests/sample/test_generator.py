@@ -35,7 +35,7 @@ def make_generator(squares):
         with engine.scope():
             model = build(0)
             guide = None if guide_seed is None else build(guide_seed)
-        for name, value in settings.items():
+        for name, value in ({"guidance_interval": (0.0, 1.0)} | settings).items():
             setattr(config.sample, name, value)
         return Generator(engine, *model, config.sample, False, size, guide)
 
@@ -201,9 +201,9 @@ def test_another_model_guides(make_generator, expected):
     assert_close(zero, alone.run(make_request(alone, scale=1.0))[0])
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "unipc", "heun", "dpmpp_2m_sde"])
-def test_known_pixels_are_kept_exactly(make_generator, sampler):
-    generator = make_generator(sampler=sampler)
+@pytest.mark.parametrize("sampler", ["unipc", "dpmpp_2m_sde"])
+def test_known_pixels_are_kept_exactly(generator, monkeypatch, sampler):
+    monkeypatch.setattr(generator.sample, "sampler", sampler)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (COUNT, 16, 16, 3)).astype(np.uint8)
     is_known = rng.random((COUNT, 16, 16, 1)) < 0.5
