@@ -47,8 +47,10 @@ class GroupNorm(Container):
     def _over_group(self, statistic):
         """Replace a statistic [B, C] by its mean over each group, repeated to [B, C]."""
         grouped = ops.reshape(statistic, (-1, self.groups, self.channels // self.groups))
-        mean = ops.mean(grouped, axis=-1, keepdims=True)
-        return ops.reshape(ops.broadcast_to(mean, ops.shape(grouped)), (-1, self.channels))
+        # `ops.broadcast_to` would need the batch size, which takes more nodes in a graph.
+        ones = np.ones(self.channels // self.groups, "float32")
+        repeated = ops.mean(grouped, axis=-1, keepdims=True) * ones
+        return ops.reshape(repeated, (-1, self.channels))
 
 
 class ResidualBlock(Container):
@@ -121,7 +123,7 @@ def depth_to_space(x, size: int):
 
 def _per_image(coefficient, dtype):
     """Reshape [B, C] to [B, 1, 1, C] for multiplication with images of a dtype."""
-    return ops.cast(coefficient[:, None, None, :], dtype)
+    return ops.cast(ops.reshape(coefficient, (-1, 1, 1, coefficient.shape[-1])), dtype)
 
 
 class NoiseLevelEmbedding(Container):
