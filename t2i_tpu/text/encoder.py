@@ -117,8 +117,8 @@ class Encoder:
                 continue
             if not truncate:
                 raise UserError(
-                    f"prompt {shorten(prompt, 40)!r} has {len(ids)} tokens including start and end, "
-                    f"{len(ids) - self.context_length} more than {self.encoder_id!r} takes; shorten it"
+                    f"prompt {shorten(prompt, 40)!r} has {len(ids)} tokens, {len(ids) - self.context_length} too many: "
+                    f"{self.encoder_id!r} takes at most {self.context_length} (including start and end); shorten it"
                 )
             tokens[index] = [*ids[: self.context_length - 1], ids[-1]]
         return tokens

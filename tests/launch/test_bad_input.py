@@ -164,7 +164,7 @@ def test_workdir_of_another_config_or_data_set_is_rejected(get_error, squares, t
 @pytest.mark.parametrize(
     ("script", "flags", "words"),
     [
-        ("sample.py", ["--prompt=" + "red square " * 60], ["122 tokens", "90 more", "shorten"]),
+        ("sample.py", ["--prompt=" + "red square " * 60], ["122 tokens", "90 too many", "shorten"]),
         ("sample.py", ["--prompt=x", "--sampler=eular"], ["eular", "dpmpp_2m"]),
         ("sample.py", ["--prompt=x", "--steps=1"], ["steps is 1", "at least 2"]),
         ("sample.py", ["--prompt=x", "--num_images=0"], ["num_images"]),

@@ -156,5 +156,5 @@ def test_a_trained_model_has_it(trained):
 @pytest.mark.parametrize("average", ["0.3", "0", "nan", "wide"])
 def test_no_width_is_rejected(trained, average):
     _, workdir = trained
-    with pytest.raises(UserError, match=f"--average={average}: the run keeps 0.1, 0.2, 0.14"):
+    with pytest.raises(UserError, match=f"average={average}: the run keeps 0.1, 0.2, 0.14"):
         load_trained(str(workdir), average=average)
