@@ -116,9 +116,11 @@ class Encoder:
             if len(ids) <= self.context_length:
                 continue
             if not truncate:
+                excess = len(ids) - self.context_length
                 raise UserError(
-                    f"prompt {shorten(prompt, 40)!r} has {len(ids)} tokens, {len(ids) - self.context_length} too many: "
-                    f"{self.encoder_id!r} takes at most {self.context_length} (including start and end); shorten it"
+                    f"prompt {shorten(prompt, 40)!r} has {len(ids)} tokens, {excess} too many: "
+                    f"{self.encoder_id!r} takes at most {self.context_length} (including start and end); "
+                    "shorten it"
                 )
             tokens[index] = [*ids[: self.context_length - 1], ids[-1]]
         return tokens
