@@ -115,7 +115,7 @@ def test_model_with_labels_is_evaluated(trained, run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--step=7"], ["--step=7", "it has 12"]),
+        (["--step=7"], ["no checkpoint of step 7", "it has 12"]),
         (["--average=0.3"], ["average=0.3", "0.1", "none"]),
         (["--extractor=nonsense"], ["nonsense", "embedded"]),
         (["--extractor=inception:/no/such.pth"], ["/no/such.pth"]),

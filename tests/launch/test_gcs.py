@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import tiny
 from tests.gcs.harness import Faults
@@ -96,7 +97,7 @@ def test_sampling_on_gs_equals_sampling_on_disk(gcs, bucket, trained, run, tmp_p
         flags = [f"--workdir={folder}", "--prompt=red square", f"--output={output}"]
         result = run("sample.py", flags, inside=inside)
         assert result.code == 0, result.stderr
-        pictures.append([path.read_bytes() for path in sorted(output.iterdir())])
+        pictures.append([Image.open(path).tobytes() for path in sorted(output.iterdir())])
     assert len(pictures[0]) == 4 and pictures[0] == pictures[1]
     flags = [f"--workdir={workdir}", "--prompt=red square", f"--output={bucket}/out/x.png"]
     assert run("sample.py", flags, inside=gcs.inside).code == 0
