@@ -87,7 +87,7 @@ def generate_images(denoiser: Denoiser, condition: dict, noise):
     }
     plan = make_plan(table, sample, is_guided=True)
     columns = keras.tree.map_structure(keras.ops.convert_to_tensor, table.as_arrays())
-    return generate(denoiser, None, inputs, columns, plan)["images"]
+    return generate(denoiser.denoise_encoded, None, inputs, columns, plan)["images"]
 
 
 def draw_random_numbers() -> dict[str, np.ndarray]:

@@ -122,6 +122,18 @@ class Engine(abc.ABC):
     def compiles_per_batch_size(self, jit_compile: bool) -> bool:
         """Return whether a function of `compile_inference` is compiled again for each batch size."""
 
+    def trace_once(self, function: Callable, jit_compile: bool) -> Callable:
+        """Return a function for use in several places of functions that `compile_inference` compiles.
+
+        Args:
+          function: maps trees of tensors [b, ...] to a tree of tensors [b, ...].
+          jit_compile: as given to `compile_inference`.
+
+        Returns:
+          The same function. It is traced once, and not in each place, if the engine supports this.
+        """
+        return function
+
     @abc.abstractmethod
     def differentiate(self, function: Callable, arguments: list) -> tuple[object, list]:
         """Compute a function and its gradient, outside of the train loop.

@@ -2,40 +2,43 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 from keras import ops, tree
 
 from t2i_tpu.config import SampleConfig
 from t2i_tpu.diffusion import guidance
 from t2i_tpu.diffusion.samplers.table import Table, solve
-from t2i_tpu.models.denoiser import Denoiser
 from t2i_tpu.random import Purpose, make_keys, normal
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a compiled program of `generate` depends on, besides the shapes of its inputs.
+    """What a compiled program of `generate` depends on, besides the size of its batch.
 
     Attributes:
+      num_prompts: the number of prompts per image.
       segments: consecutive calls of the network, as pairs of the number of the call after the last one
         and whether the calls are guided. Calls that are not guided do not compute the base.
       adds_noise: whether the sampler adds noise.
       guidance_rescale, threshold_percentile: see `SampleConfig`.
     """
 
+    num_prompts: int
     segments: tuple[tuple[int, bool], ...]
     adds_noise: bool
     guidance_rescale: float
     threshold_percentile: float
 
 
-def make_plan(table: Table, sample: SampleConfig, is_guided: bool) -> Plan:
+def make_plan(table: Table, sample: SampleConfig, is_guided: bool, num_prompts: int = 1) -> Plan:
     """Return the plan for a sampler's table.
 
     Args:
       table: the sampler's coefficients.
       sample: the `sample` group of a resolved config.
       is_guided: whether any image has a guidance scale that differs from 1.
+      num_prompts: the number of prompts per image.
     """
     low, high = sample.guidance_interval
     flags = [is_guided and bool(low <= level <= high) for level in table.levels]
@@ -44,6 +47,7 @@ def make_plan(table: Table, sample: SampleConfig, is_guided: bool) -> Plan:
         end += len(list(calls))
         segments.append((end, flag))
     return Plan(
+        num_prompts,
         tuple(segments),
         bool(table.noise.any()),
         sample.guidance_rescale,
@@ -51,13 +55,13 @@ def make_plan(table: Table, sample: SampleConfig, is_guided: bool) -> Plan:
     )
 
 
-def generate(denoiser: Denoiser, guide: Denoiser | None, inputs: dict, table: dict, plan: Plan):
+def generate(denoise: Callable, guide: Callable | None, inputs: dict, table: dict, plan: Plan):
     """Draw one image per row of the inputs. The caller compiles this function as one graph.
 
     Args:
-      denoiser: the trained model.
-      guide: the model whose estimate is the base of the guidance, or None for the trained model with
-        the negative condition.
+      denoise: `Denoiser.denoise_encoded` of the trained model.
+      guide: that of the model whose estimate is the base of the guidance, or None for the trained model
+        with the negative condition.
       inputs: a dict of
         start: float32 [B, H, W, C], the noisy images to start from;
         seeds: integer [B], the seeds of the noise that a stochastic sampler adds;
@@ -74,31 +78,31 @@ def generate(denoiser: Denoiser, guide: Denoiser | None, inputs: dict, table: di
       A dict of float32 [B, H, W, C]: "images" in [-1, 1], and "ends", the state in which the sampler's
       last step leaves the noisy images.
     """
-    scales, num_prompts = inputs["scales"], inputs["scales"].shape[1]
-    prompts = tree.map_structure(lambda values: values[:, :num_prompts], inputs["conditions"])
+    scales = inputs["scales"]
+    prompts = tree.map_structure(lambda values: values[:, : plan.num_prompts], inputs["conditions"])
 
     def estimate_guided(x, level):
         if guide is None:
-            estimates = _estimate(denoiser, x, level, inputs["conditions"])
+            estimates = _estimate(denoise, x, level, inputs["conditions"])
         else:
             base = _estimate(guide, x, level, inputs["guide_condition"])
-            estimates = ops.concatenate([_estimate(denoiser, x, level, prompts), base], axis=1)
+            estimates = ops.concatenate([_estimate(denoise, x, level, prompts), base], axis=1)
         guided = guidance.combine(estimates, scales)
         if not plan.guidance_rescale:
             return guided
-        conditional = guidance.mix(estimates[:, :num_prompts], guidance.normalize(scales))
+        conditional = guidance.mix(estimates[:, : plan.num_prompts], guidance.normalize(scales))
         return guidance.rescale(guided, conditional, plan.guidance_rescale)
 
     def estimate_plain(x, level):
-        return guidance.mix(_estimate(denoiser, x, level, prompts), guidance.normalize(scales))
+        return guidance.mix(_estimate(denoise, x, level, prompts), guidance.normalize(scales))
 
-    def make_denoise(estimate):
-        def denoise(x, level):
+    def finish(estimate):
+        def estimate_image(x, level):
             estimated = guidance.threshold(estimate(x, level), plan.threshold_percentile)
             # A known part that is constant keeps the noisy image there on its path.
             return ops.where(inputs["is_known"] > 0, inputs["known"], estimated)
 
-        return denoise
+        return estimate_image
 
     def draw(number):
         keys = make_keys(0, Purpose.SAMPLER_NOISE, number, inputs["seeds"])
@@ -107,15 +111,15 @@ def generate(denoiser: Denoiser, guide: Denoiser | None, inputs: dict, table: di
     x, start = inputs["start"], 0
     history = (ops.zeros_like(x),) * 3
     for end, is_guided in plan.segments:
-        denoise = make_denoise(estimate_guided if is_guided else estimate_plain)
+        estimate = finish(estimate_guided if is_guided else estimate_plain)
         x, history = solve(
-            denoise, x, history, table, draw if plan.adds_noise else None, start, end
+            estimate, x, history, table, draw if plan.adds_noise else None, start, end
         )
         start = end
     return {"images": ops.clip(history[0], -1.0, 1.0), "ends": x}
 
 
-def _estimate(denoiser, x, level, conditions):
+def _estimate(denoise, x, level, conditions):
     """Return the denoised estimates for J conditions per image, float32 [B, J, H, W, C].
 
     They are computed in one batch, in which the rows of an image are neighbors. A batch that is split
@@ -127,7 +131,7 @@ def _estimate(denoiser, x, level, conditions):
         lambda values: ops.reshape(values, (-1, *values.shape[2:])), conditions
     )
     levels = ops.broadcast_to(level, ops.shape(batch)[:1])
-    return ops.reshape(denoiser.denoise_encoded(batch, levels, flat), (-1, count, *x.shape[1:]))
+    return ops.reshape(denoise(batch, levels, flat), (-1, count, *x.shape[1:]))
 
 
 def draw_noise(seeds, shape: tuple[int, ...]):

@@ -56,12 +56,14 @@ class Generator:
         self.batch_size = per_replica_batch_size * engine.num_replicas
         self._engine, self._jit_compile = engine, jit_compile
         self._pairs = [(variable, weights[variable.path]) for variable in denoiser.variables]
+        self._denoise = engine.trace_once(denoiser.denoise_encoded, jit_compile)
         self._guide, self._encode_for_guide = None, None
         if guide:
-            self._guide, values = guide
-            pairs = [(variable, values[variable.path]) for variable in self._guide.variables]
+            model, values = guide
+            pairs = [(variable, values[variable.path]) for variable in model.variables]
             self._pairs = self._pairs + pairs
-            self._encode_for_guide = self._compile_encoder(self._guide)
+            self._guide = engine.trace_once(model.denoise_encoded, jit_compile)
+            self._encode_for_guide = self._compile_encoder(model)
         self._encode = self._compile_encoder(denoiser)
         self._programs = {}
 
@@ -121,7 +123,9 @@ class Generator:
         request = self._replace_unconditional(request)
         settings = request.settings or self.sample
         table = request.table or self.make_table(settings)
-        program = self._get_program(make_plan(table, settings, request.is_guided))
+        program = self._get_program(
+            make_plan(table, settings, request.is_guided, len(request.prompts))
+        )
         images, ends = [], []
         for start in range(0, len(request), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -150,7 +154,7 @@ class Generator:
     def _get_program(self, plan: Plan):
         """Return the compiled program of a plan."""
         if plan not in self._programs:
-            function = functools.partial(generate, self.denoiser, self._guide, plan=plan)
+            function = functools.partial(generate, self._denoise, self._guide, plan=plan)
             self._programs[plan] = self._engine.compile_inference(
                 function, self._pairs, self._jit_compile
             )

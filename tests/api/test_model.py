@@ -11,7 +11,6 @@ from t2i_tpu.api.editing import choose_levels
 from t2i_tpu.api.prompts import Drawing
 from t2i_tpu.diffusion.schedules import LEVELS
 from tests import tiny
-from tests.api.conftest import STEPS
 
 PROMPTS = ["red square", "blue square", "green square"]
 
@@ -207,8 +206,6 @@ def test_inversion_finds_noise_from_which_the_image_is_drawn(model, expected):
     assert_close(again, inversion.images)
     difference = np.abs(again[0].astype(float) - expected[1]).mean()
     assert inversion.error == pytest.approx(difference, abs=0.1)
-    other = model.sample("red square", **settings)[0]
-    assert difference < np.abs(other.astype(float) - expected[1]).mean() / 2
 
 
 CASES = [
@@ -255,9 +252,3 @@ def test_an_unknown_class_and_a_missing_run_are_one_line(models, tmp_path):
         models("label").sample("purple")
     with pytest.raises(t2i_tpu.UserError, match="holds no run"):
         t2i_tpu.load(tmp_path / "nothing")
-
-
-def test_settings_can_be_given_to_load(workdirs, model):
-    changed = t2i_tpu.load(workdirs("embedding"), strategy="cpu", steps=STEPS + 2, sampler="ddim")
-    settings = {"steps": STEPS + 2, "sampler": "ddim"}
-    assert_close(changed.sample("red square"), model.sample("red square", **settings))

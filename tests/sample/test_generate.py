@@ -49,7 +49,9 @@ def draw(
         LEVELS[sample.levels](sample.steps, linear, sample.shift), linear
     )
     scales = np.full((3, 1), sample.guidance_scale) if scales is None else np.array(scales)
-    plan = make_plan(table, sample, is_guided=bool((scales.sum(axis=1) != 1).any()))
+    plan = make_plan(
+        table, sample, is_guided=bool((scales.sum(axis=1) != 1).any()), num_prompts=len(prompts)
+    )
     conditions = [
         *prompts,
         *[np.zeros_like(CONDITION)] * any(guided for _, guided in plan.segments),
@@ -64,7 +66,9 @@ def draw(
 
     @tf.function(**compiled)
     def run(inputs, table):
-        return generate(toy or Toy(), None, inputs | {"seeds": tf.range(3)}, table, plan)
+        return generate(
+            (toy or Toy()).denoise_encoded, None, inputs | {"seeds": tf.range(3)}, table, plan
+        )
 
     tensors = tf.nest.map_structure(
         lambda array: tf.constant(array, tf.float32), (inputs, table.as_arrays())

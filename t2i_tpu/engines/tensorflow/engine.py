@@ -70,6 +70,15 @@ class TensorFlowEngine(Engine):
         is_fixed = self.compiles_per_batch_size(jit_compile)
         return TensorFlowInference(self.strategy, infer_on_replica, is_fixed)
 
+    def trace_once(self, function, jit_compile):
+        if self.compiles_per_batch_size(jit_compile):
+            return function
+        # Without inlining, the graph of the function is also optimized once.
+        attributes = {"_noinline": True}
+        return _trace_for_any_size(
+            tf.function(function, autograph=False, experimental_attributes=attributes)
+        )
+
     def compiles_per_batch_size(self, jit_compile: bool) -> bool:
         return jit_compile or self.hardware == "tpu"
 
@@ -152,14 +161,10 @@ class TensorFlowInference:
         """
         self.strategy, self.infer_on_replica = strategy, infer_on_replica
 
-        def call_replica(inputs, shared):
-            if is_fixed:
-                return infer_on_replica(inputs, shared)
-            arguments = tf.nest.map_structure(_leave_size_open, inputs), shared
-            return infer_on_replica.get_concrete_function(*arguments)(inputs, shared)
+        call_replica = infer_on_replica if is_fixed else _trace_for_any_size(infer_on_replica)
 
         # Compiling the strategy's call too avoids running Python for every batch and replica.
-        @tf.function(autograph=False)
+        @tf.function(autograph=False, reduce_retracing=not is_fixed)
         def infer_on_all(inputs, shared):
             return strategy.run(call_replica, (inputs, shared))
 
@@ -190,9 +195,17 @@ class TensorFlowInference:
         return tf.nest.map_structure(split, inputs), tf.nest.map_structure(tf.constant, shared)
 
 
-def _leave_size_open(tensor: tf.Tensor) -> tf.TensorSpec:
-    """Return the type of a tensor whose first dimension may have any size."""
-    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
+def _trace_for_any_size(function: Callable) -> Callable:
+    """Return a tf.function that is traced once for all sizes of its arguments' first dimension."""
+
+    def leave_size_open(tensor: tf.Tensor) -> tf.TensorSpec:
+        return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
+
+    def call(*arguments):
+        types = tf.nest.map_structure(leave_size_open, arguments)
+        return function.get_concrete_function(*types)(*arguments)
+
+    return call
 
 
 def _get_process(strategy: tf.distribute.Strategy) -> tuple[int, int]:
