@@ -10,7 +10,7 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.sample import records as records_lib
 from t2i_tpu.sample.trained import TrainedModel
 
-# The tasks of records from which alone an image can be drawn again.
+# The tasks whose images can be drawn again from their records alone.
 SAMPLE, INTERPOLATE = "sample", "interpolate"
 
 
@@ -21,7 +21,7 @@ def make_records(
 
     Args:
       task: the name of the method that draws them.
-      drawings: what is drawn.
+      drawings: the images that are drawn.
       settings: the `sample` group of a resolved config.
       model: the model that draws.
       **more: further fields.
@@ -33,7 +33,7 @@ def make_records(
         if drawing.negative:
             record["negative_prompt"] = describe_prompt([drawing.negative])
         values = {
-            name: list(value) if isinstance(value, tuple) else value  # as JSON has it
+            name: list(value) if isinstance(value, tuple) else value  # as in JSON
             for name, value in dataclasses.asdict(settings).items()
         } | {"guidance_scale": drawing.guidance_scale}
         records.append({**common, **record, "sample": values})
@@ -49,7 +49,7 @@ def describe_model(model: TrainedModel) -> dict:
 
 
 def get_group(record: dict) -> tuple[str, str]:
-    """Return what the records of images that are drawn again together have in common."""
+    """Return a key that is equal for records whose images can be drawn again together."""
     common = {name: record.get(name) for name in ("sample", "key_points", "frames", "method")}
     if record.get("task") == SAMPLE:
         common["sample"] = get_settings(record)
@@ -57,7 +57,7 @@ def get_group(record: dict) -> tuple[str, str]:
 
 
 def get_settings(record: dict) -> dict:
-    """Return the settings of a record but for the guidance scale, which each image may have its own of."""
+    """Return the settings of a record without the guidance scale, which can differ between images."""
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in record.get("sample", {}).items()
@@ -69,7 +69,7 @@ def check_record(record: dict, model: TrainedModel) -> dict:
     """Return a record after checking that a model can draw its image again.
 
     Raises:
-      UserError: it needs more than its record, or another model drew it.
+      UserError: the image needs more than its record, or another model drew it.
     """
     task = record.get("task")
     if task not in (SAMPLE, INTERPOLATE) or IMAGE in records_lib.dump(record["prompt"]):
@@ -80,7 +80,7 @@ def check_record(record: dict, model: TrainedModel) -> dict:
     loaded = describe_model(model)
     for name in ("step", "average", "guide"):
         drawn, now = record.get(name), loaded.get(name)
-        if name == "guide":  # its workdir may have been moved, too
+        if name == "guide":  # its workdir may have been moved
             drawn, now = drawn and drawn[1:], now and now[1:]
         if drawn != now:
             raise UserError(
@@ -91,13 +91,13 @@ def check_record(record: dict, model: TrainedModel) -> dict:
 
 
 def restore_drawing(record: dict) -> Drawing:
-    """Return the drawing of a record of `Model.sample`."""
+    """Return the drawing that a record of `Model.sample` describes."""
     scale, negative = record["sample"]["guidance_scale"], record.get("negative_prompt", "")
     return Drawing(record["prompt"], record["seed"], negative, scale)
 
 
 def restore_interpolation(record: dict) -> tuple[list, dict]:
-    """Return the arguments, by position and by name, of the `Model.interpolate` of a record."""
+    """Return the positional and the keyword arguments of `Model.interpolate` that a record describes."""
     prompts, seeds = zip(*record["key_points"], strict=True)
     return list(prompts), {
         "seed": list(seeds),

@@ -24,7 +24,7 @@ from t2i_tpu.sample.images import Images
 from t2i_tpu.sample.inputs import read_image, read_masked_image
 from t2i_tpu.sample.trained import TrainedModel
 
-# With these settings, an image is drawn from its noise almost as it was.
+# With these settings, the model reproduces an image from its noise almost exactly.
 INVERSION_SETTINGS = {
     "guidance_scale": 1.0,
     "sampler": "unipc",
@@ -39,8 +39,8 @@ class Inversion:
 
     Attributes:
       noise: float32 [H, W, C], for the argument `noise` of `Model.sample`.
-      images: the image that the model draws from it.
-      error: the mean absolute difference between this and the given image, in [0, 255].
+      images: the image that the model draws from the noise.
+      error: the mean absolute difference between this image and the given one, in [0, 255].
     """
 
     noise: np.ndarray
@@ -48,7 +48,7 @@ class Inversion:
     error: float
 
     def __repr__(self) -> str:
-        return f"<Inversion with a mean error of {self.error:.2f} of 255>"
+        return f"<Inversion with a mean error of {self.error:.2f} out of 255>"
 
 
 def edit(
@@ -65,7 +65,7 @@ def edit(
     pixels = read_image(image, model.config.data.image_size, model.manifest.channels)
     parsed = parse_drawings(drawings, settings, encoder)
     levels = choose_levels(model, settings, strength)
-    # Start from the image with noise of the first level.
+    # Start from the image with noise at the first level.
     noise = model.generator.initial_noise(np.array([drawing.seed for drawing in parsed]))
     path = model.generator.denoiser.diffusion_path
     start = corrupt(path, to_float(pixels), noise, levels[0])
@@ -77,10 +77,10 @@ def edit(
 
 
 def choose_levels(model: TrainedModel, settings: SampleConfig, strength: float) -> np.ndarray:
-    """Return the noise levels for the last part of the sampler's steps, as many as for a new image.
+    """Return the last part of the schedule, with as many noise levels as for a new image.
 
-    The schedule is made finer for this: with a strength of 0.5, it has twice as many steps, and their
-    second half is taken.
+    The schedule is made finer first: with a strength of 0.5, it has twice as many steps, and the result is
+    its second half.
     """
     path = model.generator.denoiser.diffusion_path
 
@@ -100,7 +100,7 @@ def inpaint(
     resamplings: int,
     settings: SampleConfig,
 ) -> Images:
-    """Draw a part of an image anew; see `Model.inpaint`."""
+    """Repaint a part of an image; see `Model.inpaint`."""
     resamplings = check_count("resamplings", resamplings)
     pixels, covered = read_masked_image(
         image, mask, model.config.data.image_size, model.manifest.channels
@@ -125,7 +125,7 @@ def inpaint(
 
 
 def _make_inpainting_table(model: TrainedModel, settings: SampleConfig, resamplings: int) -> Table:
-    """Return the table of the settings or, to visit levels more than once, one of first order."""
+    """Return the table of the settings, or DDIM's table with resampling if levels are visited repeatedly."""
     if resamplings == 1:
         return model.generator.make_table(settings)
     path = model.generator.denoiser.diffusion_path
@@ -172,7 +172,8 @@ def invert(
 def describe_image(model: TrainedModel, image, settings: dict[str, Any]) -> tuple[Any, dict]:
     """Return a prompt for variations of an image, and the settings for it.
 
-    The prompt is the image itself if the model's CLIP can look at it. Otherwise, there is no guidance.
+    The prompt is the image itself if the model's CLIP can encode it. Otherwise, the settings turn the
+    prompt off with a guidance scale of 0.
     """
     if can_condition_on_images(model):
         return read_image(image, model.config.data.image_size, model.manifest.channels), settings

@@ -1,4 +1,4 @@
-"""Draws any number of images into a folder, and after an interruption only those that are missing."""
+"""Draws any number of images into a folder. After an interruption, it draws only the missing images."""
 
 from collections.abc import Iterator
 
@@ -36,14 +36,14 @@ def draw_missing(
     """Draw the images whose files are not complete, and write each as soon as it is drawn.
 
     Args:
-      model: draws them, with its own settings.
+      model: the model, which draws with its own settings.
       drawings: the images.
       folder: the folder.
       ending: the ending of the files, such as ".png".
       complete: the names of files to leave out.
 
     Yields:
-      The number of images that have been drawn since the last one.
+      The number of images that have been drawn since the previous yield.
     """
 
     def list_missing(position: int) -> Iterator:

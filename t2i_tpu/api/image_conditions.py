@@ -1,4 +1,4 @@
-"""Makes conditions of images, to draw something like them."""
+"""Turns images into conditions, so that the model draws similar images."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def can_condition_on_images(model: TrainedModel) -> bool:
 def make_image_conditions(
     model: TrainedModel, images: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return the conditions of images: their embeddings by the image tower of the model's CLIP.
+    """Return the conditions of images: their embeddings from the image tower of the model's CLIP.
 
     Args:
       model: a model that takes embeddings.
@@ -28,8 +28,9 @@ def make_image_conditions(
     """
     if not can_condition_on_images(model):
         raise UserError(
-            f"a model with conditioning={model.config.model.conditioning} cannot draw something like an "
-            "image, because it takes no embeddings; edit the image instead"
+            f"a model with conditioning={model.config.model.conditioning} and {model.manifest.channels} color "
+            "channels cannot use an image as a prompt, which needs embeddings of color images; edit the "
+            "image instead"
         )
     extractor = make_extractor(model.manifest.embedding.encoder)
     check_weights(extractor, model.manifest)

@@ -40,7 +40,7 @@ def interpolate(
     paths = [_interpolate_conditions(encoder, parsed, frames, method, guide) for guide in guides]
     noise = model.generator.initial_noise(np.array([drawing.seed for drawing in parsed]))
     noise = interpolate_points(noise, frames, method)
-    # Draw the frames. Noise that a sampler adds is that of the first key point's seed.
+    # Draw the frames. A sampler that adds noise uses the first key point's seed.
     rows = [parsed[0]] * len(noise)
     request = make_request(rows, settings, encoder, start=noise)
     fields = {"prompts": [paths[0]], "guide_prompt": paths[1] if len(paths) > 1 else None}
@@ -50,7 +50,7 @@ def interpolate(
 
 
 def _find_key_points(prompts, seed, negative_prompt) -> list[Drawing]:
-    """Return the key points, each a prompt and a seed."""
+    """Return the drawings of the key points. Each has a prompt and a seed."""
     seeds = [seed] if np.ndim(seed) == 0 else list(seed)
     seeds = [
         check_seed(value.item() if isinstance(value, np.generic) else value) for value in seeds
@@ -64,7 +64,7 @@ def _find_key_points(prompts, seed, negative_prompt) -> list[Drawing]:
     for name, values in (("prompts", prompts), ("seeds", seeds)):
         if len(values) not in (1, count):
             raise UserError(
-                f"there are {len(values)} {name} for {count} key points; give {count} of them, or one for all"
+                f"there are {len(values)} {name} for {count} key points; give {count} of them, or only one"
             )
     prompts = list(prompts) * (count // len(prompts))
     seeds = seeds * (count // len(seeds))
@@ -76,8 +76,8 @@ def _interpolate_conditions(
 ) -> Encoded:
     """Return the encoded condition of each frame.
 
-    Embeddings are interpolated before they are encoded. Classes and tokens have nothing between them, so
-    their encoded conditions are interpolated.
+    Embeddings are interpolated before they are encoded. Classes and tokens cannot be interpolated, so
+    their encoded conditions are.
     """
     generator, parts = encoder.model.generator, [drawing.parts[0] for drawing in parsed]
     if generator.denoiser.condition_spec.is_continuous:
@@ -87,7 +87,7 @@ def _interpolate_conditions(
     encoded = encoder.encode(parts, for_guide)
     path = {"vector": interpolate_points(encoded["vector"], frames, method)}
     if "sequence" in encoded:
-        # Tokens that only one of two prompts has appear or vanish, so attend to the tokens of both.
+        # Some tokens are in only one of two prompts and fade in or out, so attend to the tokens of both.
         present = encoded["attend_to"].astype(np.float32)
         states = encoded["sequence"] * present[..., None]
         path["sequence"] = interpolate_points(states, frames, "linear")
@@ -96,7 +96,7 @@ def _interpolate_conditions(
 
 
 def _make_records(parsed, frames: int, method: str, settings, model) -> list[dict]:
-    """Return a record for each frame, with the key points and the frame's place between them."""
+    """Return a record for each frame, with the key points and the number of the frame."""
     key_points = drawing_records.make_records(drawing_records.INTERPOLATE, parsed, settings, model)
     points = [[record["prompt"], record["seed"]] for record in key_points]
     count = (len(parsed) - 1) * (frames - 1) + 1

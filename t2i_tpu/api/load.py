@@ -28,17 +28,18 @@ def load(
     """Load a trained model.
 
     Args:
-      workdir: the folder of a run, local, ~ or gs://.
-      step: the step of the checkpoint; by default, the newest one.
+      workdir: the folder of a run: a local path, which may start with ~, or gs://bucket/path.
+      step: the step of the checkpoint. The default is the newest one.
       average: the relative width of the average of the weights that is loaded, or "none" for the trained
         weights. The default is the first entry of config.train.ema_stds, if there is one. docs/runs.md
         says which other widths can be given.
       guide_workdir, guide_step, guide_average: a weaker model for autoguidance (Karras et al., 2024), such
-        as an earlier checkpoint or a wider average. What is not given is that of the model.
+        as an earlier checkpoint or a wider average. guide_workdir defaults to workdir. Without it, the
+        others default to step and average; with it, to the newest checkpoint and the first average.
       engine: "tensorflow", "jax", or "auto" for the engine that suits the hardware.
-      strategy: the hardware, a choice of --strategy.
+      strategy: the hardware; see --strategy for the choices.
       per_replica_batch_size: maximum number of images that each device draws at once.
-      **settings: new default values for the settings of config.sample, such as steps or guidance_scale.
+      **settings: new defaults for the settings of config.sample, such as steps or guidance_scale.
 
     Returns:
       The model, which draws and edits images.
@@ -76,7 +77,7 @@ def _parse_path(path: str | os.PathLike) -> str:
 
 
 def _to_text(average: str | float | None) -> str | None:
-    """Return the name of an average as the command line has it, such as "0.05"."""
+    """Return the name of an average as on the command line, such as "0.05"."""
     return average if average is None or isinstance(average, str) else f"{average:g}"
 
 

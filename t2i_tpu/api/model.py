@@ -19,11 +19,11 @@ _BLOCK = 1024  # drawings whose prompts are encoded together
 class Model:
     """A trained model. `t2i_tpu.load` returns one.
 
-    Every image is a function of its prompt, its seed and the settings, whatever else is drawn with it.
-    The methods take the settings of config.sample as keyword arguments: sampler, levels, shift, steps,
-    guidance_scale, guidance_interval, guidance_rescale and threshold_percentile. Another number of steps
-    or another guidance_interval compiles a program when it is first used. Errors are `UserError`s with a
-    message of one line.
+    Every image is a function of its prompt, its seed and the settings. It does not depend on the other
+    images that are drawn with it. The methods that draw take the settings of config.sample as keyword
+    arguments: sampler, levels, shift, steps, guidance_scale, guidance_interval, guidance_rescale and
+    threshold_percentile. A new number of steps or a new guidance_interval compiles a program when it is
+    first used. Errors are of the type `UserError`, with a message of one line.
     """
 
     def __init__(self, trained: TrainedModel):
@@ -45,7 +45,7 @@ class Model:
 
     @property
     def config(self) -> Config:
-        """The run's config, with the settings in its `sample` group."""
+        """The run's config, whose `sample` group holds the model's default settings."""
         return self.trained.config
 
     @property
@@ -66,18 +66,18 @@ class Model:
         """Draw images of prompts.
 
         Args:
-          prompts: a prompt or a list of prompts. A prompt is a text; the name or number of a class, if
-            the model was trained on classes; an image (a PIL picture or an array), to draw something
-            like it; or a list of pairs of one of these and a weight, to combine them.
+          prompts: a prompt or a list of prompts. A prompt is a string; the name or number of a class, if
+            the model was trained on classes; an image (a PIL picture or an array), to draw similar
+            images; or a list of pairs of one of these and a weight, to combine them.
           num_images: number of images of each prompt.
           seed: the seed of each prompt's first image. Image i of a prompt is drawn from seed + i.
-          negative_prompt: what guidance shall lead away from.
-          noise: float32 [H, W, C] or [N, H, W, C], the noise to start from in place of that of the seeds,
-            such as that of `invert`.
+          negative_prompt: what guidance should steer away from.
+          noise: float32 [H, W, C] or [N, H, W, C], the noise to start from instead of the noise of the
+            seeds, such as the noise that `invert` finds.
           **settings: see the class.
 
         Returns:
-          The images, prompt after prompt.
+          The images, grouped by prompt.
 
         Raises:
           UserError: an argument is not valid.
@@ -97,8 +97,8 @@ class Model:
         """Draw any number of images in bounded memory.
 
         Args:
-          drawings: what to draw. They are read as they are needed.
-          noise: float32 [N, H, W, C], the noise to start from in place of that of the seeds.
+          drawings: the images to draw. They are read as they are needed.
+          noise: float32 [N, H, W, C], the noise to start from instead of the noise of the seeds.
           **settings: see the class.
 
         Yields:
@@ -130,15 +130,15 @@ class Model:
         """Draw the frames between prompts, between seeds, or between both.
 
         Args:
-          *prompts: the key points, two or more; or one, if there are several seeds.
+          *prompts: the prompts of the key points. Give two or more, or one if there are several seeds.
           frames: number of frames from each key point to the next, including both.
-          seed: the seed of all key points, or a list of the seed of each.
+          seed: the seed of all key points, or a list with the seed of each key point.
           method: "spherical" or "linear".
-          negative_prompt: what guidance shall lead away from.
+          negative_prompt: what guidance should steer away from.
           **settings: see the class.
 
         Returns:
-          The frames; saved as .gif, .webp or .mp4, they are an animation.
+          The frames. If they are saved as .gif, .webp or .mp4, they become an animation.
 
         Raises:
           UserError: an argument is not valid.
@@ -161,13 +161,13 @@ class Model:
         """Change an image towards a prompt (Meng et al., 2022).
 
         Args:
-          image: the image; another size is cropped and resized.
-          prompt: what the result shall show.
-          strength: how much to change, above 0 and at most 1: the share of the sampler's steps for which
-            noise is added. 1 keeps nothing of the image.
+          image: the image. If its size is not the model's, its middle square is resized.
+          prompt: what the result should show.
+          strength: how much to change the image, above 0 and at most 1. The sampler runs this share of its
+            schedule, the part with the least noise. 1 keeps nothing of the image.
           num_images: number of results.
           seed: the seed of the first result.
-          negative_prompt: what guidance shall lead away from.
+          negative_prompt: what guidance should steer away from.
           **settings: see the class.
 
         Raises:
@@ -190,9 +190,9 @@ class Model:
         """Draw variations of an image.
 
         Args:
-          image: the image; another size is cropped and resized.
-          prompt: what it shows. By default, the model's CLIP looks at the image, if the model takes
-            embeddings; otherwise, nothing is assumed.
+          image: the image. If its size is not the model's, its middle square is resized.
+          prompt: what the image shows. By default, the prompt is the image itself if the model takes
+            embeddings of color images. Otherwise, the variations are drawn without a prompt.
           strength, num_images, seed, **settings: see `edit`.
 
         Raises:
@@ -213,18 +213,18 @@ class Model:
         negative_prompt: Prompt = "",
         **settings: Any,
     ) -> Images:
-        """Draw a part of an image anew (Lugmayr et al., 2022). The other pixels do not change.
+        """Repaint a part of an image (Lugmayr et al., 2022). The other pixels do not change.
 
         Args:
-          image: the image; another size is cropped and resized.
-          mask: a black and white image of the same size, white where to draw anew. None means the
+          image: the image. If its size is not the model's, its middle square is resized.
+          mask: a black and white image of the same size, whose white parts are repainted. None means the
             transparent parts of the image.
-          prompt: what the result shall show.
-          resamplings: how often each noise level is visited, at least 1. More visits fit the new part to
-            the known one better and take proportionally longer.
+          prompt: what the result should show.
+          resamplings: how often each noise level is visited, at least 1. With more visits, the new part
+            fits the known part better, but drawing takes proportionally longer.
           num_images: number of results.
           seed: the seed of the first result.
-          negative_prompt: what guidance shall lead away from.
+          negative_prompt: what guidance should steer away from.
           **settings: see the class. If resamplings is above 1, the sampler is DDIM.
 
         Raises:
@@ -242,9 +242,9 @@ class Model:
         """Draw what surrounds an image.
 
         Args:
-          image: the image; another size is cropped and resized.
-          prompt: what the result shall show.
-          scale: the width of the image in the result, as a share of the result's, above 0 and below 1.
+          image: the image. If its size is not the model's, its middle square is resized.
+          prompt: what the result should show.
+          scale: the width of the image as a share of the width of the result, above 0 and below 1.
           **arguments: see `inpaint`.
 
         Raises:
@@ -257,10 +257,10 @@ class Model:
         """Find the noise from which the model draws an image.
 
         Args:
-          image: the image; another size is cropped and resized.
-          prompt: what it shows.
-          **settings: see the class. Unless they are given, the guidance scale is 1, and UniPC makes 50 steps
-            that are evenly spaced in log SNR.
+          image: the image. If its size is not the model's, its middle square is resized.
+          prompt: what the image shows.
+          **settings: see the class. By default, the guidance scale is 1, and UniPC takes 50 steps that are
+            evenly spaced in log SNR.
 
         Returns:
           The noise, the image that the model draws from it, and their difference.
@@ -275,7 +275,7 @@ class Model:
         """Draw images again from their records; see `t2i_tpu.read_records`.
 
         Raises:
-          UserError: a record is of an image that cannot be drawn again from it alone.
+          UserError: an image cannot be drawn again from its record alone.
         """
         parts = []
         for (task, _), group in itertools.groupby(records, key=records_lib.get_group):
@@ -290,7 +290,7 @@ class Model:
         return join_images(parts)
 
     def resolve_settings(self, settings: dict[str, Any]) -> SampleConfig:
-        """Return the model's settings with changes. Raises UserError if one is not allowed."""
+        """Return the model's settings with changes. Raises UserError if a value is not allowed."""
         return change_settings(self.config, settings).sample
 
     def _make_drawings(self, prompt, num_images, seed, negative_prompt) -> list[Drawing]:

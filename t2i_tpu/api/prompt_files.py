@@ -1,4 +1,4 @@
-"""Reads files of prompts: texts with a prompt per line, and tables."""
+"""Reads files of prompts: text files with a prompt per line, and tables."""
 
 from collections.abc import Mapping
 
@@ -55,7 +55,7 @@ def read_rows(path: str, num_images: int, seed: int, negative_prompt: str = "") 
 
 
 def _parse_row(path: str, number: int, cells: Mapping[str, str], default: PromptRow) -> PromptRow:
-    """Return a row of a table. Names of columns may have capitals, and spaces around them."""
+    """Return a row of a table. Column names may have capital letters and surrounding spaces."""
     cells = {column.strip().lower(): value for column, value in cells.items()}
     for column in cells:
         if column not in _COLUMNS:
@@ -69,7 +69,7 @@ def _parse_row(path: str, number: int, cells: Mapping[str, str], default: Prompt
 
 
 def _make_row(place: str, cells: Mapping[str, str], default: PromptRow) -> PromptRow:
-    """Return the row with the values of a line or of a table's row, given by column."""
+    """Return a row with the values of a line or of a row of a table, given by column."""
     cells = {name: value.strip() for name, value in cells.items() if value.strip()}
     for name, value in cells.items():
         if any("\ud800" <= character <= "\udfff" for character in value):

@@ -1,4 +1,4 @@
-"""Rows of prompts: many images to draw, in order, each with a file name. TensorFlow is not imported."""
+"""Lists of images to draw, in order, with the names of their files. TensorFlow is not imported."""
 
 import dataclasses
 import re
@@ -38,7 +38,7 @@ class PromptRow:
 
 
 class DrawingList:
-    """The images of rows, in order. It takes no more memory than the rows."""
+    """The images of rows, in order. The list takes no more memory than the rows."""
 
     def __init__(self, rows: Sequence[PromptRow]):
         self.rows = rows
@@ -50,7 +50,7 @@ class DrawingList:
         return (drawing for _, drawing in self.list_files(""))
 
     def list_files(self, ending: str) -> "Iterator[tuple[str, Drawing]]":
-        """Yield the name of the file of each image, and the image to draw."""
+        """Yield the file name of each image, and the image to draw."""
         from t2i_tpu.api.prompts import Drawing
         from t2i_tpu.sample.image_folder import name_file
 
@@ -76,7 +76,7 @@ def check_text(text: str) -> str:
 
 
 def parse_weighted(text: str) -> list[tuple[str, float]]:
-    """Return the pairs in a text such as "a cat:1.0 a hat:0.5".
+    """Return the pairs of a prompt and a weight in a string such as "a cat:1.0 a hat:0.5".
 
     Raises:
       UserError: a prompt has no weight, or its weight is not above 0.
@@ -94,7 +94,7 @@ def parse_weighted(text: str) -> list[tuple[str, float]]:
     for content, weight in pairs:
         if not 0 < weight < float("inf"):
             raise UserError(
-                f"the weight of {content!r} must be above 0 and finite; to draw away from something, use the "
+                f"the weight of {content!r} must be above 0 and finite; to steer away from something, use the "
                 "negative prompt"
             )
     return pairs

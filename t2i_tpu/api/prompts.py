@@ -1,4 +1,4 @@
-"""Prompts: what an image shall show, and the conditions that a model makes of it."""
+"""Parses prompts, which say what an image should show, and encodes them as conditions."""
 
 import dataclasses
 import functools
@@ -17,12 +17,12 @@ from t2i_tpu.sample.inputs import read_image
 from t2i_tpu.sample.request import Encoded
 from t2i_tpu.sample.trained import TrainedModel
 
-# A text; the name or number of a class; an image, to draw something like it; or pairs of one of these and
-# a weight.
+# A string; the name or number of a class; an image, to draw similar images; or pairs of one of these and a
+# weight.
 Prompt = str | int | Image.Image | np.ndarray | Sequence[tuple]
 Picture = str | Image.Image | np.ndarray  # a path, local, ~ or gs://; a PIL picture; or an array
 
-IMAGE = "an image, SHA-256 "  # begins the description of an image
+IMAGE = "an image, SHA-256 "  # the prefix of the description of an image
 _MAX_CACHED = 4096
 
 
@@ -30,10 +30,10 @@ class Drawing(NamedTuple):
     """An image to draw.
 
     Attributes:
-      prompt: what it shall show.
+      prompt: what the image should show.
       seed: its seed.
-      negative_prompt: what guidance shall lead away from, or "" for nothing in particular.
-      guidance_scale: the strength of guidance, or None for that of the settings.
+      negative_prompt: what guidance should steer away from, or "" for nothing in particular.
+      guidance_scale: the strength of guidance, or None for the value in the settings.
     """
 
     prompt: Prompt
@@ -47,8 +47,8 @@ class Part:
     """A part of a prompt.
 
     Attributes:
-      content: a text, the name or number of a class as a text, or an image as uint8 [H, W, C].
-      weight: the factor of its guidance scale, above 0.
+      content: a string, the name or number of a class as a string, or an image as uint8 [H, W, C].
+      weight: a factor above 0 that multiplies the guidance scale of the part.
     """
 
     content: Any
@@ -56,7 +56,7 @@ class Part:
 
     @property
     def is_image(self) -> bool:
-        """Whether the model shall draw something like an image."""
+        """Whether the content is an image."""
         return isinstance(self.content, np.ndarray)
 
 
@@ -74,18 +74,18 @@ def parse_prompt(prompt, model: TrainedModel) -> list[Part]:
     """Return the parts of a prompt.
 
     Args:
-      prompt: a text; the name or number of a class, if the model was trained on classes; an image (a
-        PIL picture or an array), to draw something like it; or a sequence of pairs of one of these
-        and a weight, to combine them.
-      model: the model that shall draw it.
+      prompt: a string; the name or number of a class, if the model was trained on classes; an image (a
+        PIL picture or an array), to draw similar images; or a sequence of pairs of one of these and a
+        weight, to combine them.
+      model: the model that draws the prompt.
 
     Raises:
-      UserError: the prompt is empty or something else.
+      UserError: the prompt is empty or has another type.
     """
     if isinstance(prompt, list | tuple):
         if not prompt:
             raise UserError(
-                "a prompt is an empty list; give at least one pair of a text and a weight"
+                "a prompt is an empty list; give at least one pair of a string and a weight"
             )
         return [_parse_pair(pair, model) for pair in prompt]
     return [Part(_parse_content(prompt, model))]
@@ -94,13 +94,13 @@ def parse_prompt(prompt, model: TrainedModel) -> list[Part]:
 def _parse_pair(pair, model: TrainedModel) -> Part:
     if not isinstance(pair, list | tuple) or len(pair) != 2 or not _is_number(pair[1]):
         raise UserError(
-            f'{pair!r} in a prompt must be a pair of a text and a weight, as in [("a cat", 1.0), '
+            f'{pair!r} in a prompt must be a pair of a string and a weight, as in [("a cat", 1.0), '
             '("a hat", 0.5)]'
         )
     content, weight = pair
     if not 0 < weight < math.inf:
         raise UserError(
-            f"the weight {weight} of {content!r} must be above 0; to draw away from something, give it "
+            f"the weight {weight} of {content!r} must be above 0; to steer away from something, give it "
             "as the negative prompt"
         )
     return Part(_parse_content(content, model), float(weight))
@@ -122,13 +122,13 @@ def _parse_content(content, model: TrainedModel):
     if isinstance(content, Image.Image | np.ndarray):
         return read_image(content, model.config.data.image_size, model.manifest.channels)
     raise UserError(
-        f"a prompt is a {type(content).__name__}; it must be a text, the name or number of a class, or an "
+        f"a prompt is a {type(content).__name__}; it must be a string, the name or number of a class, or an "
         "image"
     )
 
 
 def describe_prompt(parts: Sequence[Part]) -> str | list[list]:
-    """Return a prompt as JSON can hold it: a text, or pairs of a text and a weight."""
+    """Return a prompt in a form that JSON can represent: a string, or pairs of a string and a weight."""
     contents = [
         IMAGE + hashlib.sha256(part.content.tobytes()).hexdigest()[:8]
         if part.is_image
@@ -141,13 +141,13 @@ def describe_prompt(parts: Sequence[Part]) -> str | list[list]:
 
 
 class PromptEncoder:
-    """Makes the conditions of prompts. Those of texts are kept for the next time."""
+    """Encodes the parts of prompts, and caches the encoded conditions."""
 
     def __init__(self, model: TrainedModel):
         self.model, self._cache = model, {}
 
     def encode(self, parts: Sequence[Part | None], for_guide: bool = False) -> Encoded:
-        """Return the encoded conditions of N parts, with N rows; None stands for the null condition.
+        """Return the encoded conditions of N parts, with N rows. None means the null condition.
 
         Raises:
           UserError: a text is too long, a class is unknown, or the model takes no images or no texts.
@@ -164,7 +164,7 @@ class PromptEncoder:
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def make_raw(self, parts: Sequence[Part | None]) -> dict[str, np.ndarray]:
-        """Return the conditions of N parts as the model's conditioner takes them, with N rows."""
+        """Return the conditions of N parts in the form that the model's conditioner takes, with N rows."""
         raw = self.model.generator.denoiser.condition_spec.null(len(parts))
         texts = [row for row, part in enumerate(parts) if part and not part.is_image]
         images = [row for row, part in enumerate(parts) if part and part.is_image]

@@ -1,4 +1,4 @@
-"""Turns drawings, as users describe them, into requests, as generators take them."""
+"""Turns drawings, which describe images to users, into requests, which generators take."""
 
 import dataclasses
 import numbers
@@ -33,7 +33,7 @@ class Parsed:
 def parse_drawings(
     drawings: Sequence[Drawing], settings: SampleConfig, encoder: PromptEncoder
 ) -> list[Parsed]:
-    """Check drawings, and encode their prompts, so that `make_request` finds them encoded.
+    """Check drawings, and encode their prompts, which the encoder caches for `make_request`.
 
     Raises:
       UserError: a field is not valid.
@@ -44,13 +44,14 @@ def parse_drawings(
 
 
 def parse_drawing(drawing: Drawing, settings: SampleConfig, model: TrainedModel) -> Parsed:
+    """Check a drawing. Raises UserError if a field is not valid."""
     negative = drawing.negative_prompt
     if isinstance(negative, str) and not negative.strip():
         negative = None
     else:
         (negative, *others) = parse_prompt(negative, model)
         if others:
-            raise UserError("the negative prompt must be one text, not several with weights")
+            raise UserError("the negative prompt must be one prompt, not several with weights")
         if model.generator.has_guide:
             raise UserError(
                 "a negative prompt and a weaker model cannot guide at the same time; leave out one"
@@ -65,7 +66,7 @@ def parse_drawing(drawing: Drawing, settings: SampleConfig, model: TrainedModel)
 
 
 def check_seed(seed) -> int:
-    """Return a seed as an int, or raise UserError if it is not one."""
+    """Return a seed as an int. Raises UserError if it is not valid."""
     if (
         isinstance(seed, bool)
         or not isinstance(seed, numbers.Integral)
@@ -76,17 +77,17 @@ def check_seed(seed) -> int:
 
 
 def check_count(name: str, count, at_least: int = 1) -> int:
-    """Return a count as an int, or raise UserError if it is not one or too low."""
+    """Return a count as an int. Raises UserError if it is not an integer or too low."""
     if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < at_least:
         raise UserError(f"{name} is {count!r}; it must be an integer, at least {at_least}")
     return int(count)
 
 
 def check_noise(noise, count: int, model: TrainedModel) -> np.ndarray:
-    """Return the noise of N images, float32 [N, H, W, C], from that of one or of all.
+    """Return the noise of N images, float32 [N, H, W, C], given the noise of one image or of all.
 
     Raises:
-      UserError: it has another shape, or is not finite.
+      UserError: the noise has another shape, or is not finite.
     """
     shape = model.generator.denoiser.image_shape
     noise = np.asarray(noise, np.float32)
@@ -101,15 +102,15 @@ def check_noise(noise, count: int, model: TrainedModel) -> np.ndarray:
 def make_request(
     drawings: Sequence[Parsed], settings: SampleConfig, encoder: PromptEncoder, **arrays
 ) -> Request:
-    """Return the request of some drawings.
+    """Return the request for drawings.
 
     Args:
-      drawings: what to draw.
+      drawings: the images to draw.
       settings: the `sample` group of a resolved config.
       encoder: encodes their prompts.
       **arrays: further fields of the request.
     """
-    # Images with fewer prompts than others get null conditions of scale 0.
+    # Pad images that have fewer prompts than others with null conditions of scale 0.
     count = max(len(drawing.parts) for drawing in drawings)
     scales = np.zeros((len(drawings), count), np.float32)
     columns = [[None] * len(drawings) for _ in range(count)]

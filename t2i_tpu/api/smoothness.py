@@ -10,8 +10,8 @@ from t2i_tpu.sample.images import Images
 def measure_largest_step(model: Model, *paths: Images) -> float | None:
     """Return the largest change between neighboring frames, relative to the mean change.
 
-    It is 1 if the frames change evenly. The change is that of the features of the evaluation's small
-    network.
+    The result is 1 if the frames change evenly. Changes are measured in the features of the small network
+    that evaluations use.
 
     Args:
       model: the model that drew the frames.

@@ -21,18 +21,19 @@ def train(
 
     Args:
       config: the experiment.
-      workdir: folder for everything that the run writes, local, ~ or gs://.
+      workdir: the folder for everything that the run writes: a local path, which may start with ~, or
+        gs://bucket/path.
       engine: "tensorflow", "jax", or "auto" for the engine that suits the hardware.
-      strategy: the hardware, a choice of --strategy.
-      on_nonfinite: what to do if the gradients stay infinite or NaN, "stop" or "rollback".
+      strategy: the hardware; see --strategy for the choices.
+      on_nonfinite: what to do if the gradients stay infinite or NaN: "stop" or "rollback".
       watchdog_minutes: minutes without a step before the log says what the run is waiting for; 0 turns
         this off.
 
     Returns:
-      0, or 75 if Ctrl-C or SIGTERM stopped the run, which calling this function again resumes.
+      0, or 75 if Ctrl-C or SIGTERM stopped the run. Call this function again to resume it.
 
     Raises:
-      UserError: a value is not allowed, or the run cannot start or go on.
+      UserError: a value is not allowed, or the run cannot start or continue.
     """
     framework.start(engine, strategy)
     from t2i_tpu.storage.failures import translate_file_errors

@@ -1,4 +1,4 @@
-"""The Python interface draws the images that it says, and rejects what it cannot draw in one line."""
+"""Tests of the Python interface: the images that it draws, and its one-line error messages."""
 
 import itertools
 
@@ -30,7 +30,7 @@ def expected(models):
     return models("embedding").sample(PROMPTS, num_images=3, seed=5)
 
 
-def test_images_come_prompt_after_prompt(model, expected):
+def test_images_are_grouped_by_prompt(model, expected):
     assert expected.array.shape == (9, 16, 16, 3)
     for index, (prompt, seed) in enumerate(itertools.product(PROMPTS, (5, 6, 7))):
         assert_close(model.sample(prompt, seed=seed)[0], expected[index])
@@ -224,7 +224,7 @@ CASES = [
     (lambda model: model.sample("red", sampler="eulr"), "did you mean 'euler'"),
     (lambda model: model.sample("red", guidance_interval=(0.8, 0.2)), "lower one first"),
     (lambda model: model.sample([("red", 0.0)]), "must be above 0"),
-    (lambda model: model.sample([("red",)]), "a text and a weight"),
+    (lambda model: model.sample([("red",)]), "a string and a weight"),
     (lambda model: model.sample("red", noise=np.zeros((3, 3, 3))), "[16, 16, 3]"),
     (lambda model: model.interpolate("red"), "two key points"),
     (lambda model: model.interpolate("red", "blue", seed=[1, 2, 3]), "3 key points"),
@@ -240,14 +240,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("call", "words"), CASES, ids=[words for _, words in CASES])
-def test_a_mistake_is_one_line(model, call, words):
+def test_error_message_is_one_line(model, call, words):
     with pytest.raises(t2i_tpu.UserError) as error:
         call(model)
     message = str(error.value)
     assert words in message and "\n" not in message
 
 
-def test_an_unknown_class_and_a_missing_run_are_one_line(models, tmp_path):
+def test_unknown_class_and_missing_run_are_user_errors(models, tmp_path):
     with pytest.raises(t2i_tpu.UserError, match="red, green, blue, yellow"):
         models("label").sample("purple")
     with pytest.raises(t2i_tpu.UserError, match="holds no run"):
