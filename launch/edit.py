@@ -3,16 +3,16 @@
   python launch/edit.py --workdir=runs/emoji32 --image=apple.png --prompt="a green apple"
   python launch/edit.py --workdir=runs/emoji32 --image=face.png --mode=inpaint --mask=mask.png --prompt="a hat"
 
---mode says how:
-  edit      changes the image towards --prompt. --strength says how much.
+--mode chooses how:
+  edit      changes the image towards --prompt. --strength sets how much.
   vary      draws variations of the image. --prompt is optional.
-  inpaint   draws the white parts of --mask, or the transparent parts of the image, anew. The other pixels
-            do not change.
+  inpaint   repaints the white parts of --mask, or the transparent parts of the image. The other pixels do
+            not change.
   outpaint  makes the image smaller, by the factor --scale, and draws what surrounds it.
   invert    finds the noise from which the model draws the image, draws the image from it, and prints the
             error. --prompt says what the image shows.
 
-An image of another size than the model's is cropped to its middle square and resized.
+If the image does not have the model's size, it is cropped to its middle square and resized.
 """
 
 from t2i_tpu.process import interruptible  # noqa: F401
@@ -27,7 +27,7 @@ from t2i_tpu.config import MAX_SEED
 from t2i_tpu.errors import UserError
 from t2i_tpu.flag_values import check_ending
 
-# The flags of each mode besides --image, --prompt, --label and --output.
+# The flags of each mode in addition to --image, --prompt, --label and --output.
 _SEVERAL = ("num_images", "seed")
 _FLAGS = {
     "edit": ("strength", "negative_prompt", *_SEVERAL),
@@ -43,30 +43,32 @@ IMAGE = cli.define_path("image", None, "Picture to edit, local or gs://.", is_ou
 MASK = cli.define_path(
     "mask",
     None,
-    "Black and white picture of the same size, white where --mode=inpaint draws anew. The default is the "
-    "transparent parts of the image.",
+    "Black and white picture of the same size, whose white parts --mode=inpaint repaints. The default is "
+    "the transparent parts of the image.",
     is_output=False,
 )
 PROMPT = flags.DEFINE_string("prompt", None, "Text that says what the result shows.")
 LABEL = flags.DEFINE_string(
-    "label", None, "Class that the result shows, by its name or number, in place of --prompt."
+    "label", None, "Name or number of the class that the result shows. Replaces --prompt."
 )
 NEGATIVE_PROMPT = flags.DEFINE_string(
-    "negative_prompt", "", "Text, or a class, that guidance leads away from."
+    "negative_prompt", "", "Text or class that guidance steers away from."
 )
 STRENGTH = flags.DEFINE_float(
     "strength",
     0.6,
-    "How much --mode=edit or vary changes, above 0 and at most 1. 1 keeps nothing of the image.",
+    "How much --mode=edit or vary changes the image, above 0 and at most 1. 1 keeps nothing of it.",
 )
 SCALE = flags.DEFINE_float(
-    "scale", 0.6, "Width of the image in the result of --mode=outpaint, above 0 and below 1."
+    "scale",
+    0.6,
+    "Width of the image as a share of the width of the result of --mode=outpaint, above 0 and below 1.",
 )
 RESAMPLINGS = flags.DEFINE_integer(
     "resamplings",
     4,
-    "How often --mode=inpaint or outpaint visits each noise level (Lugmayr et al., 2022). More visits fit "
-    "the new part to the known one better and take proportionally longer.",
+    "How often --mode=inpaint or outpaint visits each noise level (Lugmayr et al., 2022). With more visits, "
+    "the new part fits the known part better, but drawing takes proportionally longer.",
     lower_bound=1,
     upper_bound=100,
 )
@@ -112,7 +114,7 @@ def _check_flags() -> None:
             )
     # Check the prompt.
     if PROMPT.value is not None and LABEL.value is not None:
-        raise UserError("--prompt and --label say the same; give one of them")
+        raise UserError("--prompt and --label both say what to draw; give one of them")
     for flag in (PROMPT, LABEL):
         if flag.value is not None:
             with cli.name_flag(flag.name, flag.value):
@@ -142,7 +144,7 @@ def _get_prompt() -> str | None:
 
 
 def _read_inputs() -> tuple:
-    """Return the image and the mask in the size of the model; the mask may be None."""
+    """Return the image and the mask in the model's size. The mask may be None."""
     from t2i_tpu.run import workdir as workdir_lib
     from t2i_tpu.sample.inputs import read_image, read_masked_image
 
@@ -167,12 +169,12 @@ def _edit(model: "t2i_tpu.Model", image, mask) -> "t2i_tpu.Images":
     if mode == "outpaint":
         more = {"resamplings": RESAMPLINGS.value, **several, **negative}
         return model.outpaint(image, prompt, SCALE.value, **more)
-    # The settings of the flags replace those that suit an inversion.
+    # Settings that are given as flags replace the defaults of an inversion.
     names = model.config.sample.__dataclass_fields__
     given = {name: SAMPLING[name].value for name in names if SAMPLING[name].value is not None}
     inversion = model.invert(image, prompt, **given)
     print(
-        f"the image drawn from the noise differs from the given one by {inversion.error:.2f} of 255 on average"
+        f"the image drawn from the noise differs from the given one by {inversion.error:.2f} out of 255 on average"
     )
     return inversion.images
 

@@ -4,12 +4,12 @@
   python launch/interpolate.py --workdir=runs/emoji32 --prompt="dog face" --seed=0 --seed=1 --seed=2 \\
       --output=dogs.gif
 
-Repeat --prompt (or --label, if the model was trained on classes), --seed, or both: each is a key point,
-and --frames is the number of frames from one to the next. With several prompts and several seeds, key
-point i has prompt i and seed i.
+Repeat --prompt (or --label, if the model was trained on classes), --seed, or both. Each of them is a key
+point, and --frames is the number of frames from one key point to the next. With several prompts and
+several seeds, key point i has prompt i and seed i.
 
 If --output ends in .gif, .webp or .mp4, the frames become an animation that runs forward and back. In a
-.png or .jpg, they lie side by side. --layout=grid draws a row of frames between the prompts for each seed.
+.png or .jpg, they are side by side. --layout=grid draws a row of frames between the prompts for each seed.
 """
 
 from t2i_tpu.process import interruptible  # noqa: F401
@@ -28,17 +28,17 @@ from t2i_tpu.flag_values import check_ending
 SAMPLING = cli.define_sampling()
 PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to draw at a key point. May be repeated.")
 LABEL = flags.DEFINE_multi_string(
-    "label", [], "Class to draw at a key point, by its name or number. May be repeated."
+    "label", [], "Name or number of the class to draw at a key point. May be repeated."
 )
 SEED = flags.DEFINE_multi_integer(
     "seed",
     [0],
-    "Seed of the key points, or, if repeated, of each key point.",
+    "Seed of all key points. If it is repeated, each one is the seed of a key point.",
     lower_bound=0,
     upper_bound=MAX_SEED,
 )
 NEGATIVE_PROMPT = flags.DEFINE_string(
-    "negative_prompt", "", "Text, or a class, that guidance leads away from."
+    "negative_prompt", "", "Text or class that guidance steers away from."
 )
 FRAMES = flags.DEFINE_integer(
     "frames",
@@ -51,14 +51,14 @@ METHOD = flags.DEFINE_enum(
     "method",
     "spherical",
     list(METHODS),
-    "How noise and embeddings are interpolated. spherical keeps their length.",
+    "How to interpolate noise and embeddings. spherical keeps their length.",
 )
 LAYOUT = flags.DEFINE_enum(
     "layout",
     None,
     ["strip", "grid"],
-    "How a picture shows the frames: strip, the default, has all frames side by side; grid has a row for "
-    "each --seed, with the frames between the prompts, and captions.",
+    "How a picture shows the frames. strip, the default, shows all frames side by side. grid shows a row of "
+    "captioned frames between the prompts for each --seed.",
 )
 FRAMES_PER_SECOND = flags.DEFINE_float(
     "frames_per_second", 12.5, "Speed of an animation.", lower_bound=0.1, upper_bound=60
@@ -135,19 +135,19 @@ def _check_flags(prompts: list[str]) -> None:
 
 
 def _check_key_points(prompts: list[str]) -> None:
-    """Raise UserError if the prompts and seeds do not make key points."""
+    """Raise UserError if the prompts and seeds do not define key points."""
     num_prompts, num_seeds = len(prompts), len(SEED.value)
     if LAYOUT.value == "grid":
         if num_prompts < 2:
             raise UserError("--layout=grid needs two prompts or more; give --prompt several times")
     elif not num_prompts or max(num_prompts, num_seeds) < 2:
         raise UserError(
-            "give --prompt (or --label) twice or more to interpolate between prompts, or give it once, and "
-            "--seed twice or more, to interpolate between seeds"
+            "give --prompt (or --label) twice or more to interpolate between prompts, or give it once and "
+            "--seed twice or more to interpolate between seeds"
         )
     elif 1 < num_prompts != num_seeds > 1:
         raise UserError(
-            f"there are {num_prompts} prompts and {num_seeds} seeds; give as many of each, or one for all"
+            f"there are {num_prompts} prompts and {num_seeds} seeds; give as many of each, or only one of either"
         )
 
 

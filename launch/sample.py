@@ -9,9 +9,9 @@ several prompts. The images of each prompt have the seeds --seed, --seed + 1, an
 on its prompt, its seed and the settings, but not on the other images.
 
 If --output ends in .png, .jpg or .webp, all images go into one picture, grouped by prompt. Otherwise it
-is a folder, and each image becomes a file in its original size as soon as it is drawn. If this is
-interrupted, the same command draws only the images that are missing. Every file keeps in its metadata
-how its images were drawn, and --like draws them again.
+is a folder, and each image becomes a file in its original size as soon as it is drawn. If the command is
+interrupted, run it again to draw only the missing images. The metadata of every file records how its
+images were drawn, and --like draws them again.
 """
 
 from t2i_tpu.process import interruptible  # noqa: F401
@@ -30,7 +30,7 @@ from t2i_tpu.flag_values import check_ending
 SAMPLING = cli.define_sampling(needs_workdir=False)
 PROMPT = flags.DEFINE_multi_string("prompt", [], "Text to draw. May be repeated.")
 LABEL = flags.DEFINE_multi_string(
-    "label", [], "Class to draw, by its name or number. May be repeated."
+    "label", [], "Name or number of a class to draw. May be repeated."
 )
 COMPOSE = flags.DEFINE_multi_string(
     "compose",
@@ -41,8 +41,8 @@ COMPOSE = flags.DEFINE_multi_string(
 IMAGE_PROMPT = flags.DEFINE_multi_string(
     "image_prompt",
     [],
-    "Picture to draw something like, local or gs://, for models with conditioning=embedding. May be "
-    "repeated.",
+    "Picture to use as a prompt, local or gs://, to draw similar images. Needs a model with "
+    "conditioning=embedding. May be repeated.",
 )
 PROMPTS_FILE = cli.define_path(
     "prompts_file",
@@ -52,7 +52,7 @@ PROMPTS_FILE = cli.define_path(
     is_output=False,
 )
 NEGATIVE_PROMPT = flags.DEFINE_string(
-    "negative_prompt", "", "Text, or a class, that guidance leads away from."
+    "negative_prompt", "", "Text or class that guidance steers away from."
 )
 NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 4, "Number of images for each prompt.", lower_bound=1
@@ -63,8 +63,8 @@ SEED = flags.DEFINE_integer(
 LIKE = cli.define_path(
     "like",
     None,
-    "Picture of this program, local or gs://, whose images are drawn again. Its metadata gives the "
-    "prompts, the settings and the model; --workdir says where the model is now if it was moved.",
+    "File that this program wrote, local or gs://, whose images are drawn again. Its metadata gives the "
+    "prompts, the settings and the model. If the model was moved, give its new folder as --workdir.",
     is_output=False,
 )
 OUTPUT = cli.define_path(
@@ -127,7 +127,7 @@ def _check_flags() -> None:
 
 
 def _make_rows() -> list[PromptRow]:
-    """Return a row for each prompt. Raises UserError if there is none, or if one cannot be used."""
+    """Return a row for each prompt. Raises UserError if there are none, or if a prompt is not valid."""
     from t2i_tpu.api.prompt_files import read_rows
 
     prompts = []
@@ -149,7 +149,7 @@ def _make_rows() -> list[PromptRow]:
 
 
 def _read_images() -> list:
-    """Return the pictures of --image_prompt in the size of the model."""
+    """Return the pictures of --image_prompt in the model's size."""
     from t2i_tpu.run import workdir as workdir_lib
     from t2i_tpu.sample.inputs import read_image
 
@@ -203,8 +203,8 @@ def _draw_folder(model: "t2i_tpu.Model", drawings: DrawingList) -> None:
         with cli.show_progress(count) as progress:
             for drawn in draw_missing(model, drawings, folder, ending, complete):
                 progress.update(drawn)
-    there = f"; {len(complete)} were there already" if complete else ""
-    print(f"drew {count} image(s) into {OUTPUT.value}{there}")
+    existing = f"; {len(complete)} already existed" if complete else ""
+    print(f"drew {count} image(s) into {OUTPUT.value}{existing}")
 
 
 def _draw_again() -> None:

@@ -81,7 +81,7 @@ def define_engine() -> flags.FlagHolder:
 
 
 def define_sampling(needs_workdir: bool = True) -> dict[str, flags.FlagHolder]:
-    """Define the flags that choose a trained model, its hardware and how it draws.
+    """Define the flags that choose a trained model, its hardware and its settings.
 
     Args:
       needs_workdir: whether --workdir must be given.
@@ -100,10 +100,13 @@ def define_sampling(needs_workdir: bool = True) -> dict[str, flags.FlagHolder]:
             "guide_workdir",
             None,
             "Folder or gs://bucket/path of a weaker model, which guides the model (autoguidance, Karras "
-            "et al., 2024). Any of the flags --guide_... turns this on. The default is --workdir.",
+            "et al., 2024). Each of the flags --guide_... turns this on. The default is --workdir.",
             is_output=False,
         ),
-        **_define_weights("guide_", "For autoguidance. The default is that of the model, or {}."),
+        **_define_weights(
+            "guide_",
+            "For the weaker model. The default is the value of the model or, with --guide_workdir, {}.",
+        ),
     }
     for field in dataclasses.fields(config_lib.SampleConfig):
         limits = {name: field.metadata[name] for name in ("at_least", "below", "at_most")}
@@ -157,7 +160,7 @@ def check_guide(holders: dict[str, flags.FlagHolder], others: Sequence[flags.Fla
 
 @contextlib.contextmanager
 def name_flag(name: str, value: object) -> Iterator[None]:
-    """Begin the message of a UserError with a flag and its value."""
+    """Put a flag and its value at the start of the message of any UserError."""
     try:
         yield
     except UserError as error:
@@ -165,7 +168,7 @@ def name_flag(name: str, value: object) -> Iterator[None]:
 
 
 def show_progress(count: int, unit: str = " images"):
-    """Return a progress bar of `count` units, for terminals only, which appears after some seconds."""
+    """Return a progress bar of `count` units. It appears after some seconds, and on terminals only."""
     from tqdm import tqdm
 
     return tqdm(total=count, unit=unit, disable=None, delay=3)

@@ -18,7 +18,7 @@ from t2i_tpu.recipes import RECIPES
 # The values of --strategy. It is not part of the config, because a run may move to another machine.
 STRATEGIES = ("auto", "cpu", "gpu", "multiworker", "tpu")
 
-# Each seed up to this one gives other random draws: it is a 32-bit word of a Threefry key or counter.
+# A seed is a 32-bit word of a Threefry key or counter, so each seed up to this one gives different draws.
 MAX_SEED = 2**32 - 1
 
 
@@ -128,14 +128,15 @@ class SampleConfig:
     )
     guidance_interval: tuple[float, ...] | None = option(
         None,
-        "Lowest and highest noise level at which guidance acts (Kynkäänniemi et al., 2024). Outside, the "
-        "unconditional estimate is not computed.",
+        "Lowest and highest noise level at which guidance acts (Kynkäänniemi et al., 2024). The unconditional "
+        "estimate is not computed outside this interval.",
         at_least=0,
         at_most=1,
     )
     guidance_rescale: float | None = option(
         None,
-        "Fraction by which guided estimates get the contrast of unguided ones (Lin et al., 2023).",
+        "How far to move the contrast of guided estimates back to that of unguided ones (Lin et al., 2023). "
+        "0 turns this off.",
         at_least=0,
         at_most=1,
     )

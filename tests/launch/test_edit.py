@@ -71,7 +71,7 @@ def test_inversion_prints_its_error(tmp_path, trained, run, image):
     result = run("edit.py", flags)
     assert result.code == 0, result.stderr
     error = np.abs(np.asarray(Image.open(output).convert("RGB")).astype(int) - image).mean()
-    (printed,) = re.findall(r"by (\d+\.\d+) of 255", result.stdout)
+    (printed,) = re.findall(r"by (\d+\.\d+) out of 255", result.stdout)
     assert float(printed) == pytest.approx(error, abs=0.01) and error < 40
     assert_mentions(run("sample.py", [f"--like={output}"]).error, ["another image", "repeat"])
 

@@ -131,7 +131,7 @@ def test_killed_command_draws_only_what_is_missing(tmp_path, trained, run, start
     result = run("sample.py", flags)
     there = len(first) - 1
     assert f"drew {count - there} image(s)" in result.stdout
-    assert f"{there} were there already" in result.stdout
+    assert f"{there} already existed" in result.stdout
     for name, time in first.items():
         assert ((folder / name).stat().st_mtime_ns == time) == (name != damaged)
     for path in folder.glob("*.t2i_tpu-partial"):
