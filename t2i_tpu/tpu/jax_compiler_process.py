@@ -93,6 +93,9 @@ class _Slice:
     def compiles_per_batch_size(self, jit_compile):
         return True
 
+    def trace_once(self, function, jit_compile):
+        return function
+
 
 def describe(array, sharding, shape=None):
     """Return the shape, type and sharding of an array or a variable, as JAX compiles for them."""
