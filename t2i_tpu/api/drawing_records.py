@@ -50,9 +50,10 @@ def describe_model(model: TrainedModel) -> dict:
 
 def get_group(record: dict) -> tuple[str, str]:
     """Return a key that is equal for records whose images can be drawn again together."""
-    common = {name: record.get(name) for name in ("sample", "key_points", "frames", "method")}
+    names = ("sample", "negative_prompt", "key_points", "frames", "method")
+    common = {name: record.get(name) for name in names}
     if record.get("task") == SAMPLE:
-        common["sample"] = get_settings(record)
+        common = {"sample": get_settings(record)}
     return str(record.get("task")), records_lib.dump(common)
 
 
@@ -72,7 +73,8 @@ def check_record(record: dict, model: TrainedModel) -> dict:
       UserError: the image needs more than its record, or another model drew it.
     """
     task = record.get("task")
-    if task not in (SAMPLE, INTERPOLATE) or IMAGE in records_lib.dump(record["prompt"]):
+    prompts = [record.get(name) for name in ("prompt", "negative_prompt", "key_points")]
+    if task not in (SAMPLE, INTERPOLATE) or IMAGE in records_lib.dump(prompts):
         raise UserError(
             "the image was made from another image or from given noise, so it cannot be drawn again from its "
             "metadata alone; repeat the command that made it"
