@@ -22,8 +22,8 @@ class Model:
     Every image is a function of its prompt, its seed and the settings. It does not depend on the other
     images that are drawn with it. The methods that draw take the settings of config.sample as keyword
     arguments: sampler, levels, shift, steps, guidance_scale, guidance_interval, guidance_rescale and
-    threshold_percentile. A new number of steps or a new guidance_interval compiles a program when it is
-    first used. Errors are of the type `UserError`, with a message of one line.
+    threshold_percentile. New values of steps and of the last three compile a program when they are first
+    used. Errors are of the type `UserError`, with a message of one line.
     """
 
     def __init__(self, trained: TrainedModel):
@@ -294,5 +294,5 @@ class Model:
         return change_settings(self.config, settings).sample
 
     def _make_drawings(self, prompt, num_images, seed, negative_prompt) -> list[Drawing]:
-        count = requests.check_count("num_images", num_images)
+        count, seed = requests.check_count("num_images", num_images), requests.check_seed(seed)
         return [Drawing(prompt, seed + index, negative_prompt) for index in range(count)]
