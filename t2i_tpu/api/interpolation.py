@@ -33,8 +33,8 @@ def interpolate(
     frames = check_count("frames", frames, at_least=2)
     key_points = _find_key_points(prompts, seed, negative_prompt)
     parsed = parse_drawings(key_points, settings, encoder)
-    if any(len(drawing.parts) > 1 for drawing in parsed):
-        raise UserError("a key point must be one prompt, not several with weights")
+    if any(len(drawing.parts) > 1 or drawing.parts[0].weight != 1 for drawing in parsed):
+        raise UserError("a key point must be one prompt without a weight")
     # Interpolate between their conditions and between their noise.
     guides = (False, True) if model.generator.has_guide else (False,)
     paths = [_interpolate_conditions(encoder, parsed, frames, method, guide) for guide in guides]
