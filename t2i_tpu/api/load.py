@@ -53,7 +53,7 @@ def load(
     from t2i_tpu.storage.failures import translate_file_errors
 
     guide = None
-    if not guide_workdir == guide_step == guide_average == None:  # noqa: E711
+    if any(value is not None for value in (guide_workdir, guide_step, guide_average)):
         guide = (
             _parse_path(guide_workdir or workdir),
             step if guide_step is None and guide_workdir is None else guide_step,
