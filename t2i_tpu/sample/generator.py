@@ -22,8 +22,8 @@ class Generator:
     """Draws images with a model.
 
     A program is compiled when it is first needed. Guidance scales, prompts, seeds and images are its
-    inputs, as are the sampler and its noise levels. Another number of network calls needs another
-    program.
+    inputs, as are the sampler's coefficients and noise levels. What `Plan` holds, such as which network
+    calls are guided, needs another program if it changes.
 
     Attributes:
       denoiser: the model.
