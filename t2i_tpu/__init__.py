@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 # The names of the Python interface, and the modules that define them.
 _MODULES = {
     "Config": "t2i_tpu.config",
+    "Drawing": "t2i_tpu.api.prompts",
     "Images": "t2i_tpu.sample.images",
     "Model": "t2i_tpu.api.model",
     "UserError": "t2i_tpu.errors",
