@@ -145,7 +145,7 @@ def _check_key_points(prompts: list[str]) -> None:
             "give --prompt (or --label) twice or more to interpolate between prompts, or give it once and "
             "--seed twice or more to interpolate between seeds"
         )
-    elif 1 < num_prompts != num_seeds > 1:
+    elif num_prompts > 1 and num_seeds > 1 and num_prompts != num_seeds:
         raise UserError(
             f"there are {num_prompts} prompts and {num_seeds} seeds; give as many of each, or only one of either"
         )

@@ -15,7 +15,7 @@ FRAMES_PER_SECOND = 12.5
 # Frames of a video are enlarged until their shorter side has at least this many pixels. Videos store
 # colors at half the resolution, so the pixels of a small image would run into each other.
 _VIDEO_CELL = 256
-# The colors of a video, which is labeled with them because players guess differently.
+# The color space of videos. The files name it, because players guess differently without a label.
 _BT709, _LIMITED_RANGE = 1, 1
 # Web browsers slow down a GIF whose frames are shorter, in milliseconds.
 _MIN_GIF_DURATION = 20

@@ -1,4 +1,4 @@
-"""Generates images from encoded conditions and noise: a sampler's loop with guidance."""
+"""Generates images from encoded conditions and noise by running a sampler with guidance."""
 
 import dataclasses
 import itertools
@@ -14,12 +14,12 @@ from t2i_tpu.random import Purpose, make_keys, normal
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a compiled program of `generate` depends on, besides the size of its batch.
+    """The values that a compiled program of `generate` depends on, in addition to the batch size.
 
     Attributes:
       num_prompts: the number of prompts per image.
-      segments: consecutive calls of the network, as pairs of the number of the call after the last one
-        and whether the calls are guided. Calls that are not guided do not compute the base.
+      segments: groups of consecutive calls of the network. Each is a pair of the number of the call after
+        its last one and whether its calls are guided. Calls that are not guided do not compute the base.
       adds_noise: whether the sampler adds noise.
       guidance_rescale, threshold_percentile: see `SampleConfig`.
     """
@@ -60,8 +60,8 @@ def generate(denoise: Callable, guide: Callable | None, inputs: dict, table: dic
 
     Args:
       denoise: `Denoiser.denoise_encoded` of the trained model.
-      guide: that of the model whose estimate is the base of the guidance, or None for the trained model
-        with the negative condition.
+      guide: the same method of the model whose estimate is the base of the guidance, or None for the
+        trained model with the negative condition.
       inputs: a dict of
         start: float32 [B, H, W, C], the noisy images to start from;
         seeds: integer [B], the seeds of the noise that a stochastic sampler adds;
@@ -70,7 +70,7 @@ def generate(denoise: Callable, guide: Callable | None, inputs: dict, table: dic
         guide_condition: the condition as the guide encodes it, [B, 1, ...], if there is a guide;
         scales: float32 [B, K], the guidance scale of each prompt;
         known: float32 [B, H, W, C] in [-1, 1], the pixels that the image must have;
-        is_known: float32 [B, H, W, 1], 1 where it must have them and 0 elsewhere.
+        is_known: float32 [B, H, W, 1], 1 where the image must have them and 0 elsewhere.
       table: the columns of the sampler's `Table`, float32.
       plan: see `make_plan`.
 
@@ -99,7 +99,7 @@ def generate(denoise: Callable, guide: Callable | None, inputs: dict, table: dic
     def finish(estimate):
         def estimate_image(x, level):
             estimated = guidance.threshold(estimate(x, level), plan.threshold_percentile)
-            # A known part that is constant keeps the noisy image there on its path.
+            # The known pixels are constant, which keeps these pixels of the noisy image on their path.
             return ops.where(inputs["is_known"] > 0, inputs["known"], estimated)
 
         return estimate_image

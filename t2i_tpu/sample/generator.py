@@ -21,9 +21,9 @@ from t2i_tpu.step.state import Variables
 class Generator:
     """Draws images with a model.
 
-    A program is compiled when it is first needed. Guidance scales, prompts, seeds and images are its
-    inputs, as are the sampler's coefficients and noise levels. What `Plan` holds, such as which network
-    calls are guided, needs another program if it changes.
+    A program is compiled when it is first needed. Its inputs are guidance scales, prompts, seeds, images,
+    and the sampler's coefficients and noise levels. A change of a value in `Plan`, such as which network
+    calls are guided, needs another program.
 
     Attributes:
       denoiser: the model.
@@ -97,7 +97,7 @@ class Generator:
         return self.run(request)[0]
 
     def encode(self, conditions: dict[str, np.ndarray], for_guide: bool = False) -> Encoded:
-        """Encode a batch of conditions, by the model or by its guide."""
+        """Encode a batch of conditions with the model or with its guide."""
         count = len(next(iter(conditions.values())))
         encode = self._encode_for_guide if for_guide else self._encode
         batches = []
@@ -136,7 +136,7 @@ class Generator:
         return np.concatenate(images), np.concatenate(ends)
 
     def make_table(self, settings: SampleConfig) -> Table:
-        """Return the table of a sampler and its noise levels."""
+        """Return the table of the sampler and the noise levels that the settings name."""
         path = self.denoiser.diffusion_path
         levels = LEVELS[settings.levels](settings.steps, path, settings.shift)
         return SAMPLERS[settings.sampler](levels, path)
@@ -188,7 +188,7 @@ class Generator:
         return self._make_inputs(request, slice(None)), self.make_table(self.sample).as_arrays()
 
     def _replace_unconditional(self, request: Request) -> Request:
-        """Turn a scale of 0 into the negative condition with a scale of 1, which is less work."""
+        """Replace a scale of 0 by the negative condition with a scale of 1, which is less work."""
         rows = np.sum(request.scales, axis=1) == 0
         if not rows.any() or self.has_guide:
             return request
@@ -201,7 +201,7 @@ class Generator:
         return request.replace(prompts=prompts, scales=scales)
 
     def _get_negative(self, request: Request) -> Encoded:
-        """Return the condition away from which guidance points, with one row per image."""
+        """Return the condition that guidance steers away from, with one row per image."""
         if request.negative is not None:
             return request.negative
         count = len(request)
@@ -211,7 +211,7 @@ class Generator:
         }
 
     def _make_inputs(self, request: Request, rows: slice) -> dict:
-        """Return the inputs of `generate` for some rows of a request."""
+        """Return the inputs of `generate` for the given rows of a request."""
         seeds = request.seeds[rows]
         conditions = list(request.prompts)
         if request.is_guided and not self.has_guide:
@@ -238,7 +238,7 @@ class Generator:
         return inputs | {"known": known, "is_known": is_known}
 
     def _fill(self, batch):
-        """Repeat the rows of a batch until the program takes their number."""
+        """Repeat the rows of a batch until it has a size that the program takes."""
         count, replicas = len(tree.flatten(batch)[0]), self._engine.num_replicas
         size = self.batch_size
         if not self._engine.compiles_per_batch_size(self._jit_compile):

@@ -1,6 +1,7 @@
-"""Writes each drawn image to a file of its own, and finds the images that an earlier run has drawn.
+"""Writes each drawn image to its own file, and finds the images that an earlier run has drawn.
 
-Memory use does not depend on the number of images. An interrupted command draws only what is missing:
+Memory use does not depend on the number of images. A command that was interrupted draws only the missing
+images when it is run again:
 
   with ImageFolder("drawn") as folder:
       complete = folder.find_complete(wanted)  # wanted yields (name, record)
@@ -24,17 +25,17 @@ from t2i_tpu.sample import records as records_lib
 from t2i_tpu.sample.pictures import to_picture
 from t2i_tpu.storage import files, outputs
 
-_THREADS = 8  # files that are read or written at the same time, because gs:// is slow
-_MAX_PENDING = 64  # images that wait to be written
+_THREADS = 8  # number of files that are read or written at the same time, because gs:// is slow
+_MAX_PENDING = 64  # maximum number of images that wait to be written
 
 
 def name_file(prompt_index: int, seed: int, ending: str = ".png") -> str:
-    """Return the name of the file of an image, such as "003_seed7.png"."""
+    """Return the file name of an image, such as "003_seed7.png"."""
     return f"{prompt_index:03d}_seed{seed}{ending}"
 
 
 def name_files(records: Sequence[dict]) -> list[str]:
-    """Return the names of the images' files in a folder, such as "003_seed7.png" or "000_frame2.png".
+    """Return the file names of images in a folder, such as "003_seed7.png" or "000_frame2.png".
 
     The first number counts the prompts.
     """
@@ -56,7 +57,7 @@ class ImageFolder:
 
     Attributes:
       path: the folder, local or gs://, in normal form. The first write creates it.
-      before: what precedes the path in the user's command, such as "--output=", for messages.
+      before: the text before the path in the user's command, such as "--output=", for messages.
     """
 
     def __init__(self, path: str, before: str = ""):
@@ -77,7 +78,7 @@ class ImageFolder:
     def find_complete(self, wanted: Iterable[tuple[str, dict]]) -> set[str]:
         """Return the names of the wanted files that exist, are complete and have an equal record.
 
-        A damaged file of an earlier run is not among them, and `write` replaces it.
+        The names of damaged files of an earlier run are left out, and `write` replaces these files.
 
         Args:
           wanted: the name and the record of each file that will be written.
@@ -95,10 +96,10 @@ class ImageFolder:
         return complete
 
     def write(self, name: str, image: np.ndarray, record: dict) -> None:
-        """Start to write an image, and return before it is written unless many images wait.
+        """Start to write an image. Returns before it is written unless many images are waiting.
 
         Args:
-          name: name of the file, with an ending in picture_files.PICTURES.
+          name: the name of the file, with an ending in picture_files.PICTURES.
           image: uint8 [H, W, 1 or 3].
           record: everything needed to draw the image again.
 
@@ -139,7 +140,7 @@ class ImageFolder:
 
 
 def describe_difference(stored: dict, wanted: dict) -> str | None:
-    """Return in what a stored record differs from a wanted one, in words, or None if they are equal."""
+    """Describe how a stored record differs from a wanted one. Returns None if they are equal."""
     stored, wanted = _flatten(stored), _flatten(wanted)
     for name in [*wanted, *stored]:
         if stored.get(name) != wanted.get(name):

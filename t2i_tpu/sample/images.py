@@ -13,7 +13,7 @@ from t2i_tpu.sample.records import describe_image, describe_prompt
 from t2i_tpu.storage import paths
 
 LAYOUTS = ("grid", "strip")
-# A notebook shows at most this many images, and an animation at least in this size in pixels.
+# A notebook shows at most this many images, and shows animations with at least this height in pixels.
 _MAX_SHOWN = 64
 _SHOWN_SIDE = 192
 
@@ -23,7 +23,7 @@ class Images:
 
     Attributes:
       array: the images, uint8 [N, H, W, C] with C = 1 or 3.
-      records: for each image, a dict that JSON can hold and that has everything needed to draw it again.
+      records: for each image, a dict that JSON can represent, with everything needed to draw it again.
       is_animation: whether the images are frames that follow each other, as in an interpolation.
     """
 
@@ -92,24 +92,24 @@ class Images:
         frames_per_second: float = animations.FRAMES_PER_SECOND,
         boomerang: bool | None = None,
     ) -> None:
-        """Write the images. Missing folders are made, and each file appears only when it is complete.
+        """Write the images. Missing folders are created, and each file appears only when it is complete.
 
         The file's metadata holds the records; see `read_records`.
 
         Args:
-          path: local, ~ or gs://. The ending decides what is written: .png, .jpg, .jpeg or .webp is one
-            picture, .gif or .mp4 (or .webp, for frames) an animation, and a path with another ending
-            is a folder of .png files in the images' own size.
-          layout: how a picture shows the images: "grid" has a section of captioned images for each
-            prompt; "strip" has all images side by side. The default is a strip for frames and
-            otherwise a grid; a single image is written as it is, in its own size.
+          path: a local path, which may start with ~, or gs://bucket/path. Its ending decides what is
+            written: .png, .jpg, .jpeg or .webp is one picture, .gif or .mp4 (or .webp, for frames) is an
+            animation, and any other path is a folder of .png files in the images' own size.
+          layout: how a picture shows the images. "grid" has a section of captioned images for each
+            prompt, and "strip" has all images side by side. The default is "strip" for frames and "grid"
+            for other images, except that a single image is written as it is, in its own size.
           columns: the number of columns of a grid.
           frames_per_second: the speed of an animation.
-          boomerang: whether an animation runs forward and back. By default, frames do.
+          boomerang: whether an animation runs forward and back. The default is True for frames.
 
         Raises:
-          UserError: an argument is not valid, there is a file at the path that t2i_tpu did not write, or
-            the path cannot be written.
+          UserError: an argument is not valid, a file at the path was not written by t2i_tpu, or the path
+            cannot be written.
         """
         from t2i_tpu.storage import outputs
 
@@ -190,10 +190,10 @@ def join_images(parts: Iterable[Images]) -> Images:
 
 
 def check_ending(path: str) -> str:
-    """Return the ending of a picture or animation, such as ".png", or "" if the path is a folder's.
+    """Return the ending of a picture or animation, such as ".png", or "" if the path is a folder.
 
     Raises:
-      UserError: it is the ending of a format that is not written.
+      UserError: the format of the ending is not supported.
     """
     ending = picture_files.get_ending(path)
     if ending in picture_files.PICTURES or ending in animations.ENDINGS:
@@ -205,7 +205,7 @@ def check_ending(path: str) -> str:
 
 
 def is_picture_ending(ending: str) -> bool:
-    """Return whether an ending, such as ".bmp", is that of pictures or videos of any program."""
+    """Return whether pictures or videos of any program have an ending, such as ".bmp"."""
     others = (".avi", ".mkv", ".mov", ".mp4", ".webm", ".svg", ".apng", ".avif", ".heic", ".jxl")
     return ending in others or ending in Image.registered_extensions()
 
@@ -249,7 +249,8 @@ def _describe_model(record: dict) -> str:
 
 def _describe_size(array: np.ndarray) -> str:
     """Return the size of images in words, such as "32x32 pixels"."""
-    return f"{array.shape[2]}x{array.shape[1]} pixels" + (" in gray" * (array.shape[3] == 1))
+    suffix = " in gray" if array.shape[3] == 1 else ""
+    return f"{array.shape[2]}x{array.shape[1]} pixels{suffix}"
 
 
 def describe(array: np.ndarray) -> str:

@@ -29,14 +29,14 @@ def read_image(source, size: int, channels: int = 3, name: str = "image") -> np.
     """Return an image as a square of the model's size.
 
     The image is turned upright according to its EXIF data and converted to sRGB, and transparent parts
-    become white. If it has another size, its middle square is resized, and a warning says so.
+    become white. If its size differs, its middle square is resized, and a warning says so.
 
     Args:
       source: a path (local, ~ or gs://), a PIL picture, or an array [H, W] or [H, W, 1, 3 or 4] of
         integers from 0 to 255, uint16, or floats from 0 to 1.
       size: height and width of the result in pixels.
       channels: 3, or 1 for gray.
-      name: what the source is called in messages if it is not a file.
+      name: the name of the source in messages, if it is not a file.
 
     Returns:
       uint8 [size, size, channels].
@@ -50,16 +50,16 @@ def read_image(source, size: int, channels: int = 3, name: str = "image") -> np.
 
 
 def read_masked_image(source, mask, size: int, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image and the mask of the pixels to draw anew, for inpainting.
+    """Return an image and the mask of the pixels to repaint, for inpainting.
 
-    If the image is cropped and resized, as in `read_image`, so is the mask: a pixel is drawn anew if the
+    If the image is cropped and resized, as in `read_image`, so is the mask. A pixel is repainted if the
     mask covers any part of it.
 
     Args:
       source: the image; see `read_image`.
-      mask: a black and white image of the same size: what is white (at least half of it, or 1 or True in
-        an array) is drawn anew, and the rest is kept. A mask's transparent parts count as black. If it
-        is None, the transparent parts of the image are drawn anew.
+      mask: a black and white image of the same size. Its white pixels (at least half white, or 1 or True
+        in an array) are repainted, and the others are kept. Transparent pixels count as black. If the
+        mask is None, the transparent parts of the image are repainted.
       size: height and width of the results in pixels.
       channels: 3, or 1 for gray.
 
@@ -67,7 +67,7 @@ def read_masked_image(source, mask, size: int, channels: int = 3) -> tuple[np.nd
       The image, uint8 [size, size, channels], and the mask, bool [size, size].
 
     Raises:
-      UserError: the image or the mask cannot be used, they differ in size, or nothing is to be drawn.
+      UserError: the image or the mask cannot be used, they differ in size, or the mask is empty.
     """
     picture, name = _open(source, "image")
     if mask is None:
@@ -91,12 +91,12 @@ def read_masked_image(source, mask, size: int, channels: int = 3) -> tuple[np.nd
 
 
 def _open(source, name: str, scale_ones: bool = False) -> tuple[Image.Image, str]:
-    """Return a picture, upright, and its name for messages.
+    """Open a source and turn it upright. Return the picture and its name for messages.
 
     Args:
       source: a path, PIL picture or array.
-      name: the name if it is not a file.
-      scale_ones: whether arrays of integers may have 1 for white.
+      name: the name in messages, if the source is not a file.
+      scale_ones: whether 1 may mean white in arrays of integers.
     """
     try:
         if isinstance(source, str | os.PathLike):
@@ -162,19 +162,19 @@ def _make_square(picture: Image.Image, size: int, channels: int, name: str) -> n
 
 
 def _find_transparent(picture: Image.Image, name: str) -> np.ndarray:
-    """Return where a picture is more transparent than opaque, bool [H, W]."""
+    """Return a mask, bool [H, W], of the pixels that are more transparent than opaque."""
     if picture.has_transparency_data:
         covered = np.asarray(picture.convert("RGBA").getchannel("A")) < 128
         if covered.any():
             return covered
     raise UserError(
-        f"{name} has no transparent parts that could be drawn anew; give a mask as well, or erase a part "
+        f"{name} has no transparent parts that could be repainted; give a mask as well, or erase a part "
         "of the image"
     )
 
 
 def _find_white(picture: Image.Image, name: str) -> np.ndarray:
-    """Return where a picture is white, on black, bool [H, W]."""
+    """Return a mask, bool [H, W], of the pixels that are white when the picture is put on black."""
     picture = images.convert_to_srgb(picture)
     if picture.mode == "RGBA":
         black = Image.new("RGBA", picture.size, "black")
@@ -185,14 +185,14 @@ def _find_white(picture: Image.Image, name: str) -> np.ndarray:
         return gray == 1
     if np.mean((gray > 32) & (gray < 223)) > 0.25:
         logging.warning(
-            "%s has many gray pixels for a mask; those that are at least half white are drawn anew",
+            "%s has many gray pixels for a mask; those that are at least half white are repainted",
             name,
         )
     return gray >= 128
 
 
 def _shrink_mask(covered: np.ndarray, size: int) -> np.ndarray:
-    """Crop a mask, bool [H, W], to its middle square and resize it, as `make_square` does an image."""
+    """Crop a mask, bool [H, W], to its middle square and resize it, as `make_square` does with images."""
     area = Image.fromarray(covered.astype(np.float32))
     return np.asarray(ImageOps.fit(area, (size, size), Image.Resampling.BOX)) > 1e-4
 

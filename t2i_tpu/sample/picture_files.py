@@ -61,7 +61,7 @@ def read_records(path: str | os.PathLike) -> list[dict]:
       path: a picture or animation, local, ~ or gs://.
 
     Raises:
-      UserError: the file cannot be read, has no records, or a newer version wrote them.
+      UserError: the file cannot be read, has no records, or was written by a newer version.
     """
     content, path = read_bytes(path), os.fspath(path)
     try:
@@ -78,7 +78,7 @@ def read_records(path: str | os.PathLike) -> list[dict]:
     if not text:
         raise UserError(
             f"{path} does not say how it was drawn: t2i_tpu did not write it, or a program that edited, "
-            "converted or sent it has removed the metadata; use the original file"
+            "converted or sent it removed the metadata; use the original file"
         )
     return records_lib.unpack(text, path)
 
@@ -112,7 +112,7 @@ def encode_picture(picture: Image.Image, ending: str, records: Sequence[dict] = 
         options = dict(exif=records_lib.to_exif(text), **_OPTIONS[format])
     if format == "JPEG" and len(options["exif"].tobytes()) > records_lib.MAX_JPEG_BYTES:
         logging.warning(
-            "a JPEG has no room for the settings of %d images, so nothing can draw them again; use .png",
+            "a JPEG has no room for the records of %d images, so they cannot be drawn again; use .png",
             len(records),
         )
         options["exif"] = records_lib.to_exif("")

@@ -23,7 +23,7 @@ _ASCII = b"ASCII\0\0\0"  # the prefix of an EXIF user comment
 
 
 def pack(records: Sequence[dict]) -> str:
-    """Return records as one JSON text in ASCII, or "" if there are none.
+    """Return records as one JSON string in ASCII, or "" if there are none.
 
     Fields that all records share are written once.
     """
@@ -42,15 +42,15 @@ def pack(records: Sequence[dict]) -> str:
 
 
 def dump(value: object) -> str:
-    """Return JSON. Numbers and arrays of NumPy become plain ones."""
+    """Return a value as JSON. NumPy scalars and arrays become plain numbers and lists."""
     return json.dumps(value, default=lambda other: other.tolist())
 
 
 def unpack(text: str, path: str) -> list[dict]:
-    """Return the records in a text that `pack` returned.
+    """Return the records in a string that `pack` returned.
 
     Args:
-      text: the text.
+      text: the string.
       path: the file that it was read from, for messages.
 
     Raises:
@@ -65,16 +65,16 @@ def unpack(text: str, path: str) -> list[dict]:
         version = None
     if isinstance(version, int) and version > VERSION:
         raise UserError(
-            f"{path}: a newer t2i_tpu wrote its metadata (version {version}, and this program reads "
+            f"{path}: a newer t2i_tpu wrote its metadata (version {version}, but this program reads "
             f"version {VERSION}); update t2i_tpu"
         )
     raise UserError(f"{path}: its metadata is damaged; use the file that t2i_tpu wrote")
 
 
 def describe_prompt(record: dict) -> str:
-    """Return what an image shows, for the title of its section in a grid.
+    """Describe what an image shows, for the title of its section in a grid.
 
-    For a frame between key points, these are all named.
+    The description of a frame names all key points.
     """
     points = [(_join_parts(prompt), seed) for prompt, seed in record.get("key_points", [])]
     if not points:
@@ -88,14 +88,14 @@ def describe_prompt(record: dict) -> str:
 
 
 def _join_parts(prompt: str | Sequence) -> str:
-    """Return a prompt as one text, such as "a cat:1 a hat:0.5" for pairs of a text and a weight."""
+    """Return a prompt as one string, such as "a cat:1 a hat:0.5" for pairs of a string and a weight."""
     if isinstance(prompt, str):
         return prompt
     return " ".join(f"{text}:{weight:g}" for text, weight in prompt)
 
 
 def describe_image(record: dict) -> str:
-    """Return what tells an image from others of its section, such as "seed 7" or "frame 3"."""
+    """Return what distinguishes an image from others in its section, such as "seed 7" or "frame 3"."""
     for name in ("frame", "seed"):
         if name in record:
             return f"{name} {record[name]}"
@@ -137,7 +137,7 @@ def find_in_picture(content: bytes) -> str:
             # Unlike Image.open, this reads the metadata of a grid of any size.
             picture = PngImagePlugin.PngImageFile(io.BytesIO(content))
             if MARK not in picture.info:
-                picture.load()  # another program may have moved the metadata behind the pixels
+                picture.load()  # another program may have moved the metadata after the pixels
             return picture.info.get(MARK, "")
         picture = Image.open(io.BytesIO(content))
         comment = picture.info.get("comment", b"") if picture.format == "GIF" else b""

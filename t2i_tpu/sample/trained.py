@@ -153,7 +153,7 @@ def _load_guide(
     """Return the guide with the step and the average that were loaded, its model and its variables.
 
     Raises:
-      UserError: it cannot be loaded, or it does not fit the model.
+      UserError: the guide cannot be loaded, or it does not fit the model.
     """
     workdir, step, average = guide
     config, manifest = workdir_lib.read(workdir)
@@ -169,10 +169,10 @@ def _load_guide(
 
 
 def _check_average(average: str | None, ema_stds: tuple[float, ...]) -> str:
-    """Return "none" or the number of an average; see the argument of `load_trained`.
+    """Return "none" or the width of an average as text; see the argument of `load_trained`.
 
     Raises:
-      UserError: it is neither, or the run keeps no averages.
+      UserError: the argument is neither, or the run keeps no averages.
     """
     if average is None:
         return f"{ema_stds[0]:g}" if ema_stds else "none"

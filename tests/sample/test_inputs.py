@@ -1,4 +1,4 @@
-"""Images and masks of every kind are read as what the user sees, and bad ones are refused in one line."""
+"""Tests the reading of images and masks of every kind, and the one-line errors for bad ones."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def image(emoji_pictures):
 
 
 def make_mask(height=32, width=32):
-    """A mask that is drawn anew in its upper left quarter."""
+    """Return a mask that repaints the upper left quarter."""
     mask = np.zeros((height, width), bool)
     mask[: height // 2, : width // 2] = True
     return mask
@@ -152,8 +152,8 @@ def test_transparent_parts_are_the_mask_if_there_is_none(image, tmp_path):
 @pytest.mark.parametrize(
     "shape", [(128, 128), (128, 200), (300, 128), (32, 64), (16, 16), (100, 77)]
 )
-def test_mask_is_cropped_as_the_image(shape):
-    """The mask covers just what is red in the image."""
+def test_mask_is_cropped_like_the_image(shape):
+    """The mask covers exactly the red part of the image."""
     covered = np.zeros(shape, bool)
     side = min(shape)
     top, left = (shape[0] - side) // 2 + side // 4, (shape[1] - side) // 2 + side // 2
@@ -178,14 +178,14 @@ def test_mask_fits_the_upright_photo(image, tmp_path):
         read_masked_image(path, np.ones((32, 64), bool), 32)
 
 
-def test_thin_stroke_is_not_lost():
+def test_thin_stroke_stays_in_the_mask():
     stroke = np.zeros((512, 512), bool)
     stroke[:, 100] = True
     _, mask = read_masked_image(np.zeros((512, 512, 3), np.uint8), stroke, 32)
     np.testing.assert_array_equal(mask.nonzero()[1], [6] * 32)
 
 
-def test_photo_as_a_mask_is_warned_about(image, caplog):
+def test_photo_as_a_mask_gives_a_warning(image, caplog):
     blurred = np.tile(np.linspace(0, 1, 32), (32, 1))
     _, mask = read_masked_image(image, blurred, 32)
     np.testing.assert_array_equal(mask, blurred >= 0.5)
@@ -241,7 +241,7 @@ def test_bad_image_is_an_error(image, tmp_path, monkeypatch, source, words):
             "mask has 32x16 pixels, but image has 32x32 pixels; the mask must have",
         ),
         (np.zeros((32, 32), bool), "mask is all black, so nothing would be drawn"),
-        (None, "image has no transparent parts that could be drawn anew; give a mask as well"),
+        (None, "image has no transparent parts that could be repainted; give a mask as well"),
         ("mask.txt", "mask.txt is not a picture"),
         (np.full((32, 32), 2.0), "mask has values from 2 to 2"),
         (np.zeros((32, 32, 2)), "mask must be a path, a PIL picture, or an array"),

@@ -48,7 +48,7 @@ def test_mark_is_that_of_the_storage_layer():
 
 
 def test_other_programs_find_the_records(pictures):
-    """They are in the fields of the formats that are meant for it."""
+    """The records are in the metadata fields that the formats provide for comments."""
     text = Image.open(pictures["png"]).text
     assert text["Software"] == "t2i_tpu"
     assert json.loads(text["t2i_tpu"])["images"][3]["prompt"] == RECORDS[3]["prompt"]
@@ -67,8 +67,8 @@ def test_numpy_values_become_plain():
     assert records_lib.pack([]) == ""
 
 
-def test_png_keeps_its_records_behind_the_pixels(pictures, tmp_path):
-    """Some programs move the metadata behind the pixels."""
+def test_png_keeps_its_records_after_the_pixels(pictures, tmp_path):
+    """Some programs move the metadata after the pixels."""
     content = pictures["png"].read_bytes()
     start = content.index(b"t2i_tpu\0{") - 8
     end = start + 12 + int.from_bytes(content[start : start + 4], "big")
@@ -111,7 +111,7 @@ def test_damaged_or_newer_records_are_errors(tmp_path, text, words):
     assert str(tmp_path / "x.png") in str(caught.value) and words in str(caught.value)
 
 
-def test_what_is_not_a_picture_is_an_error(tmp_path):
+def test_file_that_is_not_a_picture_is_an_error(tmp_path):
     (tmp_path / "x.png").write_bytes(b"not a picture")
     (tmp_path / "empty.png").touch()
     (tmp_path / "x.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(100))
@@ -141,12 +141,12 @@ def test_random_damage_raises_only_user_errors(pictures, tmp_path, ending):
             assert "\n" not in str(error)
 
 
-def test_jpeg_without_room_says_so(emoji_pictures, tmp_path, caplog):
+def test_jpeg_without_room_for_its_records_warns(emoji_pictures, tmp_path, caplog):
     images = Images(
         emoji_pictures[[0] * 300], [{"prompt": "x", "note": f"{i}" * 100} for i in range(300)]
     )
     images.save(tmp_path / "x.jpg")
-    assert "a JPEG has no room for the settings of 300 images" in caplog.text
+    assert "a JPEG has no room for the records of 300 images" in caplog.text
     assert Image.open(tmp_path / "x.jpg").format == "JPEG"
     with pytest.raises(UserError, match="does not say how it was drawn"):
         read_records(tmp_path / "x.jpg")
@@ -156,7 +156,7 @@ def test_jpeg_without_room_says_so(emoji_pictures, tmp_path, caplog):
 
 
 def test_largest_grid_keeps_its_records(tmp_path):
-    """It has more pixels than Pillow opens by default."""
+    """The grid has more pixels than Pillow opens by default."""
     records = [{"prompt": f"{seed}" * 50, "seed": seed} for seed in range(4096)]
     picture = Image.new("1", (20_000, 20_000))
     picture_files.save_picture(picture, str(tmp_path / "x.png"), records)
