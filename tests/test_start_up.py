@@ -1,4 +1,4 @@
-"""What programs import at their start, and how long this takes."""
+"""Tests what programs import when they start, and how long this takes."""
 
 import pathlib
 import subprocess
@@ -48,7 +48,7 @@ assert gc.isenabled()
         assert imported == ["keras", "jax", "scipy"]
 
 
-def test_a_library_leaves_the_features_of_keras_to_its_user():
+def test_python_interface_hides_no_packages_from_keras():
     code = """
 from t2i_tpu import framework
 framework.start("tensorflow")

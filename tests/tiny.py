@@ -203,7 +203,7 @@ class Run:
 
 
 def write_run(workdir, config: Config, steps=(4, 8)) -> None:
-    """Write the workdir of a run that looks as if it had been trained. Its weights are random.
+    """Write a workdir like that of a trained run, with random weights.
 
     Args:
       workdir: the folder of the run.

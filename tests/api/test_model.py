@@ -95,7 +95,7 @@ def test_weights_can_be_chosen(model, workdirs, expected):
 
 
 def test_a_trained_model_can_be_loaded(squares, tmp_path):
-    """`t2i_tpu.train` trains as launch/train.py does, and can be called again."""
+    """`t2i_tpu.train` trains like launch/train.py, and can be called again."""
     config = tiny.make_config(squares, train__total_steps=2, sample__steps=2)
     for _ in range(2):
         assert t2i_tpu.train(config, tmp_path / "run", strategy="cpu") == 0
@@ -103,7 +103,7 @@ def test_a_trained_model_can_be_loaded(squares, tmp_path):
     assert model.step == 2 and model.sample("red square").array.shape == (1, 16, 16, 3)
 
 
-def test_classes_are_given_by_name_and_by_number(models):
+def test_classes_can_be_given_by_name_or_number(models):
     model = models("label")
     assert model.class_names == ("red", "green", "blue", "yellow")
     images = model.sample(["green", 1, "1", "blue"], seed=3)
@@ -161,7 +161,7 @@ def test_strength_is_the_share_of_the_steps(model, schedule):
         np.testing.assert_allclose([full[0], half[0], fifth[0]], [1, 0.5, 0.2])
 
 
-def test_variations_follow_the_images_embedding(model, expected):
+def test_variations_follow_the_embedding_of_the_image(model, expected):
     photo = expected[0]
     varied = model.vary(photo, num_images=2)
     assert_close(varied, model.edit(photo, photo, num_images=2))

@@ -1,4 +1,4 @@
-"""Files of prompts, and prompts with weights: what is read, and which place an error names."""
+"""Tests the parsing of prompt files and of weighted prompts, and the places that errors name."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def read(tmp_path):
     return read_file
 
 
-def test_lines_of_a_text(read):
+def test_each_line_of_a_text_file_is_a_prompt(read):
     rows = read("a cat, sitting\r\n\r\n  ein Bär \r\n", "prompts.TXT")
     assert rows == [PromptRow("a cat, sitting", 4, 7, "ugly"), PromptRow("ein Bär", 4, 7, "ugly")]
 
@@ -32,7 +32,7 @@ def test_lines_of_a_text(read):
         ("a.tsv", "label\tseed\tguidance_scale\tnum_images\na, b\t1\t2.5\t3\nc\n"),
     ],
 )
-def test_columns_of_a_table(read, name, content):
+def test_columns_of_a_table_are_read(read, name, content):
     assert read(content, name) == [
         PromptRow("a, b", 3, 1, "ugly", 2.5),
         PromptRow("c", 4, 7, "ugly"),
@@ -65,14 +65,14 @@ def test_error_names_the_row(read, content, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_file_of_another_kind_or_absent(read, tmp_path):
+def test_unsupported_or_absent_file_is_an_error(read, tmp_path):
     with pytest.raises(UserError, match=r"must end in \.txt"):
         read("a", "prompts.json")
     with pytest.raises(UserError, match="cannot read .*absent.txt"):
         read_rows(str(tmp_path / "absent.txt"), 1, 0)
 
 
-def test_names_of_files_are_those_of_the_rows():
+def test_file_names_follow_the_rows():
     drawings = DrawingList([PromptRow("a", 2, 9), PromptRow("b", 1, 0)])
     names = [name for name, _ in drawings.list_files(".jpg")]
     assert names == ["000_seed9.jpg", "000_seed10.jpg", "001_seed0.jpg"] and len(drawings) == 3
@@ -87,7 +87,7 @@ def test_names_of_files_are_those_of_the_rows():
         ("  a : b:2  c: 1e-1", [("a : b", 2.0), ("c", 0.1)]),
     ],
 )
-def test_weighted_prompts(text, pairs):
+def test_weighted_prompts_are_parsed(text, pairs):
     assert parse_weighted(text) == pairs
 
 
@@ -101,6 +101,6 @@ def test_weighted_prompts(text, pairs):
         ("a cat:1e999", "must be above 0"),
     ],
 )
-def test_prompts_without_weights(text, words):
+def test_invalid_weights_are_errors(text, words):
     with pytest.raises(UserError, match=words):
         parse_weighted(text)

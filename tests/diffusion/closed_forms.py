@@ -60,7 +60,7 @@ def make_gaussian(path: str, mean=0.3, std=0.4) -> Mixture:
 
 
 def run_table(table, denoise, x, draw=None):
-    """Run a table in float64, as its definition says; return x and the last estimate."""
+    """Run a table in float64 as it is defined. Return x and the last estimate."""
     estimates = [np.zeros_like(x)] * 3
     for index, level in enumerate(table.levels):
         estimates = [denoise(x, level), *estimates[:2]]

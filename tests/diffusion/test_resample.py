@@ -1,4 +1,4 @@
-"""Tests RePaint's resampling against its literal loop."""
+"""Tests RePaint's resampling against a literal implementation of its loop."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests samplers against literal loops, k-diffusion and diffusers, and their loop on the device."""
+"""Tests samplers against literal loops, k-diffusion and diffusers, and tests their loop on the device."""
 
 import json
 from itertools import pairwise
@@ -153,7 +153,7 @@ def measure_drift(sampler, levels, path):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("path", PATHS)
 def test_x_stays_on_the_path_if_the_estimate_is_constant(path, sampler):
-    """Inpainting relies on it. Euler's and Heun's slopes are constant on the linear path only."""
+    """Inpainting relies on this. Euler's and Heun's slopes are constant on the linear path only."""
     levels = np.append(np.linspace(1.0, 0.1, 9) ** 1.3, 0.0)
     if path == "linear" or sampler not in ("euler", "heun"):
         assert measure_drift(sampler, levels, path) < 1e-9

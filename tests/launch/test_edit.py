@@ -1,4 +1,4 @@
-"""launch/edit.py: each mode does what the method of `t2i_tpu.Model` does."""
+"""Tests that each mode of launch/edit.py does the same as a method of `t2i_tpu.Model`."""
 
 import re
 
@@ -49,7 +49,7 @@ def make_mask():
         ),
     ],
 )
-def test_mode_equals_the_method(tmp_path, trained, run, model, image, flags, edit):
+def test_mode_draws_the_images_of_the_method(tmp_path, trained, run, model, image, flags, edit):
     Image.fromarray(image).save(tmp_path / "image.png")
     Image.fromarray(make_mask()).save(tmp_path / "mask.png")
     folder = tmp_path / "folder"

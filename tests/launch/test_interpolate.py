@@ -107,7 +107,7 @@ def test_grid_has_a_row_for_each_seed(tmp_path, trained, run, samples):
 
 
 def find_image(page, image):
-    """Return the place (y, x) of an image, enlarged four times, in a picture."""
+    """Return the position (y, x) of an image, enlarged four times, in a picture."""
     enlarged = np.kron(image, np.ones((4, 4, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(page, (64, 64, 3))[:, :, 0]
     corners = np.abs(windows[:, :, ::16, ::16] - enlarged[::16, ::16]).max(axis=(2, 3, 4)) <= 1

@@ -78,7 +78,7 @@ def open_images(folder):
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]).astype(int)
 
 
-def test_same_images_from_python_a_folder_and_metadata(tmp_path, trained, run, model):
+def test_python_folder_and_metadata_give_the_same_images(tmp_path, trained, run, model):
     flags = [f"--workdir={trained('embedding')}", "--prompt=red square", "--prompt=blue square"]
     flags += ["--num_images=2", "--seed=3", "--steps=3", "--guidance_scale=2"]
     expected = model.sample(
@@ -94,7 +94,7 @@ def test_same_images_from_python_a_folder_and_metadata(tmp_path, trained, run, m
     assert np.abs(open_images(again) - expected.array).max() <= 1
 
 
-def test_moved_workdir_and_other_average_of_metadata(tmp_path, trained, run):
+def test_like_finds_a_moved_workdir_and_the_average(tmp_path, trained, run):
     picture, again, moved = (tmp_path / name for name in ("a.png", "b.png", "moved"))
     shutil.copytree(trained("embedding"), moved)
     flags = ["--prompt=red square", "--num_images=1", "--average=none", "--guide_average=0.1"]
@@ -165,7 +165,7 @@ def test_file_of_prompts_has_values_per_row(tmp_path, trained, run, model):
     assert np.abs(open_images(folder) - expected.array).max() <= 1
 
 
-def test_composed_and_image_prompts(tmp_path, trained, run, model):
+def test_composed_and_image_prompts_match_python(tmp_path, trained, run, model):
     picture, folder = tmp_path / "red.png", tmp_path / "folder"
     square = Image.new("RGB", (16, 16), "red")
     square.save(picture)

@@ -188,7 +188,7 @@ def test_clip64_has_40_million_parameters():
     ],
 )
 def test_the_model_is_built_without_tracing_it(recipe, kind, monkeypatch):
-    """Keras infers shapes in plain Python, which is several times as fast."""
+    """Keras infers shapes in plain Python, which is several times faster."""
 
     def fail(*_, **__):
         raise AssertionError("TensorFlow traces a layer")

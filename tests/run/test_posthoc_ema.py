@@ -1,4 +1,4 @@
-"""Averages of the weights that are reconstructed from those in several checkpoints."""
+"""Tests the reconstruction of averages of the weights from the averages in several checkpoints."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from t2i_tpu.sample.trained import load_trained
 from t2i_tpu.step.optimizer import ema_gamma
 from tests import tiny
 
-# From solve_posthoc_coefficients in phema.py of github.com/NVlabs/edm2: widths that are kept, numbers of
-# updates, the wanted width, and its coefficients.
+# Results of solve_posthoc_coefficients in phema.py of github.com/NVlabs/edm2: the widths that are kept, the
+# numbers of updates, the wanted width, and its coefficients.
 REFERENCE = [
     (
         ((0.05, 0.1), (1000, 2000, 3000, 4000), 0.07),
@@ -65,7 +65,7 @@ def test_the_error_is_that_of_the_weights_of_all_updates(std):
     np.testing.assert_allclose(coefficients, best / best.sum(), atol=0.01)
 
 
-def test_a_kept_average_is_taken_as_it_is():
+def test_a_kept_average_is_used_unchanged():
     stored = make_profiles((0.05, 0.1), (500, 1000))
     coefficients, error = solve_coefficients(stored, stored[-2])
     np.testing.assert_allclose(coefficients, [0, 0, 1, 0], atol=1e-9)
@@ -124,7 +124,7 @@ def test_a_run_yields_an_average_that_it_did_not_keep(trained):
     assert error < 0.05**2 * difference
 
 
-def test_it_may_end_at_an_earlier_checkpoint(trained):
+def test_average_can_end_at_an_earlier_checkpoint(trained):
     latest, _ = restore(trained)
     values, step = restore(trained, step=30)
     assert step == 30
@@ -140,21 +140,21 @@ def test_it_may_end_at_an_earlier_checkpoint(trained):
         (dict(step=6), ["no checkpoint of step 6"]),
     ],
 )
-def test_what_the_checkpoints_do_not_determine_is_rejected(trained, options, words):
+def test_average_that_the_checkpoints_do_not_determine_is_rejected(trained, options, words):
     with pytest.raises(UserError) as error:
         restore(trained, **options)
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
 
 
-def test_a_trained_model_has_it(trained):
+def test_load_trained_reconstructs_an_average(trained):
     _, workdir = trained
     model = load_trained(str(workdir), average="0.160")
     assert model.average == "0.16" and model.step == 35
 
 
 @pytest.mark.parametrize("average", ["0.3", "0", "nan", "wide"])
-def test_no_width_is_rejected(trained, average):
+def test_value_that_is_not_a_width_is_rejected(trained, average):
     _, workdir = trained
     with pytest.raises(UserError, match=f"average={average}: the run keeps 0.1, 0.2, 0.14"):
         load_trained(str(workdir), average=average)

@@ -1,4 +1,4 @@
-"""Generator with a tiny model: batches, replicas, guidance, known pixels, another model as the guide."""
+"""Tests the generator with a tiny model: batches, replicas, guidance, known pixels, and a guide."""
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_an_image_does_not_depend_on_the_others(generator, expected):
     assert np.any(changed != expected)
 
 
-def test_draw_uses_the_settings_scale(generator, expected):
+def test_draw_uses_the_scale_of_the_settings(generator, expected):
     assert_close(generator.draw({"embedding": EMBEDDINGS}, SEEDS), expected)
 
 

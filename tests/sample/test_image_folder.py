@@ -1,4 +1,4 @@
-"""An interrupted command draws only what is missing, and never mixes images of other settings."""
+"""Tests that an interrupted command draws only missing images and never mixes images of two settings."""
 
 import os
 import time
@@ -79,7 +79,7 @@ def test_truncated_image_is_drawn_again(half, keep):
         ({"negative_prompt": "x"}, 'another negative_prompt (none, not "x")'),
     ],
 )
-def test_images_of_other_settings_are_refused(half, change, words):
+def test_images_of_other_settings_are_rejected(half, change, words):
     wanted = [(name, record | change) for name, record in WANTED]
     with pytest.raises(UserError) as caught:
         find_complete(half, wanted)
@@ -87,14 +87,14 @@ def test_images_of_other_settings_are_refused(half, change, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_image_of_the_user_is_refused(half):
+def test_image_of_the_user_is_rejected(half):
     Image.fromarray(PIXELS[0]).save(half / "000_seed1.png")
     with pytest.raises(UserError, match=r"000_seed1\.png exists, and t2i_tpu did not write it"):
         find_complete(half)
     assert len(find_complete(half, WANTED[50:])) == 25
 
 
-def test_image_without_a_record_is_refused(half):
+def test_image_without_a_record_is_rejected(half):
     picture_files.save_picture(Image.fromarray(PIXELS[0]), str(half / "000_seed0.png"))
     with pytest.raises(UserError, match=r"000_seed0\.png does not say how it was drawn"):
         find_complete(half)

@@ -1,4 +1,4 @@
-"""Images save themselves in every format, and other programs read the same pixels back."""
+"""Tests that images are saved in every format and that other programs read the same pixels."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Pictures are written to and read from gs:// as on a disk."""
+"""Tests that pictures are written to and read from gs:// as on a disk."""
 
 import numpy as np
 
