@@ -41,7 +41,7 @@ FONTS = ["manimgx-fonts>=2026.9", "manimgx-fonts-cjk>=2026.9"]
 # For launch/evaluate.py and launch/compare.py.
 EVALUATE = ["matplotlib>=3.9", "scikit-learn>=1.5", "scipy>=1.13"]
 
-# Writes MP4 files. Each package contains FFmpeg.
+# Writes MP4 files. The wheels contain FFmpeg.
 VIDEO = ["av>=15"]
 
 # For launch/prepare_data.py.

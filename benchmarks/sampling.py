@@ -1,17 +1,17 @@
-"""Measures the speed of sampling, next to a loop in Python that calls Keras' `predict`.
+"""Measures the speed of sampling and compares it with a Python loop that calls Keras' `predict`.
 
   python benchmarks/sampling.py --workdir=runs/fashion_mnist --images=16
   python benchmarks/sampling.py --workdir=runs/emoji32 --images=64 --batch_sizes=1,4,8,16,32,64
 
-The loop does what the sampler of apapiu/guided-diffusion-keras does, with the same network: 34 DDIM steps
-of a call of `predict` for the prompts and the null condition, guidance, dynamic thresholding with NumPy's
-percentile, and the weighted mean of image and estimate. t2i_tpu draws as many images with the same steps
-("same settings") and with the run's settings, of which --steps may change the number of steps. All of
-them take turns, and each round draws all images.
+The loop repeats the sampler of apapiu/guided-diffusion-keras with the same network. Each of its 34 DDIM
+steps calls `predict` for the prompts and the null condition, applies guidance, thresholds dynamically with
+NumPy's percentile, and takes the weighted mean of the image and the estimate. t2i_tpu draws the same number
+of images twice: with the same steps ("same settings") and with the run's settings, whose number of steps
+--steps can change. The three take turns, and each draws all images in every round.
 
-The first table gives the images per second and the seconds of the processor per image: the median, and
-the minimum and the maximum of the rounds. The second table compares t2i_tpu with a loop of as many bare
-calls of the network on as many images. The third table gives the speed with other batch sizes.
+The first table gives the images per second and the processor seconds per image, each as the median, the
+minimum and the maximum over the rounds. The second table compares t2i_tpu with a loop that makes the same
+number of calls of the network and does nothing else. The third table gives the speed with other batch sizes.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
 IMAGES = flags.DEFINE_integer("images", 64, "Number of images drawn at once.", 1)
 STEPS = flags.DEFINE_integer(
-    "steps", None, "Steps of the run's settings. The default is the run's number.", 1
+    "steps", None, "Number of steps with the run's settings. The default is the run's number.", 1
 )
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds.", 1)
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Batch sizes of the third table.")
@@ -38,8 +38,8 @@ BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Batch sizes of the third tab
 ORIGINAL_STEPS, PERCENTILE, PREDICT_BATCH_SIZE = 35, 99.5, 64
 
 
-class Contest:
-    """Functions that take turns, and the seconds that they take."""
+class Comparison:
+    """Runs functions in turn and measures the seconds that they take."""
 
     def __init__(self, functions):
         self.functions = functions
@@ -57,10 +57,10 @@ class Contest:
                 self.cpu_seconds[name].append(time.process_time() - cpu_start)
 
     def compare(self, name, other) -> str:
-        """Return how many times as fast `name` is as `other`, from the rounds' ratios."""
+        """Return how many times as fast `name` is as `other`, from the ratios in each round."""
         ratios = [b / a for a, b in zip(self.seconds[name], self.seconds[other], strict=True)]
         cpu = [b / a for a, b in zip(self.cpu_seconds[name], self.cpu_seconds[other], strict=True)]
-        return f"{describe(ratios)}, by the processor's time {describe(cpu)}"
+        return f"{describe(ratios)}, by processor time {describe(cpu)}"
 
 
 def describe(values) -> str:
@@ -103,10 +103,11 @@ def compare_with_loop(model, conditions, seeds):
     def draw_with_loop(percentile=PERCENTILE):
         return draw_in_python(network, levels, scale, percentile, noise, conditions)
 
-    # Check that they compute the same. The loop's percentile is that of the batch, so leave it out.
+    # Check that both compute the same images, without thresholding, because the loop takes the percentile
+    # over the batch.
     difference = np.abs(draw_with_loop(None) - draw(model, plain, conditions, seeds) / 127.5 + 1.0)
-    print(f"mean difference without thresholding: {difference.mean() * 127.5:.2f} of 255")
-    contest = Contest(
+    print(f"mean difference without thresholding: {difference.mean() * 127.5:.2f} out of 255")
+    comparison = Comparison(
         {
             f"Python loop, {len(levels)} steps": draw_with_loop,
             "t2i_tpu, same settings": lambda: draw(model, settings, conditions, seeds),
@@ -115,16 +116,16 @@ def compare_with_loop(model, conditions, seeds):
             ),
         }
     )
-    contest.run(ROUNDS.value)
+    comparison.run(ROUNDS.value)
     print(
         f"\n| {WORKDIR.value}, {len(seeds)} images | images/s | CPU s per image | times as fast |"
     )
     print("|---|---|---|---|")
-    loop = next(iter(contest.functions))
-    for name, seconds in contest.seconds.items():
+    loop = next(iter(comparison.functions))
+    for name, seconds in comparison.seconds.items():
         speeds = describe(len(seeds) / second for second in seconds)
-        cpu = describe(second / len(seeds) for second in contest.cpu_seconds[name])
-        print(f"| {name} | {speeds} | {cpu} | {contest.compare(name, loop)} |", flush=True)
+        cpu = describe(second / len(seeds) for second in comparison.cpu_seconds[name])
+        print(f"| {name} | {speeds} | {cpu} | {comparison.compare(name, loop)} |", flush=True)
 
 
 def describe_settings(sample) -> str:
@@ -205,19 +206,21 @@ def measure_overhead(model, conditions, seeds):
     pairs = [(variable, variable) for variable in denoiser.variables]
     program = model.engine.compile_inference(call_network, pairs, model.jit_compile)
     inputs = {"x": generator.initial_noise(seeds), "condition": generator.encode(conditions)}
-    contest = Contest(
+    comparison = Comparison(
         {
             "sampling": lambda: draw(model, None, conditions, seeds),
             "network calls": lambda: program(inputs, {}),
         }
     )
-    contest.run(ROUNDS.value)
+    comparison.run(ROUNDS.value)
     calls = sum((end - start) * (1 + flag) for start, (end, flag) in _add_starts(plan.segments))
     print(f"\n| {len(seeds)} images, {calls} calls per image | s | CPU s |\n|---|---|---|")
-    for name in contest.functions:
-        times = f"{describe(contest.seconds[name])} | {describe(contest.cpu_seconds[name])}"
+    for name in comparison.functions:
+        times = f"{describe(comparison.seconds[name])} | {describe(comparison.cpu_seconds[name])}"
         print(f"| {name} | {times} |")
-    print("sampling takes this many times as long:", contest.compare("network calls", "sampling"))
+    print(
+        "sampling takes this many times as long:", comparison.compare("network calls", "sampling")
+    )
 
 
 def _add_starts(segments):
@@ -233,11 +236,11 @@ def measure_batch_sizes(model, conditions, sizes):
         part = {name: np.resize(v, (size, *v.shape[1:])) for name, v in conditions.items()}
         return lambda: draw(model, None, part, np.arange(size))
 
-    contest = Contest({size: make_draw(size) for size in sizes})
-    contest.run(ROUNDS.value)
+    comparison = Comparison({size: make_draw(size) for size in sizes})
+    comparison.run(ROUNDS.value)
     print("\n| batch size | images/s | CPU s per image |\n|---|---|---|")
-    for size, seconds in contest.seconds.items():
-        cpu = describe(second / size for second in contest.cpu_seconds[size])
+    for size, seconds in comparison.seconds.items():
+        cpu = describe(second / size for second in comparison.cpu_seconds[size])
         print(f"| {size} | {describe(size / second for second in seconds)} | {cpu} |")
 
 

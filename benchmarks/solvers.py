@@ -3,11 +3,12 @@
   python benchmarks/solvers.py --workdir=runs/emoji32
   python benchmarks/solvers.py --workdir=runs/emoji32 --samplers=ddim,unipc --calls=8,16 --kid_images=250
 
-The first table gives the RMSE, of 255, to images of 250 calls from the same noise, for the captions of
-the preview or for all classes. With --kid_images, the second gives the KID to the real images of the
-training set and the share of images that show what was asked for, with their standard errors. The first
-row is the original's sampler: DDIM with 34 calls at its own noise levels. A call evaluates the network
-for the prompt and, within the guidance interval, for the null condition.
+The first table gives the RMSE, on a scale from 0 to 255, between images and those that 250 calls draw from
+the same noise, for the captions of the preview or for all classes. With --kid_images, the second table
+gives the KID to the real images of the training set, with its standard error, and the share of images that
+are recognized as what was asked for. The first row is the sampler of the original: DDIM with 34 calls at its
+own noise levels. A call evaluates the network for the prompt and, within the guidance interval, for the null
+condition.
 """
 
 import pathlib
@@ -21,7 +22,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run.", required=True)
-SOURCE = flags.DEFINE_string("source", None, "A value for config.data.source.")
+SOURCE = flags.DEFINE_string(
+    "source", None, "Data set. The default is the run's config.data.source."
+)
 SAMPLERS = flags.DEFINE_list("samplers", "ddim,heun,dpmpp_2m,unipc", "Samplers.")
 LEVELS = flags.DEFINE_list("levels", "shifted,karras,log_snr", "Schedules of noise levels.")
 CALLS = flags.DEFINE_list("calls", "4,6,8,12,16,20", "Numbers of calls.")
@@ -67,11 +70,10 @@ def print_table(title, meter, rows, calls):
     for sampler, levels in rows:
         print(f"| {sampler}, {levels} |", end="", flush=True)
         for number in calls:
-            # Heun's method takes an odd number of calls.
-            fits = sampler != "heun" or number > 2
-            print(
-                f" {meter.measure(sampler, levels, number) if fits else ''} |", end="", flush=True
-            )
+            # Heun's method needs at least three calls.
+            is_possible = sampler != "heun" or number > 2
+            cell = meter.measure(sampler, levels, number) if is_possible else ""
+            print(f" {cell} |", end="", flush=True)
         print(flush=True)
 
 
@@ -86,7 +88,7 @@ def make_table(model, sampler, levels, calls):
 
 
 def draw(model, conditions, table):
-    """Draw an image for each condition, from the noise of the seeds 0, 1, ...; return uint8."""
+    """Draw an image, uint8, for each condition, from the noise of the seeds 0, 1, and so on."""
     from t2i_tpu.sample.request import Request
 
     count = len(next(iter(conditions.values())))
@@ -96,7 +98,7 @@ def draw(model, conditions, table):
 
 
 class RmseMeter:
-    """Measures the RMSE to the images of many calls."""
+    """Measures the RMSE to images that many calls draw."""
 
     def __init__(self, model, count):
         self.model = model
@@ -117,7 +119,7 @@ class RmseMeter:
 
 
 class KidMeter:
-    """Measures KID, and how well images agree with their conditions, on training prompts."""
+    """Measures KID and how well images agree with their conditions, for prompts of the training set."""
 
     def __init__(self, model, count):
         from t2i_tpu.data.locate import locate

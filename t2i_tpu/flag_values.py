@@ -22,9 +22,9 @@ _OPTIONS: dict[str, dataclasses.Field] = {}
 
 
 class _NumbersParser(flags.ArgumentParser):
-    """Parses numbers with commas between them, as in 0.2,0.8, into a tuple of floats."""
+    """Parses comma-separated numbers, as in 0.2,0.8, into a tuple of floats."""
 
-    syntactic_help = "numbers with commas between them"
+    syntactic_help = "comma-separated numbers"
 
     def parse(self, argument: str | Sequence[float]) -> tuple[float, ...]:
         if not isinstance(argument, str):
@@ -135,7 +135,7 @@ def _describe_values(parser: flags.ArgumentParser, value: str) -> str | None:
     if isinstance(parser, flags.BooleanParser):
         return "true or false"
     if isinstance(parser, _NumbersParser):
-        return "numbers with commas between them, such as 0.2,0.8"
+        return "comma-separated numbers, such as 0.2,0.8"
     kinds = {flags.IntegerParser: "an integer", flags.FloatParser: "a number"}
     for kind, words in kinds.items():
         if isinstance(parser, kind):

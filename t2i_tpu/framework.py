@@ -30,7 +30,7 @@ def import_tensorflow(engine: str, is_alone: bool = True) -> None:
 
     Args:
       engine: the engine of this process.
-      is_alone: whether this process runs no code of a user, so that the import can be faster.
+      is_alone: whether this process runs no user code, which allows a faster import.
 
     Raises:
       UserError: the installed versions are known to fail together.

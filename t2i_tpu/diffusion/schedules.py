@@ -40,7 +40,7 @@ def shifted(steps: int, path=None, shift: float = 2.0) -> np.ndarray:
 
 
 def karras(steps: int, path, shift: float = 1.0) -> np.ndarray:
-    """Return steps + 1 levels whose ratios sigma / alpha are those of Karras et al., 2022, equation 5.
+    """Return steps + 1 levels with the ratios sigma / alpha of Karras et al., 2022, equation 5.
 
     The ratios r are evenly spaced in r**(1/7), between LARGEST_RATIO and SMALLEST_RATIO.
     """

@@ -130,7 +130,7 @@ class Engine(abc.ABC):
           jit_compile: as given to `compile_inference`.
 
         Returns:
-          The same function. It is traced once, and not in each place, if the engine supports this.
+          The function. If the engine supports this, it is traced once, and not in each place.
         """
         return function
 

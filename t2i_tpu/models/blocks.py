@@ -47,7 +47,7 @@ class GroupNorm(Container):
     def _over_group(self, statistic):
         """Replace a statistic [B, C] by its mean over each group, repeated to [B, C]."""
         grouped = ops.reshape(statistic, (-1, self.groups, self.channels // self.groups))
-        # `ops.broadcast_to` would need the batch size, which takes more nodes in a graph.
+        # `ops.broadcast_to` would need the batch size, which adds nodes to the graph.
         ones = np.ones(self.channels // self.groups, "float32")
         repeated = ops.mean(grouped, axis=-1, keepdims=True) * ones
         return ops.reshape(repeated, (-1, self.channels))

@@ -55,7 +55,7 @@ class Denoiser(Container):
     def encode(self, condition) -> dict:
         """Return the fields of the encoded condition.
 
-        Those of floating-point type become float32, which holds them exactly.
+        Floating-point fields become float32, which represents them exactly.
         """
         encoded = self.conditioner(**condition)
         return {

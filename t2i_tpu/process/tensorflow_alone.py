@@ -1,9 +1,9 @@
-"""Imports TensorFlow fast, for a process that is not shared with a user's own code.
+"""Imports TensorFlow fast, for processes that do not run user code.
 
 TensorFlow and Keras also import packages that they do not need, if these are installed: matplotlib and
 scikit-learn, with SciPy, for features of Keras that t2i_tpu does not use, and JAX for a converter. This
 takes 1.3 of 3 seconds, so these packages are hidden during the import. They can be imported as usual
-afterwards, but those features of Keras then take them for missing.
+afterwards, but those features of Keras then treat them as missing.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _OPTIONAL_WITHOUT_JAX = ("jax", "scipy")  # JAX needs SciPy
 
 @contextlib.contextmanager
 def _hide_optional_packages() -> Iterator[None]:
-    """Let imports of optional packages fail, unless they were imported before."""
+    """Make imports of optional packages fail, unless they were imported before."""
     names = _OPTIONAL
     if os.environ.get("KERAS_BACKEND") != "jax":
         names += _OPTIONAL_WITHOUT_JAX
@@ -33,7 +33,7 @@ def _hide_optional_packages() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _collect_no_garbage() -> Iterator[None]:
-    """Neither collect garbage in the block, nor look for any among its objects afterwards."""
+    """Disable garbage collection in the block, and exclude its objects from later collections."""
     gc.disable()
     try:
         yield

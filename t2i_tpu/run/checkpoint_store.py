@@ -213,7 +213,7 @@ def iter_steps(workdir: str, last: int | None = None) -> Iterator[int]:
 
     Args:
       workdir: local or gs://.
-      last: the step of the first one, or None for the newest one that is intact.
+      last: the step to begin with, or None for the newest intact checkpoint.
 
     Raises:
       UserError: there is no such checkpoint.

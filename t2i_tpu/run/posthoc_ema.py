@@ -47,14 +47,14 @@ def restore_average(
     """Restore an average of a run's weights that its checkpoints do not contain.
 
     The checkpoints are read one after another, so memory does not depend on their number. Variables that are
-    not trained, such as the statistics of batch norms, are those of the last checkpoint.
+    not trained, such as the statistics of batch norms, come from the last checkpoint.
 
     Args:
       engine: the engine that computes with the weights.
       workdir: local or gs://.
       weights: the variables that receive the average, by their paths.
       ema_stds: the relative standard deviations of the averages in the checkpoints.
-      std: that of the average to restore.
+      std: the relative standard deviation of the average to restore.
       step: the step at which the average ends, which must have a checkpoint. None means the newest one.
 
     Returns:
@@ -87,7 +87,8 @@ def solve_coefficients(stored: Sequence[Profile], target: Profile) -> tuple[np.n
       target: the profile to approximate.
 
     Returns:
-      float64 [len(stored)], with a sum of 1, and the norm of the error relative to that of the target.
+      The coefficients, float64 [len(stored)], whose sum is 1, and the norm of the error relative to the norm
+      of the target.
     """
     gammas = np.array([ema_gamma(profile.std) for profile in (*stored, target)])
     ends = np.array([profile.updates for profile in (*stored, target)], np.float64)
@@ -121,7 +122,7 @@ def _multiply_profiles(gammas: np.ndarray, ends: np.ndarray) -> np.ndarray:
 def _read_updates(workdir: str, steps: Iterable[int]) -> dict[int, int]:
     """Return the number of updates of each checkpoint, newest first, without repetitions and zeros.
 
-    Only updates count, not the steps that were skipped.
+    Steps that were skipped do not count as updates.
     """
     variable = tf.Variable(0, dtype=tf.int64, trainable=False)
     counts: dict[int, int] = {}

@@ -110,7 +110,7 @@ def _open_font(path: str, index: int) -> ImageFont.FreeTypeFont | None:
     except OSError:
         return None
     with contextlib.suppress(OSError):  # not a variable font
-        # Pillow 12 crashes if it is asked for "Regular" and the font has a style without a name.
+        # Pillow 12 crashes if code asks for "Regular" and the font has a style without a name.
         font.set_variation_by_axes([_choose_value(axis) for axis in font.get_variation_axes()])
     return font
 

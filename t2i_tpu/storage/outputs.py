@@ -13,7 +13,7 @@ from t2i_tpu.errors import UserError
 from t2i_tpu.storage import files, paths
 
 MARK = "t2i_tpu"
-_MARKED_BYTES = 1024  # the mark is within this many bytes from the start or the end of a file
+_MARKED_BYTES = 1024  # the mark is within this many bytes of the start or the end of a file
 # Names that operating systems put into folders unasked. Names that start with "." are hidden too.
 _HIDDEN = ("lost+found", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information")
 

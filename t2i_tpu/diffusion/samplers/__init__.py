@@ -1,4 +1,4 @@
-"""Samplers: solvers that turn noise into an image, each a function that returns a table.
+"""Samplers: solvers that turn noise into an image. Each is a function that returns a table.
 
 To add a sampler, write a function from noise levels, float64 [N + 1], and a path to a `Table` and
 register it in SAMPLERS; its name must also be a choice of `SampleConfig.sampler`. Levels descend;

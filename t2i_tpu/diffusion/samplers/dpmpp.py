@@ -1,4 +1,4 @@
-"""DPM-Solver++ (Lu et al., 2022) of second order, in its forms without and with noise."""
+"""DPM-Solver++ (Lu et al., 2022) of second order, without and with added noise."""
 
 import dataclasses
 
@@ -26,9 +26,10 @@ def find_log_snr_steps(levels: np.ndarray, path) -> np.ndarray:
 
 
 def find_ratios(h: np.ndarray) -> np.ndarray:
-    """Return 1 / r, with r the length of the step before over that of the step.
+    """Return 1 / r for each step, where r is the length of the previous step divided by that of the step.
 
-    It is 0, for a step of first order, where there is no step before or one of them is infinite.
+    The result is 0, which makes the step one of first order, if there is no previous step or if either of
+    the two is infinite.
     """
     before = np.concatenate([[np.inf], h[:-1]])
     return np.where(np.isfinite(h), h, 0.0) / before

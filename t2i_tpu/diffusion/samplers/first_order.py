@@ -8,14 +8,14 @@ from t2i_tpu.diffusion.samplers.table import Table, make_table
 
 
 class Slope(NamedTuple):
-    """The slope of the path, d x / d level = x * x + estimate * denoised, float64 [levels] each."""
+    """The coefficients of the slope d x / d level = slope.x * x + slope.estimate * D, float64 [levels]."""
 
     x: np.ndarray
     estimate: np.ndarray
 
 
 def find_slope(path, levels: np.ndarray) -> Slope:
-    """Return d x / d level = alpha' D + sigma' (x - alpha D) / sigma at some levels above 0."""
+    """Return d x / d level = alpha' D + sigma' (x - alpha D) / sigma at levels above 0."""
     # Central differences are exact on the linear path and accurate to 1e-9 on the cosine path.
     step = 1e-5
     above, here, below = path(levels + step), path(levels), path(levels - step)
@@ -47,7 +47,7 @@ def euler_ancestral(levels: np.ndarray, path) -> Table:
     step in k-diffusion, in terms of sigma / alpha.
     """
     here, there = path(levels[:-1]), path(levels[1:])
-    # The factor exp(-h) by which sigma / alpha falls.
+    # sigma / alpha falls by the factor exp(-h).
     kept = (there.noise * here.signal) / (there.signal * here.noise)
     carry = kept * there.noise / here.noise
     noise = there.noise * np.sqrt(1 - kept**2)

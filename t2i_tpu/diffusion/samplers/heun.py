@@ -14,7 +14,7 @@ def heun(levels: np.ndarray, path) -> Table:
     """
     first = euler(levels, path)
     steps, slope = np.diff(levels)[:-1], find_slope(path, levels[1:-1])
-    # The second row starts from Euler's point y = p x + q D and recovers x = (y - q D) / p.
+    # The second row of a step starts from Euler's point y = p x + q D and recovers x = (y - q D) / p.
     p, q = first.carry[:-1], first.estimates[:-1, 0]
     second = {
         "levels": levels[1:-1],

@@ -1,4 +1,4 @@
-"""Inversion: a table that leads from an image to its noise."""
+"""The table that inverts sampling: it leads from an image to its noise."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ from t2i_tpu.diffusion.samplers.unipc import unipc
 def invert(levels: np.ndarray, path) -> Table:
     """Return a table that leads from an image to the noise that samplers draw it from.
 
-    Start it from alpha times the image, with alpha the signal's scale at the table's first level. After
-    its last row, x is the noise.
+    Start the table from alpha times the image, where alpha is the scale of the signal at the table's first
+    level. After its last row, x is the noise.
 
     Samplers return the estimate of their last call, so the table first looks for a noisy image whose
     estimate at the last of these levels is the image. It makes two steps of the fixed-point iteration
     x <- x + alpha (image - D(x)). The first brings back details that the denoiser drops, and more steps
     bring back more of them but move the noise away from a normal distribution. The table then follows
-    the probability flow to level 1 by UniPC.
+    the probability flow to level 1 with UniPC.
 
     Args:
       levels: the levels of a sampler, descending to 0, float64 [N + 1]. log_snr is best, because the
@@ -26,7 +26,7 @@ def invert(levels: np.ndarray, path) -> Table:
       path: the path.
 
     Returns:
-      a table of N + 1 rows.
+      A table of N + 1 rows.
     """
     ascending = levels[-2::-1]
     flow = unipc(ascending, path)

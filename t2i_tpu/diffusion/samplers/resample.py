@@ -18,7 +18,7 @@ def resample(table: Table, levels: np.ndarray, path, times: int) -> Table:
       table: a table whose rows use the latest estimate only, such as that of ddim.
       levels: the levels that it was made for, float64 [N + 1].
       path: the path that it was made for.
-      times: number of visits of each level, at least 1.
+      times: number of visits to each level, at least 1.
     """
     here, there = path(levels[:-1]), path(levels[1:])
     # The share of the image at the next level that remains when noise brings it back.

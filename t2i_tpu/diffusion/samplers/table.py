@@ -1,4 +1,4 @@
-"""The table of numbers that a sampler is, and the loop that runs it."""
+"""Tables of coefficients that represent samplers, and the loop that runs them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -19,10 +19,10 @@ class Table:
     with fresh standard normal noise z_i. The image is the estimate of the last call.
 
     Attributes:
-      levels: float64 [E], the noise level of each call.
-      carry: float64 [E].
-      estimates: float64 [E, 3].
-      noise: float64 [E].
+      levels: float64 [E], the noise level of each of the E calls.
+      carry: float64 [E], the weight of x.
+      estimates: float64 [E, 3], the weights of the three latest estimates, latest first.
+      noise: float64 [E], the scale of the fresh noise.
     """
 
     levels: np.ndarray
@@ -31,7 +31,7 @@ class Table:
     noise: np.ndarray
 
     def as_arrays(self) -> dict[str, np.ndarray]:
-        """Return the columns in float32, as `solve` takes them."""
+        """Return the columns in float32, for `solve`."""
         return {name: column.astype(np.float32) for name, column in vars(self).items()}
 
 
@@ -41,7 +41,7 @@ def make_table(levels, carry, estimates, noise=None) -> Table:
     Args:
       levels: the noise level of each call.
       carry: the weight of the current image.
-      estimates: the weights of the latest estimate and of up to two before it, one column each.
+      estimates: the weights of the latest estimate and of up to two earlier ones, one column each.
       noise: the scale of the noise. It defaults to zero.
     """
     columns = np.zeros((len(levels), 3))
@@ -60,14 +60,14 @@ def solve(
     start: int,
     end: int,
 ) -> tuple:
-    """Run some rows of a table in one loop on the device.
+    """Run the rows `start` to `end` - 1 of a table in one loop on the device.
 
-    Consecutive calls can continue with other denoisers: each takes the state that the one before it
-    returned.
+    Consecutive calls can use different denoisers. Each call continues from the state that the previous
+    call returned.
 
     Args:
       denoise: a function (x, scalar noise level) -> estimate of the clean image, shaped like x.
-      x: float32 [batch, ...], the current image. At the start of the path, it is pure noise.
+      x: float32 [batch, ...], the current noisy image. Before the first row, it is usually pure noise.
       history: the last three estimates, latest first, or zeros before the first row.
       rows: the columns of the table as float32 tensors; see `Table.as_arrays`. They may be arguments
         of a compiled function, which then runs any table of the same length.

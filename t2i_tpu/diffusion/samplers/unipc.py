@@ -1,4 +1,4 @@
-"""UniPC, a predictor with a corrector that costs no further call of the network."""
+"""UniPC, a predictor with a corrector that needs no additional call of the network."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def unipc(levels: np.ndarray, path) -> Table:
 
 
 def _shift(estimates: np.ndarray) -> np.ndarray:
-    """Return the weights of a step's prediction, for estimates from the end of the step on."""
+    """Return weights of a step's prediction as weights of the estimates from the end of the step on."""
     return np.pad(estimates, ((0, 0), (1, 0)))[:, :3]
 
 

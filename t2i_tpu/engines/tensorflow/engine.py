@@ -152,7 +152,7 @@ class TensorFlowInference:
     def __init__(
         self, strategy: tf.distribute.Strategy, infer_on_replica: Callable, is_fixed: bool
     ):
-        """Create a function. Nothing is traced yet.
+        """Create a function without tracing it.
 
         Args:
           strategy: the strategy.
