@@ -57,7 +57,7 @@ NEGATIVE_PROMPT = flags.DEFINE_string(
 STRENGTH = flags.DEFINE_float(
     "strength",
     0.6,
-    "How much --mode=edit or vary changes the image, above 0 and at most 1. 1 keeps nothing of it.",
+    "How much --mode=edit or vary changes the image, at least 0.01 and at most 1. 1 keeps nothing of it.",
 )
 SCALE = flags.DEFINE_float(
     "scale",
@@ -125,8 +125,8 @@ def _check_flags() -> None:
         )
     cli.check_guide(SAMPLING, [NEGATIVE_PROMPT])
     # Check the numbers.
-    if not 0 < STRENGTH.value <= 1:
-        raise UserError(f"--strength={STRENGTH.value}: it must be above 0 and at most 1")
+    if not 0.01 <= STRENGTH.value <= 1:
+        raise UserError(f"--strength={STRENGTH.value}: it must be at least 0.01 and at most 1")
     if not 0 < SCALE.value < 1:
         raise UserError(f"--scale={SCALE.value}: it must be above 0 and below 1")
     with cli.name_flag("seed", SEED.value):

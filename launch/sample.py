@@ -180,8 +180,12 @@ def _check_output(drawings: DrawingList) -> None:
 
 def _draw_picture(model: "t2i_tpu.Model", drawings: DrawingList) -> None:
     """Draw all images into one picture."""
-    from t2i_tpu.sample.images import join_images
+    from t2i_tpu.sample.images import check_grid, join_images
 
+    size = model.config.data.image_size
+    with cli.name_flag("output", OUTPUT.value):
+        sections = [(str(row.prompt), row.num_images) for row in drawings.rows]
+        check_grid(OUTPUT.value, sections, size, size)
     parts = []
     with cli.show_progress(len(drawings)) as progress:
         for images in model.draw(drawings):

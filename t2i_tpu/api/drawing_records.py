@@ -42,7 +42,12 @@ def make_records(
 
 def describe_model(model: TrainedModel) -> dict:
     """Return the fields of a record that identify the model."""
-    fields = {"workdir": model.workdir, "step": model.step, "average": model.average}
+    fields = {
+        "workdir": model.workdir,
+        "step": model.step,
+        "average": model.average,
+        "weights": model.checksum,
+    }
     if model.guide:
         fields["guide"] = list(model.guide)
     return fields
@@ -89,6 +94,11 @@ def check_record(record: dict, model: TrainedModel) -> dict:
                 f"the image was drawn with {name}={drawn}, but the model was loaded with {name}={now}; "
                 f"load it with {name}={drawn}"
             )
+    if record.get("weights") != loaded["weights"]:
+        raise UserError(
+            "other weights drew the image: since then, the run was trained again from its start, or its "
+            "average was reconstructed from other checkpoints; load the run that drew it"
+        )
     return record
 
 

@@ -60,8 +60,8 @@ def edit(
     settings: SampleConfig,
 ) -> Images:
     """Change an image towards a prompt; see `Model.edit`."""
-    if not 0 < strength <= 1:
-        raise UserError(f"strength is {strength}; it must be above 0 and at most 1")
+    if not 0.01 <= strength <= 1:
+        raise UserError(f"strength is {strength}; it must be at least 0.01 and at most 1")
     pixels = read_image(image, model.config.data.image_size, model.manifest.channels)
     parsed = parse_drawings(drawings, settings, encoder)
     levels = choose_levels(model, settings, strength)
@@ -118,6 +118,8 @@ def inpaint(
         table=table,
     )
     images, _ = model.generator.run(request)
+    if resamplings > 1:
+        settings = dataclasses.replace(settings, sampler="ddim")  # the sampler that drew them
     records = drawing_records.make_records(
         "inpaint", parsed, settings, model, resamplings=resamplings
     )
@@ -178,6 +180,11 @@ def describe_image(model: TrainedModel, image, settings: dict[str, Any]) -> tupl
     """
     if can_condition_on_images(model):
         return read_image(image, model.config.data.image_size, model.manifest.channels), settings
+    if model.generator.has_guide:
+        raise UserError(
+            "a weaker model can guide variations only towards a prompt; give a prompt, or leave out the "
+            "weaker model"
+        )
     anything = model.manifest.label_names[0] if model.config.model.conditioning == "label" else "a"
     return anything, {**settings, "guidance_scale": 0.0}
 

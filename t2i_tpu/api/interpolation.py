@@ -76,11 +76,11 @@ def _interpolate_conditions(
 ) -> Encoded:
     """Return the encoded condition of each frame.
 
-    Embeddings are interpolated before they are encoded. Classes and tokens cannot be interpolated, so
-    their encoded conditions are.
+    Embeddings are interpolated before they are encoded. For the other kinds, the encoded conditions are
+    interpolated: classes and tokens have nothing between them, and the states of tokens are normalized.
     """
     generator, parts = encoder.model.generator, [drawing.parts[0] for drawing in parsed]
-    if generator.denoiser.condition_spec.is_continuous:
+    if set(generator.denoiser.condition_spec.fields) == {"embedding"}:
         raw = encoder.make_raw(parts)
         raw = {name: interpolate_points(values, frames, method) for name, values in raw.items()}
         return generator.encode(raw, for_guide)

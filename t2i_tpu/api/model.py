@@ -13,7 +13,7 @@ from t2i_tpu.config import Config, SampleConfig
 from t2i_tpu.sample.images import Images, join_images
 from t2i_tpu.sample.trained import TrainedModel, change_settings
 
-_BLOCK = 1024  # drawings whose prompts are encoded together
+_BLOCK = 256  # drawings whose prompts are encoded together
 
 
 class Model:
@@ -163,7 +163,7 @@ class Model:
         Args:
           image: the image. If its size is not the model's, its middle square is resized.
           prompt: what the result should show.
-          strength: how much to change the image, above 0 and at most 1. The sampler runs this share of its
+          strength: how much to change the image, from 0.01 to 1. The sampler runs this share of its
             schedule, the part with the least noise. 1 keeps nothing of the image.
           num_images: number of results.
           seed: the seed of the first result.

@@ -23,7 +23,7 @@ Prompt = str | int | Image.Image | np.ndarray | Sequence[tuple]
 Picture = str | Image.Image | np.ndarray  # a path, local, ~ or gs://; a PIL picture; or an array
 
 IMAGE = "an image, SHA-256 "  # the prefix of the description of an image
-_MAX_CACHED = 4096
+_MAX_CACHED = 1024
 
 
 class Drawing(NamedTuple):
@@ -38,7 +38,7 @@ class Drawing(NamedTuple):
 
     prompt: Prompt
     seed: int = 0
-    negative_prompt: Prompt = ""
+    negative_prompt: Prompt | None = ""
     guidance_scale: float | None = None
 
 
@@ -152,15 +152,17 @@ class PromptEncoder:
         Raises:
           UserError: a text is too long, a class is unknown, or the model takes no images or no texts.
         """
-        keys = [self._get_key(part, for_guide) for part in parts]
-        if len(self._cache) > _MAX_CACHED:
+        wanted = {self._get_key(part, for_guide): part for part in parts}
+        missing = wanted.keys() - self._cache.keys()
+        if missing and len(self._cache) + len(missing) > _MAX_CACHED:
             self._cache.clear()
-        new = {key: part for key, part in zip(keys, parts, strict=True) if key not in self._cache}
-        if new:
+            missing = wanted.keys()
+        if missing:
+            new = {key: part for key, part in wanted.items() if key in missing}
             encoded = self.model.generator.encode(self.make_raw(list(new.values())), for_guide)
             for row, key in enumerate(new):
                 self._cache[key] = {name: values[row] for name, values in encoded.items()}
-        rows = [self._cache[key] for key in keys]
+        rows = [self._cache[self._get_key(part, for_guide)] for part in parts]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def make_raw(self, parts: Sequence[Part | None]) -> dict[str, np.ndarray]:

@@ -46,12 +46,12 @@ def parse_drawings(
 def parse_drawing(drawing: Drawing, settings: SampleConfig, model: TrainedModel) -> Parsed:
     """Check a drawing. Raises UserError if a field is not valid."""
     negative = drawing.negative_prompt
-    if isinstance(negative, str) and not negative.strip():
+    if negative is None or (isinstance(negative, str) and not negative.strip()):
         negative = None
     else:
         (negative, *others) = parse_prompt(negative, model)
-        if others:
-            raise UserError("the negative prompt must be one prompt, not several with weights")
+        if others or negative.weight != 1:
+            raise UserError("the negative prompt must be one prompt without a weight")
         if model.generator.has_guide:
             raise UserError(
                 "a negative prompt and a weaker model cannot guide at the same time; leave out one"

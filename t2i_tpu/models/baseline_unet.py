@@ -1,13 +1,10 @@
 """The baseline's U-Net: the Keras DDIM example's, with self- and cross-attention.
 
 It computes the same function as the network of apapiu/guided-diffusion-keras at a lower cost. The
-prompt of that network is an image of equal pixels. Pooling, resizing and normalization keep the
-pixels equal, and a softmax over equal pixels is uniform. This has three consequences here:
-
-- The prompt is a single pixel.
-- Cross-attention adds the prompt's value at every position. Its query and key projections are
-  omitted, because they have no effect and never receive a gradient.
-- The first block convolves the prompt's channels once instead of once per pixel.
+prompt of that network is an image of equal pixels, which pooling, resizing and normalization keep equal,
+and a softmax over equal pixels is uniform. Here, the prompt is therefore a single pixel. Cross-attention
+adds its value at every position; the query and key projections are omitted, because they have no effect
+and never receive a gradient. The first block convolves the prompt's channels once, not once per pixel.
 
 As in the baseline, attention is not scaled, and normalization is over the batch. On TensorFlow, it is
 over a replica's examples, so here alone, the result depends on the number of replicas.

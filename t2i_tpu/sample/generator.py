@@ -17,6 +17,8 @@ from t2i_tpu.sample.generate import Plan, draw_noise, generate, make_plan
 from t2i_tpu.sample.request import Encoded, Request
 from t2i_tpu.step.state import Variables
 
+_MAX_PROGRAMS = 32
+
 
 class Generator:
     """Draws images with a model.
@@ -27,6 +29,7 @@ class Generator:
 
     Attributes:
       denoiser: the model.
+      weights: its weights, by path.
       sample: the settings, a resolved `SampleConfig`.
       batch_size: the maximum number of images that are drawn at once, over all replicas.
     """
@@ -52,7 +55,7 @@ class Generator:
           per_replica_batch_size: the maximum number of images that each replica draws at once.
           guide: a weaker model and its weights, for autoguidance, or None.
         """
-        self.denoiser, self.sample = denoiser, sample
+        self.denoiser, self.weights, self.sample = denoiser, weights, sample
         self.batch_size = per_replica_batch_size * engine.num_replicas
         self._engine, self._jit_compile = engine, jit_compile
         self._pairs = [(variable, weights[variable.path]) for variable in denoiser.variables]
@@ -154,6 +157,8 @@ class Generator:
     def _get_program(self, plan: Plan):
         """Return the compiled program of a plan."""
         if plan not in self._programs:
+            if len(self._programs) >= _MAX_PROGRAMS:
+                self._programs.pop(next(iter(self._programs)))
             function = functools.partial(generate, self._denoise, self._guide, plan=plan)
             self._programs[plan] = self._engine.compile_inference(
                 function, self._pairs, self._jit_compile
@@ -167,7 +172,7 @@ class Generator:
 
     def get_program(self):
         """Return the compiled program that draws images with the settings."""
-        is_guided = self.sample.guidance_scale != 1
+        is_guided = self.sample.guidance_scale not in (0, 1)
         return self._get_program(make_plan(self.make_table(self.sample), self.sample, is_guided))
 
     def make_example_inputs(self, batch_size: int) -> tuple[dict, dict]:

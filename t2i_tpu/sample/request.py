@@ -53,8 +53,3 @@ class Request:
     def is_guided(self) -> bool:
         """Whether the base of the guidance affects an image."""
         return bool(np.any(np.sum(self.scales, axis=1) != 1))
-
-
-def take_rows(batch: Encoded, rows) -> Encoded:
-    """Return the given rows of a batch of conditions."""
-    return {name: values[rows] for name, values in batch.items()}

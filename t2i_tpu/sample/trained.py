@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import functools
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,6 +54,14 @@ class TrainedModel:
     generator: Generator
     guide: Guide | None = None
 
+    @functools.cached_property
+    def checksum(self) -> str:
+        """The CRC-32 of the weights, in hex, which identifies them."""
+        checksum, variables = 0, self.generator.weights
+        for path in sorted(variables):
+            checksum = zlib.crc32(self.engine.read(variables[path]), checksum)
+        return f"{checksum:08x}"
+
     @property
     def conditioning(self) -> Conditioning:
         """The kind of condition that the model takes."""
@@ -101,7 +111,7 @@ def load_trained(
     denoiser, weights, step = _load_weights(engine, workdir, config, manifest, average, step)
     guide_weights = None
     if guide:
-        guide, *guide_weights = _load_guide(engine, guide, denoiser)
+        guide, *guide_weights = _load_guide(engine, guide, denoiser, manifest)
     jit_compile = engine.should_use_xla(config.train)
     generator = Generator(
         engine,
@@ -148,7 +158,7 @@ def _load_weights(engine, workdir, config, manifest, average, step):
 
 
 def _load_guide(
-    engine: Engine, guide: Guide, denoiser: Denoiser
+    engine: Engine, guide: Guide, denoiser: Denoiser, guided_manifest: Manifest
 ) -> tuple[Guide, Denoiser, Variables]:
     """Return the guide with the step and the average that were loaded, its model and its variables.
 
@@ -159,13 +169,21 @@ def _load_guide(
     config, manifest = workdir_lib.read(workdir)
     average = _check_average(average, config.train.ema_stds)
     model, weights, step = _load_weights(engine, workdir, config, manifest, average, step)
-    for attribute in ("image_shape", "diffusion_path", "condition_spec"):
-        if getattr(model, attribute) != getattr(denoiser, attribute):
+    for name, first, second in (
+        *_compare(model, denoiser, ("image_shape", "diffusion_path", "condition_spec")),
+        *_compare(manifest, guided_manifest, ("label_names", "embedding", "tokens", "sequence")),
+    ):
+        if first != second:
             raise UserError(
-                f"the model in {workdir!r} cannot guide this one, because its {attribute} differs; use an "
+                f"the model in {workdir!r} cannot guide this one, because its {name} differs; use an "
                 "earlier checkpoint or another average of the same run"
             )
     return (workdir, step, average), model, weights
+
+
+def _compare(first, second, names: Sequence[str]) -> list[tuple]:
+    """Return the name of each attribute and its values in two objects."""
+    return [(name, getattr(first, name), getattr(second, name)) for name in names]
 
 
 def _check_average(average: str | None, ema_stds: tuple[float, ...]) -> str:
