@@ -31,7 +31,7 @@ print(seconds, *({{name.partition(".")[0] for name in set(sys.modules) - before}
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_tensorflow_is_imported_without_the_packages_that_it_does_not_need(backend):
+def test_tensorflow_is_imported_without_optional_packages(backend):
     pytest.importorskip(backend)
     code = f"""
 import os, sys

@@ -140,7 +140,7 @@ def surround(model: TrainedModel, image, scale: float) -> tuple[np.ndarray, np.n
     if not 0 < scale < 1:
         raise UserError(f"scale is {scale}; it must be above 0 and below 1")
     size, channels = model.config.data.image_size, model.manifest.channels
-    # At least one row and column of pixels is drawn.
+    # Leave at least one row and one column of pixels to draw.
     inner = min(max(1, round(scale * size)), size - 1)
     margin = (size - inner) // 2
     middle = (slice(margin, margin + inner),) * 2

@@ -22,8 +22,8 @@ class Model:
     Every image is a function of its prompt, its seed and the settings. It does not depend on the other
     images that are drawn with it. The methods that draw take the settings of config.sample as keyword
     arguments: sampler, levels, shift, steps, guidance_scale, guidance_interval, guidance_rescale and
-    threshold_percentile. New values of steps and of the last three compile a program when they are first
-    used. Errors are of the type `UserError`, with a message of one line.
+    threshold_percentile. A new number of steps or a new value of one of the last three compiles a program
+    when it is first used. Errors are of the type `UserError`, with a message of one line.
     """
 
     def __init__(self, trained: TrainedModel):

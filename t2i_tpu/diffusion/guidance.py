@@ -27,7 +27,7 @@ def mix(estimates, weights):
 
 
 def normalize(scales):
-    """Return scales, float32 [B, K], divided by their sum, or equal weights if all are zero."""
+    """Return scales, float32 [B, K], divided by their sum, or equal weights if the sum is zero."""
     total = ops.sum(scales, axis=1, keepdims=True)
     return ops.where(total > 0, scales / ops.where(total > 0, total, 1.0), 1.0 / scales.shape[1])
 

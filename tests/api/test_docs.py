@@ -1,4 +1,4 @@
-"""The snippets of docs/sampling.md and of the README work as they are written."""
+"""Tests that the snippets in docs/sampling.md and in the README work as they are written."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tools.draw_sampling_docs import PAGE, ROOT, WORKDIR, list_pictures, read_sn
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, squares):
-    """The workdir of a small run with the checkpoints of emoji32."""
+    """The workdir of a small run whose checkpoints have the steps that the page names."""
     config = tiny.make_config(squares, train__ema_stds=(0.05,), sample__steps=2)
     folder = tmp_path_factory.mktemp("runs") / "small"
     tiny.write_run(folder, config, steps=(2500, 3000, 3300))
@@ -25,11 +25,11 @@ def workdir(tmp_path_factory, squares):
 
 @pytest.fixture
 def folder(workdir, tmp_path, monkeypatch):
-    """The current folder, in which the run is where the pages say."""
+    """The current folder, which contains the run at the path that the pages use."""
     (tmp_path / WORKDIR).parent.mkdir()
     (tmp_path / WORKDIR).symlink_to(workdir)
     monkeypatch.chdir(tmp_path)
-    # One replica is enough, and is traced faster than the four of the other tests.
+    # One replica is enough, and is traced faster than the four replicas of the other tests.
     devices = tf.config.list_logical_devices("CPU")[:1]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: devices)
     return tmp_path

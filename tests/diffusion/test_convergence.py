@@ -19,13 +19,13 @@ def fit_order(numbers, errors):
     return -np.polyfit(np.log(numbers), np.log(errors), 1)[0]
 
 
-def test_the_orders_cover_all_samplers():
+def test_every_sampler_has_an_expected_order():
     assert ORDERS.keys() | ORDERS_WITH_NOISE.keys() == SAMPLERS.keys()
 
 
 @pytest.mark.parametrize("sampler", ORDERS)
 @pytest.mark.parametrize("path", PATHS)
-def test_errors_fall_at_the_order(path, sampler):
+def test_errors_fall_with_the_expected_order(path, sampler):
     problem, numbers = Mixture(path), (64, 128, 256)
     expected = problem.solve(X, 0.9, 0.1)
     errors = []
@@ -37,7 +37,7 @@ def test_errors_fall_at_the_order(path, sampler):
 
 @pytest.mark.parametrize("sampler", ORDERS_WITH_NOISE)
 @pytest.mark.parametrize("path", PATHS)
-def test_errors_of_the_distribution_fall_at_the_order(path, sampler):
+def test_errors_of_the_distribution_fall_with_the_expected_order(path, sampler):
     """With Gaussian data, the mean is exact and the variance converges."""
     problem, numbers = make_gaussian(path), (64, 128, 256)
     (start_mean, start_std), (mean, std) = map(problem.get_normals, (0.9, 0.1))

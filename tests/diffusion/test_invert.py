@@ -19,7 +19,7 @@ def invert_image(problem, image, levels, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_inverse_is_the_noise_of_the_exact_flow(path):
+def test_inversion_finds_the_noise_of_the_exact_flow(path):
     """The image is the estimate at the last level, which is what a sampler returns."""
     problem, errors = Mixture(path), []
     for steps in (12, 50):
@@ -41,7 +41,7 @@ def test_samplers_draw_the_image_from_its_noise(path, sampler):
     assert np.abs(back - image).mean() < 0.002
 
 
-def test_the_search_brings_back_what_the_denoiser_drops():
+def test_search_recovers_details_that_the_denoiser_drops():
     """A denoiser that halves deviations from 0.3 returns another image without the search."""
 
     def denoise(x, level):

@@ -31,7 +31,7 @@ def test_cosine_matches_hand_computed_values():
 
 @pytest.mark.parametrize("path", PATHS.values())
 @pytest.mark.parametrize("convert", [np.array, lambda ends: tf.constant(ends, tf.float32)])
-def test_the_ends_are_exactly_clean_and_pure_noise(convert, path):
+def test_ends_of_the_path_are_exactly_clean_and_pure_noise(convert, path):
     scales = path(convert([0.0, 1.0]))
     assert np.asarray(scales.signal).tolist() == [1, 0]
     assert np.asarray(scales.noise).tolist() == [0, 1]

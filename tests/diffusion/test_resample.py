@@ -31,7 +31,7 @@ def make_literal_rows(sampler, path, levels, times):
 @pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral"])
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("times", [1, 3])
-def test_the_distribution_is_that_of_the_literal_loop(times, path, sampler):
+def test_images_have_the_distribution_of_the_literal_loop(times, path, sampler):
     """With Gaussian data, the distribution of the image is known without drawing anything."""
     levels = np.append(np.linspace(0.95, 0.2, 5), 0.0)
     table = resample(SAMPLERS[sampler](levels, PATHS[path]), levels, PATHS[path], times)

@@ -53,7 +53,7 @@ def test_coefficients_equal_those_of_the_authors(case, expected):
 
 
 @pytest.mark.parametrize("std", [0.02, 0.07, 0.15, 0.25])
-def test_the_error_is_that_of_the_weights_of_all_updates(std):
+def test_error_equals_the_error_over_all_updates(std):
     stored, target = make_profiles((0.05, 0.1), (1000, 1700, 2000)), Profile(2000, std)
     coefficients, error = solve_coefficients(stored, target)
     wanted = list_weights(target, 2000)
@@ -109,7 +109,7 @@ def restore(trained, **options):
     return {path: variable.numpy() for path, variable in weights.items()}, step
 
 
-def test_a_run_yields_an_average_that_it_did_not_keep(trained):
+def test_average_that_a_run_did_not_keep_is_reconstructed(trained):
     run, _ = trained
     values, step = restore(trained)
     assert step == run.state.step.numpy() == 35

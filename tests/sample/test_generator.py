@@ -117,7 +117,7 @@ def test_a_changed_scale_seed_or_prompt_does_not_compile_again(make_generator, m
     assert rows
 
 
-def test_scale_1_is_conditional_and_0_unconditional(make_generator, monkeypatch):
+def test_scale_1_is_conditional_and_scale_0_unconditional(make_generator, monkeypatch):
     """Neither computes more than one estimate per image."""
     generator = make_generator(["CPU:0"])
     generator._engine.compiles_per_batch_size = lambda jit_compile: True  # shapes are known
@@ -182,14 +182,14 @@ def test_prompts_are_composed(generator, expected):
     assert np.any(composed != expected)
 
 
-def test_another_model_guides(make_generator, expected):
+def test_weaker_model_guides(make_generator, expected):
     itself, weaker = make_generator(guide_seed=0), make_generator(guide_seed=1)
     for generator in (itself, weaker):
         conditions = {"embedding": EMBEDDINGS}
         guide_prompt = generator.encode(conditions, for_guide=True)
         images = generator.run(make_request(generator, guide_prompt=guide_prompt, scale=2.0))[0]
         plain = generator.run(make_request(generator, guide_prompt=guide_prompt, scale=1.0))[0]
-        if generator is itself:  # guided by itself, the model is not guided
+        if generator is itself:  # guidance by the model itself changes nothing
             assert_close(images, plain)
         else:
             assert np.any(images != plain)
