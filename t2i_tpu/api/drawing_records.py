@@ -96,8 +96,8 @@ def check_record(record: dict, model: TrainedModel) -> dict:
             )
     if record.get("weights") != loaded["weights"]:
         raise UserError(
-            "other weights drew the image: since then, the run was trained again from its start, or its "
-            "average was reconstructed from other checkpoints; load the run that drew it"
+            "the image was drawn with other weights: since then, the run was trained again from its start, or "
+            "its average was reconstructed from other checkpoints; load the run that drew the image"
         )
     return record
 

@@ -119,7 +119,7 @@ def inpaint(
     )
     images, _ = model.generator.run(request)
     if resamplings > 1:
-        settings = dataclasses.replace(settings, sampler="ddim")  # the sampler that drew them
+        settings = dataclasses.replace(settings, sampler="ddim")  # the sampler that is used
     records = drawing_records.make_records(
         "inpaint", parsed, settings, model, resamplings=resamplings
     )

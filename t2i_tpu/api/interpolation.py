@@ -76,8 +76,8 @@ def _interpolate_conditions(
 ) -> Encoded:
     """Return the encoded condition of each frame.
 
-    Embeddings are interpolated before they are encoded. For the other kinds, the encoded conditions are
-    interpolated: classes and tokens have nothing between them, and the states of tokens are normalized.
+    Embeddings are interpolated before they are encoded. For other kinds of conditions, the encoded conditions
+    are interpolated, because classes and tokens cannot be, and the states of tokens are normalized.
     """
     generator, parts = encoder.model.generator, [drawing.parts[0] for drawing in parsed]
     if set(generator.denoiser.condition_spec.fields) == {"embedding"}:

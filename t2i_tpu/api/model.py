@@ -13,7 +13,7 @@ from t2i_tpu.config import Config, SampleConfig
 from t2i_tpu.sample.images import Images, join_images
 from t2i_tpu.sample.trained import TrainedModel, change_settings
 
-_BLOCK = 256  # drawings whose prompts are encoded together
+_BLOCK = 256  # number of drawings whose prompts are encoded together
 
 
 class Model:
