@@ -109,22 +109,13 @@ class SampleConfig:
         None, "Schedule of the noise levels that the sampler visits."
     )
     shift: float | None = option(
-        None,
-        "How far levels=shifted moves the levels towards noise. 1 leaves them uniform.",
-        at_least=0.01,
-        at_most=100,
+        None, "How far levels=shifted moves levels towards noise.", at_least=0.01, at_most=100
     )
     steps: int | None = option(
-        None,
-        "Number of sampling steps. More steps give better images but take longer.",
-        at_least=2,
-        at_most=10_000,
+        None, "Number of sampling steps. More steps take longer.", at_least=2, at_most=10_000
     )
     guidance_scale: float | None = option(
-        None,
-        "Strength of classifier-free guidance. 1 turns guidance off.",
-        at_least=0,
-        at_most=1000,
+        None, "Strength of guidance. 1 turns guidance off.", at_least=0, at_most=1000
     )
     guidance_interval: tuple[float, ...] | None = option(
         None,
@@ -135,16 +126,12 @@ class SampleConfig:
     )
     guidance_rescale: float | None = option(
         None,
-        "How far to move the contrast of guided estimates back to that of unguided ones (Lin et al., 2023). "
-        "0 turns this off.",
+        "How far to move the contrast of guided estimates back to that of unguided ones (Lin et al., 2023).",
         at_least=0,
         at_most=1,
     )
     threshold_percentile: float | None = option(
-        None,
-        "Percentile of dynamic thresholding. 0 clips to [-1, 1] instead.",
-        at_least=0,
-        below=100,
+        None, "Percentile of dynamic thresholding. 0 clips to [-1, 1].", at_least=0, below=100
     )
 
 

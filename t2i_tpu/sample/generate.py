@@ -30,6 +30,11 @@ class Plan:
     guidance_rescale: float
     threshold_percentile: float
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether any call is guided."""
+        return any(is_guided for _, is_guided in self.segments)
+
 
 def make_plan(table: Table, sample: SampleConfig, is_guided: bool, num_prompts: int = 1) -> Plan:
     """Return the plan for a sampler's table.

@@ -126,14 +126,13 @@ class Generator:
         request = self._replace_unconditional(request)
         settings = request.settings or self.sample
         table = request.table or self.make_table(settings)
-        program = self._get_program(
-            make_plan(table, settings, request.is_guided, len(request.prompts))
-        )
+        plan = make_plan(table, settings, request.is_guided, len(request.prompts))
+        program = self._get_program(plan)
         images, ends = [], []
         for start in range(0, len(request), self.batch_size):
             rows = slice(start, start + self.batch_size)
             count = len(request.seeds[rows])
-            drawn = program(self._fill(self._make_inputs(request, rows)), table.as_arrays())
+            drawn = program(self._fill(self._make_inputs(request, rows, plan)), table.as_arrays())
             images.append(to_uint8(drawn["images"][:count]))
             ends.append(drawn["ends"][:count])
         return np.concatenate(images), np.concatenate(ends)
@@ -172,8 +171,7 @@ class Generator:
 
     def get_program(self):
         """Return the compiled program that draws images with the settings."""
-        is_guided = self.sample.guidance_scale not in (0, 1)
-        return self._get_program(make_plan(self.make_table(self.sample), self.sample, is_guided))
+        return self._get_program(self._make_default_plan())
 
     def make_example_inputs(self, batch_size: int) -> tuple[dict, dict]:
         """Return inputs of `get_program` of the right shapes and types, for tracing."""
@@ -190,7 +188,12 @@ class Generator:
         start = np.zeros((batch_size, *self.denoiser.image_shape), np.float32)
         seeds = np.zeros(batch_size, np.int64)
         request = Request([encoded], scales, seeds, negative=encoded, start=start)
-        return self._make_inputs(request, slice(None)), self.make_table(self.sample).as_arrays()
+        inputs = self._make_inputs(request, slice(None), self._make_default_plan())
+        return inputs, self.make_table(self.sample).as_arrays()
+
+    def _make_default_plan(self) -> Plan:
+        is_guided = self.sample.guidance_scale not in (0, 1)
+        return make_plan(self.make_table(self.sample), self.sample, is_guided)
 
     def _replace_unconditional(self, request: Request) -> Request:
         """Replace a scale of 0 by the negative condition with a scale of 1, which is less work."""
@@ -215,11 +218,11 @@ class Generator:
             for name, values in self._null.items()
         }
 
-    def _make_inputs(self, request: Request, rows: slice) -> dict:
+    def _make_inputs(self, request: Request, rows: slice, plan: Plan) -> dict:
         """Return the inputs of `generate` for the given rows of a request."""
         seeds = request.seeds[rows]
         conditions = list(request.prompts)
-        if request.is_guided and not self.has_guide:
+        if plan.is_guided and not self.has_guide:
             conditions.append(self._get_negative(request))
         inputs = {
             "start": self.initial_noise(seeds) if request.start is None else request.start[rows],
