@@ -119,8 +119,7 @@ class SampleConfig:
     )
     guidance_interval: tuple[float, ...] | None = option(
         None,
-        "Lowest and highest noise level at which guidance acts (Kynkäänniemi et al., 2024). The unconditional "
-        "estimate is not computed outside this interval.",
+        "Lowest and highest noise level at which guidance acts (Kynkäänniemi et al., 2024).",
         at_least=0,
         at_most=1,
     )
