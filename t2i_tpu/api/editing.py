@@ -12,6 +12,7 @@ from t2i_tpu.api.image_conditions import can_condition_on_images
 from t2i_tpu.api.prompts import Drawing, PromptEncoder
 from t2i_tpu.api.requests import check_count, make_request, parse_drawings
 from t2i_tpu.config import SampleConfig
+from t2i_tpu.diffusion.noise_levels import shifted as shift_levels
 from t2i_tpu.diffusion.path import corrupt
 from t2i_tpu.diffusion.samplers import SAMPLERS
 from t2i_tpu.diffusion.samplers.first_order import ddim
@@ -77,18 +78,14 @@ def edit(
 
 
 def choose_levels(model: TrainedModel, settings: SampleConfig, strength: float) -> np.ndarray:
-    """Return the last part of the schedule, with as many noise levels as for a new image.
+    """Return the settings' noise levels, scaled so that they start at the level of a strength.
 
-    The schedule is made finer first: with a strength of 0.5, it has twice as many steps, and the result is
-    its second half.
+    The first level is that of the `shifted` schedule after a share 1 - strength of its steps, because at
+    low noise levels, an image hardly changes: a strength of 0.5 starts at level 0.67.
     """
     path = model.generator.denoiser.diffusion_path
-
-    def make_levels(steps):
-        return LEVELS[settings.levels](steps, path, settings.shift)
-
-    count = len(make_levels(settings.steps))
-    return make_levels(round(settings.steps / strength))[-count:]
+    levels = LEVELS[settings.levels](settings.steps, path, settings.shift)
+    return levels * (shift_levels(strength, 2.0) / levels[0])
 
 
 def inpaint(

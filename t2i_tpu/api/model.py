@@ -163,8 +163,8 @@ class Model:
         Args:
           image: the image. If its size is not the model's, its middle square is resized.
           prompt: what the result should show.
-          strength: how much to change the image, from 0.01 to 1. The sampler runs this share of its
-            schedule, the part with the least noise. 1 keeps nothing of the image.
+          strength: how much to change the image, from 0.01 to 1. 1 keeps nothing of it. The edit starts
+            at the noise level 2 strength / (1 + strength).
           num_images: number of results.
           seed: the seed of the first result.
           negative_prompt: what guidance should steer away from.

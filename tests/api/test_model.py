@@ -151,14 +151,15 @@ def test_editing_starts_from_the_image(model, expected):
 
 
 @pytest.mark.parametrize("schedule", list(LEVELS))
-def test_strength_is_the_share_of_the_steps(model, schedule):
-    """An edit makes as many network calls as a new image, in the last part of the schedule."""
+def test_strength_sets_the_first_noise_level(model, schedule):
+    """An edit makes as many network calls as a new image, from a level that all schedules share."""
     settings = model.resolve_settings({"levels": schedule, "steps": 10})
-    full, half, fifth = (choose_levels(model.trained, settings, share) for share in (1, 0.5, 0.2))
-    assert len(full) == len(half) == len(fifth)
-    assert full[0] > half[0] > fifth[0] > full[-1] and full[-1] == half[-1] == fifth[-1]
+    for strength, level in ((1, 1), (0.5, 2 / 3), (0.2, 1 / 3)):
+        levels = choose_levels(model.trained, settings, strength)
+        assert len(levels) == len(choose_levels(model.trained, settings, 1))
+        assert levels[0] == pytest.approx(level) and np.all(np.diff(levels) < 0)
     if schedule == "uniform":
-        np.testing.assert_allclose([full[0], half[0], fifth[0]], [1, 0.5, 0.2])
+        np.testing.assert_allclose(levels, np.linspace(1 / 3, 0, 11))
 
 
 def test_variations_follow_the_embedding_of_the_image(model, expected):
