@@ -32,6 +32,7 @@ CHANGEABLE = (
     "config.data.on_damage",
     "config.data.source",
     "config.preview.captions",
+    "config.sample.",
 )
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 values = st.recursive(
