@@ -75,7 +75,7 @@ def define_engine() -> flags.FlagHolder:
     return flags.DEFINE_enum(
         "engine",
         "auto",
-        ["auto", "tensorflow", "jax"],
+        framework.ENGINES,
         "Framework to compute with. auto uses TensorFlow, except on a TPU that only JAX can use.",
     )
 

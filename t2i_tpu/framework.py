@@ -8,8 +8,12 @@ import sys
 
 from t2i_tpu import installed
 from t2i_tpu.compatibility import find_known_bad
+from t2i_tpu.config import STRATEGIES
 from t2i_tpu.errors import UserError
 from t2i_tpu.findings import report
+from t2i_tpu.options import check_choice
+
+ENGINES = ("auto", "tensorflow", "jax")
 
 
 def set_environment(engine: str, computes_on_local_tpu: bool) -> None:
@@ -50,8 +54,11 @@ def start(engine: str = "auto", strategy: str = "auto") -> None:
       strategy: one of `config.STRATEGIES`.
 
     Raises:
-      UserError: Keras already runs on another framework, or the installed versions are known to fail.
+      UserError: a value is not allowed, Keras already runs on another framework, or the installed versions
+        are known to fail.
     """
+    check_choice("engine", engine, ENGINES)
+    check_choice("strategy", strategy, STRATEGIES)
     chosen = installed.choose_engine(engine, strategy)
     if "keras" in sys.modules:
         backend = sys.modules["keras"].backend.backend()

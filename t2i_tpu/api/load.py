@@ -49,9 +49,14 @@ def load(
     """
     framework.start(engine, strategy)
     from t2i_tpu.api.model import Model
+    from t2i_tpu.api.requests import check_count
     from t2i_tpu.sample.trained import load_trained
     from t2i_tpu.storage.failures import translate_file_errors
 
+    check_count("per_replica_batch_size", per_replica_batch_size)
+    for name, value in (("step", step), ("guide_step", guide_step)):
+        if value is not None:
+            check_count(name, value)
     guide = None
     if any(value is not None for value in (guide_workdir, guide_step, guide_average)):
         guide = (

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_tpu.api import drawing_records as records_lib
-from t2i_tpu.api import editing, interpolation, requests
+from t2i_tpu.api import drawing_records, editing, interpolation, requests
 from t2i_tpu.api.prompts import Drawing, Picture, Prompt, PromptEncoder, list_prompts
 from t2i_tpu.config import Config, SampleConfig
 from t2i_tpu.sample.images import Images, join_images
@@ -113,8 +112,8 @@ class Model:
                 part = None if noise is None else noise[start : start + len(batch)]
                 request = requests.make_request(batch, settings, self.encoder, start=part)
                 images, _ = self.trained.generator.run(request)
-                task = records_lib.SAMPLE if noise is None else "sample from noise"
-                records = records_lib.make_records(task, batch, settings, self.trained)
+                task = drawing_records.SAMPLE if noise is None else "sample from noise"
+                records = drawing_records.make_records(task, batch, settings, self.trained)
                 yield Images(images, records)
                 start += len(batch)
 
@@ -278,15 +277,15 @@ class Model:
           UserError: an image cannot be drawn again from its record alone.
         """
         parts = []
-        for (task, _), group in itertools.groupby(records, key=records_lib.get_group):
-            group = [records_lib.check_record(record, self.trained) for record in group]
-            if task == records_lib.INTERPOLATE:
-                prompts, arguments = records_lib.restore_interpolation(group[0])
+        for (task, _), group in itertools.groupby(records, key=drawing_records.get_group):
+            group = [drawing_records.check_record(record, self.trained) for record in group]
+            if task == drawing_records.INTERPOLATE:
+                prompts, arguments = drawing_records.restore_interpolation(group[0])
                 frames = self.interpolate(*prompts, **arguments)
                 parts.append(frames[[record["frame"] for record in group]])
             else:
-                drawings = map(records_lib.restore_drawing, group)
-                parts += self.draw(drawings, **records_lib.get_settings(group[0]))
+                drawings = map(drawing_records.restore_drawing, group)
+                parts += self.draw(drawings, **drawing_records.get_settings(group[0]))
         return join_images(parts)
 
     def resolve_settings(self, settings: dict[str, Any]) -> SampleConfig:

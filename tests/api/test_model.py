@@ -251,5 +251,13 @@ def test_error_message_is_one_line(model, call, words):
 def test_unknown_class_and_missing_run_are_user_errors(models, tmp_path):
     with pytest.raises(t2i_tpu.UserError, match="red, green, blue, yellow"):
         models("label").sample("purple")
+    for choice, words in (
+        ({"engine": "torch"}, "engine is 'torch'"),
+        ({"strategy": "gpus"}, "did you mean 'gpu'"),
+        ({"step": "8"}, "step is '8'"),
+        ({"per_replica_batch_size": 0}, "per_replica_batch_size is 0"),
+    ):
+        with pytest.raises(t2i_tpu.UserError, match=words):
+            t2i_tpu.load(tmp_path, **choice)
     with pytest.raises(t2i_tpu.UserError, match="holds no run"):
         t2i_tpu.load(tmp_path / "nothing")

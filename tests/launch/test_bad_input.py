@@ -201,7 +201,11 @@ def test_workdir_of_another_config_or_data_set_is_rejected(get_error, squares, t
         ("edit.py", ["--image=absent.png"], ["--mode=edit needs --prompt"]),
         ("edit.py", ["--image=absent.png", "--prompt=x"], ["absent.png", "No such file"]),
         ("edit.py", ["--image=x.png", "--prompt=x", "--scale=0.5"], ["--scale", "outpaint"]),
-        ("edit.py", ["--image=x.png", "--prompt=x", "--strength=0"], ["--strength=0.0", "at least 0.01"]),
+        (
+            "edit.py",
+            ["--image=x.png", "--prompt=x", "--strength=0"],
+            ["--strength=0.0", "at least 0.01"],
+        ),
         ("edit.py", ["--image=x.png", "--prompt=x", "--label=x"], ["give one of them"]),
         (
             "edit.py",
