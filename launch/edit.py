@@ -91,11 +91,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 def main() -> None:
     _check_flags()
     image, mask = _read_inputs()
-    model = t2i_tpu.load(**cli.get_values(SAMPLING))
-    if LABEL.value and not model.class_names:
-        raise UserError(
-            f"--label={LABEL.value}: the model was trained on prompts, not on classes; use --prompt"
-        )
+    model = cli.load_model(SAMPLING, [LABEL.value] if LABEL.value else [])
     images = _edit(model, image, mask)
     images.save(OUTPUT.value)
     print(f"drew {len(images)} image(s) into {OUTPUT.value}")

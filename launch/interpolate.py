@@ -74,13 +74,11 @@ _ANIMATIONS = (".gif", ".webp", ".mp4")
 
 
 def main() -> None:
+    from t2i_tpu.sample.images import join_images
+
     prompts = PROMPT.value + LABEL.value
     _check_flags(prompts)
-    model = t2i_tpu.load(**cli.get_values(SAMPLING))
-    if LABEL.value and not model.class_names:
-        raise UserError(
-            f"--label={LABEL.value[0]}: the model was trained on prompts, not on classes; use --prompt"
-        )
+    model = cli.load_model(SAMPLING, LABEL.value)
     is_grid = LAYOUT.value == "grid"
     paths = [
         model.interpolate(
@@ -92,7 +90,7 @@ def main() -> None:
         )
         for seed in (SEED.value if is_grid else [SEED.value])
     ]
-    images = sum(paths[1:], start=paths[0])
+    images = join_images(paths)
     images.save(
         OUTPUT.value,
         LAYOUT.value,

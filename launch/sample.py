@@ -89,11 +89,7 @@ def main() -> None:
         return
     drawings = DrawingList(_make_rows())
     _check_output(drawings)
-    model = t2i_tpu.load(**cli.get_values(SAMPLING))
-    if LABEL.value and not model.class_names:
-        raise UserError(
-            f"--label={LABEL.value[0]}: the model was trained on prompts, not on classes; use --prompt"
-        )
+    model = cli.load_model(SAMPLING, LABEL.value)
     if _is_picture():
         _draw_picture(model, drawings)
     else:

@@ -22,6 +22,9 @@ from t2i_tpu.options import describe_bounds
 from t2i_tpu.process import fast_exit, interrupts, output
 from t2i_tpu.storage import paths
 
+if typing.TYPE_CHECKING:
+    from t2i_tpu.api.model import Model
+
 
 def define_config() -> flags.FlagHolder:
     """Define --config=FILE.py and a flag for each field, as in --config.train.total_steps=100."""
@@ -156,6 +159,26 @@ def check_guide(holders: dict[str, flags.FlagHolder], others: Sequence[flags.Fla
                 raise UserError(
                     f"--{name} and --{other.name} cannot guide at the same time; leave out one of them"
                 )
+
+
+def load_model(sampling: dict[str, flags.FlagHolder], labels: Sequence[str]) -> "Model":
+    """Load the model that the flags of `define_sampling` choose.
+
+    Args:
+      sampling: the flags.
+      labels: the values of --label.
+
+    Raises:
+      UserError: the model cannot be loaded, or there are labels, but the model takes prompts.
+    """
+    from t2i_tpu.api.load import load
+
+    model = load(**get_values(sampling))
+    if labels and not model.class_names:
+        raise UserError(
+            f"--label={labels[0]}: the model was trained on prompts, not on classes; use --prompt"
+        )
+    return model
 
 
 @contextlib.contextmanager

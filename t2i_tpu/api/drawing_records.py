@@ -27,16 +27,17 @@ def make_records(
       **more: further fields.
     """
     common = {"task": task, **describe_model(model), **more}
+    values = {
+        name: list(value) if isinstance(value, tuple) else value  # as in JSON
+        for name, value in dataclasses.asdict(settings).items()
+    }
     records = []
     for drawing in drawings:
         record = {"prompt": describe_prompt(drawing.parts), "seed": drawing.seed}
         if drawing.negative:
             record["negative_prompt"] = describe_prompt([drawing.negative])
-        values = {
-            name: list(value) if isinstance(value, tuple) else value  # as in JSON
-            for name, value in dataclasses.asdict(settings).items()
-        } | {"guidance_scale": drawing.guidance_scale}
-        records.append({**common, **record, "sample": values})
+        sample = values | {"guidance_scale": drawing.guidance_scale}
+        records.append({**common, **record, "sample": sample})
     return records
 
 

@@ -19,7 +19,6 @@ from t2i_tpu.diffusion.samplers.first_order import ddim
 from t2i_tpu.diffusion.samplers.invert import invert as make_inversion_table
 from t2i_tpu.diffusion.samplers.resample import resample
 from t2i_tpu.diffusion.samplers.table import Table
-from t2i_tpu.diffusion.schedules import LEVELS
 from t2i_tpu.errors import UserError
 from t2i_tpu.sample.images import Images
 from t2i_tpu.sample.inputs import read_image, read_masked_image
@@ -83,8 +82,7 @@ def choose_levels(model: TrainedModel, settings: SampleConfig, strength: float) 
     The first level is that of the `shifted` schedule after a share 1 - strength of its steps, because at
     low noise levels, an image hardly changes: a strength of 0.5 starts at level 0.67.
     """
-    path = model.generator.denoiser.diffusion_path
-    levels = LEVELS[settings.levels](settings.steps, path, settings.shift)
+    levels = model.generator.make_levels(settings)
     return levels * (shift_levels(strength, 2.0) / levels[0])
 
 
@@ -128,7 +126,7 @@ def _make_inpainting_table(model: TrainedModel, settings: SampleConfig, resampli
     if resamplings == 1:
         return model.generator.make_table(settings)
     path = model.generator.denoiser.diffusion_path
-    levels = LEVELS[settings.levels](settings.steps, path, settings.shift)
+    levels = model.generator.make_levels(settings)
     return resample(ddim(levels, path), levels, path, resamplings)
 
 
@@ -156,9 +154,7 @@ def invert(
     pixels = read_image(image, model.config.data.image_size, model.manifest.channels)
     parsed = parse_drawings([drawing], settings, encoder)
     path = model.generator.denoiser.diffusion_path
-    table = make_inversion_table(
-        LEVELS[settings.levels](settings.steps, path, settings.shift), path
-    )
+    table = make_inversion_table(model.generator.make_levels(settings), path)
     start = path(table.levels[0]).signal * to_float(pixels)
     request = make_request(parsed, settings, encoder, start=np.float32(start)[None], table=table)
     _, noise = model.generator.run(request)
@@ -169,7 +165,7 @@ def invert(
     return Inversion(noise[0], Images(images, records), error)
 
 
-def describe_image(model: TrainedModel, image, settings: dict[str, Any]) -> tuple[Any, dict]:
+def choose_prompt(model: TrainedModel, image, settings: dict[str, Any]) -> tuple[Any, dict]:
     """Return a prompt for variations of an image, and the settings for it.
 
     The prompt is the image itself if the model's CLIP can encode it. Otherwise, the settings turn the

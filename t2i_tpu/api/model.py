@@ -198,7 +198,7 @@ class Model:
           UserError: an argument is not valid.
         """
         if prompt is None:
-            prompt, settings = editing.describe_image(self.trained, image, settings)
+            prompt, settings = editing.choose_prompt(self.trained, image, settings)
         return self.edit(image, prompt, strength, num_images, seed, **settings)
 
     def inpaint(

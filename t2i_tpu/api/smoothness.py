@@ -4,7 +4,7 @@ from t2i_tpu.api.model import Model
 from t2i_tpu.errors import UserError
 from t2i_tpu.evaluate.extractors.choose import choose_shipped_spec, make_extractor
 from t2i_tpu.evaluate.smoothness import compute_smoothness
-from t2i_tpu.sample.images import Images
+from t2i_tpu.sample.images import Images, join_images
 
 
 def measure_largest_step(model: Model, *paths: Images) -> float | None:
@@ -23,7 +23,7 @@ def measure_largest_step(model: Model, *paths: Images) -> float | None:
     if len(paths[0]) < 3:
         return None
     extractor = make_extractor(choose_shipped_spec(model.trained.manifest))
-    features = extractor.extract(sum(paths[1:], start=paths[0]).array)
+    features = extractor.extract(join_images(paths).array)
     try:
         return compute_smoothness(features.reshape(len(paths), len(paths[0]), -1))["largest_step"]
     except UserError:

@@ -2,7 +2,6 @@
 
 import os
 
-from t2i_tpu import config as config_lib
 from t2i_tpu import framework
 from t2i_tpu.config import Config
 from t2i_tpu.storage import paths
@@ -41,6 +40,4 @@ def train(
 
     path = paths.parse_path(os.fspath(workdir), "", is_output=True)
     with translate_file_errors():
-        return loop.train(
-            config_lib.resolve(config), path, strategy, on_nonfinite, watchdog_minutes
-        )
+        return loop.train(config, path, strategy, on_nonfinite, watchdog_minutes)

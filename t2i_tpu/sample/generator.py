@@ -139,9 +139,12 @@ class Generator:
 
     def make_table(self, settings: SampleConfig) -> Table:
         """Return the table of the sampler and the noise levels that the settings name."""
+        return SAMPLERS[settings.sampler](self.make_levels(settings), self.denoiser.diffusion_path)
+
+    def make_levels(self, settings: SampleConfig) -> np.ndarray:
+        """Return the noise levels of the schedule that the settings name, float64."""
         path = self.denoiser.diffusion_path
-        levels = LEVELS[settings.levels](settings.steps, path, settings.shift)
-        return SAMPLERS[settings.sampler](levels, path)
+        return LEVELS[settings.levels](settings.steps, path, settings.shift)
 
     def initial_noise(self, seeds: np.ndarray) -> np.ndarray:
         """Return the initial noise for integer seeds [N], float32 [N, H, W, C]."""

@@ -55,9 +55,7 @@ class Images:
             raise UserError(
                 f"cannot join images of {_describe_size(self.array)} and {_describe_size(other.array)}"
             )
-        array = np.concatenate([self.array, other.array])
-        is_animation = self.is_animation and other.is_animation
-        return Images(array, self.records + other.records, is_animation)
+        return join_images([self, other])
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.array(self.array, dtype) if copy else np.asarray(self.array, dtype)

@@ -222,8 +222,8 @@ def test_bad_image_is_an_error(image, tmp_path, monkeypatch, source, words):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("red heart")
     (tmp_path / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\n")
-    Image.fromarray(image).save("whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-500])
+    Image.fromarray(image).save("complete.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "complete.png").read_bytes()[:-500])
     for read in (
         lambda: read_image(source, 32),
         lambda: read_masked_image(source, make_mask(), 32),
